@@ -1,0 +1,1 @@
+"""Datasets found in any layout, checked, and served as clips."""

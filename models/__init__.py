@@ -1,0 +1,1 @@
+"""The networks: `build_model(name, **options)`."""

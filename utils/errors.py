@@ -1,0 +1,23 @@
+"""One kind of error for a user's mistake, and the wrapper that shows it without a traceback."""
+
+import sys
+from collections.abc import Callable
+
+
+class InputError(Exception):
+    """Something the user gave is wrong; the message names it, says what was expected and what to do."""
+
+
+def run_main(main: Callable[[], int | None]) -> None:
+    """Run a command's `main` and exit: its return value, 2 for an `InputError` (one line), 130 for Ctrl-C."""
+    try:
+        sys.exit(main() or 0)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of a pipe (`| head`) has left; nobody is there to be told
+        sys.stderr.close()
+        sys.exit(0)
