@@ -1,0 +1,54 @@
+"""Pictures of results: outlined regions and contact sheets. Images are RGB, uint8, [H, W, 3]."""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+LABEL_HEIGHT = 14
+GAP = 4
+PAPER = 24  # grey level between the tiles
+INK = (220, 220, 220)
+
+
+def grey_to_rgb(grey: np.ndarray) -> np.ndarray:
+    """Float [H, W] in 0..1 -> RGB uint8 [H, W, 3]; values outside are clipped."""
+    levels = np.rint(np.clip(grey, 0, 1) * 255).astype(np.uint8)
+    return np.repeat(levels[..., None], 3, axis=2)
+
+
+def outline(rgb: np.ndarray, mask: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:
+    """Copy of `rgb` uint8 [H, W, 3] with a one-pixel line in `color` around every region of `mask` bool [H, W].
+
+    The line lies on the pixels just outside the region, so that a target of one pixel stays visible inside it.
+    """
+    if rgb.shape[:2] != mask.shape:
+        raise ValueError(f"image {rgb.shape[:2]} and mask {mask.shape} differ in size")
+    region = mask.astype(np.uint8)
+    ring = cv2.dilate(region, np.ones((3, 3), np.uint8)) > region
+    result = rgb.copy()
+    result[ring] = color
+    return result
+
+
+def contact_sheet(tiles: Sequence[np.ndarray], labels: Sequence[str], columns: int) -> np.ndarray:
+    """Lay `tiles` (RGB uint8, sizes may differ) out in rows of `columns`, each above its label; returns RGB uint8."""
+    if len(tiles) != len(labels) or not tiles:
+        raise ValueError(f"{len(tiles)} tiles and {len(labels)} labels; expected the same number, at least one")
+    columns = min(columns, len(tiles))
+    rows = -(-len(tiles) // columns)
+    height = max(tile.shape[0] for tile in tiles)
+    width = max(tile.shape[1] for tile in tiles)
+    step_y, step_x = height + LABEL_HEIGHT + GAP, width + GAP
+    sheet = np.full((rows * step_y + GAP, columns * step_x + GAP, 3), PAPER, np.uint8)
+    for index, (tile, label) in enumerate(zip(tiles, labels, strict=True)):
+        top = GAP + index // columns * step_y
+        left = GAP + index % columns * step_x
+        sheet[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
+        strip = sheet[
+            top + height : top + height + LABEL_HEIGHT, left : left + width
+        ]  # a view: text is cut at its edge
+        text = np.ascontiguousarray(strip)
+        cv2.putText(text, label, (1, LABEL_HEIGHT - 4), cv2.FONT_HERSHEY_SIMPLEX, 0.34, INK, 1, cv2.LINE_AA)
+        strip[:] = text
+    return sheet

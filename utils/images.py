@@ -1,0 +1,82 @@
+"""Reading grey frames and masks of every kind that infrared datasets come in."""
+
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from utils.errors import InputError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+PNG_START = b"\x89PNG"
+PNG_END = b"IEND"
+
+
+def numeric_key(name: str) -> tuple:
+    """Sort key that orders names by the numbers in them: "1(2)" before "1(10)", "f9" before "f10".
+
+    Spaces do not count ("1 (3)" lies between "1(2)" and "1(4)"). Numbers come before letters.
+    """
+    parts = re.findall(r"[0-9]+|[^0-9\s]+", name)
+    return (tuple((0, int(part), "") if part[0] in "0123456789" else (1, 0, part) for part in parts), name)
+
+
+def read_pixels(path: str | Path) -> np.ndarray:
+    """Decode an image file to one channel at its stored depth: uint8, uint16 or float, [H, W].
+
+    Colour becomes luma (0.299 R + 0.587 G + 0.114 B; exactly the channel itself where all three are equal), an alpha
+    channel is ignored. Raises `InputError` where the file is missing, truncated or no image.
+    """
+    image = _decode(path)
+    if image.ndim == 2:
+        return image
+    if image.dtype == np.float64:  # cvtColor knows 32-bit floats only
+        image = image.astype(np.float32)
+    return cv2.cvtColor(image[..., :3], cv2.COLOR_BGR2GRAY)
+
+
+def to_unit(pixels: np.ndarray) -> np.ndarray:
+    """Scale pixels [H, W] as decoded to float32 in 0..1.
+
+    8-bit: divided by 255. Anything deeper (16-bit or float, raw thermal): linearly from the frame's own minimum (0) to its
+    maximum (1), because a thermal camera uses a small and arbitrary part of its range; a constant frame becomes 0.
+    """
+    if pixels.dtype == np.uint8:
+        return pixels.astype(np.float32) / np.float32(255)
+    low, high = float(pixels.min()), float(pixels.max())
+    return ((pixels - low) / max(high - low, np.finfo(np.float32).tiny)).astype(np.float32)
+
+
+def read_grey(path: str | Path) -> np.ndarray:
+    """Read a frame as float32 [H, W] in 0..1 (`read_pixels`, then `to_unit`)."""
+    return to_unit(read_pixels(path))
+
+
+def read_mask(path: str | Path) -> np.ndarray:
+    """Read a mask as bool [H, W]: any value > 0 in any colour channel is target (0/1, 0/255, 16-bit, palette)."""
+    image = _decode(path)
+    return image > 0 if image.ndim == 2 else (image[..., :3] > 0).any(axis=2)
+
+
+def _decode(path: str | Path) -> np.ndarray:
+    """File -> array as stored, [H, W] or [H, W, 3 or 4] in OpenCV's channel order."""
+    try:
+        data = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise InputError(f"cannot read image {path}: {error.strerror or error}; check the path") from error
+    image = None
+    if data.size and not _is_truncated_png(data):
+        image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    if image is None:
+        raise InputError(
+            f"cannot read image {path}: {data.size} bytes that are no whole png, jpg, bmp or tiff image; copy or convert it anew"
+        )
+    if image.dtype.kind == "f" and not np.isfinite(image).all():
+        raise InputError(f"image {path} holds values that are not finite; expected numbers only; convert it anew")
+    return image
+
+
+def _is_truncated_png(data: np.ndarray) -> bool:
+    """Whether a png lacks its end; OpenCV before 5 returns the readable part of such a file as if it were whole."""
+    return data[:4].tobytes() == PNG_START and PNG_END not in data[-64:].tobytes()
