@@ -39,8 +39,8 @@ def read_pixels(path: str | Path) -> np.ndarray:
 def to_unit(pixels: np.ndarray) -> np.ndarray:
     """Scale pixels [H, W] as decoded to float32 in 0..1.
 
-    8-bit: divided by 255. Anything deeper (16-bit or float, raw thermal): linearly from the frame's own minimum (0) to its
-    maximum (1), because a thermal camera uses a small and arbitrary part of its range; a constant frame becomes 0.
+    8-bit: divided by 255. Anything deeper (16-bit or float, raw thermal): linearly from the frame's own minimum (0) to
+    its maximum (1), because a thermal camera uses a small and arbitrary part of its range; a constant frame becomes 0.
     """
     if pixels.dtype == np.uint8:
         return pixels.astype(np.float32) / np.float32(255)
@@ -70,7 +70,8 @@ def _decode(path: str | Path) -> np.ndarray:
         image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     if image is None:
         raise InputError(
-            f"cannot read image {path}: {data.size} bytes that are no whole png, jpg, bmp or tiff image; copy or convert it anew"
+            f"cannot read image {path}: its {data.size} bytes are no whole png, jpg, bmp or tiff image; "
+            "copy or convert it anew"
         )
     if image.dtype.kind == "f" and not np.isfinite(image).all():
         raise InputError(f"image {path} holds values that are not finite; expected numbers only; convert it anew")

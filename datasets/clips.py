@@ -1,0 +1,183 @@
+"""The one dataset class: clips of T frames around a target frame, with the target frame's mask."""
+
+from collections import OrderedDict
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from datasets.sequences import Frame, Sequence
+from utils.errors import InputError
+from utils.images import read_mask, read_pixels, to_unit
+
+BORDERS = ("clamp", "wrap")
+CACHE_BYTES = 512 * 2**20  # per worker; 8192 frames of 256 x 256 at 8 bit
+
+
+class ClipSample(NamedTuple):
+    """One item: `clip` float [T, C, H, W], `mask` float 0/1 [1, h, w], names, and the target frame's stored size (H, W).
+
+    Made by `collate`, a batch: clip [B, T, C, H, W], mask [B, 1, h, w], and lists of B names and sizes.
+    """
+
+    clip: torch.Tensor
+    mask: torch.Tensor
+    dataset: str | list[str]
+    sequence: str | list[str]
+    frame: str | list[str]
+    original_size: tuple[int, int] | list[tuple[int, int]]
+
+
+class Transform(Protocol):
+    """What `ClipDataset` calls: frames [T, H, W] (uint8, or float32 in 0..1) and mask bool [H, W] -> clip and mask of
+    `ClipSample`."""
+
+    def __call__(
+        self, frames: np.ndarray, mask: np.ndarray, random: np.random.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]: ...
+
+
+class FrameCache:
+    """Decoded frames and masks, the longest unused dropped first beyond `limit` bytes."""
+
+    def __init__(self, limit: int):
+        self.limit = limit
+        self.used = 0
+        self._entries: OrderedDict[Path, np.ndarray] = OrderedDict()
+
+    def frame(self, path: Path) -> np.ndarray:
+        """Pixels [H, W]: uint8 as stored, deeper ones float32 in 0..1."""
+        if (pixels := self._get(path)) is None:
+            pixels = read_pixels(path)
+            pixels = pixels if pixels.dtype == np.uint8 else to_unit(pixels)
+            self._put(path, pixels)
+        return pixels
+
+    def mask(self, path: Path) -> np.ndarray:
+        """Mask bool [H, W]."""
+        if (mask := self._get(path)) is None:
+            mask = read_mask(path)
+            self._put(path, mask)
+        return mask
+
+    def _get(self, path: Path) -> np.ndarray | None:
+        if path in self._entries:
+            self._entries.move_to_end(path)
+            return self._entries[path]
+        return None
+
+    def _put(self, path: Path, array: np.ndarray) -> None:
+        self._entries[path] = array
+        self.used += array.nbytes
+        while self.used > self.limit:
+            self.used -= self._entries.popitem(last=False)[1].nbytes
+
+
+class ClipDataset(Dataset):
+    """A clip for every frame that has a mask: T consecutive frames, of which number T // 2 is the target frame.
+
+    Before the first and after the last frame, `border` "clamp" repeats that frame and "wrap" goes on at the other end
+    of the sequence (as SGMP-UNet was published). T = 1 is the single-frame case.
+
+    The random draw of item i in epoch e depends on (seed, e, i) alone, never on workers or on what was drawn before;
+    call `set_epoch` before each epoch. Workers kept alive (`persistent_workers`) see it too.
+
+    `cache_bytes` limits the decoded frames that each worker keeps, over epochs where workers stay alive.
+    """
+
+    def __init__(
+        self,
+        sequences: list[Sequence],
+        num_frames: int,
+        transform: Transform,
+        border: str = "clamp",
+        dataset_name: str = "",
+        cache_bytes: int = CACHE_BYTES,
+        seed: int = 0,
+    ):
+        if border not in BORDERS:
+            raise InputError(f"border {border!r} is unknown; expected one of {', '.join(BORDERS)}")
+        if num_frames < 1:
+            raise InputError(f"{num_frames} frames a clip; expected at least 1")
+        self.sequences = sequences
+        self.num_frames = num_frames
+        self.transform = transform
+        self.border = border
+        self.dataset_name = dataset_name
+        self.seed = seed
+        self.targets = [
+            (number, index)
+            for number, sequence in enumerate(sequences)
+            for index, frame in enumerate(sequence.frames)
+            if frame.mask is not None
+        ]
+        if not self.targets:
+            raise InputError(
+                f"no frame of the {len(sequences)} sequences of {dataset_name or 'the dataset'} has a mask"
+            )
+        self._cache = FrameCache(cache_bytes)
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose random draws the items get."""
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, item: int) -> ClipSample:
+        number, index = self.targets[item]
+        sequence = self.sequences[number]
+        target = sequence.frames[index]
+        frames = self._read_clip([sequence.frames[i] for i in self.clip_indices(len(sequence.frames), index)])
+        mask = self._cache.mask(target.mask)
+        if mask.shape != frames.shape[1:]:
+            raise InputError(
+                f"mask {target.mask} is {_size(mask)}, its image {target.image} {_size(frames[0])}; "
+                "expected the same size"
+            )
+        random = np.random.default_rng([self.seed, int(self._epoch), item])
+        clip, mask = self.transform(frames, mask, random)
+        return ClipSample(clip, mask, self.dataset_name, sequence.name, target.name, frames.shape[1:])
+
+    def clip_indices(self, length: int, target: int) -> list[int]:
+        """Indices of the frames of the clip around frame `target` of a sequence of `length` frames."""
+        first = target - self.num_frames // 2
+        indices = range(first, first + self.num_frames)
+        if self.border == "wrap":
+            return [i % length for i in indices]
+        return [min(max(i, 0), length - 1) for i in indices]
+
+    def _read_clip(self, frames: list[Frame]) -> np.ndarray:
+        pixels = [self._cache.frame(frame.image) for frame in frames]
+        for frame, array in zip(frames, pixels, strict=True):
+            if array.shape != pixels[0].shape:
+                raise InputError(
+                    f"frame {frame.image} is {_size(array)}, frame {frames[0].image} of the same sequence "
+                    f"{_size(pixels[0])}; expected one size"
+                )
+        if len({array.dtype for array in pixels}) > 1:  # 8- and 16-bit files side by side
+            pixels = [to_unit(array) if array.dtype == np.uint8 else array for array in pixels]
+        return np.stack(pixels)
+
+
+def collate(samples: list[ClipSample]) -> ClipSample:
+    """Batch samples of one size; raises `InputError` where sizes differ (evaluation of mixed sizes: batch size 1)."""
+    for part in ("clip", "mask"):
+        shapes = {tuple(getattr(sample, part).shape) for sample in samples}
+        if len(shapes) > 1:
+            raise InputError(
+                f"the {part}s of a batch differ in size: {sorted(shapes)}; "
+                "use batch size 1, or a preset with a fixed size"
+            )
+    return ClipSample(
+        torch.stack([sample.clip for sample in samples]),
+        torch.stack([sample.mask for sample in samples]),
+        *([getattr(sample, part) for sample in samples] for part in ClipSample._fields[2:]),
+    )
+
+
+def _size(array: np.ndarray) -> str:
+    return f"{array.shape[1]} x {array.shape[0]}"

@@ -1,0 +1,160 @@
+"""Folder layouts -> sequences of frames. Every layout that the datasets are handed around in is recognised."""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from datasets.sequences import Frame, Sequence
+from utils.errors import InputError
+from utils.images import IMAGE_SUFFIXES, numeric_key
+
+FOLDER_PAIRS = (("images", "masks"), ("IRSTD1k_Img", "IRSTD1k_Label"), ("image", "mask"))
+TRAIN_FOLDERS = ("trainval", "train")
+TEST_FOLDERS = ("test", "val")
+MASK_ENDING = "_pixels0"  # NUAA-SIRST as released
+BRACKET_NUMBER = re.compile(r"\(([0-9]+)\)$")  # IRDST as released: 1(12), also 1 (12)
+
+EXPECTED_LAYOUTS = """expected one of
+  images/NAME.png + masks/NAME.png              (with lists in img_idx/, 50_50/, idx_427/ or beside them)
+  trainval/images + trainval/masks, test/images + test/masks
+  IRSTD1k_Img/NAME.png + IRSTD1k_Label/NAME.png
+  images/SEQUENCE/FRAME.png + masks/SEQUENCE/FRAME.png
+  SEQUENCE/images/FRAME.png + SEQUENCE/masks/FRAME.png"""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What lies in a dataset's folder `root`: `folder_splits` where folders, not lists, tell train from test."""
+
+    root: Path
+    name: str
+    kind: str
+    sequences: list[Sequence]
+    folder_splits: dict[str, list[Sequence]] = field(default_factory=dict)
+    masks_without_image: list[Path] = field(default_factory=list)
+
+
+def find_layout(root: Path) -> Layout:
+    """Recognise the layout of `root` and list its sequences in numeric order. Raises `InputError` for others."""
+    layout = _split_folders(root) or _paired_folders(root) or _sequence_folders(root)
+    if layout is not None:
+        return layout
+    inner = _subfolders(root)
+    if len(inner) == 1:  # an archive unpacked into a folder of its own
+        return find_layout(inner[0])
+    found = ", ".join(sorted(path.name for path in root.iterdir())[:8]) or "nothing"
+    raise InputError(f"no dataset layout recognised in {root} (it holds: {found}); {EXPECTED_LAYOUTS}")
+
+
+def _split_folders(root: Path) -> Layout | None:
+    """trainval/{images,masks} and test/{images,masks}."""
+    train = next((root / name for name in TRAIN_FOLDERS if _pair_in(root / name)), None)
+    test = next((root / name for name in TEST_FOLDERS if _pair_in(root / name)), None)
+    if train is None or test is None:
+        return None
+    parts = {"train": _paired_folders(train), "test": _paired_folders(test)}
+    kinds = {part.kind for part in parts.values()}
+    if len(kinds) != 1:
+        raise InputError(
+            f"{train} and {test} hold images in one and sequences in the other; expected the same kind in both"
+        )
+    return Layout(
+        root=root,
+        name=f"{train.name}/ and {test.name}/ folders",
+        kind=kinds.pop(),
+        sequences=[sequence for part in parts.values() for sequence in part.sequences],
+        folder_splits={split: part.sequences for split, part in parts.items()},
+        masks_without_image=[path for part in parts.values() for path in part.masks_without_image],
+    )
+
+
+def _paired_folders(root: Path) -> Layout | None:
+    """images/ beside masks/, which hold files (single images) or a folder per sequence."""
+    pair = _pair_in(root)
+    if pair is None:
+        return None
+    images, masks = pair
+    folders = _subfolders(images)
+    if not folders:
+        frames, orphans = _match(images, masks)
+        singles = [Sequence(frame.name, (frame,)) for frame in frames]
+        return Layout(root, f"{images.name}/NAME + {masks.name}/NAME", "images", singles, masks_without_image=orphans)
+    sequences, orphans = [], []
+    for folder in folders:
+        frames, without_image = _match(folder, masks / folder.name)
+        orphans += without_image
+        if frames:
+            sequences.append(Sequence(folder.name, tuple(frames)))
+    for folder in _subfolders(masks):
+        if not (images / folder.name).is_dir():
+            orphans += _image_files(folder).values()
+    bracketed = bool(sequences) and all(BRACKET_NUMBER.search(frame.name) for frame in sequences[0].frames)
+    frame_pattern = "N(FRAME)" if bracketed else "FRAME"
+    name = f"{images.name}/SEQUENCE/{frame_pattern} + {masks.name}/SEQUENCE/{frame_pattern}"
+    return Layout(root, name, "sequences", sequences, masks_without_image=orphans)
+
+
+def _sequence_folders(root: Path) -> Layout | None:
+    """SEQUENCE/images and SEQUENCE/masks (NUDT-MIRSDT as released)."""
+    sequences, orphans = [], []
+    for folder in _subfolders(root):
+        pair = _pair_in(folder)
+        if pair is None:
+            continue
+        frames, without_image = _match(*pair)
+        orphans += without_image
+        if frames:
+            sequences.append(Sequence(folder.name, tuple(frames)))
+    if not sequences:
+        return None
+    return Layout(root, "SEQUENCE/images + SEQUENCE/masks", "sequences", sequences, masks_without_image=orphans)
+
+
+def _pair_in(folder: Path) -> tuple[Path, Path] | None:
+    for images, masks in FOLDER_PAIRS:
+        if (folder / images).is_dir() and (folder / masks).is_dir():
+            return folder / images, folder / masks
+    return None
+
+
+def _match(images: Path, masks: Path) -> tuple[list[Frame], list[Path]]:
+    """Frames of a folder in order, each with its mask if there is one; and the masks that no image goes with."""
+    image_files = _image_files(images)
+    mask_files = {key.removesuffix(MASK_ENDING): path for key, path in _image_files(masks).items()}
+    frames = [Frame(path.stem, path, mask_files.get(key)) for key, path in image_files.items()]
+    frames.sort(key=lambda frame: _frame_key(frame.name))
+    return frames, [path for key, path in mask_files.items() if key not in image_files]
+
+
+def _image_files(folder: Path) -> dict[str, Path]:
+    """Image files of a folder by `file_key`."""
+    files: dict[str, Path] = {}
+    if not folder.is_dir():
+        return files
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
+            continue
+        key = file_key(path.stem)
+        if key in files:
+            raise InputError(
+                f"{files[key]} and {path} bear the same name; expected one file per frame; remove one of them"
+            )
+        files[key] = path
+    return files
+
+
+def file_key(stem: str) -> str:
+    """Name under which image, mask and list entry meet: without spaces, so that "1 (3)" meets "1(3)"."""
+    return "".join(stem.split())
+
+
+def _frame_key(stem: str) -> tuple:
+    bracket = BRACKET_NUMBER.search(stem)
+    return (((0, int(bracket[1]), ""),), stem) if bracket else numeric_key(stem)
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(
+        (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__"))),
+        key=lambda path: numeric_key(path.name),
+    )

@@ -1,0 +1,142 @@
+"""Which sequences train and which test: published lists that come with us, lists beside the data, or a seeded split."""
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from datasets.layouts import Layout, file_key
+from datasets.sequences import Frame, Sequence
+from utils.errors import InputError
+from utils.images import IMAGE_SUFFIXES, numeric_key
+
+PUBLISHED_SPLITS = Path(__file__).parent / "splits"
+SPLIT_SEED = 0
+TRAIN_SHARE = 0.8
+
+
+@dataclass(frozen=True)
+class Split:
+    """`parts`: "train", "test" and any further list -> sequences; `missing`: entries of a list that name no file."""
+
+    source: str
+    parts: dict[str, list[Sequence]]
+    missing: dict[str, list[str]] = field(default_factory=dict)
+
+
+def find_split(layout: Layout, names: Iterable[str], published: str | None) -> Split:
+    """Split `layout`: by folders, by the published lists of dataset `published`, by lists in its folder, or seeded.
+
+    `names` are the dataset's names, to choose among several lists in img_idx/.
+    """
+    if layout.folder_splits:
+        return Split("folders", layout.folder_splits)
+    root = layout.root
+    lists = _lists_beside(root, list(names))
+    if published is not None:
+        folder = PUBLISHED_SPLITS / published
+        shipped = {path.stem: path for path in sorted(folder.glob("*.txt"))}
+        source = f"published (SGMP-UNet, datasets/splits/{published}/)"
+        if lists:
+            others = " and ".join(str(path.relative_to(root)) for path in lists.values())
+            source += f"; {others} not used: another split, whose figures do not compare"
+        return _split_by(shipped, layout, source, by_number=True)
+    if lists:
+        source = ", ".join(path.relative_to(root).as_posix() for path in lists.values())
+        return _split_by(lists, layout, source, by_number=False)
+    return _seeded(layout)
+
+
+def read_list(path: Path) -> list[str]:
+    """Entries of a list file, without blank lines, carriage returns, image suffixes and slashes at either end."""
+    entries = []
+    for line in path.read_text(encoding="utf-8-sig").splitlines():
+        entry = line.strip().replace("\\", "/").strip("/")
+        if entry.lower().endswith(IMAGE_SUFFIXES):
+            entry = entry[: entry.rindex(".")]
+        if entry:
+            entries.append(entry)
+    return entries
+
+
+def _lists_beside(root: Path, names: list[str]) -> dict[str, Path]:
+    """The list files of a dataset's folder: img_idx/ first, then the folder itself, then its other subfolders."""
+    by_name = root / "img_idx"
+    if by_name.is_dir():
+        for name in names:
+            lists = {part: by_name / f"{part}_{name}.txt" for part in ("train", "test")}
+            if all(path.is_file() for path in lists.values()):
+                return lists
+        found = {part: sorted(by_name.glob(f"{part}_*.txt")) for part in ("train", "test")}
+        if all(len(paths) == 1 for paths in found.values()):
+            return {part: paths[0] for part, paths in found.items()}
+        if any(found.values()):
+            raise InputError(
+                f"{by_name} holds {len(found['train'])} train and {len(found['test'])} test lists, none of them "
+                f"named for {' or '.join(names)}; expected train_{names[0]}.txt and test_{names[0]}.txt; rename or remove lists"
+            )
+    for folder in (root, *sorted(path for path in root.iterdir() if path.is_dir())):
+        train = [folder / name for name in ("trainval.txt", "train.txt") if (folder / name).is_file()]
+        test = [folder / name for name in ("test.txt", "val.txt") if (folder / name).is_file()]
+        if train and test:
+            return {"train": train[0], "test": test[0]}
+    return {}
+
+
+def _split_by(lists: dict[str, Path], layout: Layout, source: str, by_number: bool) -> Split:
+    parts, missing = {}, {}
+    for part, path in lists.items():
+        parts[part], missing[part] = _resolve(read_list(path), layout, by_number)
+    return Split(source, parts, {part: entries for part, entries in missing.items() if entries})
+
+
+def _resolve(entries: list[str], layout: Layout, by_number: bool) -> tuple[list[Sequence], list[str]]:
+    """Entries -> sequences in numeric order (images: in list order), and the entries that name nothing on the disk."""
+    by_name = {file_key(sequence.name): sequence for sequence in layout.sequences}
+    numbers = {_last_number(name): sequence for name, sequence in by_name.items()} if by_number else {}
+    if layout.kind == "images":
+        keys = [file_key(entry.rsplit("/", 1)[-1]) for entry in entries]
+        found = {key: by_name[key] for key in keys if key in by_name}
+        return list(found.values()), [entry for entry, key in zip(entries, keys, strict=True) if key not in by_name]
+    found, missing = {}, []
+    chosen_frames: dict[str, set[str]] = {}  # of lists that name frames, such as 44/1(814)
+    for entry in entries:
+        name, _, frame = entry.removeprefix("images/").partition("/")
+        sequence = by_name.get(file_key(name)) or numbers.get(_last_number(name))
+        if sequence is None:
+            missing.append(entry)
+            continue
+        found[sequence.name] = sequence
+        if frame:
+            if file_key(frame) in {file_key(known.name) for known in sequence.frames}:
+                chosen_frames.setdefault(sequence.name, set()).add(file_key(frame))
+            else:
+                missing.append(entry)
+    ordered = sorted(found.values(), key=lambda sequence: numeric_key(sequence.name))
+    return [_only(sequence, chosen_frames.get(sequence.name)) for sequence in ordered], missing
+
+
+def _only(sequence: Sequence, names: set[str] | None) -> Sequence:
+    """The sequence with masks on the named frames alone; all others are context."""
+    if names is None:
+        return sequence
+    frames = (
+        frame if file_key(frame.name) in names else Frame(frame.name, frame.image, None) for frame in sequence.frames
+    )
+    return Sequence(sequence.name, tuple(frames))
+
+
+def _last_number(name: str) -> int | str:
+    digits = [part[1] for part in numeric_key(name)[0] if part[0] == 0]
+    return digits[-1] if digits else name
+
+
+def _seeded(layout: Layout) -> Split:
+    names = list(range(len(layout.sequences)))
+    random.Random(SPLIT_SEED).shuffle(names)
+    train = set(names[: round(TRAIN_SHARE * len(names))])
+    parts = {
+        "train": [sequence for index, sequence in enumerate(layout.sequences) if index in train],
+        "test": [sequence for index, sequence in enumerate(layout.sequences) if index not in train],
+    }
+    return Split(f"no list found, so a random {TRAIN_SHARE:.0%} trains (seed {SPLIT_SEED})", parts)

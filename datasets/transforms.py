@@ -1,0 +1,82 @@
+"""Steps on clip and mask together. Frames are uint8, or float32 in 0..1, [T, H, W]; masks bool [H, W]."""
+
+from functools import lru_cache
+
+import numpy as np
+import scipy.sparse
+import torch
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def to_float(frames: np.ndarray) -> np.ndarray:
+    """Frames as float32 in 0..1."""
+    return frames.astype(np.float32) / np.float32(255) if frames.dtype == np.uint8 else frames
+
+
+def network_input(clip: np.ndarray, channels: int) -> torch.Tensor:
+    """Grey clip float32 in 0..1 [T, H, W] -> [T, C, H, W]: as it is (C = 1), or replicated with ImageNet mean and std (3)."""
+    grey = torch.from_numpy(np.ascontiguousarray(clip))[:, None]
+    if channels == 1:
+        return grey
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return torch.addcmul(-mean / std, grey, 1 / std)
+
+
+def mask_tensor(mask: np.ndarray) -> torch.Tensor:
+    """Mask bool [H, W] -> float 0/1 [1, H, W]."""
+    return torch.from_numpy(np.ascontiguousarray(mask)).float()[None]
+
+
+@lru_cache(maxsize=256)
+def linear_weights(length: int, new_length: int) -> scipy.sparse.csr_array:
+    """Weights [new_length, length] of the antialiased bilinear resize along one side (Pillow's and torchvision's)."""
+    scale = length / new_length
+    reach = max(scale, 1.0)
+    centre = (np.arange(new_length) + 0.5) * scale
+    first = np.floor(centre - reach).astype(int)
+    taps = first[:, None] + np.arange(int(np.ceil(2 * reach)) + 2)
+    weights = np.maximum(0, 1 - np.abs(taps + 0.5 - centre[:, None]) / reach)
+    weights[(taps < 0) | (taps >= length)] = 0
+    weights /= weights.sum(axis=1, keepdims=True)
+    rows, columns = np.nonzero(weights)
+    values = weights[rows, columns].astype(np.float32)
+    return scipy.sparse.csr_array((values, (rows, taps[rows, columns])), shape=(new_length, length))
+
+
+def nearest_indices(length: int, new_length: int) -> np.ndarray:
+    """Index of the source pixel of each pixel along one side of a nearest-neighbour resize [new_length]."""
+    return ((np.arange(new_length) + 0.5) * (length / new_length)).astype(int)
+
+
+def resample(frames: np.ndarray, rows: scipy.sparse.csr_array, columns: scipy.sparse.csr_array) -> np.ndarray:
+    """Apply resize weights [H', H] and [W', W] to frames float32 [T, H, W]: [T, H', W'].
+
+    Chained resizes and crops are products of such weights, so that any chain costs one pass and rounds nowhere.
+    """
+    count, height, width = frames.shape
+    tall = rows @ np.ascontiguousarray(frames.transpose(1, 0, 2)).reshape(height, count * width)  # [H', T W]
+    tall = tall.reshape(-1, count, width).transpose(2, 1, 0).reshape(width, -1)  # [W, T H']
+    return (columns @ tall).reshape(columns.shape[0], count, -1).transpose(1, 2, 0)
+
+
+def resize(frames: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Antialiased bilinear resize of frames [T, H, W] to float32 [T, height, width]; values pass unchanged where sizes agree."""
+    clip = to_float(frames)
+    if clip.shape[1:] == (height, width):
+        return clip
+    return resample(clip, linear_weights(clip.shape[1], height), linear_weights(clip.shape[2], width))
+
+
+def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Nearest-neighbour resize of a mask [H, W]."""
+    return mask[np.ix_(nearest_indices(mask.shape[0], height), nearest_indices(mask.shape[1], width))]
+
+
+def short_side_size(height: int, width: int, short: int, long_limit: int | None = None) -> tuple[int, int]:
+    """Size (H, W) with the short side at `short`, less where the long side would exceed `long_limit` (DETR's rule)."""
+    smaller, larger = min(height, width), max(height, width)
+    if long_limit is not None and larger / smaller * short > long_limit:
+        short = round(long_limit * smaller / larger)
+    return (short, int(short * width / height)) if height <= width else (int(short * height / width), short)
