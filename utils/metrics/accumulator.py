@@ -1,0 +1,180 @@
+"""The accumulator that every protocol shares: whole numbers per image, figures when asked."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from utils.errors import InputError
+from utils.metrics.inputs import images
+from utils.metrics.overlap import image_iou, mean, ratio
+from utils.metrics.protocols import Protocol
+from utils.metrics.regions import Scene, find_regions
+
+FIGURES = ("iou", "niou", "pd", "fa", "precision", "recall", "f1", "video_mean")
+AREA_LIMITS = (9, 25, 81)  # px; the last class is what is larger
+AREA_CLASSES = (*(f"<= {limit}" for limit in AREA_LIMITS), f"> {AREA_LIMITS[-1]}")
+
+
+class ImageCounts(NamedTuple):
+    """What is kept of one image; every number is a whole one."""
+
+    sequence: str | None
+    frame: str | None
+    pixels: int
+    intersection: int  # of the map for IoU and the mask, px
+    union: int
+    true_positives: int  # of the map for targets and the mask, px
+    predicted: int
+    positives: int
+    targets: int
+    matched: int
+    false_pixels: int
+    targets_by_area: tuple[int, ...]  # one number for each of AREA_CLASSES
+    matched_by_area: tuple[int, ...]
+
+
+class MetricAccumulator:
+    """Figures of one protocol over any number of images.
+
+    `update` measures, `merge` takes over another accumulator's images (of another process: it can be pickled),
+    `compute` gives the figures. The order of images never changes a bit of them. `rows` holds every image's counts.
+    """
+
+    def __init__(self, protocol: Protocol, rows: Iterable[ImageCounts] = ()):
+        self.protocol = protocol
+        self.rows = list(rows)
+
+    def update(self, score, mask, sequence=None, frame=None) -> None:
+        """Measure one image [H, W] or a batch [B, 1, H, W] of scores, at the size of the mask.
+
+        score: probabilities, or logits where `protocol.scale` is "logit"; mask: target where > 0. Arrays or tensors.
+        sequence, frame: names (lists of them for a batch). Raises `InputError` as `utils.metrics.inputs.images` says.
+        """
+        new = [count_image(image, self.protocol) for image in images(score, mask, sequence, frame, self.protocol.scale)]
+        self.rows.extend(new)
+
+    def merge(self, other: "MetricAccumulator") -> None:
+        """Take over the images of `other`, which must follow the same protocol."""
+        if other.protocol != self.protocol:
+            raise InputError(
+                f"figures of protocols {self.protocol.name} and {other.protocol.name} cannot be merged; "
+                "measure both sets with one protocol"
+            )
+        self.rows.extend(other.rows)
+
+    def compute(self) -> dict[str, float | None]:
+        """The `FIGURES` over all images: ratios (fa too), NaN where there was nothing to measure (0 / 0).
+
+        None where the protocol does not define the figure.
+        """
+        return figures(self.rows, self.protocol)
+
+    def counts(self) -> dict[str, int]:
+        """How many images, pixels and targets the figures rest on, and how many targets were matched."""
+        names = ("pixels", "targets", "matched", "false_pixels")
+        return {"images": len(self.rows)} | {name: sum(getattr(row, name) for row in self.rows) for name in names}
+
+    def image_figures(self) -> list[dict]:
+        """Per image, in the order they came: its names, the figures over it alone, and its counts of targets."""
+        return [
+            {"sequence": row.sequence, "frame": row.frame}
+            | figures([row], self.protocol)
+            | {"targets": row.targets, "matched": row.matched, "false_pixels": row.false_pixels}
+            for row in self.rows
+        ]
+
+    def sequence_figures(self) -> dict[str, dict[str, float | None]]:
+        """The figures over each named sequence, in the order of their first images."""
+        return self.split(lambda row: row.sequence)
+
+    def sequence_mean(self) -> dict[str, float | None]:
+        """Each figure's mean over the named sequences that it is defined for."""
+        return mean_figures(self.sequence_figures().values())
+
+    def split(self, group: Callable[[ImageCounts], str | None]) -> dict[str, dict[str, float | None]]:
+        """The figures over each group of images, for instance of one SNR; images whose group is None are left out."""
+        return {name: figures(rows, self.protocol) for name, rows in group_rows(self.rows, group).items()}
+
+    def area_figures(self) -> dict[str, dict[str, float | int]]:
+        """Targets, matched targets and Pd for each class of target area in px (a target's own, in the mask)."""
+        targets = [sum(column) for column in zip(*(row.targets_by_area for row in self.rows), strict=True)]
+        matched = [sum(column) for column in zip(*(row.matched_by_area for row in self.rows), strict=True)]
+        return (
+            {
+                name: {"targets": total, "matched": hit, "pd": ratio(hit, total)}
+                for name, total, hit in zip(AREA_CLASSES, targets, matched, strict=True)
+            }
+            if self.rows
+            else {}
+        )
+
+
+def group_rows(rows, group: Callable) -> dict[str, list]:
+    """The rows of each group, groups in the order of their first rows; rows whose group is None are left out."""
+    groups: dict[str, list] = {}
+    for row in rows:
+        name = group(row)
+        if name is not None:
+            groups.setdefault(name, []).append(row)
+    return groups
+
+
+def mean_figures(each: Iterable[Mapping[str, float | None]]) -> dict[str, float | None]:
+    """Mean of each figure over several sets of figures, left out where it is NaN, None where it is not defined."""
+    each = list(each)
+    return {
+        name: None if any(one[name] is None for one in each) else mean(one[name] for one in each) for name in FIGURES
+    }
+
+
+def figures(rows: list[ImageCounts], protocol: Protocol) -> dict[str, float | None]:
+    """A protocol's figures over the given images."""
+    total = {
+        name: sum(getattr(row, name) for row in rows)
+        for name in ("pixels", "true_positives", "predicted", "positives", "targets", "matched", "false_pixels")
+    }
+    result: dict[str, float | None] = dict.fromkeys(FIGURES)
+    if protocol.iou:
+        result["iou"] = protocol.iou(rows)
+    if protocol.niou:
+        result["niou"] = protocol.niou(rows)
+    result["pd"] = ratio(total["matched"], total["targets"])
+    result["fa"] = ratio(total["false_pixels"], total["pixels"])
+    if protocol.pixel_scores:
+        result["precision"] = ratio(total["true_positives"], total["predicted"])
+        result["recall"] = ratio(total["true_positives"], total["positives"])
+        result["f1"] = ratio(2 * total["true_positives"], total["predicted"] + total["positives"])
+    if protocol.video_mean:
+        # images without a sequence's name make up one video
+        videos = group_rows(rows, lambda row: row.sequence or "").values()
+        result["video_mean"] = mean(mean(image_iou(row, empty=1.0) for row in video) for video in videos)
+    return result
+
+
+def count_image(image, protocol: Protocol) -> ImageCounts:
+    """Measure one image by a protocol's rules."""
+    overlap_map = protocol.iou_map(image.score)
+    same = protocol.target_map is protocol.iou_map
+    binary = overlap_map if same else protocol.target_map(image.score)
+    positives = int(np.count_nonzero(image.mask))
+    intersection = int(np.count_nonzero(overlap_map & image.mask))
+    targets = find_regions(image.mask)
+    scene = Scene(binary, image.mask, targets)
+    matching = protocol.matching(scene)
+    classes = np.searchsorted(AREA_LIMITS, targets.areas)
+    return ImageCounts(
+        image.sequence,
+        image.frame,
+        pixels=image.mask.size,
+        intersection=intersection,
+        union=int(np.count_nonzero(overlap_map)) + positives - intersection,
+        true_positives=intersection if same else int(np.count_nonzero(binary & image.mask)),
+        predicted=int(np.count_nonzero(binary)),
+        positives=positives,
+        targets=len(targets.areas),
+        matched=int(np.count_nonzero(matching.hit)),
+        false_pixels=protocol.false_pixels(scene, matching),
+        targets_by_area=tuple(np.bincount(classes, minlength=len(AREA_CLASSES)).tolist()),
+        matched_by_area=tuple(np.bincount(classes[matching.hit], minlength=len(AREA_CLASSES)).tolist()),
+    )

@@ -1,0 +1,86 @@
+"""Score maps and masks as people hand them over, turned into checked numpy images."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from utils.errors import InputError
+
+
+class Image(NamedTuple):
+    """One image to measure: score float32/float64 [H, W], mask bool [H, W], and its names (None where not given)."""
+
+    score: np.ndarray
+    mask: np.ndarray
+    sequence: str | None
+    frame: str | None
+
+
+def to_numpy(array) -> np.ndarray:
+    """A numpy array from an array or a tensor on any device; half precision becomes float32, which holds it exactly."""
+    if hasattr(array, "detach"):
+        array = array.detach()
+        if array.is_floating_point() and array.itemsize < 4:
+            array = array.float()
+        array = array.cpu().numpy()
+    array = np.asarray(array)
+    if array.dtype in (np.float32, np.float64) or array.dtype == bool:
+        return array
+    return array.astype(np.float32 if array.dtype == np.float16 else np.float64)
+
+
+def images(score, mask, sequence=None, frame=None, scale: str = "probability") -> Iterator[Image]:
+    """Yield the images of an update.
+
+    score and mask are [H, W], [B, H, W] or [B, 1, H, W], arrays or tensors of one shape; mask is target where > 0, so
+    that 0/1, 0/254 and 0/255 mean the same. sequence and frame are names, one for each image of a batch.
+    Raises `InputError` for shapes that differ, NaN, and values outside 0..1 where `scale` is "probability".
+    """
+    scores, masks = to_numpy(score), to_numpy(mask)
+    sequences, frames = _names(sequence), _names(frame)
+    name = " ".join(str(names[0]) for names in (sequences, frames) if names and names[0] is not None) or "the image"
+    if scores.shape != masks.shape:
+        raise InputError(
+            f"{name}: the score map is {_size(scores)} and the mask {_size(masks)}; resize the map to the mask's size"
+        )
+    if scores.ndim == 4 and scores.shape[1] == 1:
+        scores, masks = scores[:, 0], masks[:, 0]
+    elif scores.ndim == 2:
+        scores, masks = scores[None], masks[None]
+    if scores.ndim != 3 or 0 in scores.shape[1:]:
+        raise InputError(f"{name}: the score map is {_size(scores)}; expected [H, W] or a batch [B, 1, H, W]")
+    if scores.dtype == bool:
+        scores = scores.astype(np.float32)
+    for names in (sequences, frames):
+        if names is not None and len(names) != len(scores):
+            raise InputError(f"{name}: {len(names)} names came for {len(scores)} images; give one name for each image")
+    for index, (one, target) in enumerate(zip(scores, masks, strict=True)):
+        _check_values(one, name, scale)
+        yield Image(
+            np.ascontiguousarray(one),
+            np.ascontiguousarray(target > 0),
+            None if sequences is None else sequences[index],
+            None if frames is None else frames[index],
+        )
+
+
+def _names(names: str | Sequence[str] | None) -> list[str] | None:
+    if names is None:
+        return None
+    return [names] if isinstance(names, str) else list(names)
+
+
+def _size(array: np.ndarray) -> str:
+    return " x ".join(map(str, array.shape)) or "a single number"
+
+
+def _check_values(score: np.ndarray, name: str, scale: str) -> None:
+    low, high = score.min(), score.max()
+    if np.isnan(low):  # min and max of an array with NaN are NaN
+        raise InputError(f"{name}: the score map holds NaN; expected numbers, look at the network that made it")
+    if scale == "probability" and (low < 0 or high > 1):
+        raise InputError(
+            f"{name}: scores run from {low:g} to {high:g}, expected probabilities in 0..1; "
+            "logits need a sigmoid first (evaluate: --logits)"
+        )

@@ -1,0 +1,123 @@
+"""Which targets are found: the rules that protocols match targets and predicted regions by."""
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from utils.metrics.regions import Regions, Scene
+
+MATCH_DISTANCE = 3  # px; centroids must be closer than this
+SHOOTING_HIT_RADIUS = 1  # px: a 3 x 3 box
+BORDERLINE = 1e-6  # px ** 2; squared distances this near to the limit are decided in whole numbers
+
+
+class Matching(NamedTuple):
+    """hit: bool [targets], which targets are found; used: int64, indices of the regions that found one."""
+
+    hit: np.ndarray
+    used: np.ndarray
+
+
+def optimal(scene: Scene) -> Matching:
+    """best assignment: most pairs with centroids < 3 px apart, then least total distance"""
+    rows, columns, _ = assign(scene.targets, scene.regions)
+    hit = np.zeros(len(scene.targets.areas), bool)
+    hit[rows] = True
+    return Matching(hit, columns)
+
+
+def greedy(scene: Scene) -> Matching:
+    """targets in raster order, each takes the first unused region, in raster order, < 3 px away"""
+    targets, regions = scene.targets.centroids, scene.regions.centroids
+    hit = np.zeros(len(targets), bool)
+    free = np.ones(len(regions), bool)
+    used = []
+    for index, centroid in enumerate(targets):
+        # rounded distances, as in the published code, where np.linalg.norm of centroids is compared with 3
+        near = np.flatnonzero(free & (_norms(regions - centroid) < MATCH_DISTANCE))
+        if len(near):
+            hit[index] = True
+            free[near[0]] = False
+            used.append(near[0])
+    return Matching(hit, np.array(used, np.int64))
+
+
+def shooting(scene: Scene) -> Matching:
+    """target hit if any predicted pixel lies within 1 px (3 x 3) of one of its pixels"""
+    side = 2 * SHOOTING_HIT_RADIUS + 1
+    shot = cv2.dilate(scene.binary.view(np.uint8), np.ones((side, side), np.uint8)).astype(bool)
+    # DTUM slices the map from coordinate - 1 on; in the first row or column that start is negative, the slice empty.
+    shot[:SHOOTING_HIT_RADIUS] = False
+    shot[:, :SHOOTING_HIT_RADIUS] = False
+    hit = np.zeros(len(scene.targets.areas), bool)
+    hit[scene.targets.owners[shot.ravel()[scene.targets.pixels]]] = True
+    return Matching(hit, np.zeros(0, np.int64))
+
+
+def assign(targets: Regions, regions: Regions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The best assignment: most pairs, then least total distance. Returns targets, regions (int64 [p]), distances (px).
+
+    Only pairs closer than 3 px can be chosen, and they fall into small groups that share no target and no region; the
+    best assignment of the whole is the best one of each group. A map of thousands of regions therefore costs many tiny
+    problems at most, never one assignment of all targets to all regions. Of assignments with equal totals the solver's
+    first is taken, with targets and regions in raster order.
+    """
+    rows, columns, distances = close_pairs(targets, regions)
+    if len(rows) < 2:
+        return rows, columns, distances
+    count = len(targets.areas)
+    nodes = count + len(regions.areas)
+    graph = coo_array((np.ones(len(rows), np.int8), (rows, count + columns)), shape=(nodes, nodes))
+    group = connected_components(graph, directed=False)[1][rows]
+    order = np.argsort(group, kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
+    chosen = np.sort(np.concatenate([_assign_group(pairs, rows, columns, distances) for pairs in groups]))
+    return rows[chosen], columns[chosen], distances[chosen]
+
+
+def close_pairs(targets: Regions, regions: Regions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All pairs with centroids less than 3 px apart: target indices, region indices, distances in px, in raster order.
+
+    Exact: where rounding could decide, the comparison is made in whole numbers.
+    """
+    if len(targets.areas) == 0 or len(regions.areas) == 0:
+        none = np.zeros(0, np.int64)
+        return none, none, np.zeros(0)
+    difference = targets.centroids[:, None] - regions.centroids[None]
+    squares = np.einsum("trc,trc->tr", difference, difference)
+    near = squares < MATCH_DISTANCE**2 + BORDERLINE
+    for target, region in zip(*np.nonzero(near & (squares > MATCH_DISTANCE**2 - BORDERLINE)), strict=True):
+        near[target, region] = _closer_than_limit(targets, int(target), regions, int(region))
+    rows, columns = np.nonzero(near)
+    return rows, columns, np.sqrt(squares[rows, columns])
+
+
+def _closer_than_limit(targets: Regions, target: int, regions: Regions, region: int) -> bool:
+    a, b = int(targets.areas[target]), int(regions.areas[region])
+    dy = int(targets.row_sums[target]) * b - int(regions.row_sums[region]) * a
+    dx = int(targets.column_sums[target]) * b - int(regions.column_sums[region]) * a
+    return dy * dy + dx * dx < (MATCH_DISTANCE * a * b) ** 2
+
+
+def _assign_group(pairs: np.ndarray, rows: np.ndarray, columns: np.ndarray, distances: np.ndarray) -> np.ndarray:
+    """Of the candidate pairs of one group, those of its best assignment."""
+    if len(pairs) == 1:
+        return pairs
+    group_rows, row = np.unique(rows[pairs], return_inverse=True)
+    group_columns, column = np.unique(columns[pairs], return_inverse=True)
+    # A forbidden pair costs more than all allowed ones together: the number of pairs comes before their length.
+    forbidden = MATCH_DISTANCE * (min(len(group_rows), len(group_columns)) + 1.0)
+    cost = np.full((len(group_rows), len(group_columns)), forbidden)
+    cost[row, column] = distances[pairs]
+    index = np.full(cost.shape, -1)
+    index[row, column] = pairs
+    chosen = index[linear_sum_assignment(cost)]
+    return chosen[chosen >= 0]
+
+
+def _norms(differences: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.square(differences).sum(axis=1))

@@ -1,0 +1,58 @@
+"""The one table of protocols: what each published figure is made of. A new protocol is a new row."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from utils.metrics.binarize import above_half, above_half_of_maximum, at_least_half
+from utils.metrics.false_alarms import area_value_pixels, region_pixels, shooting_pixels
+from utils.metrics.matching import greedy, optimal, shooting
+from utils.metrics.overlap import mean_iou_empty_one, mean_iou_empty_zero, set_iou
+
+
+class Protocol(NamedTuple):
+    """A row of the table. None: the protocol does not define the figure."""
+
+    name: str
+    source: str
+    scale: str  # what the score is: "probability" or "logit"
+    iou_map: Callable  # how the map is thresholded for IoU and nIoU
+    target_map: Callable  # ... and for everything else
+    iou: Callable | None
+    niou: Callable | None
+    matching: Callable
+    false_pixels: Callable
+    pixel_scores: bool = False  # precision, recall and F1 over all pixels
+    video_mean: bool = False  # mean over videos of the mean over their frames of the frame IoU
+
+
+ROWS = [
+    Protocol(
+        "standard", "this repository's default", "probability", above_half, above_half,
+        set_iou, mean_iou_empty_one, optimal, region_pixels, pixel_scores=True,
+    ),
+    Protocol(
+        "sgmp-2025", "SGMP-UNet's 2025 figures", "logit", above_half, above_half,
+        mean_iou_empty_one, set_iou, greedy, area_value_pixels, video_mean=True,
+    ),
+    Protocol(
+        "sgmp-2026", "SGMP-UNet's 2026 figures", "probability", above_half, above_half,
+        mean_iou_empty_one, set_iou, greedy, area_value_pixels, video_mean=True,
+    ),
+    Protocol(
+        "datransnet", "DATransNet", "probability", above_half, above_half_of_maximum,
+        set_iou, None, greedy, area_value_pixels, pixel_scores=True,
+    ),
+    Protocol(
+        "basicirstd", "BasicIRSTD's benchmark", "probability", above_half, above_half,
+        set_iou, None, greedy, region_pixels,
+    ),
+    Protocol(
+        "sctransnet", "SCTransNet", "probability", above_half, above_half,
+        set_iou, mean_iou_empty_zero, greedy, area_value_pixels,
+    ),
+    Protocol(
+        "dtum", "DTUM's shooting rules", "probability", at_least_half, at_least_half,
+        None, None, shooting, shooting_pixels,
+    ),
+]  # fmt: skip
+PROTOCOLS: dict[str, Protocol] = {row.name: row for row in ROWS}

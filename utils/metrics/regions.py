@@ -1,0 +1,67 @@
+"""Connected regions of a binary map, measured in integers."""
+
+from functools import cached_property
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+
+class Regions(NamedTuple):
+    """The n 8-connected regions of a map in raster order of their first pixels, as scikit-image labels them.
+
+    areas, row_sums, column_sums: int64 [n], the number of pixels and the sums of their coordinates, so that centroids
+    are exact ratios. pixels: int64 [m], flat indices of the map's pixels, ascending; owners: int64 [m], their regions.
+    """
+
+    areas: np.ndarray
+    row_sums: np.ndarray
+    column_sums: np.ndarray
+    pixels: np.ndarray
+    owners: np.ndarray
+
+    @property
+    def centroids(self) -> np.ndarray:
+        """Centroids (row, column) in px, float64 [n, 2], rounded once, as scikit-image's mean of coordinates is."""
+        return np.stack([self.row_sums, self.column_sums], axis=1) / self.areas[:, None]
+
+
+def find_regions(binary: np.ndarray) -> Regions:
+    """Label and measure a bool map [H, W]."""
+    pixels = np.flatnonzero(binary)
+    if len(pixels) == 0:
+        none = np.zeros(0, np.int64)
+        return Regions(none, none, none, none, none)
+    count, labels = cv2.connectedComponents(binary.view(np.uint8), connectivity=8, ltype=cv2.CV_32S)
+    owners = labels.ravel()[pixels].astype(np.int64) - 1
+    count -= 1
+    # OpenCV scans blocks of 2 x 2, so its labels are not in raster order: renumber by each label's first pixel.
+    first = np.empty(count, np.int64)
+    first[owners[::-1]] = pixels[::-1]
+    rank = np.empty(count, np.int64)
+    rank[np.argsort(first)] = np.arange(count)
+    owners = rank[owners]
+    rows, columns = np.divmod(pixels, binary.shape[1])
+    return Regions(
+        np.bincount(owners, minlength=count),
+        _sums(owners, rows, count),
+        _sums(owners, columns, count),
+        pixels,
+        owners,
+    )
+
+
+def _sums(owners: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:
+    # bincount adds in float64, which is exact for integers below 2 ** 53: any image of less than 2 ** 26 pixels a side
+    return np.bincount(owners, weights=values, minlength=count).astype(np.int64)
+
+
+class Scene:
+    """One image's thresholded map beside its targets; regions are found when a rule first asks for them."""
+
+    def __init__(self, binary: np.ndarray, mask: np.ndarray, targets: Regions):
+        self.binary, self.mask, self.targets = binary, mask, targets
+
+    @cached_property
+    def regions(self) -> Regions:
+        return find_regions(self.binary)
