@@ -1,0 +1,34 @@
+"""Small pieces that several networks use."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
+    """`norm(conv(x))`; in eval mode as one convolution, whose weights are scaled on the fly (gradients stay exact)."""
+    if norm.training:
+        return norm(conv(x))
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    bias = norm.bias - norm.running_mean * scale
+    if conv.bias is not None:
+        bias = bias + conv.bias * scale
+    weight = conv.weight * scale[:, None, None, None]
+    return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
+def check_clip(model: nn.Module, clip: Tensor) -> None:
+    """Raise ValueError, saying what came and what is expected, unless `clip` is [B, T, C, H, W] as `model` takes it."""
+    frames, channels, multiple = model.num_frames, model.in_channels, model.size_multiple
+    expected = f"{model.name} expects a float clip [B, {frames}, {channels}, H, W], H and W multiples of {multiple}"
+    shape = list(clip.shape)
+    if clip.dim() != 5:
+        raise ValueError(f"{expected}; got a tensor of shape {shape}, which has {clip.dim()} dimensions")
+    if clip.shape[1] != frames:
+        raise ValueError(f"{expected}; got T = {clip.shape[1]} frames in shape {shape}")
+    if clip.shape[2] != channels:
+        raise ValueError(f"{expected}; got C = {clip.shape[2]} channels in shape {shape}")
+    if clip.shape[3] % multiple or clip.shape[4] % multiple or not clip.shape[3] or not clip.shape[4]:
+        raise ValueError(f"{expected}; got H x W = {clip.shape[3]} x {clip.shape[4]}; pad or resize the frames")
+    if not clip.is_floating_point():
+        raise ValueError(f"{expected}; got dtype {clip.dtype}; convert the frames to float in the model's value range")

@@ -1,0 +1,180 @@
+"""DATransNet, the single-frame network (IEEE GRSL 2025, doi 10.1109/LGRS.2025.3557021).
+
+A five-level residual U-Net whose skips pass through gradient transformers and whose deepest level passes through a
+global feature module. Same results as the published network, in channels-last memory and without its 8C surrounds.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.blocks import check_clip, conv_norm
+from models.gradient_transformer import GradientTransformer
+from models.published import DATRANSNET, DATRANSNET_UNUSED, rename
+
+LEAKY_SLOPE = 0.01
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut, [B, in, H, W] -> [B, out, H, W]."""
+
+    def __init__(self, in_channels: int, out_channels: int, project_shortcut: bool):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.norm1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.norm2 = nn.BatchNorm2d(out_channels)
+        self.shortcut_conv = nn.Conv2d(in_channels, out_channels, 1) if project_shortcut else None
+        self.shortcut_norm = nn.BatchNorm2d(out_channels) if project_shortcut else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.leaky_relu_(conv_norm(x, self.conv1, self.norm1), LEAKY_SLOPE)
+        out = conv_norm(out, self.conv2, self.norm2)
+        if self.shortcut_conv is not None:
+            x = conv_norm(x, self.shortcut_conv, self.shortcut_norm)
+        return F.leaky_relu_(out.add_(x), LEAKY_SLOPE)
+
+
+class NonLocalBlock(nn.Module):
+    """Attention of every position to all positions of the map pooled by 2 (no residual), [B, C, H, W] -> same."""
+
+    def __init__(self, channels: int, inner: int):
+        super().__init__()
+        self.query = nn.Conv2d(channels, inner, 1)
+        self.key = nn.Conv2d(channels, inner, 1)
+        self.value = nn.Conv2d(channels, inner, 1)
+        self.project = nn.Conv2d(inner, channels, 1)
+        self.norm = nn.BatchNorm2d(channels)
+        nn.init.zeros_(self.norm.weight)
+        nn.init.zeros_(self.norm.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query = self.query(x).flatten(2).transpose(1, 2)
+        key = F.max_pool2d(self.key(x), 2).flatten(2).transpose(1, 2)
+        value = F.max_pool2d(self.value(x), 2).flatten(2).transpose(1, 2)
+        out = F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None], scale=1.0)[:, 0]
+        out = out.transpose(1, 2).unflatten(2, x.shape[2:]).contiguous(memory_format=torch.channels_last)
+        return conv_norm(out, self.project, self.norm)
+
+
+class GlobalFeatureModule(nn.Module):
+    """GFEM: non-local attention beside a pooled branch that its global average gates, [B, C, H, W] -> same."""
+
+    def __init__(self, channels: int, inner: int):
+        super().__init__()
+        self.non_local = NonLocalBlock(channels, inner)
+        self.gate = nn.Conv2d(channels, channels, 1, bias=False)
+        self.mix_non_local = nn.Conv2d(channels, channels, 1)
+        self.mix_pooled = nn.Conv2d(channels, channels, 3, padding=1)
+        self.out = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        spatial = self.non_local(x)
+        gate = self.gate(spatial.mean(dim=(2, 3), keepdim=True)).sigmoid()
+        pooled = upsample(F.max_pool2d(x, 2) * gate)
+        return self.out(self.mix_non_local(spatial) + self.mix_pooled(pooled))
+
+
+class DecoderLevel(nn.Module):
+    """Join the deeper map [B, C, H/2, W/2], gated by the encoder's, with the transformed skip [B, C, H, W]."""
+
+    def __init__(self, channels: int, out_channels: int):
+        super().__init__()
+        self.gate = nn.Conv2d(channels, channels, 1)
+        self.conv1 = nn.Conv2d(2 * channels, out_channels, 3, padding=1)
+        self.norm1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.norm2 = nn.BatchNorm2d(out_channels)
+
+    def forward(self, deep: Tensor, encoded: Tensor, transformed: Tensor) -> Tensor:
+        gated = upsample(deep) * self.gate(encoded).sigmoid_()
+        out = conv_norm(torch.cat([transformed, gated], dim=1), self.conv1, self.norm1).relu_()
+        return conv_norm(out, self.conv2, self.norm2).relu_()
+
+
+class OutputHead(nn.Module):
+    """Inception depthwise convolution (a quarter of the channels each: as is, 3x3, 1x11, 11x1), then 1x1 to logits."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.quarter = quarter = channels // 4
+        self.square = nn.Conv2d(quarter, quarter, 3, padding=1, groups=quarter)
+        self.wide = nn.Conv2d(quarter, quarter, (1, 11), padding=(0, 5), groups=quarter)
+        self.high = nn.Conv2d(quarter, quarter, (11, 1), padding=(5, 0), groups=quarter)
+        self.logit = nn.Conv2d(channels, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        same, square, wide, high = x.split(self.quarter, dim=1)
+        return self.logit(torch.cat([same, self.square(square), self.wide(wide), self.high(high)], dim=1))
+
+
+def upsample(x: Tensor) -> Tensor:
+    """Twice the size, bilinear."""
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+
+
+class DATransNet(nn.Module):
+    """Logits of small targets in one grey image.
+
+    Args:
+        image_size: side in pixels of the (square) images that the weights are for, 256 for NUDT-SIRST and 512 for
+            IRSTD-1K. Attention scores are divided by it; other sizes of input remain possible.
+        width: channels of the first level.
+    """
+
+    name = "datransnet"
+    num_frames = 1
+    in_channels = 1
+    size_multiple = 32
+
+    def __init__(self, image_size: int = 256, width: int = 16):
+        super().__init__()
+        self.options = {"image_size": image_size, "width": width}
+        c = width
+        self.encoders = nn.ModuleList(
+            [
+                ResidualBlock(1, c, project_shortcut=True),
+                ResidualBlock(c, 2 * c, project_shortcut=True),
+                ResidualBlock(2 * c, 4 * c, project_shortcut=True),
+                ResidualBlock(4 * c, 8 * c, project_shortcut=True),
+                ResidualBlock(8 * c, 8 * c, project_shortcut=False),
+            ]
+        )
+        self.transformers = nn.ModuleList(
+            [
+                GradientTransformer(c, c, (1, 3), side=image_size),
+                GradientTransformer(2 * c, 2 * c, (1, 3), side=image_size / 2),
+                GradientTransformer(4 * c, 2 * c, (1, 3), side=image_size / 4),
+                GradientTransformer(8 * c, 2 * c, (1,), side=image_size / 8),
+            ]
+        )
+        self.global_features = GlobalFeatureModule(8 * c, c)
+        self.decoders = nn.ModuleList(
+            [DecoderLevel(c, c), DecoderLevel(2 * c, c), DecoderLevel(4 * c, 2 * c), DecoderLevel(8 * c, 4 * c)]
+        )
+        self.head = OutputHead(c)
+        self.to(memory_format=torch.channels_last)
+
+    def backbone_parameters(self) -> list[nn.Parameter]:
+        """Parameters that start from pretrained weights: none."""
+        return []
+
+    @staticmethod
+    def from_published(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A published checkpoint's weights under the names of this module."""
+        return rename(weights, DATRANSNET, DATRANSNET_UNUSED)
+
+    def forward(self, clip: Tensor, with_aux: bool = False) -> Tensor | list[Tensor]:
+        """clip [B, 1, 1, H, W], grey in 0..1, to logits [B, 1, H, W]; `with_aux` puts them into a list of one."""
+        check_clip(self, clip)
+        x = clip[:, 0].contiguous(memory_format=torch.channels_last)
+        skips = []  # of the levels at 1, 1/2, 1/4, 1/8 of the size
+        for encoder in self.encoders[:-1]:
+            x = encoder(x)
+            skips.append(x)
+            x = F.max_pool2d(x, 2)
+        x = self.global_features(self.encoders[-1](x))
+        for level in reversed(range(len(skips))):
+            x = self.decoders[level](x, skips[level], self.transformers[level](skips[level]))
+        logits = self.head(x)
+        return [logits] if with_aux else logits

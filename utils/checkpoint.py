@@ -1,0 +1,176 @@
+"""Checkpoint files: ours written and read, both published formats read, no code of a file ever run.
+
+Ours is a dict {"format", "version", "model": {"name", "options"}, "weights", "settings", "training"}. The published
+ones are recognised by the names of their weights.
+"""
+
+import argparse
+import pathlib
+import pickle
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from utils.errors import InputError
+from utils.files import atomic_path
+
+FORMAT = "istd-checkpoint"
+VERSION = 1
+
+# One weight that only this network's published checkpoints have, by network.
+PUBLISHED_MARKS = {
+    "datransnet": "contras1.query_convs.0.weight",
+    "sgmp_unet": "encoder.model.1.fusionst.proj_k.weight",
+}
+WRAPPER_PREFIXES = ("module.", "model.", "_orig_mod.")  # of DataParallel, a Lightning-like holder, torch.compile
+LISTED = 8  # names shown of each kind of mismatch
+
+# Beyond tensors and plain containers, what published files pickle; none of these runs anything when it is built.
+SAFE_TYPES = [
+    argparse.Namespace,
+    pathlib.PosixPath,
+    pathlib.WindowsPath,
+    np.dtype,
+    *{type(np.dtype(code)) for code in "?bBhHiIlLqQefd"},
+    (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),
+    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),  # as numpy 1 wrote it
+]
+
+
+@dataclass
+class Checkpoint:
+    """What a checkpoint file holds.
+
+    kind is "ours" or "published"; options are those of `models.build_model`; weights carry the file's own names, less
+    wrappers' prefixes; training is empty where the file has no training state of ours.
+    """
+
+    path: Path
+    kind: str
+    model_name: str
+    options: dict
+    weights: dict[str, Tensor]
+    settings: dict = field(default_factory=dict)
+    training: dict = field(default_factory=dict)
+
+
+def save_checkpoint(path: str | Path, model: nn.Module, settings: dict, training: dict | None = None) -> None:
+    """Write `model` (with its `name` and `options`), the run's settings and its training state, atomically.
+
+    Everything must be tensors, numbers, strings, None, lists, tuples and dicts, so that it can be read back safely.
+    """
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "model": {"name": model.name, "options": model.options},
+        "weights": model.state_dict(),
+        "settings": settings,
+        "training": training or {},
+    }
+    with atomic_path(path) as temporary:
+        torch.save(content, temporary)
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint of ours or of a published format onto the CPU.
+
+    Raises InputError for a file that is missing, truncated, not a checkpoint, of an unknown network, or that asks for
+    anything but plain data.
+    """
+    path = Path(path)
+    content = _load_safely(path)
+    if isinstance(content, dict) and content.get("format") == FORMAT:
+        if content["version"] > VERSION:
+            raise InputError(
+                f"{path} was written by a newer version of this code (format {content['version']}); update"
+            )
+        model = content["model"]
+        return Checkpoint(
+            path, "ours", model["name"], model["options"], content["weights"], content["settings"], content["training"]
+        )
+    weights = _find_weights(content, path)
+    for name, mark in PUBLISHED_MARKS.items():
+        if mark in weights:
+            settings = content.get("args", {})
+            settings = vars(settings) if isinstance(settings, argparse.Namespace) else dict(settings)
+            options = {"num_frames": 2 * weights[mark].shape[1]} if name == "sgmp_unet" else {}
+            return Checkpoint(path, "published", name, options, weights, settings)
+    raise InputError(
+        f"{path} holds weights of an unknown network (first names: {', '.join(list(weights)[:3])}); "
+        f"expected a checkpoint of this repository or a published one of {' or '.join(PUBLISHED_MARKS)}"
+    )
+
+
+def load_weights(model: nn.Module, source: str | Path | Checkpoint) -> Checkpoint:
+    """Fill `model` with the weights of a checkpoint file (or of one already read), which is returned.
+
+    Raises InputError if the file is of another network, or if any weight is missing, left over or of another shape.
+    """
+    checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(source)
+    if checkpoint.model_name != model.name:
+        raise InputError(f"{checkpoint.path} holds a {checkpoint.model_name} checkpoint; expected one of {model.name}")
+    weights = checkpoint.weights
+    if checkpoint.kind == "published":
+        weights = model.from_published(weights)
+    own = model.state_dict()
+    misshapen = [
+        f"{name} {list(weights[name].shape)}, expected {list(own[name].shape)}"
+        for name in own
+        if name in weights and weights[name].shape != own[name].shape
+    ]
+    problems = {
+        "missing": [name for name in own if name not in weights],
+        "unexpected": [name for name in weights if name not in own],
+        "of another shape": misshapen,
+    }
+    if any(problems.values()):
+        text = "; ".join(_listing(kind, names) for kind, names in problems.items() if names)
+        raise InputError(f"{checkpoint.path} does not fit {model.name} with options {model.options}: {text}")
+    model.load_state_dict(weights)
+    return checkpoint
+
+
+def _listing(kind: str, names: list[str]) -> str:
+    more = f", and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return f"{len(names)} weights {kind}: {', '.join(names[:LISTED])}{more}"
+
+
+def _load_safely(path: Path):
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; expected a checkpoint file (.pth, .pth.tar)")
+    if not path.exists():
+        raise InputError(f"there is no checkpoint file {path}; check the path")
+    try:
+        with torch.serialization.safe_globals(SAFE_TYPES):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if named := re.search(r"GLOBAL ([\w.]+)|global ([\w.]+)", str(error)):
+            raise InputError(
+                f"refused to load {path}: it asks to build '{named[1] or named[2]}', and a checkpoint may hold only "
+                "tensors and plain data; a file from an untrusted source may be malicious"
+            ) from error
+        raise InputError(f"{path} is not a checkpoint, or it is damaged; download or copy it again") from error
+    except PermissionError as error:
+        raise InputError(f"no permission to read {path}") from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise InputError(f"{path} is not a checkpoint, or it is truncated; download or copy it again") from error
+
+
+def _find_weights(content, path: Path) -> dict[str, Tensor]:
+    """The dict of tensors in a checkpoint, whatever it is called there, without wrappers' prefixes."""
+    candidates = [content]
+    if isinstance(content, dict):
+        candidates = [content.get("state_dict"), content.get("model"), content]
+    for weights in candidates:
+        if isinstance(weights, dict) and weights and all(isinstance(weight, Tensor) for weight in weights.values()):
+            weights = dict(weights)
+            while prefix := next((p for p in WRAPPER_PREFIXES if all(name.startswith(p) for name in weights)), None):
+                weights = {name.removeprefix(prefix): weight for name, weight in weights.items()}
+            return weights
+    raise InputError(
+        f"{path} holds no network weights; expected a dict of tensors, alone or as 'model' or 'state_dict'"
+    )
