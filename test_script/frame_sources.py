@@ -1,0 +1,152 @@
+"""What `predict` reads: an image, a folder of images, a folder of such folders, or a video, as streams of frames."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from utils.errors import InputError
+from utils.images import IMAGE_SUFFIXES, numeric_key, read_pixels, to_unit
+
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".m4v", ".wmv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".flv")
+DEFAULT_FPS = 25.0  # of the overlay video of an image sequence
+FAILED_READS = 64  # undecodable frames in a row after which a video counts as ended
+END_TOLERANCE = 0.01  # by which a container's frame count may overstate the frames there are
+
+
+class SourceFrame(NamedTuple):
+    """A frame of a source; `grey` is float32 [H, W] in 0..1."""
+
+    name: str
+    grey: np.ndarray
+
+
+@dataclass(frozen=True)
+class Source:
+    """One sequence to predict: `frames(on_bad)` streams it, calling `on_bad(name, reason)` for frames it leaves out."""
+
+    name: str
+    kind: str  # "image", "folder" or "video"
+    length: int | None  # frames, as far as known
+    fps: float
+    frames: Callable[[Callable[[str, str], None]], Iterator[SourceFrame]]
+
+
+def find_sources(path: str | Path) -> list[Source]:
+    """The sequences at `path`: an image, a video, a folder of images, or a folder of such folders (in numeric order).
+
+    Raises `InputError` where there is nothing of the kind.
+    """
+    path = Path(path)
+    if path.is_dir():
+        images = images_in(path)
+        if images:
+            return [folder_source(path.resolve().name, images)]
+        folders = sorted((entry for entry in path.iterdir() if entry.is_dir()), key=lambda p: numeric_key(p.name))
+        sources = [folder_source(folder.name, images) for folder in folders if (images := images_in(folder))]
+        if not sources:
+            raise InputError(
+                f"folder {path} holds no images ({', '.join(IMAGE_SUFFIXES)}), nor do the folders in it; "
+                "give an image, a folder of images, a folder of such folders, or a video file"
+            )
+        return sources
+    if not path.exists():
+        raise InputError(f"{path} does not exist; give an image, a folder of images or a video file")
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return [folder_source(path.stem, [path], kind="image")]
+    if path.suffix.lower() in VIDEO_SUFFIXES:
+        return [video_source(path)]
+    raise InputError(
+        f"{path} is neither an image ({', '.join(IMAGE_SUFFIXES)}) nor a video ({', '.join(VIDEO_SUFFIXES)}); "
+        "convert it"
+    )
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The image files of a folder in numeric order."""
+    files = (
+        file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
+    )
+    return sorted((file for file in files if file.is_file()), key=lambda file: numeric_key(file.name))
+
+
+def folder_source(name: str, images: list[Path], kind: str = "folder") -> Source:
+    """Image files as one sequence; a file that cannot be read is bad."""
+    names = [image.stem for image in images]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(
+            f"{images[0].parent} holds several images called {twice!r}; results go by name: rename or move one"
+        )
+
+    def frames(on_bad: Callable[[str, str], None]) -> Iterator[SourceFrame]:
+        for image in images:
+            try:
+                pixels = read_pixels(image)
+            except InputError as error:
+                on_bad(image.stem, str(error))
+                continue
+            yield SourceFrame(image.stem, to_unit(pixels))
+
+    return Source(name, kind, len(images), DEFAULT_FPS, frames)
+
+
+def video_source(path: Path) -> Source:
+    """A video file; frames are named by their number from 000000 on."""
+    capture = open_video(path)
+    count, fps = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), capture.get(cv2.CAP_PROP_FPS)
+    capture.release()
+    length = count if count > 0 else None
+    fps = fps if 0 < fps < 1000 else DEFAULT_FPS
+
+    def frames(on_bad: Callable[[str, str], None]) -> Iterator[SourceFrame]:
+        return read_video(path, length, fps, on_bad)
+
+    return Source(path.stem, "video", length, fps, frames)
+
+
+def open_video(path: Path) -> cv2.VideoCapture:
+    """An opened video; `InputError` where OpenCV cannot."""
+    capture = cv2.VideoCapture(str(path))
+    if not capture.isOpened():
+        raise InputError(
+            f"cannot open video {path}: damaged, cut off, or of a kind OpenCV does not decode; convert it to mp4"
+        )
+    return capture
+
+
+def read_video(path: Path, length: int | None, fps: float, on_bad: Callable[[str, str], None]) -> Iterator[SourceFrame]:
+    """Stream a video as grey frames in 0..1.
+
+    Frames that do not decode are found by the gap they leave in the time stamps, an early end by the frame count;
+    each is told to `on_bad` before the next frame comes.
+    """
+    capture = open_video(path)
+    number = 0  # of the next frame
+    failures = 0
+    try:
+        while True:
+            good, image = capture.read()
+            if not good:
+                failures += 1
+                if length is None or number >= length or failures > FAILED_READS:
+                    break
+                continue
+            if failures:
+                found = max(number + 1, round(capture.get(cv2.CAP_PROP_POS_MSEC) * fps / 1000))
+                for lost in range(number, found):
+                    on_bad(f"{lost:06d}", f"frame {lost} of video {path} cannot be decoded")
+                number, failures = found, 0
+            yield SourceFrame(f"{number:06d}", to_unit(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)))
+            number += 1
+        if number == 0:
+            raise InputError(f"video {path} holds no frame that can be decoded; convert it to mp4")
+        if length is not None and length - number > max(2, END_TOLERANCE * length):
+            on_bad(
+                f"{number:06d}", f"video {path} ends after {number} of {length} frames; its end is missing or damaged"
+            )
+    finally:
+        capture.release()

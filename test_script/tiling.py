@@ -1,0 +1,70 @@
+"""Frames of any size through a network that wants multiples of 32: reflection padding, and overlapping tiles."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def round_up(length: int, multiple: int) -> int:
+    """The smallest multiple of `multiple` that is at least `length`."""
+    return -(-length // multiple) * multiple
+
+
+def reflected_index(length: int, padded: int) -> Tensor:
+    """Index [padded] into an axis of `length` that goes on by reflection: 0 1 2 3 2 1 0 1 ....
+
+    Unlike `torch.nn.functional.pad` it reflects as often as needed, so a 5-pixel image can be padded to 32.
+    """
+    if length == 1:
+        return torch.zeros(padded, dtype=torch.long)
+    period = 2 * (length - 1)
+    position = torch.arange(padded) % period
+    return torch.minimum(position, period - position)
+
+
+def pad_to(clip: Tensor, height: int, width: int) -> Tensor:
+    """Pad [..., H, W] by reflection at the bottom and the right to [..., height, width]."""
+    for axis, padded in ((-2, height), (-1, width)):
+        if clip.shape[axis] < padded:
+            clip = clip.index_select(axis, reflected_index(clip.shape[axis], padded).to(clip.device))
+    return clip
+
+
+def pad_to_multiple(clip: Tensor, multiple: int) -> Tensor:
+    """Pad [..., H, W] by reflection at the bottom and the right until both sides are multiples of `multiple`."""
+    return pad_to(clip, round_up(clip.shape[-2], multiple), round_up(clip.shape[-1], multiple))
+
+
+def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
+    """First pixels of the fewest evenly spread tiles that cover `length` and overlap by at least `overlap` pixels."""
+    if length <= tile:
+        return [0]
+    count = -(-(length - overlap) // (tile - overlap))
+    return [round(i * (length - tile) / (count - 1)) for i in range(count)]
+
+
+def blend_weights(tile: int, overlap: int) -> Tensor:
+    """Weights [tile, tile] of a tile: 1 inside, falling linearly towards 0 over `overlap` pixels to each edge."""
+    distance = torch.minimum(torch.arange(tile), torch.arange(tile).flip(0)) + 1.0
+    ramp = (distance / (overlap + 1)).clamp(max=1)
+    return ramp[:, None] * ramp[None, :]
+
+
+def run_tiled(run: Callable[[Tensor], Tensor], clips: Tensor, tile: int, overlap: int) -> Tensor:
+    """Run a network over overlapping square tiles and blend its logits without seams.
+
+    `clips` [B, T, C, H, W] of any size; `run` maps [B, T, C, tile, tile] to logits [B, 1, tile, tile]. Returns logits
+    [B, 1, H, W]: at each pixel the mean over its tiles, weighted by `blend_weights`.
+    """
+    height, width = clips.shape[-2:]
+    padded = pad_to(clips, max(height, tile), max(width, tile))
+    weights = blend_weights(tile, overlap).to(clips.device)
+    total = torch.zeros(len(clips), 1, *padded.shape[-2:], device=clips.device)
+    weight = torch.zeros(padded.shape[-2:], device=clips.device)
+    for top in tile_starts(padded.shape[-2], tile, overlap):
+        for left in tile_starts(padded.shape[-1], tile, overlap):
+            window = (..., slice(top, top + tile), slice(left, left + tile))
+            total[window] += run(padded[window]) * weights
+            weight[window] += weights
+    return (total / weight)[..., :height, :width]
