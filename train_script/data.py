@@ -1,0 +1,118 @@
+"""What a run trains and validates on: held-out sequences, and batches whose order depends on (seed, epoch) alone."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Sampler, Subset
+
+from datasets import ClipDataset, Sequence, collate
+from datasets.presets import build_transform
+from train_script.settings import Settings
+from utils.distributed import rank, world_size
+from utils.errors import InputError
+
+HOLDOUT_SHARE = 0.1
+
+
+def hold_out(
+    sequences: list[Sequence], seed: int, share: float = HOLDOUT_SHARE
+) -> tuple[list[Sequence], list[Sequence]]:
+    """Training sequences as (those that train, those held out to select by): a seeded `share`, at least one.
+
+    Whole sequences, because frames of one sequence are near copies of each other. Both parts keep their order.
+    """
+    if len(sequences) < 2:
+        raise InputError(
+            f"the training set has {len(sequences)} sequence(s), too few to hold one out for validation; "
+            "use --select_on test, or add sequences"
+        )
+    order = torch.randperm(len(sequences), generator=torch.Generator().manual_seed(seed)).tolist()
+    held = set(order[: max(1, round(share * len(sequences)))])
+    train = [sequence for index, sequence in enumerate(sequences) if index not in held]
+    return train, [sequence for index, sequence in enumerate(sequences) if index in held]
+
+
+def evenly(count: int, limit: int | None) -> list[int]:
+    """`limit` indices spread evenly over `count` items, or all of them."""
+    if limit is None or limit >= count:
+        return list(range(count))
+    return [index * count // limit for index in range(limit)]
+
+
+class EpochBatches(Sampler[list[int]]):
+    """This process's batches of one epoch: a shuffle that is a function of (seed, epoch), from any step on.
+
+    A step's `batch_size` samples are cut into `world_size() * accumulate` equal parts; part p of process r is at
+    `p * world_size() + r`, so that all processes together hold the same batch as a single one. The samples that do not
+    fill a last batch wait for the next epoch's shuffle.
+    """
+
+    def __init__(self, indices: list[int], batch_size: int, accumulate: int, seed: int):
+        parts = world_size() * accumulate
+        if batch_size % parts:
+            raise InputError(
+                f"batch_size {batch_size} does not divide into {world_size()} process(es) x accumulate {accumulate}; "
+                f"use a multiple of {parts}"
+            )
+        if len(indices) < batch_size:
+            raise InputError(
+                f"the training set has {len(indices)} samples, fewer than batch_size {batch_size}; lower it"
+            )
+        self.indices, self.batch_size, self.accumulate, self.seed = indices, batch_size, accumulate, seed
+        self.part_size = batch_size // parts
+        self.steps = len(indices) // batch_size
+        self.epoch, self.first_step = 0, 0
+
+    def start(self, epoch: int, first_step: int) -> None:
+        """Make the next iteration that of `epoch`, without its first steps."""
+        self.epoch, self.first_step = epoch, first_step
+
+    def __len__(self) -> int:
+        return (self.steps - self.first_step) * self.accumulate
+
+    def __iter__(self) -> Iterator[list[int]]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        order = torch.randperm(len(self.indices), generator=generator).tolist()
+        for step in range(self.first_step, self.steps):
+            for part in range(self.accumulate):
+                start = step * self.batch_size + (part * world_size() + rank()) * self.part_size
+                yield [self.indices[place] for place in order[start : start + self.part_size]]
+
+
+def build_dataset(
+    settings: Settings, sequences: list[Sequence], name: str, model: nn.Module, train: bool
+) -> ClipDataset:
+    """Clips of `sequences` with the training or the evaluation transform of the preset."""
+    size = settings.train_size if train else settings.val_size
+    transform = build_transform(settings.preset, train, size, model.in_channels, settings.target_share)
+    border = "wrap" if settings.preset == "sgmp_unet" else "clamp"
+    return ClipDataset(sequences, model.num_frames, transform, border, name, seed=settings.seed)
+
+
+def build_train_loader(settings: Settings, dataset: ClipDataset, pin: bool) -> tuple[DataLoader, EpochBatches]:
+    """Loader of this process's parts of the training batches, and the sampler that sets its epoch and first step."""
+    batches = EpochBatches(
+        evenly(len(dataset), settings.limit_train), settings.batch_size, settings.accumulate, settings.seed
+    )
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=settings.num_workers,
+        persistent_workers=settings.num_workers > 0,
+        collate_fn=collate,
+        pin_memory=pin,
+    ), batches
+
+
+def build_val_loader(settings: Settings, dataset: ClipDataset, limit: int | None, pin: bool) -> DataLoader:
+    """Loader of this process's share of the frames to measure, at most `limit`: every world_size()-th one."""
+    mine = evenly(len(dataset), limit)[rank() :: world_size()]
+    return DataLoader(
+        Subset(dataset, mine),
+        batch_size=settings.val_batch_size,
+        num_workers=settings.num_workers,
+        persistent_workers=settings.num_workers > 0,
+        collate_fn=collate,
+        pin_memory=pin,
+    )

@@ -1,0 +1,211 @@
+"""The epochs of a run: train, validate, choose, save; at the end the test figures."""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from datasets import Sequence
+from train_script.data import EpochBatches
+from train_script.engine import train_one_epoch, validate
+from train_script.interruption import Interrupted, StopSignal
+from train_script.run_folder import BEST, Log, append_metrics, remove_surpassed, save_best, save_last
+from train_script.settings import Settings
+from train_script.state import Training, training_state
+from train_script.tensorboard import ExampleImages, PixelHistogram
+from utils.checkpoint import load_weights
+from utils.distributed import barrier, gather_objects, greatest, is_main
+from utils.files import atomic_path
+from utils.metrics import PROTOCOLS, build_metric
+
+STEPS_BETWEEN_POINTS = 10  # of the TensorBoard curves of loss, learning rate and gradient norm
+SHOWN_FIGURES = ("iou", "niou", "pd", "fa", "f1")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What stays as it is while a run trains."""
+
+    settings: Settings
+    folder: Path
+    device: torch.device
+    amp: torch.dtype | None
+    protocol: str
+    select_by: str
+    train_loader: DataLoader
+    batches: EpochBatches
+    val_loader: DataLoader
+    val_sequences: list[Sequence]
+    test_loader: DataLoader
+    test_sequences: list[Sequence]
+    schedule: Callable[[float, int], float]
+    log: Log
+    stop: StopSignal
+    writer: Any  # a SummaryWriter, or None
+
+
+def run_epochs(run: Run, training: Training) -> None:
+    """Train the epochs that are left, then measure the test set. Raises `Interrupted` with everything saved."""
+    while training.position.epoch < run.settings.epochs:
+        run_one_epoch(run, training)
+    report = run.folder / "test.json"
+    if run.settings.final_test and not report.exists():
+        measure_test(run, training, report)
+
+
+def run_one_epoch(run: Run, training: Training) -> None:
+    """Train to the end of the current epoch, validate, keep what is best, and move on."""
+    position, settings = training.position, run.settings
+    since = time.perf_counter()
+
+    def after_step(loss: float, norm: float) -> None:
+        nonlocal since
+        now = time.perf_counter()
+        position.train_seconds += now - since
+        since = now
+        write_points(run, training, loss, norm)
+        signum = greatest(run.stop.signum, run.device)
+        if signum or position.step % settings.save_steps == 0 or position.step == run.batches.steps:
+            save_position(run, training)
+        if signum:
+            raise Interrupted(signum)
+
+    if position.step < run.batches.steps:
+        train_one_epoch(
+            training, run.train_loader, run.batches, run.schedule, settings, run.device, run.amp, after_step
+        )
+    epoch = position.epoch + 1
+    row = {
+        "epoch": epoch,
+        "step": epoch * run.batches.steps,
+        "loss": position.loss_sum / run.batches.steps,
+        "lr": training.optimizer.param_groups[0]["lr"],
+        "train_seconds": round(position.train_seconds, 2),
+    }
+    position.seconds += position.train_seconds
+    line = f"epoch {epoch}/{settings.epochs}: loss {row['loss']:.4f}, {position.train_seconds:.0f} s"
+    if epoch % settings.val_every == 0 or epoch == settings.epochs:
+        since = time.perf_counter()
+        figures = measure(run, training, run.val_loader, run.val_sequences, "val", row["step"])
+        seconds = time.perf_counter() - since
+        position.seconds += seconds
+        row |= {"val_seconds": round(seconds, 2), "protocol": run.protocol, "selected_on": settings.select_on}
+        row |= {"val": figures}
+        line += f"; validation ({settings.select_on}, {run.protocol}): {in_words(figures)}, {seconds:.0f} s"
+        line += keep_if_best(run, training, figures[run.select_by], epoch)
+    row["minutes"] = round(position.seconds / 60, 3)
+    position.epoch, position.step, position.loss_sum, position.train_seconds = epoch, 0, 0.0, 0.0
+    if is_main():
+        append_metrics(run.folder, row)
+    run.log(line)
+    save_position(run, training)
+    if is_main():
+        remove_surpassed(run.folder, run.select_by, position.best)
+
+
+def save_position(run: Run, training: Training) -> None:
+    """Write checkpoint_last.pth, on the main process."""
+    if is_main():
+        save_last(run.folder, training.weights(), asdict(run.settings), training_state(training))
+
+
+def keep_if_best(run: Run, training: Training, score: float | None, epoch: int) -> str:
+    """Keep the weights if their score is among the best; ' (best)' for the log if it is the best."""
+    position = training.position
+    entry = [-1.0 if score is None else float(score), epoch]  # undefined figures lose to all others
+    position.best = sorted([*position.best, entry], key=lambda kept: (-kept[0], kept[1]))[: run.settings.keep_best]
+    if is_main():
+        save_best(run.folder, training.weights(), asdict(run.settings), run.select_by, position.best, epoch)
+    return " (best)" if position.best[0] == entry else ""
+
+
+def measure(
+    run: Run, training: Training, loader: DataLoader, sequences: list[Sequence], tag: str, step: int
+) -> dict[str, Any]:
+    """Figures of the network over a loader's frames of `sequences`, shared between the processes, known to all."""
+    as_logits = PROTOCOLS[run.protocol].scale == "logit"
+    mergeable = [build_metric(run.protocol)]
+    if run.settings.tensorboard:
+        mergeable.append(PixelHistogram(as_logits))
+    examples = [ExampleImages(sequences, as_logits)] if run.writer else []
+    validate(
+        training.weights(),
+        loader,
+        [*mergeable, *examples],
+        run.device,
+        run.amp,
+        run.settings.val_flip,
+        as_logits,
+        run.stop.check,
+    )
+    shares = gather_objects(mergeable)
+    for share in shares[1:]:
+        for whole, part in zip(shares[0], share, strict=True):
+            whole.merge(part)
+    figures = {
+        name: None if value is None or math.isnan(value) else value for name, value in shares[0][0].compute().items()
+    }
+    if run.writer:
+        for name, value in figures.items():
+            if value is not None:
+                run.writer.add_scalar(f"{tag}/{name}", value, step)
+        shares[0][1].write(run.writer, f"{tag}/pixel precision-recall", step)
+        examples[0].write(run.writer, f"{tag}/mask green, prediction red", step)
+        run.writer.flush()
+    return figures
+
+
+def measure_test(run: Run, training: Training, report: Path) -> None:
+    """Measure the kept weights on the whole test set, once, and write test.json."""
+    score, epoch = training.position.best[0]
+    barrier()  # checkpoint_best.pth has been written
+    load_weights(training.weights(), run.folder / BEST)
+    since = time.perf_counter()
+    step = run.settings.epochs * run.batches.steps
+    figures = measure(run, training, run.test_loader, run.test_sequences, "test", step)
+    run.log(
+        f"test set ({run.protocol}), weights of epoch {int(epoch)}: {in_words(figures)}, "
+        f"{time.perf_counter() - since:.0f} s; "
+        + (
+            "that epoch was chosen on the same images, as the published recipe does: the figures flatter"
+            if run.settings.select_on == "test"
+            else "the test set was not used before"
+        )
+    )
+    if is_main():
+        note = {"epoch": int(epoch), "selected_by": run.select_by, "selected_on": run.settings.select_on}
+        with atomic_path(report) as temporary:
+            text = json.dumps(note | {"val_score": score, "protocol": run.protocol, "figures": figures}, indent=1)
+            temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def write_points(run: Run, training: Training, loss: float, norm: float) -> None:
+    """TensorBoard points of a step, every few steps."""
+    position = training.position
+    if run.writer and position.step % STEPS_BETWEEN_POINTS == 0:
+        step = position.epoch * run.batches.steps + position.step
+        run.writer.add_scalar("train/loss", loss, step)
+        run.writer.add_scalar("train/gradient norm", norm, step)
+        for group in training.optimizer.param_groups:
+            run.writer.add_scalar(f"train/learning rate {group['name']}", group["lr"], step)
+
+
+def in_words(figures: dict[str, Any]) -> str:
+    """The main figures in one line; '-' where undefined."""
+    texts = []
+    for name in SHOWN_FIGURES:
+        if name in figures:
+            value = figures[name]
+            if value is None:
+                texts.append(f"{name} -")
+            elif name == "fa":
+                texts.append(f"fa {value * 1e6:.1f}e-6")
+            else:
+                texts.append(f"{name} {value:.4f}")
+    return ", ".join(texts)

@@ -1,0 +1,77 @@
+"""Losses on logits. All sums run over the whole global batch, on however many processes it lies."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+
+from utils.distributed import all_reduce_sum
+
+FOCAL_ALPHA = 0.25
+FOCAL_GAMMA = 2.0
+
+
+def soft_iou_loss(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """1 - (I + 1) / (U + 1) with I, U soft intersection and union summed over the whole batch (DATransNet's loss).
+
+    logits, mask: [B, 1, H, W], the mask 0 or 1.
+    """
+    probability = logits.sigmoid()
+    sums = torch.stack([(probability * mask).sum(), probability.sum(), mask.sum()])
+    intersection, predicted, target = all_reduce_sum(sums)
+    return 1 - (intersection + 1) / (predicted + target - intersection + 1)
+
+
+def focal_loss(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Focal loss (Lin et al. 2017), alpha 0.25 and gamma 2: mean over a sample's pixels, summed over the batch."""
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, mask, reduction="none")
+    probability = logits.sigmoid()
+    wrongness = probability + mask - 2 * probability * mask  # 1 - p of the true class
+    alpha = FOCAL_ALPHA * mask + (1 - FOCAL_ALPHA) * (1 - mask)
+    return all_reduce_sum((alpha * wrongness**FOCAL_GAMMA * cross_entropy).flatten(1).mean(1).sum())
+
+
+def dice_loss(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """1 - (2 sum(p g) + 1) / (sum p + sum g + 1) of each sample, summed over the batch."""
+    probability, mask = logits.sigmoid().flatten(1), mask.flatten(1)
+    ratio = (2 * (probability * mask).sum(1) + 1) / (probability.sum(1) + mask.sum(1) + 1)
+    return all_reduce_sum((1 - ratio).sum())
+
+
+def focal_dice_loss(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Focal + dice, each summed over the batch (SGMP-UNet's loss)."""
+    return focal_loss(logits, mask) + dice_loss(logits, mask)
+
+
+def bce_soft_iou_loss(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy (mean over all pixels of the batch) + soft IoU.
+
+    While the network says 'nothing' everywhere, the soft IoU has hardly a gradient; the cross-entropy has.
+    """
+    total = F.binary_cross_entropy_with_logits(logits, mask, reduction="sum")
+    total, pixels = all_reduce_sum(torch.stack([total, total.new_tensor(float(mask.numel()))]))
+    return total / pixels + soft_iou_loss(logits, mask)
+
+
+LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "soft_iou": soft_iou_loss,
+    "focal_dice": focal_dice_loss,
+    "bce_soft_iou": bce_soft_iou_loss,
+}
+SUMMED_OVER_BATCH = frozenset({"focal_dice"})
+
+
+def total_loss(
+    name: str, outputs: Sequence[torch.Tensor], mask: torch.Tensor, aux_weight: float, parts: int = 1
+) -> torch.Tensor:
+    """Loss of the main output plus `aux_weight` times that of each auxiliary one, in float32.
+
+    outputs: logits [B, 1, H, W], main first. With `parts` > 1 this is one part of a step's batch: losses that are
+    means over the batch are divided by it, so that the parts' losses and gradients add up to the step's.
+    """
+    loss = LOSSES[name]
+    with torch.autocast(mask.device.type, enabled=False):
+        total = loss(outputs[0].float(), mask)
+        for logits in outputs[1:]:
+            total = total + aux_weight * loss(logits.float(), mask)
+    return total if name in SUMMED_OVER_BATCH else total / parts

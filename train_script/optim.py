@@ -1,0 +1,104 @@
+"""Optimiser, parameter groups, learning-rate schedules and averaged weights."""
+
+import copy
+import math
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from train_script.settings import Settings
+
+ONE_CYCLE_RISE = 0.3  # share of the steps in which the rate rises
+ONE_CYCLE_START = 1 / 25  # first rate over the greatest
+ONE_CYCLE_END = 1e-4  # last rate over the first
+
+
+def build_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
+    """Adam or AdamW with the encoder's non-fusion parameters at `lr_backbone` and all others at `lr`.
+
+    Every group carries its full learning rate as `base_lr`; `set_learning_rates` derives `lr` from it.
+    """
+    backbone = {id(parameter) for parameter in model.backbone_parameters()}
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {
+            "name": name,
+            "params": [parameter for parameter in parameters if (id(parameter) in backbone) == in_backbone],
+            "lr": lr,
+            "base_lr": lr,
+        }
+        for name, in_backbone, lr in [("main", False, settings.lr), ("backbone", True, settings.lr_backbone)]
+    ]
+    groups = [group for group in groups if group["params"]]
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
+    return kind(groups, lr=settings.lr, weight_decay=settings.weight_decay)
+
+
+def build_schedule(settings: Settings, steps_per_epoch: int) -> Callable[[float, int], float]:
+    """A function (base learning rate, step) -> learning rate of that step, counted from 0 over all epochs.
+
+    A pure function of the step: there is no state to save, and a resumed run has the rates of an uninterrupted one.
+    """
+
+    def constant(base: float, step: int) -> float:
+        return base
+
+    def multi_step(base: float, step: int) -> float:
+        epoch = step // steps_per_epoch
+        return base * settings.step_factor ** sum(epoch >= milestone for milestone in settings.milestones)
+
+    def cosine_restarts(base: float, step: int) -> float:
+        position = (step // steps_per_epoch) % settings.restart_epochs / settings.restart_epochs
+        return cosine(base, settings.lr_min, position)
+
+    def one_cycle(base: float, step: int) -> float:
+        last = max(settings.epochs * steps_per_epoch - 1, 1)
+        peak = ONE_CYCLE_RISE * (last + 1) - 1
+        if step <= peak:
+            return cosine(base * ONE_CYCLE_START, base, step / peak)
+        return cosine(base, base * ONE_CYCLE_START * ONE_CYCLE_END, min(1.0, (step - peak) / (last - peak)))
+
+    rate = {
+        "constant": constant,
+        "multi_step": multi_step,
+        "cosine_restarts": cosine_restarts,
+        "one_cycle": one_cycle,
+    }[settings.schedule]
+    warmup_steps = round(settings.warmup_epochs * steps_per_epoch)
+    return lambda base, step: rate(base, step) * min(1.0, (step + 1) / max(warmup_steps, 1))
+
+
+def cosine(start: float, end: float, position: float) -> float:
+    """From `start` (position 0) to `end` (position 1) along half a cosine."""
+    return end + (start - end) * (1 + math.cos(math.pi * position)) / 2
+
+
+def set_learning_rates(optimizer: torch.optim.Optimizer, schedule: Callable[[float, int], float], step: int) -> None:
+    """Give every parameter group the learning rate of `step`."""
+    for group in optimizer.param_groups:
+        group["lr"] = schedule(group["base_lr"], step)
+
+
+class AveragedWeights:
+    """Exponential moving average of a network's weights and buffers, in a copy of the network (`model`).
+
+    Early in training the decay is (1 + n) / (10 + n) after n updates where that is less, so that the random start
+    is soon forgotten.
+    """
+
+    def __init__(self, model: nn.Module, decay: float):
+        self.model = copy.deepcopy(model).requires_grad_(False)
+        self.decay = decay
+        self.updates = 0
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Move the average towards the weights of `model`."""
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        self.updates += 1
+        averages, values = self.model.state_dict(), model.state_dict()
+        floats = [name for name, value in values.items() if value.is_floating_point()]
+        torch._foreach_lerp_([averages[name] for name in floats], [values[name] for name in floats], 1 - decay)
+        for name in values.keys() - set(floats):
+            averages[name].copy_(values[name])

@@ -1,0 +1,146 @@
+"""The folder of a run: checkpoints that survive an interruption at any moment, settings, log, metrics.jsonl."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from torch import nn
+
+from utils.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
+from utils.distributed import is_main
+from utils.errors import InputError
+from utils.files import atomic_path
+
+LAST = "checkpoint_last.pth"
+PREVIOUS = "checkpoint_previous.pth"
+BEST = "checkpoint_best.pth"
+METRICS = "metrics.jsonl"
+COPIES_OF_WEIGHTS_IN_LAST = 4  # weights, their average, two moments of Adam
+
+
+def check_space(folder: Path, model: nn.Module, keep_best: int) -> None:
+    """Raise `InputError` now if the checkpoints of a run could not be written to `folder`."""
+    size = sum(value.numel() * value.element_size() for value in model.state_dict().values())
+    needed = size * (3 * COPIES_OF_WEIGHTS_IN_LAST + keep_best + 2)
+    with atomic_path(folder / "write_test") as temporary:
+        temporary.write_bytes(b"\0" * 4096)
+    (folder / "write_test").unlink()
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise InputError(
+            f"{folder} has {free / 1e6:.0f} MB free, the checkpoints of this run need about {needed / 1e6:.0f} MB; "
+            "free some space or choose another --output_root"
+        )
+
+
+def holds_run(folder: Path) -> bool:
+    """True if a run was begun in `folder` and left something to continue from."""
+    return (folder / LAST).exists() or (folder / PREVIOUS).exists()
+
+
+def save_last(folder: Path, model: nn.Module, settings: dict, training: dict) -> None:
+    """Write checkpoint_last.pth and keep its predecessor. Killed at any moment, at least one of them is whole."""
+    new = folder / "checkpoint_new.pth"
+    save_checkpoint(new, model, settings, training)
+    if (folder / LAST).exists():
+        (folder / LAST).replace(folder / PREVIOUS)
+    new.replace(folder / LAST)
+
+
+def read_last(path: Path) -> tuple[Checkpoint, list[str]]:
+    """The checkpoint to continue from, and what to tell the user about damaged ones.
+
+    `path` is a checkpoint or the folder of a run, whose checkpoint_last.pth is meant. A file that is truncated or
+    foreign gives way to its predecessor; without a good one, `InputError`.
+    """
+    if path.is_dir():
+        path = path / LAST
+    problems = []
+    for candidate in (path, path.with_name(PREVIOUS)):
+        if not candidate.exists():
+            continue
+        try:
+            checkpoint = read_checkpoint(candidate)
+            if "position" not in checkpoint.training:
+                raise InputError(f"{candidate} holds weights but no state of training; use it with --init_weights")
+        except InputError as error:
+            problems.append(str(error))
+            continue
+        return checkpoint, [f"{problem}; using {candidate.name} instead" for problem in problems]
+    if problems:
+        raise InputError("no checkpoint to continue from: " + "; ".join(problems))
+    raise InputError(f"{path} does not exist, nor a {PREVIOUS} beside it; give --resume a checkpoint or a run's folder")
+
+
+def best_name(key: str, score: float, epoch: int) -> str:
+    """File name of a kept checkpoint; the epoch keeps equal scores apart."""
+    return f"checkpoint_best_val_{key}_{score:.3f}_epoch_{int(epoch)}.pth"
+
+
+def save_best(folder: Path, model: nn.Module, settings: dict, key: str, best: list[list[float]], epoch: int) -> None:
+    """Write the weights of `epoch` if it is among `best` ([score, epoch], best first); if first, twice."""
+    for place, (score, at) in enumerate(best):
+        if at == epoch:
+            note = {"epoch": epoch, "selected_by": key, "score": score}
+            save_checkpoint(folder / best_name(key, score, epoch), model, settings, note)
+            if place == 0:
+                save_checkpoint(folder / BEST, model, settings, note)
+
+
+def remove_surpassed(folder: Path, key: str, best: list[list[float]]) -> None:
+    """Delete kept checkpoints that are no longer among the best."""
+    kept = {best_name(key, score, epoch) for score, epoch in best}
+    for path in folder.glob("checkpoint_best_val_*.pth"):
+        if path.name not in kept:
+            path.unlink()
+
+
+def append_metrics(folder: Path, row: dict) -> None:
+    """Add one line to metrics.jsonl."""
+    with open(folder / METRICS, "a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def forget_later_metrics(folder: Path, epoch: int) -> None:
+    """Drop the lines of metrics.jsonl after `epoch`: a run that continues from there writes them anew."""
+    path = folder / METRICS
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:  # cut off when the run was killed
+            continue
+        if row["epoch"] <= epoch:
+            kept.append(line + "\n")
+    with atomic_path(path) as temporary:
+        temporary.write_text("".join(kept), encoding="utf-8")
+
+
+class Log:
+    """Prints lines and appends them to a file, on the main process; silent on the others."""
+
+    def __init__(self) -> None:
+        self.path: Path | None = None
+
+    def __call__(self, line: str) -> None:
+        if not is_main():
+            return
+        print(line, flush=True)
+        if self.path:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(line + "\n")
+
+
+@contextmanager
+def clear_write_errors(folder: Path) -> Iterator[None]:
+    """Turn a disk that fills up or vanishes while training into one clear `InputError`."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"cannot write to {folder}: {error.strerror or error}; make space and continue with --resume auto"
+        ) from error

@@ -1,0 +1,65 @@
+"""Everything that changes while a network trains, and its way to and from a checkpoint."""
+
+from dataclasses import asdict, dataclass, field
+
+import torch
+from torch import nn
+
+from train_script.optim import AveragedWeights
+
+
+@dataclass
+class Position:
+    """How far a run has come."""
+
+    epoch: int = 0  # epochs completed, validation included
+    step: int = 0  # steps done of the next epoch
+    loss_sum: float = 0.0  # of the losses of those steps
+    train_seconds: float = 0.0  # that they took
+    seconds: float = 0.0  # in training and validation of completed epochs, over all resumptions
+    best: list[list[float]] = field(default_factory=list)  # [score, epoch] of the best checkpoints, best first
+
+
+@dataclass
+class Training:
+    """A network in training. `model` is what the loop calls: the network itself, compiled or in DDP."""
+
+    network: nn.Module
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    averaged: AveragedWeights | None
+    position: Position
+
+    def weights(self) -> nn.Module:
+        """The network that is validated and kept: the averaged one where there is one."""
+        return self.averaged.model if self.averaged else self.network
+
+
+def training_state(training: Training) -> dict:
+    """What a checkpoint holds beside the weights: tensors, numbers, strings, lists and dicts.
+
+    No random state is among it: order, augmentation and stochastic depth are functions of (seed, epoch, step).
+    """
+    state = {
+        "optimizer": training.optimizer.state_dict()["state"],
+        "scaler": training.scaler.state_dict(),
+        "position": asdict(training.position),
+    }
+    if training.averaged:
+        state["network"] = training.network.state_dict()
+        state["updates"] = training.averaged.updates
+    return state
+
+
+def restore(training: Training, weights: dict[str, torch.Tensor], state: dict) -> None:
+    """Continue from a checkpoint's weights and training state; learning rates and the like stay those of now."""
+    network_weights = state.get("network", weights)
+    training.network.load_state_dict(network_weights)
+    if training.averaged:
+        training.averaged.model.load_state_dict(weights)
+        training.averaged.updates = state.get("updates", 0)
+    groups = training.optimizer.state_dict()["param_groups"]
+    training.optimizer.load_state_dict({"state": state["optimizer"], "param_groups": groups})
+    training.scaler.load_state_dict(state["scaler"])
+    training.position = Position(**state["position"])

@@ -1,0 +1,81 @@
+"""Layers whose behaviour depends on the batch, made to see the global batch of all processes.
+
+`nn.SyncBatchNorm` runs on GPUs only; this one runs everywhere, so that the CPU tests cover what GPUs run.
+"""
+
+import torch
+from torch import nn
+from torchvision.ops import StochasticDepth
+
+from utils.distributed import all_reduce_sum, rank, world_size
+
+
+class SyncedBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch normalisation with the statistics of the global batch, [B, C, ...] -> [B, C, ...]."""
+
+    def _check_input_dim(self, tensor: torch.Tensor) -> None:
+        if tensor.dim() < 2:
+            raise ValueError(f"got {tensor.dim()} dimensions, expected [B, C, ...]")
+
+    def forward(self, tensor: torch.Tensor) -> torch.Tensor:
+        if not self.training:
+            return super().forward(tensor)
+        axes = [axis for axis in range(tensor.dim()) if axis != 1]
+        shape = [1, -1] + [1] * (tensor.dim() - 2)
+        values = tensor.float()  # under autocast the statistics stay in float32, as in nn.BatchNorm2d
+        local_count = values.new_tensor([values.numel() / values.shape[1]])
+        sums = all_reduce_sum(torch.cat([values.sum(axes), local_count]))
+        count = sums[-1].detach()
+        mean = sums[:-1] / count
+        centred = values - mean.view(shape)
+        variance = all_reduce_sum(centred.square().sum(axes)) / count
+        scaled = centred * torch.rsqrt(variance + self.eps).view(shape)
+        if self.affine:
+            scaled = scaled * self.weight.view(shape) + self.bias.view(shape)
+        if self.track_running_stats:
+            self._track(mean.detach(), variance.detach() * count / (count - 1))
+        return scaled.to(tensor.dtype)
+
+    @torch.no_grad()
+    def _track(self, mean: torch.Tensor, variance: torch.Tensor) -> None:
+        self.num_batches_tracked.add_(1)
+        momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean, momentum)
+        self.running_var.lerp_(variance, momentum)
+
+
+class SyncedStochasticDepth(StochasticDepth):
+    """Stochastic depth by rows: all processes draw for the global batch, and each takes the rows of its samples.
+
+    With equal random states on all processes it drops what one process with the whole batch would drop.
+    """
+
+    def forward(self, tensor: torch.Tensor) -> torch.Tensor:
+        if not self.training or self.p == 0:
+            return tensor
+        rows = tensor.shape[0]
+        kept = torch.empty([rows * world_size()] + [1] * (tensor.dim() - 1), dtype=tensor.dtype, device=tensor.device)
+        kept.bernoulli_(1 - self.p)
+        if self.p < 1:
+            kept.div_(1 - self.p)
+        return tensor * kept[rank() * rows : (rank() + 1) * rows]
+
+
+def synchronise_layers(model: nn.Module) -> nn.Module:
+    """`model` with its batch normalisation and stochastic depth replaced by the synchronised forms.
+
+    Parameters and buffers are the same objects under the same names.
+    """
+    for name, module in model.named_children():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
+            synced = SyncedBatchNorm(
+                module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats
+            )
+            synced._parameters, synced._buffers = module._parameters, module._buffers
+            synced.train(module.training)
+            setattr(model, name, synced)
+        elif type(module) is StochasticDepth and module.mode == "row":
+            setattr(model, name, SyncedStochasticDepth(module.p, module.mode).train(module.training))
+        else:
+            synchronise_layers(module)
+    return model

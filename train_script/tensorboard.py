@@ -1,0 +1,77 @@
+"""TensorBoard files of a run: losses, learning rates, metrics, example images, pixel precision-recall curve."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from datasets import Sequence
+from utils.drawing import contact_sheet, grey_to_rgb, outline
+from utils.images import read_grey
+
+PR_BINS = 127  # as many as TensorBoard draws
+EXAMPLES = 6
+EXAMPLE_COLUMNS = 3
+MASK_COLOR = (0, 255, 0)
+PREDICTION_COLOR = (255, 0, 0)
+
+
+def open_writer(folder: Path, first_step: int):
+    """A SummaryWriter that continues at `first_step`. Imported here, so that only runs that use it wait for it."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=first_step or None)
+
+
+class PixelHistogram:
+    """Counts of target and background pixels by probability, enough for TensorBoard's precision-recall curve."""
+
+    def __init__(self, as_logits: bool):
+        self.as_logits = as_logits
+        self.counts = torch.zeros(2, PR_BINS, dtype=torch.int64)  # background, target
+
+    def update(self, score: torch.Tensor, mask: torch.Tensor, sequence: str, frame: str) -> None:
+        """Count one frame, [H, W] each."""
+        probability = score.sigmoid() if self.as_logits else score
+        bins = (probability.clamp(0, 1) * PR_BINS).long().clamp_(max=PR_BINS - 1)
+        for row, pixels in enumerate((mask <= 0, mask > 0)):
+            self.counts[row] += torch.bincount(bins[pixels], minlength=PR_BINS)
+
+    def merge(self, other: "PixelHistogram") -> None:
+        """Add another process's counts."""
+        self.counts += other.counts
+
+    def write(self, writer, tag: str, step: int) -> None:
+        """Write the curve: bin i holds the counts at threshold i / PR_BINS."""
+        false, true = (row.flip(0).cumsum(0).flip(0).double() for row in self.counts)
+        negatives, positives = self.counts.sum(1).tolist()
+        precision = true / (true + false).clamp(min=1)
+        recall = true / max(positives, 1)
+        writer.add_pr_curve_raw(
+            tag, true, false, negatives - false, positives - true, precision, recall, step, num_thresholds=PR_BINS
+        )
+
+
+class ExampleImages:
+    """The first validation frames as images with the outlines of mask (green) and prediction (red)."""
+
+    def __init__(self, sequences: list[Sequence], as_logits: bool):
+        self.paths = {(s.name, f.name): f.image for s in sequences for f in s.frames}
+        self.threshold = 0.0 if as_logits else 0.5  # the same probability
+        self.tiles: list[np.ndarray] = []
+        self.labels: list[str] = []
+
+    def update(self, score: torch.Tensor, mask: torch.Tensor, sequence: str, frame: str) -> None:
+        """Draw one frame, [H, W] each, if there are not enough yet."""
+        path = self.paths.get((sequence, frame))
+        if len(self.tiles) >= EXAMPLES or path is None or not bool((mask > 0).any()):
+            return
+        rgb = outline(grey_to_rgb(read_grey(path)), mask.numpy() > 0, MASK_COLOR)
+        self.tiles.append(outline(rgb, score.numpy() > self.threshold, PREDICTION_COLOR))
+        self.labels.append(f"{sequence}/{frame}" if sequence != frame else frame)
+
+    def write(self, writer, tag: str, step: int) -> None:
+        """Write the drawn frames as one image."""
+        if self.tiles:
+            sheet = contact_sheet(self.tiles, self.labels, EXAMPLE_COLUMNS)
+            writer.add_image(tag, sheet, step, dataformats="HWC")

@@ -1,0 +1,243 @@
+"""Train a network: `python -m train_script.train --help`."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from datasets import DatasetIndex, open_dataset
+from models import build_model
+from train_script.data import build_dataset, build_train_loader, build_val_loader, hold_out
+from train_script.engine import choose_amp
+from train_script.interruption import Interrupted, caught_signals
+from train_script.loop import Run, run_epochs
+from train_script.optim import AveragedWeights, build_optimizer, build_schedule
+from train_script.run_folder import (
+    LAST,
+    Log,
+    check_space,
+    clear_write_errors,
+    forget_later_metrics,
+    holds_run,
+    read_last,
+)
+from train_script.settings import DEMO, Settings, changed_settings, merge_settings, parse_command_line
+from train_script.state import Position, Training, restore
+from train_script.synced_layers import synchronise_layers
+from train_script.tensorboard import open_writer
+from utils.checkpoint import Checkpoint, load_weights
+from utils.config import write_settings
+from utils.distributed import barrier, end_distributed, init_distributed, is_main, world_size
+from utils.errors import InputError, run_main
+from utils.metrics import build_metric
+
+CHOOSING_FIGURES = ("video_mean", "iou", "pd")  # the first that a protocol defines chooses the best epoch
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train as the command line says; 0 when done, 128 + signal number after an interruption."""
+    config, given = parse_command_line(argv)
+    settings = merge_settings(config, given)
+    device = init_distributed(settings.device)
+    log = Log()
+    try:
+        folder, saved = find_run(settings, config, log)
+        if saved and config is None:
+            settings = merge_settings(None, given, saved.settings)
+        return train(settings, folder, saved, device, log)
+    finally:
+        end_distributed()
+
+
+def find_run(settings: Settings, config: str | None, log: Log) -> tuple[Path, Checkpoint | None]:
+    """The run's folder, and the checkpoint to continue from if --resume asks for one.
+
+    `auto` looks in the folder that the settings name, and begins there if nothing was begun.
+    """
+    name = settings.experiment_name or (Path(config).stem if config and config != DEMO else settings.model)
+    folder = Path(settings.output_root) / Path(settings.dataset).name / name / "train"
+    if settings.resume is None:
+        if holds_run(folder):
+            raise InputError(
+                f"{folder} already holds a run; continue it with --resume auto, or choose another --experiment_name"
+            )
+        return folder, None
+    if settings.resume == "auto" and not holds_run(folder):
+        return folder, None
+    path = folder if settings.resume == "auto" else Path(settings.resume)
+    checkpoint, problems = read_last(path)
+    for problem in problems:
+        log(f"warning: {problem}")
+    return path if path.is_dir() else path.parent, checkpoint
+
+
+def train(settings: Settings, folder: Path, saved: Checkpoint | None, device: torch.device, log: Log) -> int:
+    """One run, from the data to the final figures."""
+    index = open_on_all(settings)
+    network = build_network(settings, device)
+    protocol = settings.protocol or index.info.protocol or "standard"
+    select_by = choose_figure(settings, protocol)
+    sequences = {"train": index.split("train"), "test": index.split("test")}
+    sequences["val"] = sequences["test"]
+    if settings.select_on == "holdout":
+        sequences["train"], sequences["val"] = hold_out(sequences["train"], settings.seed)
+    data = {
+        part: build_dataset(settings, sequences[part], index.info.name, network, part == "train") for part in sequences
+    }
+    pin = device.type == "cuda"
+    train_loader, batches = build_train_loader(settings, data["train"], pin)
+    if is_main():
+        check_space(folder, network, settings.keep_best)
+        log.path = folder / "train.log"
+        write_settings(folder / "settings.yaml", settings)
+    training = build_training(settings, network, device)
+    if saved:
+        continue_from(saved, training, settings, folder, log)
+    position = training.position
+    with caught_signals() as stop, clear_write_errors(folder):
+        run = Run(
+            settings=settings,
+            folder=folder,
+            device=device,
+            amp=choose_amp(settings.amp, device),
+            protocol=protocol,
+            select_by=select_by,
+            train_loader=train_loader,
+            batches=batches,
+            val_loader=build_val_loader(settings, data["val"], settings.limit_val, pin),
+            val_sequences=sequences["val"],
+            test_loader=build_val_loader(settings, data["test"], None, pin),
+            test_sequences=sequences["test"],
+            schedule=build_schedule(settings, batches.steps),
+            log=log,
+            stop=stop,
+            writer=open_writer(folder, position.epoch * batches.steps + position.step)
+            if settings.tensorboard and is_main()
+            else None,
+        )
+        announce(run, index, network)
+        try:
+            run_epochs(run, training)
+        except Interrupted as interruption:
+            log(
+                f"interrupted in epoch {training.position.epoch + 1} after step {training.position.step} of "
+                f"{batches.steps}; saved in {folder / LAST}; continue with --resume {folder}"
+            )
+            return 128 + interruption.signum
+        finally:
+            if run.writer:
+                run.writer.close()
+    return 0
+
+
+def open_on_all(settings: Settings) -> DatasetIndex:
+    """Open the dataset, on the main process first: the demo is rendered on first use."""
+    index = open_dataset(settings.dataset, settings.data_root) if is_main() else None
+    barrier()
+    return index or open_dataset(settings.dataset, settings.data_root)
+
+
+def build_network(settings: Settings, device: torch.device) -> nn.Module:
+    """The network with its first weights, on the device."""
+    torch.manual_seed(settings.seed)
+    options = {
+        "sgmp_unet": {"num_frames": settings.num_frames},
+        "datransnet": {"image_size": settings.image_size},
+    }[settings.model]
+    network = build_model(settings.model, **options)
+    for name in ("train_size", "val_size"):
+        if getattr(settings, name) % network.size_multiple:
+            raise InputError(
+                f"{name} is {getattr(settings, name)}, {network.name} expects a multiple of {network.size_multiple}"
+            )
+    if settings.init_weights:
+        load_weights(network, settings.init_weights)
+    network.to(device)
+    if settings.channels_last:
+        for parameter in network.parameters():
+            if parameter.dim() == 4:
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return network
+
+
+def build_training(settings: Settings, network: nn.Module, device: torch.device) -> Training:
+    """The network with all that trains it; in several processes, synchronised between them."""
+    if world_size() > 1:
+        synchronise_layers(network)
+    averaged = AveragedWeights(network, settings.ema) if settings.ema else None
+    model = torch.compile(network) if settings.compile else network
+    if world_size() > 1:
+        model = DistributedDataParallel(
+            model, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False
+        )
+    optimizer = build_optimizer(network, settings)
+    scaler = torch.amp.GradScaler(device.type, enabled=settings.amp == "fp16")
+    return Training(network, model, optimizer, scaler, averaged, Position())
+
+
+def continue_from(saved: Checkpoint, training: Training, settings: Settings, folder: Path, log: Log) -> None:
+    """Take up a run where its checkpoint left it, and say where that is and what was changed since."""
+    if saved.model_name != training.network.name:
+        raise InputError(
+            f"{saved.path} is a run of {saved.model_name}, expected {training.network.name}; check --model"
+        )
+    if saved.options != training.network.options:
+        raise InputError(
+            f"{saved.path} is a run of a network with options {saved.options}, expected {training.network.options}"
+        )
+    restore(training, saved.weights, saved.training)
+    position = training.position
+    log(f"continuing {saved.path} after epoch {position.epoch}" + f", step {position.step}" * (position.step > 0))
+    if changes := changed_settings(saved.settings, settings):
+        log(f"warning: settings changed since then, the run will differ from an unbroken one: {', '.join(changes)}")
+    if is_main():
+        forget_later_metrics(folder, position.epoch)
+
+
+def choose_figure(settings: Settings, protocol: str) -> str:
+    """The figure by which the best epoch is chosen: the one asked for, or the protocol's first of CHOOSING_FIGURES."""
+    defined = [name for name, value in build_metric(protocol).compute().items() if value is not None]
+    if settings.select_by is None:
+        return next(name for name in CHOOSING_FIGURES if name in defined)
+    choices = [name for name in defined if name != "fa"]
+    if settings.select_by not in choices:
+        raise InputError(
+            f"select_by is {settings.select_by!r}, expected one of {', '.join(choices)} (protocol {protocol})"
+        )
+    return settings.select_by
+
+
+def announce(run: Run, index: DatasetIndex, network: nn.Module) -> None:
+    """Say what is going to happen."""
+    settings, log = run.settings, run.log
+    millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
+    frames = f"{network.num_frames} frames" if network.num_frames > 1 else "single frames"
+    share = settings.batch_size // world_size() // settings.accumulate
+    log(f"train {network.name} ({millions:.1f} M parameters, {frames}) on {index.summary}")
+    if settings.dataset == DEMO:
+        log(
+            "the demo's sequences are generated; to train on real ones: --dataset NAME|FOLDER, or --config (see --help)"
+        )
+    log(
+        f"{settings.epochs} epochs of {run.batches.steps} steps; batch {settings.batch_size} = {world_size()} "
+        f"process(es) x {settings.accumulate} part(s) x {share}; preset {settings.preset}, {settings.train_size} px; "
+        f"{settings.loss}; {settings.optimizer}, lr {settings.lr:g} ({settings.schedule}); "
+        f"{run.device}, {'float32' if run.amp is None else str(run.amp).removeprefix('torch.')}"
+    )
+    if settings.select_on == "test":
+        log(
+            f"selection: best {run.select_by} ({run.protocol}) ON THE TEST SET, as the published recipe does; "
+            "the chosen epoch's test figures flatter"
+        )
+    else:
+        log(
+            f"selection: best {run.select_by} ({run.protocol}) on {len(run.val_sequences)} of "
+            f"{len(index.split('train'))} training sequences, held out; "
+            f"the test set is {'measured once, at the end' if settings.final_test else 'not used'}"
+        )
+    log(f"output: {run.folder}")
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,194 @@
+"""Settings of a command: default file < configuration file < command line, checked against one dataclass.
+
+The dataclass gives names and types, the default file gives values, and the comments in it are the text of `--help`:
+
+    # == Optimiser ==
+    lr: 0.0005  # learning rate
+
+Its groups are the `# == ... ==` lines. Every name is the same in the dataclass, the files and on the command line.
+"""
+
+import argparse
+import difflib
+import re
+import types
+import typing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from utils.errors import InputError
+from utils.files import atomic_path
+
+T = TypeVar("T")
+GROUP_LINE = re.compile(r"^# == (.+) ==$")
+OPTION_LINE = re.compile(r"^(\w+):(?: .*?)?  # (.+)$")
+
+
+@dataclass(frozen=True)
+class Option:
+    """One setting as `--help` shows it."""
+
+    name: str
+    annotation: Any
+    default: Any
+    group: str
+    help: str
+
+
+def nearest(name: str, known: typing.Iterable[str]) -> str:
+    """', did you mean ...?' for a misspelt name, or '' where nothing known is near it."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def convert(name: str, value: Any, annotation: Any) -> Any:
+    """`value` (from yaml or the command line) as the annotated type, or `InputError`.
+
+    Types: bool, int, float, str, `Literal` of strings, `list[int]`, and any of them `| None` (written `none`).
+    """
+    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
+        if value is None or (isinstance(value, str) and value.lower() in ("none", "null")):
+            return None
+        annotation = next(part for part in typing.get_args(annotation) if part is not type(None))
+    text = str(value).strip()
+    wrong = InputError(f"{name} is {text!r}, expected {describe_type(annotation)}; change it and run again")
+    if typing.get_origin(annotation) is typing.Literal:
+        choices = typing.get_args(annotation)
+        if text not in choices:
+            raise InputError(f"{name} is {text!r}, expected one of {', '.join(choices)}{nearest(text, choices)}")
+        return text
+    if annotation is bool:
+        if text.lower() not in ("true", "false", "yes", "no", "on", "off"):
+            raise wrong
+        return text.lower() in ("true", "yes", "on")
+    if annotation is str:
+        if not isinstance(value, str | int | float) or isinstance(value, bool):
+            raise wrong
+        return text
+    try:
+        if typing.get_origin(annotation) is list:
+            parts = value if isinstance(value, list) else text.strip("[]").replace(",", " ").split()
+            return [convert(name, part, typing.get_args(annotation)[0]) for part in parts]
+        if isinstance(value, bool) or value is None:
+            raise wrong
+        return int(text) if annotation is int else float(text)
+    except ValueError:
+        raise wrong from None
+
+
+def describe_type(annotation: Any) -> str:
+    """A type in words, for messages and for the placeholders of `--help`."""
+    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
+        return " or ".join(
+            "none" if part is type(None) else describe_type(part) for part in typing.get_args(annotation)
+        )
+    if typing.get_origin(annotation) is typing.Literal:
+        return "|".join(typing.get_args(annotation))
+    if typing.get_origin(annotation) is list:
+        return f"{describe_type(typing.get_args(annotation)[0])}s"
+    return {bool: "true|false", int: "integer", float: "number", str: "text"}[annotation]
+
+
+def placeholder(annotation: Any) -> str:
+    """What stands for a value in `--help`: choices as they are, types in capitals."""
+    words = describe_type(annotation).replace(" or none", "")
+    return words if "|" in words else words.upper()
+
+
+def read_values(path: str | Path, kind: type) -> dict[str, Any]:
+    """Settings in a yaml file, converted to the types of the dataclass `kind`.
+
+    Raises `InputError` for a missing or malformed file, an unknown name (with the nearest known one) or a wrong value.
+    """
+    annotations = typing.get_type_hints(kind)
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the configuration {path}: {error}; name an existing yaml file") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is no valid yaml: {str(error).replace(chr(10), ' ')}; correct that line") from error
+    values = {} if values is None else values
+    if not isinstance(values, dict):
+        raise InputError(f"{path} holds a {type(values).__name__}, expected lines of the form `name: value`")
+    return check_values(values, annotations, str(path))
+
+
+def check_values(values: dict, annotations: dict[str, Any], source: str) -> dict[str, Any]:
+    """`values` with every name known and every value converted, or `InputError` naming `source`."""
+    for name in values:
+        if name not in annotations:
+            raise InputError(f"unknown setting {name!r} in {source}{nearest(str(name), annotations)}")
+    return {name: convert(f"{name} in {source}", value, annotations[name]) for name, value in values.items()}
+
+
+def read_options(default_path: str | Path, kind: type) -> list[Option]:
+    """The settings of `kind` in the order, groups and words of the default file, which must hold every one."""
+    defaults = read_values(default_path, kind)
+    annotations = typing.get_type_hints(kind)
+    options, group = [], "Settings"
+    for line in Path(default_path).read_text(encoding="utf-8").splitlines():
+        if match := GROUP_LINE.match(line):
+            group = match[1]
+        elif match := OPTION_LINE.match(line):
+            name = match[1]
+            options.append(Option(name, annotations[name], defaults[name], group, match[2]))
+    missing = set(annotations) - {option.name for option in options}
+    if missing:
+        raise InputError(f"{default_path} lacks a commented line for {', '.join(sorted(missing))}; add it")
+    return options
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse whose errors are `InputError`s."""
+
+    def error(self, message: str) -> typing.NoReturn:
+        raise InputError(f"{message}; --help lists the options")
+
+
+def parse_arguments(
+    options: list[Option], argv: list[str] | None, prog: str, description: str, config_names: list[str]
+) -> tuple[str | None, dict[str, Any]]:
+    """The command line as (configuration file or None, settings given). Unknown options raise `InputError`."""
+    parser = _Parser(
+        prog=prog,
+        usage=f"{prog} [--config FILE|NAME] [--SETTING VALUE ...]",
+        description=description,
+        allow_abbrev=False,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=34, width=118),
+    )
+    parser.add_argument(
+        "--config",
+        metavar="FILE|NAME",
+        help=f"yaml file with settings that differ from the defaults, or one of ours: {', '.join(config_names)}",
+    )
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    for option in options:
+        if option.group not in groups:
+            groups[option.group] = parser.add_argument_group(option.group)
+        default = str(option.default).lower() if option.default in (True, False, None) else option.default
+        groups[option.group].add_argument(
+            f"--{option.name}",
+            metavar=placeholder(option.annotation),
+            nargs="+" if typing.get_origin(option.annotation) is list else "?" if option.annotation is bool else None,
+            const=True if option.annotation is bool else None,
+            default=argparse.SUPPRESS,
+            help=f"{option.help} [{default}]".replace("%", "%%"),
+        )
+    given, unknown = parser.parse_known_args(argv)
+    if unknown:
+        name = unknown[0].split("=")[0].lstrip("-").replace("-", "_")
+        known = {option.name for option in options} | {"config", "help"}
+        raise InputError(f"unknown option {unknown[0]}{nearest(name, known)}; --help lists the options")
+    values = vars(given)
+    config = values.pop("config")
+    annotations = {option.name: option.annotation for option in options}
+    return config, {name: convert(f"--{name}", value, annotations[name]) for name, value in values.items()}
+
+
+def write_settings(path: str | Path, settings: Any) -> None:
+    """Write a settings dataclass as yaml, in the order of its fields (atomic)."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(yaml.safe_dump(asdict(settings), sort_keys=False), encoding="utf-8")

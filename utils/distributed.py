@@ -1,0 +1,117 @@
+"""Several processes that work as one (torchrun): gloo on CPUs, nccl on GPUs. Alone, everything here is a no-op."""
+
+import os
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from utils.errors import InputError
+
+T = TypeVar("T")
+
+
+def init_distributed(device: str = "auto") -> torch.device:
+    """Join the processes that torchrun started, if it did, and return this process's device.
+
+    `device` is auto, cpu, cuda, cuda:N or mps; under torchrun each process takes the GPU of its local rank.
+    """
+    launched = "LOCAL_RANK" in os.environ and "WORLD_SIZE" in os.environ
+    chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", 0)) if launched else None)
+    if launched and not dist.is_initialized():
+        if chosen.type == "cuda":
+            torch.cuda.set_device(chosen)
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    return chosen
+
+
+def choose_device(name: str, local_rank: int | None = None) -> torch.device:
+    """The device called `name`; auto is a GPU where there is one. Raises `InputError` for one that is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"device {name!r} is unknown; give auto, cpu, cuda, cuda:N or mps") from error
+    if device.type == "cuda":
+        index = device.index if device.index is not None else local_rank
+        if (index is not None and index >= torch.cuda.device_count()) or not torch.cuda.is_available():
+            raise InputError(
+                f"device {name!r} (GPU {index or 0}) asked for, but torch sees {torch.cuda.device_count()} GPUs; "
+                "use --device cpu, or fewer processes"
+            )
+        return device if index is None else torch.device("cuda", index)
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise InputError("device 'mps' asked for, but this machine has none; use --device cpu")
+    return device
+
+
+def end_distributed() -> None:
+    """Leave the group of processes."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    """This process's number, 0 if it is alone."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """How many processes work together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    """True in the one process that writes files and prints."""
+    return rank() == 0
+
+
+def gather_objects(item: T) -> list[T]:
+    """Every process's `item` (picklable), in the order of ranks, on every rank."""
+    if world_size() == 1:
+        return [item]
+    items: list[Any] = [None] * world_size()
+    dist.all_gather_object(items, item)
+    return items
+
+
+class _AllReduceSum(torch.autograd.Function):
+    """Sum over processes. Each process's output depends on every input, so the backward pass sums the gradients."""
+
+    @staticmethod
+    def forward(ctx, tensor: torch.Tensor) -> torch.Tensor:
+        total = tensor.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
+        gradient = gradient.contiguous().clone()
+        dist.all_reduce(gradient)
+        return gradient
+
+
+def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
+    """Sum of a tensor over all processes, with its gradient.
+
+    A loss built from such sums is the same number L on every process, and each runs its own backward pass, so a
+    parameter's gradient is the world size times its process's share of dL; the average that
+    `DistributedDataParallel` takes over processes is then exactly dL.
+    """
+    return tensor if world_size() == 1 else _AllReduceSum.apply(tensor)
+
+
+def greatest(number: int, device: torch.device) -> int:
+    """The greatest of all processes' numbers, on every rank."""
+    if world_size() == 1:
+        return number
+    tensor = torch.tensor(number, device=device)
+    dist.all_reduce(tensor, dist.ReduceOp.MAX)
+    return int(tensor)
+
+
+def barrier() -> None:
+    """Wait until every process is here."""
+    if world_size() > 1:
+        dist.barrier()
