@@ -20,8 +20,8 @@ class DatasetInfo:
     """Facts of a dataset.
 
     `kind` is "images" or "sequences"; `protocol` the published metric protocol; `preset` and `image_size` the
-    published preprocessing (`datasets.presets`) and its input size; `published_split` says that `datasets/splits/<name>/`
-    holds the published lists.
+    published preprocessing (`datasets.presets`) and its input size; `published_split` says that
+    `datasets/splits/<name>/` holds the published lists.
     """
 
     name: str

@@ -17,7 +17,7 @@ CACHE_BYTES = 512 * 2**20  # per worker; 8192 frames of 256 x 256 at 8 bit
 
 
 class ClipSample(NamedTuple):
-    """One item: `clip` float [T, C, H, W], `mask` float 0/1 [1, h, w], names, and the target frame's stored size (H, W).
+    """One item: `clip` float [T, C, H, W], `mask` float 0/1 [1, h, w], names, and the frame's stored size (H, W).
 
     Made by `collate`, a batch: clip [B, T, C, H, W], mask [B, 1, h, w], and lists of B names and sizes.
     """

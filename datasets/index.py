@@ -58,7 +58,7 @@ def open_dataset(name_or_path: str | Path, data_root: str | Path | None = None) 
     """Find a dataset of the catalog by name, or any folder of the same shape by path, and its splits.
 
     `data_root` (a folder that holds the datasets by name), then the environment variable ISTD_DATA_ROOT, then
-    `datasets/path_config.py` tell where a name lies. Raises `InputError` where nothing is found or no layout recognised.
+    `datasets/path_config.py` tell where a name lies. Raises `InputError` where nothing is found or recognised.
     """
     name = str(name_or_path)
     known = {key.lower(): key for key in CATALOG}.get(name.lower())

@@ -7,16 +7,76 @@ import torch
 
 from datasets.clips import Transform
 from datasets.transforms import (
+    crop_around,
+    linear_weights,
     mask_tensor,
+    nearest_indices,
     network_input,
+    resample,
     resize,
+    resize_crop,
     resize_mask,
     short_side_size,
+    to_float,
 )
 from utils.errors import InputError
 
+PRESETS = ("sgmp_unet", "datransnet", "fast")
+
 SIZE_MULTIPLE = 32  # of both networks' inputs
 EVAL_LONG_SIDE = 576  # SGMP-UNet, for a short side of 320
+
+FIRST_SHORT_SIDES = range(480, 801, 32)  # SGMP-UNet's training, in the order of its steps
+FIRST_LONG_SIDE = 800
+BRIGHTNESS = 32 / 255
+CONTRAST = (0.5, 1.5)
+SECOND_SHORT_SIDES = (500, 600, 700)
+CROP_SIDES = (473, 750)
+
+NATIVE_SCALE_SHARE = 0.5  # of the fast preset's crops
+LARGEST_SCALE = 1.5
+GAIN = (0.7, 1.4)
+OFFSET = 0.1
+TARGET_MARGIN = 8  # pixels that a target keeps from the edge of its crop, where the image allows
+
+
+@dataclass(frozen=True)
+class SgmpTrain:
+    """SGMP-UNet's training: flip, resize, photometric distortion per frame, resize, crop, resize to `size` x `size`.
+
+    The three resizes and the crop are one product of weights, applied once. Frames are grey in equal RGB channels,
+    which saturation, hue and channel shuffle leave as they are; brightness and contrast are affine and so commute with
+    resizing, up to the clipping at black and white, which happens here on the stored pixels.
+    """
+
+    size: int
+    channels: int
+
+    def __call__(
+        self, frames: np.ndarray, mask: np.ndarray, random: np.random.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if random.random() < 0.5:
+            frames, mask = frames[:, :, ::-1], mask[:, ::-1]
+        first = short_side_size(*mask.shape, int(random.choice(FIRST_SHORT_SIDES)), FIRST_LONG_SIDE)
+        clip = np.stack([_distort(frame, random) for frame in to_float(frames)])
+        second = short_side_size(*first, int(random.choice(SECOND_SHORT_SIDES)))
+        weights, indices = [], []
+        for side, length, middle in zip(mask.shape, first, second, strict=True):
+            crop = int(random.integers(CROP_SIDES[0], min(middle, CROP_SIDES[1]), endpoint=True))
+            start = int(random.integers(0, middle - crop, endpoint=True))
+            window = slice(start, start + crop)
+            chain = linear_weights(length, middle)[window] @ linear_weights(side, length)
+            weights.append(linear_weights(crop, self.size) @ chain)
+            chain = nearest_indices(side, length)[nearest_indices(length, middle)[window]]
+            indices.append(chain[nearest_indices(crop, self.size)])
+        return network_input(resample(clip, *weights), self.channels), mask_tensor(mask[np.ix_(*indices)])
+
+
+def _distort(frame: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Brightness with p 0.5, contrast with p 0.5, clipped to 0..1."""
+    offset = random.uniform(-BRIGHTNESS, BRIGHTNESS) if random.random() < 0.5 else 0.0
+    gain = random.uniform(*CONTRAST) if random.random() < 0.5 else 1.0
+    return np.clip((frame + np.float32(offset)) * np.float32(gain), 0, 1)
 
 
 @dataclass(frozen=True)
@@ -66,6 +126,37 @@ class DatransnetEval:
 
 
 @dataclass(frozen=True)
+class FastTrain:
+    """A crop before anything else, at most one resize of it, flips, and brightness and contrast of the whole clip.
+
+    The crop contains a target with probability `target_share` (where the frame has one), and otherwise lies anywhere.
+    Half of the crops are taken at the image's own scale, the others enlarged by 1..1.5: targets never shrink, so none
+    is lost.
+    """
+
+    size: int
+    channels: int
+    target_share: float = 0.75
+
+    def __call__(
+        self, frames: np.ndarray, mask: np.ndarray, random: np.random.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        scale = 1.0 if random.random() < NATIVE_SCALE_SHARE else random.uniform(1, LARGEST_SCALE)
+        side = min(round(self.size / scale), *mask.shape)
+        around_target = random.random() < self.target_share
+        top, left = crop_around(mask if around_target else None, mask.shape, side, TARGET_MARGIN, random)
+        window = (slice(top, top + side), slice(left, left + side))
+        clip = resize_crop(to_float(frames[(slice(None), *window)]), self.size)
+        mask = resize_mask(mask[window], self.size, self.size)
+        for axis in (1, 2):
+            if random.random() < 0.5:
+                clip, mask = np.flip(clip, axis), np.flip(mask, axis - 1)
+        gain, offset = random.uniform(*GAIN), random.uniform(-OFFSET, OFFSET)
+        clip = np.clip((clip - 0.5) * np.float32(gain) + np.float32(0.5 + offset), 0, 1)
+        return network_input(clip, self.channels), mask_tensor(mask)
+
+
+@dataclass(frozen=True)
 class FastEval:
     """Every image at its own scale, as the fast training sees it.
 
@@ -81,25 +172,25 @@ class FastEval:
         return network_input(resize(frames, height, width), self.channels), mask_tensor(mask)
 
 
-def build_transform(preset: str, train: bool, size: int, channels: int) -> Transform:
+def build_transform(
+    preset: str, train: bool, size: int, channels: int, target_share: float = FastTrain.target_share
+) -> Transform:
     """Pipeline of a preset: frames and mask -> clip [T, C, H, W] and mask [1, h, w] (in training, h x w is H x W).
 
     `channels` is the network's: 1 for grey in 0..1, 3 for replicated grey with ImageNet mean and std. `size` is the
     side of a training crop, or in evaluation the short side ("sgmp_unet") or both sides ("datransnet"); evaluation of
-    "fast" keeps each image's own scale and ignores it.
+    "fast" keeps each image's own scale and ignores it. `target_share` is the share of the fast preset's training crops
+    that contain a target for certain.
     """
-    pipelines = {
-        "sgmp_unet": (DatransnetTrain, SgmpEval),
-        "datransnet": (DatransnetTrain, DatransnetEval),
-        "fast": (DatransnetTrain, FastEval),
-    }
-    if preset not in pipelines:
-        raise InputError(f"preset {preset!r} is unknown; expected one of {', '.join(pipelines)}")
     if channels not in (1, 3):
         raise InputError(f"{channels} channels; expected 1 (grey) or 3 (RGB)")
-    if preset == "fast" and not train:
-        return FastEval(channels)
-    return pipelines[preset][0 if train else 1](size, channels)
+    if preset == "sgmp_unet":
+        return SgmpTrain(size, channels) if train else SgmpEval(size, channels)
+    if preset == "datransnet":
+        return DatransnetTrain(size, channels) if train else DatransnetEval(size, channels)
+    if preset == "fast":
+        return FastTrain(size, channels, target_share) if train else FastEval(channels)
+    raise InputError(f"preset {preset!r} is unknown; expected one of {', '.join(PRESETS)}")
 
 
 def _to_multiple(side: int) -> int:

@@ -71,9 +71,10 @@ def _lists_beside(root: Path, names: list[str]) -> dict[str, Path]:
         if all(len(paths) == 1 for paths in found.values()):
             return {part: paths[0] for part, paths in found.items()}
         if any(found.values()):
+            counts = " and ".join(f"{len(paths)} {part}" for part, paths in found.items())
             raise InputError(
-                f"{by_name} holds {len(found['train'])} train and {len(found['test'])} test lists, none of them "
-                f"named for {' or '.join(names)}; expected train_{names[0]}.txt and test_{names[0]}.txt; rename or remove lists"
+                f"{by_name} holds {counts} lists, none named for {' or '.join(names)}; "
+                f"expected train_{names[0]}.txt and test_{names[0]}.txt; rename or remove lists"
             )
     for folder in (root, *sorted(path for path in root.iterdir() if path.is_dir())):
         train = [folder / name for name in ("trainval.txt", "train.txt") if (folder / name).is_file()]

@@ -2,6 +2,7 @@
 
 from functools import lru_cache
 
+import cv2
 import numpy as np
 import scipy.sparse
 import torch
@@ -16,7 +17,7 @@ def to_float(frames: np.ndarray) -> np.ndarray:
 
 
 def network_input(clip: np.ndarray, channels: int) -> torch.Tensor:
-    """Grey clip float32 in 0..1 [T, H, W] -> [T, C, H, W]: as it is (C = 1), or replicated with ImageNet mean and std (3)."""
+    """Grey clip float32 in 0..1 [T, H, W] -> [T, C, H, W]: C = 1 as it is, C = 3 replicated, ImageNet-normalised."""
     grey = torch.from_numpy(np.ascontiguousarray(clip))[:, None]
     if channels == 1:
         return grey
@@ -62,7 +63,7 @@ def resample(frames: np.ndarray, rows: scipy.sparse.csr_array, columns: scipy.sp
 
 
 def resize(frames: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Antialiased bilinear resize of frames [T, H, W] to float32 [T, height, width]; values pass unchanged where sizes agree."""
+    """Antialiased bilinear resize of frames [T, H, W] to float32 [T, height, width]; no change where sizes agree."""
     clip = to_float(frames)
     if clip.shape[1:] == (height, width):
         return clip
@@ -72,6 +73,32 @@ def resize(frames: np.ndarray, height: int, width: int) -> np.ndarray:
 def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
     """Nearest-neighbour resize of a mask [H, W]."""
     return mask[np.ix_(nearest_indices(mask.shape[0], height), nearest_indices(mask.shape[1], width))]
+
+
+def resize_crop(clip: np.ndarray, size: int) -> np.ndarray:
+    """Plain bilinear resize of frames float32 [T, h, w] to [T, size, size], for enlarging (it does not antialias)."""
+    if clip.shape[1:] == (size, size):
+        return clip
+    return np.stack([cv2.resize(frame, (size, size), interpolation=cv2.INTER_LINEAR) for frame in clip])
+
+
+def crop_around(
+    mask: np.ndarray | None, shape: tuple[int, int], side: int, margin: int, random: np.random.Generator
+) -> tuple[int, int]:
+    """Top and left of a random window of `side` x `side` in an image of `shape`.
+
+    With a mask that has a target, the window contains a randomly chosen pixel of it, `margin` away from the window's
+    edge where the image allows.
+    """
+    last = [length - side for length in shape]
+    pixels = np.flatnonzero(mask) if mask is not None else ()
+    if not len(pixels):
+        return int(random.integers(0, last[0] + 1)), int(random.integers(0, last[1] + 1))
+    margin = min(margin, (side - 1) // 2)
+    place = divmod(int(random.choice(pixels)), shape[1])
+    low = [min(max(at - side + 1 + margin, 0), end) for at, end in zip(place, last, strict=True)]
+    high = [min(max(at - margin, 0), end) for at, end in zip(place, last, strict=True)]
+    return int(random.integers(low[0], high[0] + 1)), int(random.integers(low[1], high[1] + 1))
 
 
 def short_side_size(height: int, width: int, short: int, long_limit: int | None = None) -> tuple[int, int]:
