@@ -24,10 +24,11 @@ class Matching(NamedTuple):
 
 def optimal(scene: Scene) -> Matching:
     """best assignment: most pairs with centroids < 3 px apart, then least total distance"""
-    rows, columns, _ = assign(scene.targets, scene.regions)
+    rows, columns, distances = close_pairs(scene.targets, scene.regions)
+    chosen = best_pairs(rows, columns, distances)
     hit = np.zeros(len(scene.targets.areas), bool)
-    hit[rows] = True
-    return Matching(hit, columns)
+    hit[rows[chosen]] = True
+    return Matching(hit, columns[chosen])
 
 
 def greedy(scene: Scene) -> Matching:
@@ -58,25 +59,29 @@ def shooting(scene: Scene) -> Matching:
     return Matching(hit, np.zeros(0, np.int64))
 
 
-def assign(targets: Regions, regions: Regions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The best assignment: most pairs, then least total distance. Returns targets, regions (int64 [p]), distances (px).
+def best_pairs(rows: np.ndarray, columns: np.ndarray, distances: np.ndarray) -> np.ndarray:
+    """The best assignment among candidate pairs: most pairs, then least total distance. Returns their indices.
 
-    Only pairs closer than 3 px can be chosen, and they fall into small groups that share no target and no region; the
+    rows, columns: int64 [p], the target and the region of each candidate pair; distances: float64 [p], px.
+    Only pairs closer than 3 px are candidates, and they fall into small groups that share no target and no region; the
     best assignment of the whole is the best one of each group. A map of thousands of regions therefore costs many tiny
     problems at most, never one assignment of all targets to all regions. Of assignments with equal totals the solver's
-    first is taken, with targets and regions in raster order.
+    first is taken, with targets and regions in ascending order.
     """
-    rows, columns, distances = close_pairs(targets, regions)
     if len(rows) < 2:
-        return rows, columns, distances
-    count = len(targets.areas)
-    nodes = count + len(regions.areas)
-    graph = coo_array((np.ones(len(rows), np.int8), (rows, count + columns)), shape=(nodes, nodes))
-    group = connected_components(graph, directed=False)[1][rows]
+        return np.arange(len(rows))
+    row_names, row = np.unique(rows, return_inverse=True)
+    column_names, column = np.unique(columns, return_inverse=True)
+    nodes = len(row_names) + len(column_names)
+    graph = coo_array((np.ones(len(rows), np.int8), (row, len(row_names) + column)), shape=(nodes, nodes))
+    group = connected_components(graph, directed=False)[1][row]
     order = np.argsort(group, kind="stable")
-    groups = np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
-    chosen = np.sort(np.concatenate([_assign_group(pairs, rows, columns, distances) for pairs in groups]))
-    return rows[chosen], columns[chosen], distances[chosen]
+    sizes = np.bincount(group)
+    alone = sizes[group[order]] == 1
+    shared = order[~alone]
+    groups = np.split(shared, np.flatnonzero(np.diff(group[shared])) + 1)
+    chosen = [_assign_group(pairs, rows[pairs], columns[pairs], distances[pairs]) for pairs in groups if len(pairs)]
+    return np.sort(np.concatenate([order[alone], *chosen]))
 
 
 def close_pairs(targets: Regions, regions: Regions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -104,15 +109,13 @@ def _closer_than_limit(targets: Regions, target: int, regions: Regions, region: 
 
 
 def _assign_group(pairs: np.ndarray, rows: np.ndarray, columns: np.ndarray, distances: np.ndarray) -> np.ndarray:
-    """Of the candidate pairs of one group, those of its best assignment."""
-    if len(pairs) == 1:
-        return pairs
-    group_rows, row = np.unique(rows[pairs], return_inverse=True)
-    group_columns, column = np.unique(columns[pairs], return_inverse=True)
+    """Of the candidate pairs of one group (indices, targets, regions, px), those of its best assignment."""
+    group_rows, row = np.unique(rows, return_inverse=True)
+    group_columns, column = np.unique(columns, return_inverse=True)
     # A forbidden pair costs more than all allowed ones together: the number of pairs comes before their length.
     forbidden = MATCH_DISTANCE * (min(len(group_rows), len(group_columns)) + 1.0)
     cost = np.full((len(group_rows), len(group_columns)), forbidden)
-    cost[row, column] = distances[pairs]
+    cost[row, column] = distances
     index = np.full(cost.shape, -1)
     index[row, column] = pairs
     chosen = index[linear_sum_assignment(cost)]

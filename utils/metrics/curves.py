@@ -1,0 +1,116 @@
+"""Curves over the thresholds 0, 1/N, ..., 1: pixel precision-recall and ROC, target Pd over Fa (standard matching)."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from utils.errors import InputError
+from utils.metrics.inputs import images
+from utils.metrics.levels import threshold_levels
+from utils.metrics.overlap import ratio
+from utils.metrics.regions import find_regions
+from utils.metrics.target_curve import target_curve
+
+STEPS = 100  # N: the number of steps from threshold 0 to 1
+MOST_STEPS = 10_000  # finer thresholds come too near to the spacing of float32
+
+
+class Curves(NamedTuple):
+    """Float64 arrays [N + 1], one value a threshold (map: score > threshold); NaN where a figure is 0 / 0.
+
+    ap and auc count every pixel's score as its level, the number of thresholds below it, and are what scikit-learn's
+    average_precision_score and roc_auc_score give for these levels: the last step is the map of all pixels.
+    """
+
+    threshold: np.ndarray
+    precision: np.ndarray
+    recall: np.ndarray
+    false_positive_rate: np.ndarray
+    pd: np.ndarray
+    fa: np.ndarray  # pixels of unmatched regions / all pixels
+    ap: float
+    auc: float
+
+
+class CurveAccumulator:
+    """Curves over any number of images; whole numbers only until `compute`, so that order and merging change no bit."""
+
+    def __init__(self, steps: int = STEPS):
+        if not 1 <= steps <= MOST_STEPS:
+            raise InputError(f"curves of {steps} steps came; expected 1 to {MOST_STEPS}")
+        self.steps = steps
+        self.target_levels = np.zeros(steps + 2, np.int64)  # target pixels of each level
+        self.other_levels = np.zeros(steps + 2, np.int64)
+        self.matched = np.zeros(steps + 1, np.int64)
+        self.matched_pixels = np.zeros(steps + 1, np.int64)
+        self.targets = 0
+
+    def update(self, score, mask, sequence=None, frame=None) -> None:
+        """Measure one image [H, W] or a batch [B, 1, H, W] of probabilities; arrays or tensors (see `images`)."""
+        for image in images(score, mask, sequence, frame):
+            levels = threshold_levels(image.score, self.steps)
+            in_targets = np.bincount(levels[image.mask], minlength=self.steps + 2)
+            self.target_levels += in_targets
+            self.other_levels += np.bincount(levels.ravel(), minlength=self.steps + 2) - in_targets
+            targets = find_regions(image.mask)
+            matched, matched_pixels = target_curve(levels, targets, self.steps)
+            self.matched += matched
+            self.matched_pixels += matched_pixels
+            self.targets += len(targets.areas)
+
+    def merge(self, other: "CurveAccumulator") -> None:
+        """Take over the images of `other`, which must have as many steps."""
+        if other.steps != self.steps:
+            raise InputError(
+                f"curves of {self.steps} and {other.steps} steps cannot be merged; use one number of steps"
+            )
+        self.target_levels += other.target_levels
+        self.other_levels += other.other_levels
+        self.matched += other.matched
+        self.matched_pixels += other.matched_pixels
+        self.targets += other.targets
+
+    def compute(self) -> Curves:
+        """The curves over all images."""
+        # [j]: pixels of level j and higher; [0]: all pixels; [k + 1]: the map at threshold k
+        true_positives = np.cumsum(self.target_levels[::-1])[::-1]
+        false_positives = np.cumsum(self.other_levels[::-1])[::-1]
+        predicted = (true_positives + false_positives)[1:]
+        return Curves(
+            threshold=np.arange(self.steps + 1) / self.steps,
+            precision=_ratios(true_positives[1:], predicted),
+            recall=_ratios(true_positives[1:], true_positives[0]),
+            false_positive_rate=_ratios(false_positives[1:], false_positives[0]),
+            pd=_ratios(self.matched, self.targets),
+            fa=_ratios(predicted - self.matched_pixels, true_positives[0] + false_positives[0]),
+            ap=_average_precision(self.target_levels, true_positives, false_positives),
+            auc=_area_under_roc(self.target_levels, self.other_levels),
+        )
+
+
+def _average_precision(target_levels: np.ndarray, true_positives: np.ndarray, false_positives: np.ndarray) -> float:
+    """Sum over levels of precision times the step of recall."""
+    steps = [
+        gained * hits / (hits + misses)
+        for gained, hits, misses in zip(
+            target_levels.tolist(), true_positives.tolist(), false_positives.tolist(), strict=True
+        )
+        if gained
+    ]
+    return ratio(math.fsum(steps), int(true_positives[0]))
+
+
+def _area_under_roc(target_levels: np.ndarray, other_levels: np.ndarray) -> float:
+    """The share of pairs (target pixel, other pixel) with the target's level higher; equal levels count a half."""
+    doubled, below = 0, 0
+    for target, other in zip(target_levels.tolist(), other_levels.tolist(), strict=True):
+        doubled += target * (2 * below + other)
+        below += other
+    return ratio(doubled, 2 * int(target_levels.sum()) * below)
+
+
+def _ratios(numerators: np.ndarray, denominators) -> np.ndarray:
+    denominators = np.broadcast_to(denominators, numerators.shape)
+    result = np.full(numerators.shape, np.nan)
+    return np.divide(numerators, denominators, out=result, where=denominators > 0)
