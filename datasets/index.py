@@ -8,6 +8,7 @@ from pathlib import Path
 from datasets.catalog import CATALOG, DatasetInfo
 from datasets.layouts import EXPECTED_LAYOUTS, find_layout
 from datasets.path_config import DATASET_PATHS
+from datasets.rendered_dataset import ensure_demo
 from datasets.sequences import Sequence
 from datasets.split_lists import find_split
 from utils.errors import InputError
@@ -58,7 +59,8 @@ def open_dataset(name_or_path: str | Path, data_root: str | Path | None = None) 
     """Find a dataset of the catalog by name, or any folder of the same shape by path, and its splits.
 
     `data_root` (a folder that holds the datasets by name), then the environment variable ISTD_DATA_ROOT, then
-    `datasets/path_config.py` tell where a name lies. Raises `InputError` where nothing is found or recognised.
+    `datasets/path_config.py` tell where a name lies. `demo` is rendered on first use.
+    Raises `InputError` where nothing is found or recognised.
     """
     name = str(name_or_path)
     known = {key.lower(): key for key in CATALOG}.get(name.lower())
@@ -89,6 +91,7 @@ def _locate(name: str, data_root: str | Path | None) -> Path:
     root = Path(tried) / name if tried else configured
     if name == "demo" and not root.is_dir():
         root = configured
+        ensure_demo(root)
     if not root.is_dir():
         said_by = "--data_root" if data_root else DATA_ROOT_VARIABLE if tried else "datasets/path_config.py"
         raise InputError(

@@ -1,0 +1,129 @@
+"""A rendered dataset on the disk, and the demo dataset."""
+
+import json
+import os
+import shutil
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from datasets.backgrounds import CLUTTERS
+from datasets.rendering import SequenceSettings, frame_name, render_sequence
+from datasets.target_table import TARGET_TABLE, TargetRow, write_targets
+from utils.errors import InputError
+
+GOLDEN_RATIO = 0.6180339887  # steps of this spread any number of sequences evenly over a range
+PNG_COMPRESSION = 1  # noise hardly compresses, so more costs time alone
+
+
+@dataclass(frozen=True)
+class DatasetSettings:
+    """A dataset to render: ranges are (lowest, highest); size is (H, W); speed in pixels a frame.
+
+    SNR = (target peak - local mean) / local standard deviation (`datasets.rendering.local_statistics`).
+    """
+
+    sequences: int = 32
+    frames: int = 30
+    size: tuple[int, int] = (128, 128)
+    snr: tuple[float, float] = (1.5, 8.0)
+    speed: tuple[float, float] = (0.3, 1.5)
+    targets: tuple[int, int] = (1, 3)
+    clutter: str = "mixed"
+    bits: int = 8
+    val_share: float = 0.25
+    seed: int = 0
+
+
+DEMO = DatasetSettings()
+
+
+def render_dataset(output: str | Path, settings: DatasetSettings) -> None:
+    """Write images/SEQUENCE/FRAME.png, masks/, train.txt, val.txt, targets.csv and settings.json into a new folder.
+
+    The folder appears when it is whole. The last `val_share` of the sequences are for validation. Each depends on the
+    seed, its number and its settings alone. Raises `InputError` where the folder exists and is not empty, or a setting
+    makes no sense.
+    """
+    _check(settings)
+    output = Path(output)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise InputError(f"{output} exists and is not empty; expected a new folder; choose another or remove it")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
+    except OSError as error:
+        raise InputError(f"cannot write {output}: {error.strerror}; choose a folder with write permission") from error
+    try:
+        _render_into(unfinished, settings)
+        unfinished.chmod(0o755)  # mkdtemp makes folders that only their owner reads
+        if output.is_dir() and not any(output.iterdir()):
+            output.rmdir()
+        unfinished.rename(output)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def ensure_demo(root: Path) -> None:
+    """Render the demo dataset into `root` if it is not there, and say so."""
+    if root.is_dir():
+        return
+    print(f"demo: rendering {DEMO.sequences} sequences of {DEMO.frames} frames into {root} (a few seconds, once)")
+    try:
+        render_dataset(root, DEMO)
+    except OSError:
+        if not root.is_dir():  # else another process of the same run was first
+            raise
+
+
+def _render_into(folder: Path, settings: DatasetSettings) -> None:
+    names = [f"seq_{number:03d}" for number in range(settings.sequences)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        jobs = pool.map(lambda number: _render_one(folder, names[number], number, settings), range(len(names)))
+        rows = [row for part in tqdm(jobs, total=len(names), desc="rendering", disable=None) for row in part]
+    write_targets(folder / TARGET_TABLE, rows)
+    trained = settings.sequences - round(settings.val_share * settings.sequences)
+    (folder / "train.txt").write_text("".join(f"{name}\n" for name in names[:trained]))
+    (folder / "val.txt").write_text("".join(f"{name}\n" for name in names[trained:]))
+    (folder / "settings.json").write_text(json.dumps(asdict(settings), indent=2) + "\n")
+
+
+def _render_one(folder: Path, name: str, number: int, settings: DatasetSettings) -> list[TargetRow]:
+    random = np.random.default_rng([settings.seed, number])
+    share = (number * GOLDEN_RATIO + 0.5) % 1
+    rendered = render_sequence(
+        name,
+        SequenceSettings(
+            clutter=CLUTTERS[number % len(CLUTTERS)] if settings.clutter == "mixed" else settings.clutter,
+            frames=settings.frames,
+            shape=settings.size,
+            snr=settings.snr[0] * (settings.snr[1] / settings.snr[0]) ** share,
+            snr_limits=settings.snr,
+            speed=settings.speed,
+            targets=settings.targets,
+        ),
+        random,
+    )
+    depth = np.uint8 if settings.bits == 8 else np.uint16
+    frames = np.rint(rendered.frames * np.iinfo(depth).max).astype(depth)
+    for kind, images in (("images", frames), ("masks", rendered.masks.astype(np.uint8) * 255)):
+        (folder / kind / name).mkdir(parents=True)
+        for index, image in enumerate(images):
+            path = folder / kind / name / f"{frame_name(index)}.png"
+            if not cv2.imwrite(str(path), image, (cv2.IMWRITE_PNG_COMPRESSION, PNG_COMPRESSION)):
+                raise InputError(f"cannot write {path}; choose a folder with space and write permission")
+    return rendered.rows
+
+
+def _check(settings: DatasetSettings) -> None:
+    for name in ("snr", "speed", "targets"):
+        low, high = getattr(settings, name)
+        if not 0 <= low <= high or (name == "snr" and low <= 0):
+            raise InputError(f"--{name} {low} {high}; expected two numbers, the lower first, above 0")
+    if min(settings.sequences, settings.frames) < 1 or min(settings.size) < 32:
+        raise InputError("expected at least 1 sequence, 1 frame and a size of 32 x 32")

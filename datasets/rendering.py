@@ -1,0 +1,202 @@
+"""Rendering one infrared sequence: background, targets, sensor; with masks and a row per target and frame."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from datasets.backgrounds import build_background
+from datasets.target_table import TargetRow
+
+NOISE = 0.03  # standard deviation of the sensor noise, of a full range of 1
+COLUMN_NOISE = 0.008  # of the fixed offsets of the sensor's columns
+BAD_PIXELS = 4e-4  # share of the sensor's pixels: dead, stuck at full, or too hot
+JITTER = 0.3  # pixels, of the platform's wander around its aim
+JITTER_MEMORY = 0.6  # correlation of one frame's offset with the last one's
+
+MASK_FRACTION = 0.3  # of the target's peak: the mask is where its own energy is above this
+POINT_SPREAD = (0.7, 1.1)  # sigma in pixels
+EXTENDED_SHARE = 0.3  # of the targets
+EXTENDED_LENGTH = (1.4, 2.4)  # sigma along the direction of flight, in pixels
+PATCH_RADIUS = 9  # pixels around a target that its light reaches
+SUBSAMPLES = 3  # per pixel side, to integrate the point spread over the pixel
+
+SNR_RADIUS = 10  # the local mean and deviation are those of a window of 21 x 21 pixels ...
+SNR_GUARD = 4  # ... without the 9 x 9 around the target
+SNR_SPREAD = 1.2  # targets of one sequence differ by at most this factor
+LEAST_AMPLITUDE = 0.2  # of SNR x local deviation, where clutter alone outshines the target
+TURN = 0.03  # standard deviation of the turning rate, radians a frame
+BRIEF_SHARE = 0.3  # of the targets that appear or vanish within the sequence
+
+
+@dataclass(frozen=True)
+class SequenceSettings:
+    """What one sequence shows: ranges are (lowest, highest); speed in pixels a frame."""
+
+    clutter: str
+    frames: int
+    shape: tuple[int, int]
+    snr: float
+    snr_limits: tuple[float, float]
+    speed: tuple[float, float]
+    targets: tuple[int, int]
+
+
+class RenderedSequence(NamedTuple):
+    """`frames` float32 [T, H, W] in 0..1, `masks` bool [T, H, W], and the rows of targets.csv."""
+
+    frames: np.ndarray
+    masks: np.ndarray
+    rows: list[TargetRow]
+
+
+class Target(NamedTuple):
+    """One target: positions [T, 2] as (y, x), headings [T] in radians, visible [T], its size and SNR."""
+
+    positions: np.ndarray
+    headings: np.ndarray
+    visible: np.ndarray
+    length: float
+    width: float
+    snr: float
+
+
+def render_sequence(name: str, settings: SequenceSettings, random: np.random.Generator) -> RenderedSequence:
+    """Render the sequence `name`. The same settings and generator state give the same arrays."""
+    background = build_background(settings.clutter, settings.shape, random)
+    targets = [_draw_target(settings, random) for _ in range(random.integers(*settings.targets, endpoint=True))]
+    offsets = _platform_offsets(settings.frames, random)
+    columns = random.normal(0, COLUMN_NOISE, settings.shape[1]).astype(np.float32)
+    spoil = _bad_pixels(settings.shape, random)
+
+    frames = np.empty((settings.frames, *settings.shape), np.float32)
+    masks = np.zeros(frames.shape, bool)
+    rows = []
+    for number in range(settings.frames):
+        clutter = background(number, offsets[number]).astype(np.float32)
+        noise = random.standard_normal(settings.shape, dtype=np.float32) * np.float32(NOISE) + columns
+        light = np.zeros_like(clutter)
+        for label, target in enumerate(targets):
+            place = target.positions[number] + offsets[number]
+            patch = target_profile(place, target.headings[number], target.length, target.width, settings.shape)
+            if not target.visible[number] or patch is None:
+                continue
+            window, profile = patch
+            core = profile > MASK_FRACTION
+            if not core.any():
+                continue
+            peak = tuple(
+                int(at) + part.start
+                for at, part in zip(np.unravel_index(profile.argmax(), profile.shape), window, strict=True)
+            )
+            mean, deviation = local_statistics(clutter + noise, peak)
+            excess = clutter[peak] + columns[peak[1]] - mean
+            amplitude = max(target.snr * deviation - excess, LEAST_AMPLITUDE * target.snr * deviation)
+            light[window] += np.float32(amplitude) * profile
+            masks[number][window] |= core
+            snr = (excess + amplitude * profile.max()) / deviation
+            rows.append(_row(name, number, label, place, window, core, snr))
+        frames[number] = np.clip(spoil(clutter + noise + light), 0, 1)
+    return RenderedSequence(frames, masks, rows)
+
+
+def local_statistics(frame: np.ndarray, place: tuple[int, int]) -> tuple[float, float]:
+    """Mean and standard deviation of the 21 x 21 pixels around `place` (row, column) without the inner 9 x 9."""
+    top, left = (max(at - SNR_RADIUS, 0) for at in place)
+    window = frame[top : place[0] + SNR_RADIUS + 1, left : place[1] + SNR_RADIUS + 1]
+    rows = np.abs(np.arange(top, top + window.shape[0]) - place[0]) > SNR_GUARD
+    columns = np.abs(np.arange(left, left + window.shape[1]) - place[1]) > SNR_GUARD
+    around = window[rows[:, None] | columns]
+    return float(around.mean()), float(around.std())
+
+
+def target_profile(
+    place: np.ndarray, heading: float, length: float, width: float, shape: tuple[int, int]
+) -> tuple[tuple[slice, slice], np.ndarray] | None:
+    """A Gaussian spot at sub-pixel `place` (y, x), integrated over pixels, the whole spot's highest pixel being 1.
+
+    Returns the window of the image that it covers and its values there, or None where it lies outside altogether.
+    `length` and `width` are the sigmas along and across `heading` (radians, 0 pointing to growing x).
+    """
+    centre = np.floor(place + 0.5).astype(int)
+    steps = (np.arange((2 * PATCH_RADIUS + 1) * SUBSAMPLES) + 0.5) / SUBSAMPLES - 0.5 - PATCH_RADIUS
+    dy = (steps + centre[0] - place[0])[:, None]
+    dx = (steps + centre[1] - place[1])[None]
+    along = (np.cos(heading) * dx + np.sin(heading) * dy) / length
+    across = (np.cos(heading) * dy - np.sin(heading) * dx) / width
+    fine = np.exp(-0.5 * (along**2 + across**2)).astype(np.float32)
+    size = 2 * PATCH_RADIUS + 1
+    profile = fine.reshape(size, SUBSAMPLES, size, SUBSAMPLES).mean(axis=(1, 3))
+    profile /= profile.max()
+    start = np.maximum(centre - PATCH_RADIUS, 0)
+    stop = np.minimum(centre + PATCH_RADIUS + 1, shape)
+    if (start >= stop).any():
+        return None
+    inner = start - (centre - PATCH_RADIUS)
+    y, x = (slice(int(low), int(low + high - at)) for low, high, at in zip(inner, stop, start, strict=True))
+    return tuple(slice(int(at), int(end)) for at, end in zip(start, stop, strict=True)), profile[y, x]
+
+
+def _draw_target(settings: SequenceSettings, random: np.random.Generator) -> Target:
+    """A smooth, slightly turning flight through a random point of the image at a random time."""
+    times = np.arange(settings.frames)
+    middle = int(random.integers(settings.frames))
+    headings = random.uniform(0, 2 * np.pi) + random.normal(0, TURN) * (times - middle)
+    steps = random.uniform(*settings.speed) * np.stack([np.sin(headings), np.cos(headings)], axis=1)
+    path = np.cumsum(steps, axis=0)
+    positions = path - path[middle] + random.uniform((0, 0), settings.shape)
+    visible = np.ones(settings.frames, bool)
+    if random.random() < BRIEF_SHARE:
+        visible = (times >= random.integers(0, middle + 1)) & (times <= random.integers(middle, settings.frames))
+    length = width = random.uniform(*POINT_SPREAD)
+    if random.random() < EXTENDED_SHARE:
+        length = random.uniform(*EXTENDED_LENGTH)
+    snr = float(np.clip(settings.snr * SNR_SPREAD ** random.uniform(-1, 1), *settings.snr_limits))
+    return Target(positions, headings, visible, length, width, snr)
+
+
+def _platform_offsets(frames: int, random: np.random.Generator) -> np.ndarray:
+    """Wander of the platform, pixels (y, x) [T, 2]: each frame remembers part of the last offset."""
+    offsets = random.normal(0, JITTER, (frames, 2))
+    for number in range(1, frames):
+        offsets[number] = JITTER_MEMORY * offsets[number - 1] + np.sqrt(1 - JITTER_MEMORY**2) * offsets[number]
+    return offsets
+
+
+def _bad_pixels(shape: tuple[int, int], random: np.random.Generator):
+    """A function that spoils a frame at fixed places: a third dead, a third stuck at full, a third too hot."""
+    count = int(random.binomial(shape[0] * shape[1], BAD_PIXELS))
+    places = tuple(random.integers((0, 0), shape, (count, 2)).T)
+    kind = random.integers(3, size=count)
+    gain = np.where(kind == 2, 1, 0).astype(np.float32)
+    offset = np.choose(kind, (np.zeros(count), np.ones(count), random.uniform(4, 8, count) * NOISE)).astype(np.float32)
+
+    def spoil(frame: np.ndarray) -> np.ndarray:
+        frame[places] = frame[places] * gain + offset
+        return frame
+
+    return spoil
+
+
+def _row(
+    name: str, number: int, label: int, place: np.ndarray, window: tuple[slice, slice], core: np.ndarray, snr: float
+) -> TargetRow:
+    y, x = np.nonzero(core)
+    return TargetRow(
+        sequence=name,
+        frame=frame_name(number),
+        target=label,
+        x=float(place[1]),
+        y=float(place[0]),
+        x0=int(x.min() + window[1].start),
+        y0=int(y.min() + window[0].start),
+        width=int(np.ptp(x) + 1),
+        height=int(np.ptp(y) + 1),
+        area=len(x),
+        snr=float(snr),
+    )
+
+
+def frame_name(number: int) -> str:
+    """Name of a frame's file, without its ending."""
+    return f"{number:04d}"
