@@ -1,0 +1,148 @@
+"""Measure saved predictions of any method: python -m test_script.evaluate --predictions DIR --masks DIR."""
+
+import argparse
+import csv
+import json
+from pathlib import Path
+
+from scipy.special import expit, logit
+from tqdm import tqdm
+
+from utils.errors import InputError, run_main
+from utils.files import atomic_path
+from utils.metrics import PROTOCOLS, MetricAccumulator, build_metric
+from utils.metrics.curves import CurveAccumulator
+from utils.metrics.saved_maps import Pair, check_groups, find_pairs, key_names, read_groups, read_names, read_pair
+from utils.metrics.tables import areas_table, figures_table, json_ready, protocols_text
+from utils.plots import write_curves
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m test_script.evaluate", description=__doc__)
+    parser.add_argument(
+        "--predictions", type=Path, help="folder of NAME.npy or NAME.png, or of one folder per sequence"
+    )
+    parser.add_argument("--masks", type=Path, help="folder of masks of the same names, in the same folders")
+    parser.add_argument(
+        "--protocol",
+        nargs="+",
+        action="extend",
+        metavar="NAME",
+        help="protocols to measure by, or 'all'; standard if not given",
+    )
+    parser.add_argument("--logits", action="store_true", help="predictions are logits (npy), not probabilities")
+    parser.add_argument("--list", type=Path, metavar="FILE", help="measure these names only (or sequences), one a line")
+    parser.add_argument("--groups", type=Path, metavar="FILE.csv", help="lines NAME,GROUP (a sequence or an image; "
+                        "for instance by SNR): figures of each group too")  # fmt: skip
+    parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the figures, ratios, as JSON")
+    parser.add_argument("--per_image", type=Path, metavar="FILE.csv", help="write each image's figures, ratios")
+    parser.add_argument("--curves", type=Path, metavar="DIR", help="write PR, ROC and Pd over Fa as csv and png")
+    parser.add_argument("--list_protocols", action="store_true", help="say what each protocol is made of, and end")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = build_parser().parse_args(argv)
+    if args.list_protocols:
+        print(protocols_text())
+        return
+    for option in ("predictions", "masks"):
+        if getattr(args, option) is None:
+            raise InputError(f"--{option} is missing; give the folder of {option}")
+    asked = args.protocol or ["standard"]
+    names = PROTOCOLS if "all" in asked else dict.fromkeys(asked)
+    metrics = {name: build_metric(name) for name in names}
+    groups = read_groups(args.groups) if args.groups else {}
+    pairs = find_pairs(args.predictions, args.masks, read_names(args.list) if args.list else None)
+    if groups:
+        check_groups(groups, pairs)
+
+    curves = measure(pairs, metrics, args.logits, with_curves="standard" in metrics or args.curves is not None)
+    results = {name: collect(metric, curves, groups) for name, metric in metrics.items()}
+    print_results(results)
+    if args.output:
+        with atomic_path(args.output) as path:
+            path.write_text(json.dumps(json_ready(results), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    if args.per_image:
+        write_per_image(metrics, args.per_image)
+    if args.curves:
+        for file in write_curves(merged(curves).compute(), args.curves):
+            print(f"wrote {file}")
+
+
+def measure(
+    pairs: list[Pair], metrics: dict[str, MetricAccumulator], logits: bool, with_curves: bool
+) -> dict[str | None, CurveAccumulator]:
+    """Update every protocol's metric with all predictions, on the scale that it wants; returns curves by sequence."""
+    curves: dict[str | None, CurveAccumulator] = {}
+    for pair in tqdm(pairs, unit="image", disable=None):
+        score, mask = read_pair(pair, logits)
+        scales = {"probability": expit(score), "logit": score} if logits else {"probability": score}
+        for metric in metrics.values():
+            if metric.protocol.scale not in scales:
+                scales["logit"] = logit(score)
+            metric.update(scales[metric.protocol.scale], mask, pair.sequence, pair.frame)
+        if with_curves:
+            curves.setdefault(pair.sequence, CurveAccumulator()).update(scales["probability"], mask)
+    return curves
+
+
+def merged(curves: dict[str | None, CurveAccumulator]) -> CurveAccumulator:
+    """The curves over all sequences."""
+    total = CurveAccumulator()
+    for part in curves.values():
+        total.merge(part)
+    return total
+
+
+def collect(metric: MetricAccumulator, curves: dict[str | None, CurveAccumulator], groups: dict[str, str]) -> dict:
+    """All figures of one protocol, as the JSON has them: over the set, by target area, per sequence, per group."""
+    standard = metric.protocol.name == "standard"
+    result = metric.compute() | (curve_areas(merged(curves)) if standard else {"ap": None, "auc": None})
+    result |= metric.counts() | {"by_area": metric.area_figures()}
+    sequences = metric.sequence_figures()
+    if sequences:
+        result["sequence_mean"] = metric.sequence_mean()
+        result["sequences"] = {
+            name: one | (curve_areas(curves[name]) if standard else {}) for name, one in sequences.items()
+        }
+    if groups:
+        result["groups"] = metric.split(
+            lambda row: next((groups[name] for name in key_names((row.sequence, row.frame)) if name in groups), None)
+        )
+    return result
+
+
+def curve_areas(curves: CurveAccumulator) -> dict[str, float]:
+    computed = curves.compute()
+    return {"ap": computed.ap, "auc": computed.auc}
+
+
+def print_results(results: dict[str, dict]) -> None:
+    """Protocols side by side, then what the first of them says of target areas, sequences and groups."""
+    first, result = next(iter(results.items()))
+    print(f"{result['images']} images, {result['targets']} targets")
+    print(figures_table(results, "protocol"))
+    print(f"\nPd by target area in px ({first})\n{areas_table(result['by_area'])}")
+    if "sequences" in result:
+        sequences = result["sequences"] | {"mean of sequences": result["sequence_mean"]}
+        print(f"\n{figures_table(sequences, f'sequence ({first})')}")
+    if "groups" in result:
+        print(f"\n{figures_table(result['groups'], f'group ({first})')}")
+
+
+def write_per_image(metrics: dict[str, MetricAccumulator], file: Path) -> None:
+    """One line for each protocol and image: names, ratios and counts; empty where there is no figure."""
+    lines = [
+        {"protocol": name} | json_ready(figures)
+        for name, metric in metrics.items()
+        for figures in metric.image_figures()
+    ]
+    with atomic_path(file) as path, open(path, "w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, fieldnames=list(lines[0]))
+        writer.writeheader()
+        writer.writerows(lines)
+
+
+if __name__ == "__main__":
+    run_main(main)

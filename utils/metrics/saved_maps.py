@@ -1,0 +1,160 @@
+"""Saved predictions and masks: found by name in folders, read, and checked against each other."""
+
+import csv
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from utils.errors import InputError
+from utils.images import IMAGE_SUFFIXES, numeric_key, read_mask, read_pixels
+
+PREDICTION_SUFFIXES = (".npy", ".png")
+MASK_ENDING = "_pixels0"  # NUAA-SIRST's masks are called NAME_pixels0.png as released
+FULL_SCALE = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
+NAMES_SHOWN = 3  # in an error
+
+
+class Pair(NamedTuple):
+    """A prediction and its mask; sequence is None where they lie in no folder of a sequence."""
+
+    sequence: str | None
+    frame: str
+    prediction: Path
+    mask: Path
+
+
+def find_pairs(predictions: Path, masks: Path, wanted: set[str] | None = None) -> list[Pair]:
+    """Predictions matched to masks by folder and name, in the order of the numbers in their names.
+
+    wanted: names (NAME, SEQUENCE or SEQUENCE/NAME) to keep on both sides. Raises `InputError` for names without
+    counterpart, two files of one name, and folders without files.
+    """
+    found = list_files(predictions, PREDICTION_SUFFIXES, "predictions")
+    truth = list_files(masks, IMAGE_SUFFIXES, "masks")
+    if wanted is not None:
+        found, truth = select(found, wanted), select(truth, wanted)
+        listed = {name for key in truth for name in key_names(key)}
+        missing = sorted(wanted - listed, key=numeric_key)
+        if missing:
+            raise InputError(f"{masks} has no mask for {shown(missing)} of the list; check the list's names")
+    lone = sorted((name_of(key) for key in found.keys() - truth.keys()), key=numeric_key)
+    if lone:
+        raise InputError(f"{masks} has no mask for the prediction {shown(lone)}; names and folders must be the same")
+    lone = sorted((name_of(key) for key in truth.keys() - found.keys()), key=numeric_key)
+    if lone:
+        raise InputError(
+            f"{predictions} has no prediction for the mask {shown(lone)}; add them, or name the images with --list"
+        )
+    keys = sorted(found, key=lambda key: (numeric_key(key[0] or ""), numeric_key(key[1])))
+    return [Pair(*key, found[key], truth[key]) for key in keys]
+
+
+def list_files(folder: Path, suffixes: tuple[str, ...], what: str) -> dict[tuple[str | None, str], Path]:
+    """Files of these suffixes by (sequence, name): those in the folder (sequence None) and in its folders."""
+    if not folder.is_dir():
+        raise InputError(f"--{what} {folder} is no folder; give the folder of {what}")
+    files: dict[tuple[str | None, str], Path] = {}
+    for path in sorted([*folder.iterdir(), *folder.glob("*/*")]):
+        if path.suffix.lower() not in suffixes or path.name.startswith(".") or not path.is_file():
+            continue
+        sequence = None if path.parent == folder else path.parent.name
+        key = (sequence, path.stem.removesuffix(MASK_ENDING))
+        if key in files:
+            raise InputError(f"{files[key]} and {path} have one name; keep one of them in {path.parent}")
+        files[key] = path
+    if not files:
+        raise InputError(f"--{what} {folder} holds no {', '.join(suffixes)} files, nor do the folders in it")
+    return files
+
+
+def read_names(path: Path) -> set[str]:
+    """Names of a list file, one a line, with or without an image's suffix."""
+    names = {line.strip().strip("/") for line in read_text(path).splitlines()} - {""}
+    if not names:
+        raise InputError(f"--list {path} is empty; expected one name a line")
+    return {name[: -len(suffix)] if (suffix := Path(name).suffix).lower() in IMAGE_SUFFIXES else name for name in names}
+
+
+def read_groups(path: Path) -> dict[str, str]:
+    """Name -> group from lines NAME,GROUP."""
+    rows = [row for row in csv.reader(read_text(path).splitlines()) if row]
+    if not rows or any(len(row) != 2 for row in rows):
+        raise InputError(f"--groups {path}: expected lines of two values, NAME,GROUP")
+    return {name.strip(): group.strip() for name, group in rows}
+
+
+def check_groups(groups: dict[str, str], pairs: list[Pair]) -> None:
+    known = {name for pair in pairs for name in key_names((pair.sequence, pair.frame))}
+    if not known & groups.keys():
+        raise InputError(f"--groups names none of the images, for instance {shown(sorted(groups))}; check its names")
+
+
+def read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {path}: {error}; check the path") from error
+
+
+def select(files: dict, wanted: set[str]) -> dict:
+    return {key: path for key, path in files.items() if wanted & set(key_names(key))}
+
+
+def key_names(key: tuple[str | None, str]) -> tuple[str, ...]:
+    """The names an image answers to: its own, its sequence's, and both."""
+    sequence, frame = key
+    return (frame,) if sequence is None else (f"{sequence}/{frame}", sequence)
+
+
+def name_of(key: tuple[str | None, str]) -> str:
+    return key_names(key)[0]
+
+
+def shown(names: list[str]) -> str:
+    rest = len(names) - NAMES_SHOWN
+    return ", ".join(names[:NAMES_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def read_pair(pair: Pair, logits: bool) -> tuple[np.ndarray, np.ndarray]:
+    """A prediction, float [H, W], and its mask, bool [H, W]; `InputError` names the files where they do not fit."""
+    score, mask = read_prediction(pair.prediction, logits), read_mask(pair.mask)
+    if score.shape != mask.shape:
+        sizes = [f"{array.shape[1]} x {array.shape[0]}" for array in (score, mask)]
+        raise InputError(
+            f"{pair.prediction} is {sizes[0]} and {pair.mask} is {sizes[1]} (width x height); "
+            "resize the prediction to the mask's size"
+        )
+    return score, mask
+
+
+def read_prediction(path: Path, logits: bool) -> np.ndarray:
+    """A saved map as float32 or float64 [H, W]: npy as it is, png / 255 (8-bit) or / 65535 (16-bit)."""
+    if path.suffix.lower() == ".npy":
+        try:
+            score = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise InputError(f"cannot read {path}: {error}; expected a numpy array of numbers") from error
+        if score.dtype.kind not in "fiub" or score.size == 0:
+            raise InputError(f"{path} holds {score.dtype} of shape {score.shape}; expected a map of numbers")
+        if score.dtype not in (np.float32, np.float64):
+            score = score.astype(np.float32 if score.dtype.itemsize <= 2 else np.float64)
+        while score.ndim > 2 and score.shape[0] == 1:
+            score = score[0]
+        if score.ndim != 2:
+            raise InputError(f"{path} has the shape {score.shape}; expected [H, W]")
+    else:
+        if logits:
+            raise InputError(f"{path} is a png, which cannot hold logits; save them as npy, or leave out --logits")
+        pixels = read_pixels(path)
+        if pixels.dtype not in FULL_SCALE:
+            raise InputError(f"{path} has pixels of {pixels.dtype}; expected an 8-bit or 16-bit png")
+        score = pixels.astype(np.float32) / np.float32(FULL_SCALE[pixels.dtype])
+    low, high = score.min(), score.max()
+    if np.isnan(low):
+        raise InputError(f"{path} holds NaN; expected numbers, look at the network that made it")
+    if not logits and (low < 0 or high > 1):
+        raise InputError(
+            f"{path} has values from {low:g} to {high:g}; expected probabilities in 0..1 (for logits give --logits)"
+        )
+    return score

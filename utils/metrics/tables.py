@@ -1,0 +1,87 @@
+"""Figures and protocols as text for people, and as JSON for programs."""
+
+import inspect
+import math
+from collections.abc import Mapping
+
+from utils.metrics.protocols import PROTOCOLS, Protocol
+
+HEADINGS = {  # figure -> column heading and factor
+    "iou": ("IoU %", 100),
+    "niou": ("nIoU %", 100),
+    "pd": ("Pd %", 100),
+    "fa": ("Fa x1e-6", 1e6),
+    "precision": ("Prec %", 100),
+    "recall": ("Rec %", 100),
+    "f1": ("F1 %", 100),
+    "video_mean": ("Video %", 100),
+    "ap": ("AP %", 100),
+    "auc": ("AUC %", 100),
+}
+
+
+def text_table(rows: list[list[str]]) -> str:
+    """Rows of cells (the first row is the heading) in aligned columns; the first column to the left."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  ".join([row[0].ljust(widths[0]), *cells]).rstrip())
+    return "\n".join(lines)
+
+
+def format_figure(name: str, value: float | None) -> str:
+    """A figure in its column's unit; '-' where it is not defined or there was nothing to measure."""
+    return "-" if value is None or math.isnan(value) else f"{value * HEADINGS[name][1]:.2f}"
+
+
+def figures_table(results: Mapping[str, Mapping[str, float | None]], title: str) -> str:
+    """Sets of figures side by side, one line each; columns that no line has a value for are left out."""
+    shown = [name for name in HEADINGS if any(result.get(name) is not None for result in results.values())]
+    rows = [[title, *(HEADINGS[name][0] for name in shown)]]
+    rows += [[key, *(format_figure(name, result.get(name)) for name in shown)] for key, result in results.items()]
+    return text_table(rows)
+
+
+def areas_table(by_area: Mapping[str, Mapping[str, float | int]]) -> str:
+    """`area_figures` side by side, a column for each class of area."""
+    rows = [["area", *by_area]]
+    rows += [[name, *(str(one[name]) for one in by_area.values())] for name in ("targets", "matched")]
+    return text_table([*rows, [HEADINGS["pd"][0], *(format_figure("pd", one["pd"]) for one in by_area.values())]])
+
+
+def protocol_text(protocol: Protocol) -> str:
+    """What a protocol is made of, a line a part."""
+    score = "logit" if protocol.scale == "logit" else "P"
+
+    def rule(function) -> str:
+        return "not defined" if function is None else inspect.getdoc(function).format(score=score)
+
+    parts = {
+        "score": "probability P" if protocol.scale == "probability" else protocol.scale,
+        "map for IoU": rule(protocol.iou_map) if protocol.iou or protocol.niou else "not defined",
+        "map for Pd, Fa, F1": rule(protocol.target_map),
+        "IoU": rule(protocol.iou),
+        "nIoU": rule(protocol.niou),
+        "Pd": rule(protocol.matching),
+        "Fa": rule(protocol.false_pixels),
+        "precision, recall, F1": "over all pixels of the set" if protocol.pixel_scores else "not defined",
+    }
+    if protocol.video_mean:
+        parts["video mean"] = "mean over videos of the mean over their frames of the frame IoU"
+    width = max(map(len, parts))
+    return "\n".join([f"{protocol.name}: {protocol.source}", *(f"  {k.ljust(width)}  {v}" for k, v in parts.items())])
+
+
+def protocols_text() -> str:
+    """The table of protocols for people."""
+    return "\n\n".join(protocol_text(protocol) for protocol in PROTOCOLS.values())
+
+
+def json_ready(value):
+    """The same nested figures with NaN, which JSON lacks, as None."""
+    if isinstance(value, Mapping):
+        return {key: json_ready(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [json_ready(each) for each in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
