@@ -11,7 +11,7 @@ HORIZON_BLUR = 0.8  # pixels
 
 
 class Texture:
-    """A periodic random field with power spectrum 1/f^b, mean 0 and standard deviation 1, seen through a moving window."""
+    """A periodic random field with power spectrum 1/f^b, mean 0 and deviation 1, seen through a moving window."""
 
     def __init__(self, shape: tuple[int, int], exponent: float, random: np.random.Generator, aspect: float = 1.0):
         """`aspect` > 1 stretches the structures horizontally by that factor."""

@@ -36,11 +36,14 @@ class Layout:
 
 def find_layout(root: Path) -> Layout:
     """Recognise the layout of `root` and list its sequences in numeric order. Raises `InputError` for others."""
+    inner = _subfolders(root)
+    unpacked = len(inner) == 1 and inner[0].name not in sum(FOLDER_PAIRS, ())
+    if unpacked and _holds_lists(inner[0]):  # an archive unpacked into a folder of its own
+        return find_layout(inner[0])
     layout = _split_folders(root) or _paired_folders(root) or _sequence_folders(root)
     if layout is not None:
         return layout
-    inner = _subfolders(root)
-    if len(inner) == 1:  # an archive unpacked into a folder of its own
+    if unpacked:
         return find_layout(inner[0])
     found = ", ".join(sorted(path.name for path in root.iterdir())[:8]) or "nothing"
     raise InputError(f"no dataset layout recognised in {root} (it holds: {found}); {EXPECTED_LAYOUTS}")
@@ -75,7 +78,7 @@ def _paired_folders(root: Path) -> Layout | None:
         return None
     images, masks = pair
     folders = _subfolders(images)
-    if not folders:
+    if not folders or _image_files(images):
         frames, orphans = _match(images, masks)
         singles = [Sequence(frame.name, (frame,)) for frame in frames]
         return Layout(root, f"{images.name}/NAME + {masks.name}/NAME", "images", singles, masks_without_image=orphans)
@@ -124,6 +127,11 @@ def _match(images: Path, masks: Path) -> tuple[list[Frame], list[Path]]:
     frames = [Frame(path.stem, path, mask_files.get(key)) for key, path in image_files.items()]
     frames.sort(key=lambda frame: _frame_key(frame.name))
     return frames, [path for key, path in mask_files.items() if key not in image_files]
+
+
+def _holds_lists(folder: Path) -> bool:
+    """Whether a folder is a dataset with lists, rather than one sequence."""
+    return any(any(folder.glob(pattern)) for pattern in ("*.txt", "*/*.txt"))
 
 
 def _image_files(folder: Path) -> dict[str, Path]:
