@@ -54,19 +54,20 @@ def render_dataset(output: str | Path, settings: DatasetSettings) -> None:
     output = Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"{output} exists and is not empty; expected a new folder; choose another or remove it")
+    unfinished = None
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
-    except OSError as error:
-        raise InputError(f"cannot write {output}: {error.strerror}; choose a folder with write permission") from error
-    try:
         _render_into(unfinished, settings)
         unfinished.chmod(0o755)  # mkdtemp makes folders that only their owner reads
-        if output.is_dir() and not any(output.iterdir()):
-            output.rmdir()
-        unfinished.rename(output)
+        unfinished.replace(output)
+    except OSError as error:
+        raise InputError(
+            f"cannot write {output}: {error.strerror or error}; choose a folder with space and write permission"
+        ) from error
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        if unfinished is not None:
+            shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def ensure_demo(root: Path) -> None:
@@ -76,7 +77,7 @@ def ensure_demo(root: Path) -> None:
     print(f"demo: rendering {DEMO.sequences} sequences of {DEMO.frames} frames into {root} (a few seconds, once)")
     try:
         render_dataset(root, DEMO)
-    except OSError:
+    except InputError:
         if not root.is_dir():  # else another process of the same run was first
             raise
 
@@ -124,6 +125,9 @@ def _check(settings: DatasetSettings) -> None:
     for name in ("snr", "speed", "targets"):
         low, high = getattr(settings, name)
         if not 0 <= low <= high or (name == "snr" and low <= 0):
-            raise InputError(f"--{name} {low} {high}; expected two numbers, the lower first, above 0")
+            expected = "above 0" if name == "snr" else "0 or above"
+            raise InputError(f"--{name} {low} {high}; expected two numbers, the lower first, {expected}")
     if min(settings.sequences, settings.frames) < 1 or min(settings.size) < 32:
         raise InputError("expected at least 1 sequence, 1 frame and a size of 32 x 32")
+    if not 0 <= settings.val_share <= 1:
+        raise InputError(f"--val_share {settings.val_share}; expected a share in 0..1")

@@ -11,6 +11,7 @@ from datasets.target_table import TargetRow
 NOISE = 0.03  # standard deviation of the sensor noise, of a full range of 1
 COLUMN_NOISE = 0.008  # of the fixed offsets of the sensor's columns
 BAD_PIXELS = 4e-4  # share of the sensor's pixels: dead, stuck at full, or too hot
+BRIGHTEST = 0.98  # the sensor's gain is set so that no target of the sequence saturates it
 JITTER = 0.3  # pixels, of the platform's wander around its aim
 JITTER_MEMORY = 0.6  # correlation of one frame's offset with the last one's
 
@@ -96,8 +97,9 @@ def render_sequence(name: str, settings: SequenceSettings, random: np.random.Gen
             masks[number][window] |= core
             snr = (excess + amplitude * profile.max()) / deviation
             rows.append(_row(name, number, label, place, window, core, snr))
-        frames[number] = np.clip(spoil(clutter + noise + light), 0, 1)
-    return RenderedSequence(frames, masks, rows)
+        frames[number] = clutter + noise + light
+    frames *= min(1.0, BRIGHTEST / float(frames.max()))
+    return RenderedSequence(np.clip(spoil(frames), 0, 1), masks, rows)
 
 
 def local_statistics(frame: np.ndarray, place: tuple[int, int]) -> tuple[float, float]:
@@ -164,16 +166,16 @@ def _platform_offsets(frames: int, random: np.random.Generator) -> np.ndarray:
 
 
 def _bad_pixels(shape: tuple[int, int], random: np.random.Generator):
-    """A function that spoils a frame at fixed places: a third dead, a third stuck at full, a third too hot."""
+    """A function that spoils frames [T, H, W] at fixed places: a third dead, a third stuck at full, a third too hot."""
     count = int(random.binomial(shape[0] * shape[1], BAD_PIXELS))
     places = tuple(random.integers((0, 0), shape, (count, 2)).T)
     kind = random.integers(3, size=count)
     gain = np.where(kind == 2, 1, 0).astype(np.float32)
     offset = np.choose(kind, (np.zeros(count), np.ones(count), random.uniform(4, 8, count) * NOISE)).astype(np.float32)
 
-    def spoil(frame: np.ndarray) -> np.ndarray:
-        frame[places] = frame[places] * gain + offset
-        return frame
+    def spoil(frames: np.ndarray) -> np.ndarray:
+        frames[:, places[0], places[1]] = frames[:, places[0], places[1]] * gain + offset
+        return frames
 
     return spoil
 
