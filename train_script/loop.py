@@ -85,7 +85,7 @@ def run_one_epoch(run: Run, training: Training) -> None:
         "epoch": epoch,
         "step": epoch * run.batches.steps,
         "loss": position.loss_sum / run.batches.steps,
-        "lr": training.optimizer.param_groups[0]["lr"],
+        "lr": run.schedule(settings.lr, epoch * run.batches.steps - 1),
         "train_seconds": round(position.train_seconds, 2),
     }
     position.seconds += position.train_seconds

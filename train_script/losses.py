@@ -64,14 +64,15 @@ SUMMED_OVER_BATCH = frozenset({"focal_dice"})
 def total_loss(
     name: str, outputs: Sequence[torch.Tensor], mask: torch.Tensor, aux_weight: float, parts: int = 1
 ) -> torch.Tensor:
-    """Loss of the main output plus `aux_weight` times that of each auxiliary one, in float32.
+    """Loss of the main output plus `aux_weight` times that of each auxiliary one, in float32 at least.
 
     outputs: logits [B, 1, H, W], main first. With `parts` > 1 this is one part of a step's batch: losses that are
     means over the batch are divided by it, so that the parts' losses and gradients add up to the step's.
     """
     loss = LOSSES[name]
     with torch.autocast(mask.device.type, enabled=False):
-        total = loss(outputs[0].float(), mask)
-        for logits in outputs[1:]:
-            total = total + aux_weight * loss(logits.float(), mask)
+        precise = [logits.to(torch.promote_types(logits.dtype, torch.float32)) for logits in outputs]
+        total = loss(precise[0], mask)
+        for logits in precise[1:]:
+            total = total + aux_weight * loss(logits, mask)
     return total if name in SUMMED_OVER_BATCH else total / parts

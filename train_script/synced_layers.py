@@ -22,7 +22,9 @@ class SyncedBatchNorm(nn.modules.batchnorm._BatchNorm):
             return super().forward(tensor)
         axes = [axis for axis in range(tensor.dim()) if axis != 1]
         shape = [1, -1] + [1] * (tensor.dim() - 2)
-        values = tensor.float()  # under autocast the statistics stay in float32, as in nn.BatchNorm2d
+        values = tensor.to(
+            torch.promote_types(tensor.dtype, torch.float32)
+        )  # under autocast the statistics stay in float32, as in nn.BatchNorm2d
         local_count = values.new_tensor([values.numel() / values.shape[1]])
         sums = all_reduce_sum(torch.cat([values.sum(axes), local_count]))
         count = sums[-1].detach()

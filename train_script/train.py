@@ -85,7 +85,7 @@ def train(settings: Settings, folder: Path, saved: Checkpoint | None, device: to
     data = {
         part: build_dataset(settings, sequences[part], index.info.name, network, part == "train") for part in sequences
     }
-    pin = device.type == "cuda"
+    amp, pin = choose_amp(settings.amp, device), device.type == "cuda"
     train_loader, batches = build_train_loader(settings, data["train"], pin)
     if is_main():
         check_space(folder, network, settings.keep_best)
@@ -100,7 +100,7 @@ def train(settings: Settings, folder: Path, saved: Checkpoint | None, device: to
             settings=settings,
             folder=folder,
             device=device,
-            amp=choose_amp(settings.amp, device),
+            amp=amp,
             protocol=protocol,
             select_by=select_by,
             train_loader=train_loader,

@@ -1,0 +1,118 @@
+"""Parameter groups, schedules (against torch's own) and averaged weights."""
+
+import pytest
+import torch
+from torch import nn
+
+from train_script.optim import AveragedWeights, build_optimizer, build_schedule, set_learning_rates
+from train_script.settings import merge_settings
+
+
+class TwoParts(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.fusion, self.norm = nn.Linear(2, 2), nn.Linear(2, 2), nn.BatchNorm1d(2)
+
+    def backbone_parameters(self):
+        return list(self.encoder.parameters())
+
+
+def rates(optimizer, scheduler, steps, every):
+    """Learning rates of `steps` steps under a torch scheduler that is stepped every `every` of them."""
+    result = []
+    for step in range(steps):
+        result.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        if (step + 1) % every == 0:
+            scheduler.step()
+    return result
+
+
+def ours(given, steps, steps_per_epoch, base):
+    schedule = build_schedule(merge_settings(None, {"schedule": "constant"} | given), steps_per_epoch)
+    return [schedule(base, step) for step in range(steps)]
+
+
+def sgd(lr):
+    return torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=lr)
+
+
+def test_groups_train_at_their_rates():
+    settings = merge_settings(None, {"lr": 1e-4, "lr_backbone": 1e-5, "optimizer": "adamw", "weight_decay": 3e-4})
+    model = TwoParts()
+    optimizer = build_optimizer(model, settings)
+    assert type(optimizer) is torch.optim.AdamW
+    groups = {group["name"]: group for group in optimizer.param_groups}
+    assert {name: group["lr"] for name, group in groups.items()} == {"main": 1e-4, "backbone": 1e-5}
+    assert all(group["weight_decay"] == 3e-4 for group in groups.values())
+    assert groups["backbone"]["params"] == list(model.encoder.parameters())
+    assert sum(len(group["params"]) for group in groups.values()) == len(list(model.parameters()))
+
+
+def test_no_empty_group_without_a_backbone():
+    model = TwoParts()
+    model.backbone_parameters = list
+    optimizer = build_optimizer(model, merge_settings(None, {"optimizer": "adam"}))
+    assert type(optimizer) is torch.optim.Adam
+    assert [group["name"] for group in optimizer.param_groups] == ["main"]
+
+
+def test_multi_step_equals_torch():
+    optimizer = sgd(5e-4)
+    reference = torch.optim.lr_scheduler.MultiStepLR(optimizer, [2, 3], 0.1)
+    expected = rates(optimizer, reference, 15, 3)
+    given = {"schedule": "multi_step", "milestones": [2, 3], "step_factor": 0.1}
+    assert ours(given, 15, 3, 5e-4) == pytest.approx(expected)
+
+
+def test_cosine_with_restarts_equals_torch():
+    optimizer = sgd(1e-4)
+    reference = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, 4, eta_min=1e-7)
+    expected = rates(optimizer, reference, 20, 2)
+    given = {"schedule": "cosine_restarts", "restart_epochs": 4, "lr_min": 1e-7}
+    assert ours(given, 20, 2, 1e-4) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("epochs", "steps_per_epoch"), [(20, 5), (10, 1), (3, 7)])
+def test_one_cycle_equals_torch(epochs, steps_per_epoch):
+    optimizer = sgd(2e-3)
+    steps = epochs * steps_per_epoch
+    reference = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps, cycle_momentum=False)
+    expected = rates(optimizer, reference, steps - 1, 1)
+    assert ours({"schedule": "one_cycle", "epochs": epochs}, steps - 1, steps_per_epoch, 2e-3) == pytest.approx(
+        expected
+    )
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4])
+def test_one_cycle_of_very_few_steps_is_finite(steps):
+    for rate in ours({"schedule": "one_cycle", "epochs": steps}, steps, 1, 1.0):
+        assert 0 < rate <= 1
+
+
+def test_warm_up_rises_linearly_to_the_full_rate():
+    assert ours({"warmup_epochs": 2.0}, 6, 2, 1.0) == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1])
+
+
+def test_set_learning_rates_starts_from_each_groups_own():
+    optimizer = build_optimizer(TwoParts(), merge_settings(None, {"lr": 0.4, "lr_backbone": 0.2}))
+    for step in (1, 1, 0):  # set, not multiplied again
+        set_learning_rates(optimizer, lambda base, step: base / (step + 1), step)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.4, 0.2]
+    set_learning_rates(optimizer, lambda base, step: base / (step + 1), 1)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.2, 0.1]
+
+
+def test_average_follows_the_weights_by_hand():
+    model = nn.BatchNorm1d(1)
+    averaged = AveragedWeights(model, decay=0.15)
+    model.weight.data.fill_(3.0)
+    model.running_mean.fill_(2.0)
+    model.num_batches_tracked.fill_(7)
+    averaged.update(model)  # decay 1/10: 0.1 * 1 + 0.9 * 3
+    assert averaged.model.weight.item() == pytest.approx(2.8)
+    assert averaged.model.running_mean.item() == pytest.approx(1.8)
+    assert averaged.model.num_batches_tracked.item() == 7
+    averaged.update(model)  # min(0.15, 2/11) = 0.15
+    assert averaged.model.weight.item() == pytest.approx(0.15 * 2.8 + 0.85 * 3)
+    assert not any(parameter.requires_grad for parameter in averaged.model.parameters())
