@@ -83,7 +83,7 @@ class Thumbnails:
 
 
 def fit(picture: np.ndarray, height: int, width: int) -> np.ndarray:
-    """`picture` [H, W, 3] in a frame of `height` x `width`: as it is where it fits but for a pixel, else scaled to fit."""
+    """`picture` [H, W, 3] in a frame of `height` x `width`: as it is if it lacks at most a pixel, else scaled."""
     if not (0 <= height - picture.shape[0] <= 1 and 0 <= width - picture.shape[1] <= 1):
         scale = min(height / picture.shape[0], width / picture.shape[1])
         sides = [max(1, int(side * scale)) for side in picture.shape[1::-1]]

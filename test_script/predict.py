@@ -3,8 +3,9 @@
     python -m test_script.predict --model_path checkpoint_best.pth --input video.mp4 --output_dir out
 
 The input is an image, a folder of images (one sequence in numeric order), a folder of such folders, or a video. Written
-to the output folder: masks/<sequence>/<frame>.png, detections.csv and .json, and for each sequence overlays/<sequence>.mp4
-(a png for a single image) and contact_sheets/<sequence>.png. Everything streams: a long video needs no more memory.
+to the output folder: masks/<sequence>/<frame>.png, detections.csv and .json, and for each sequence
+overlays/<sequence>.mp4 (a png for a single image) and contact_sheets/<sequence>.png. Everything streams: a long video
+needs no more memory than a short one.
 """
 
 import argparse

@@ -1,0 +1,106 @@
+"""A run's results over a dataset: the parts put together, and the tables written from them."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from datasets import ClipDataset
+from datasets.catalog import DatasetInfo
+from test_script.result_files import DETECTION_COLUMNS, write_csv
+from test_script.work_parts import Part
+from utils.files import atomic_path
+from utils.metrics import PROTOCOLS, MetricAccumulator
+from utils.metrics.curves import CurveAccumulator, Curves
+from utils.metrics.tables import json_ready
+from utils.plots import write_curves
+
+
+class Results(NamedTuple):
+    """What a whole run measured."""
+
+    metrics: dict[str, MetricAccumulator]  # by protocol, the first one is that of the masks
+    curves: CurveAccumulator
+    sequence_curves: dict[str, CurveAccumulator]  # empty for single images
+    detections: list[list]
+
+
+def merge_parts(parts: list[Part], sequence_names: list[str], dataset: ClipDataset) -> Results:
+    """All parts' results in order."""
+    metrics = {
+        name: MetricAccumulator(PROTOCOLS[name], (row for part in parts for row in part.rows[name]))
+        for name in parts[0].rows
+    }
+    curves = CurveAccumulator()
+    sequence_curves = {name: CurveAccumulator() for name in sequence_names}
+    for part in parts:
+        curves.merge(part.curves)
+        if sequence_names:
+            sequence_curves[sequence_names[dataset.targets[part.items[0]][0]]].merge(part.curves)
+    return Results(metrics, curves, sequence_curves, [row for part in parts for row in part.detections])
+
+
+def write_results(output: Path, results: Results, info: DatasetInfo, run: dict[str, Any]) -> dict[str, dict]:
+    """Write metrics.json (with what the `run` was), the tables and the curves; returns the figures by protocol."""
+    curves = results.curves.compute()
+    figures = {name: collect_figures(metric, curves) for name, metric in results.metrics.items()}
+    sequences = {
+        (name, sequence): one | curve_areas(name, results.sequence_curves[sequence].compute())
+        for name, metric in results.metrics.items()
+        for sequence, one in metric.sequence_figures().items()
+    } or {
+        (name, "all images"): metric.compute() | curve_areas(name, curves) for name, metric in results.metrics.items()
+    }
+    for name, one in figures.items():
+        one["sequences"] = {sequence: values for (owner, sequence), values in sequences.items() if owner == name}
+    content = {
+        **run,
+        "protocols": figures,
+        "published": [published._asdict() for published in info.figures],
+    }
+    with atomic_path(output / "metrics.json") as path:
+        path.write_text(json.dumps(json_ready(content), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_table(
+        output / "per_sequence.csv", ({"protocol": p, "sequence": s} | one for (p, s), one in sequences.items())
+    )
+    write_table(
+        output / "per_image.csv",
+        ({"protocol": name} | one for name, metric in results.metrics.items() for one in metric.image_figures()),
+    )
+    write_csv(output / "detections.csv", DETECTION_COLUMNS, results.detections)
+    write_curves(curves, output / "curves")
+    return figures
+
+
+def collect_figures(metric: MetricAccumulator, curves: Curves) -> dict[str, Any]:
+    """All figures of one protocol over the set."""
+    result = metric.compute() | curve_areas(metric.protocol.name, curves) | metric.counts()
+    result["by_area"] = metric.area_figures()
+    if metric.sequence_figures():
+        result["sequence_mean"] = metric.sequence_mean()
+    return result
+
+
+def curve_areas(protocol: str, curves: Curves) -> dict[str, float]:
+    """Average precision and area under ROC, which go with the standard protocol."""
+    return {"ap": curves.ap, "auc": curves.auc} if protocol == "standard" else {}
+
+
+def write_table(path: Path, rows: Iterable[dict]) -> None:
+    """Write figures as csv (ratios; empty where there is none)."""
+    rows = [json_ready(row) for row in rows]
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    write_csv(path, columns, ([row.get(name) for name in columns] for row in rows))
+
+
+def published_lines(info: DatasetInfo) -> dict[str, dict[str, float]]:
+    """Published figures as ratios, by a line's title that names their protocol."""
+    return {
+        f"published: {one.model}, {one.protocol}": {
+            "iou": one.iou / 100,
+            "niou": one.niou / 100,
+            "pd": one.pd / 100,
+            "fa": one.fa / 1e6,
+        }
+        for one in info.figures
+    }
