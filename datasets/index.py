@@ -87,7 +87,7 @@ def open_dataset(name_or_path: str | Path, data_root: str | Path | None = None) 
 def _locate(name: str, data_root: str | Path | None) -> Path:
     """Folder of a dataset of the catalog."""
     tried = data_root or os.environ.get(DATA_ROOT_VARIABLE)
-    configured = REPOSITORY / DATASET_PATHS[name]
+    configured = REPOSITORY / Path(DATASET_PATHS[name]).expanduser()
     root = Path(tried) / name if tried else configured
     if name == "demo" and not root.is_dir():
         root = configured

@@ -281,7 +281,7 @@ def test_demo_is_rendered_on_first_use_and_said(tmp_path, monkeypatch, capsys):
     assert "rendering 4 sequences of 8 frames" in capsys.readouterr().out
     assert index.root == tmp_path / "data" / "demo"
     before = digest(index.root)
-    open_dataset("demo")
+    open_dataset("demo", tmp_path / "a_data_root_without_demo")
     assert capsys.readouterr().out == ""
     assert digest(index.root) == before
 
