@@ -127,11 +127,11 @@ class DatransnetEval:
 
 @dataclass(frozen=True)
 class FastTrain:
-    """A crop before anything else, at most one resize of it, flips, and brightness and contrast of the whole clip.
+    """A crop before anything else, at most one resize of it, a flip, and brightness and contrast of the whole clip.
 
     The crop contains a target with probability `target_share` (where the frame has one), and otherwise lies anywhere.
     Half of the crops are taken at the image's own scale, the others enlarged by 1..1.5: targets never shrink, so none
-    is lost.
+    is lost. Contrast is stretched around the crop's mean, and nothing is clipped, so that no dark sky drowns.
     """
 
     size: int
@@ -148,11 +148,10 @@ class FastTrain:
         window = (slice(top, top + side), slice(left, left + side))
         clip = resize_crop(to_float(frames[(slice(None), *window)]), self.size)
         mask = resize_mask(mask[window], self.size, self.size)
-        for axis in (1, 2):
-            if random.random() < 0.5:
-                clip, mask = np.flip(clip, axis), np.flip(mask, axis - 1)
+        if random.random() < 0.5:
+            clip, mask = clip[:, :, ::-1], mask[:, ::-1]
         gain, offset = random.uniform(*GAIN), random.uniform(-OFFSET, OFFSET)
-        clip = np.clip((clip - 0.5) * np.float32(gain) + np.float32(0.5 + offset), 0, 1)
+        clip = clip * np.float32(gain) + np.float32((1 - gain) * clip.mean() + offset)
         return network_input(clip, self.channels), mask_tensor(mask)
 
 

@@ -1,7 +1,7 @@
 """Training clips per second and worker: our presets against the published pipeline written plainly.
 
-`python -m tests.benchmark_datasets` renders 30-frame sequences of 320 x 256 into a temporary folder, times each pipeline
-on one core and ends with exit code 1 where a preset misses its target. For orientation: the released code of SGMP-UNet
+`python -m tests.benchmark_datasets` renders 30-frame sequences of 320 x 256 into a temporary folder, times pipelines on
+one core and ends with exit code 1 where a preset misses its target. For orientation: the released code of SGMP-UNet
 made 8.5 clips a second on the machine that the targets were set on. The plain pipeline and ours both read the files
 within the time; ours keep the decoded frames over two epochs, as a worker does that stays alive.
 """

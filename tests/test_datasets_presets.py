@@ -210,7 +210,7 @@ def test_fast_never_loses_a_small_target_and_enlarges_small_images():
         assert got.sum() >= 4
 
 
-def test_flips_of_the_fast_preset_happen_in_both_directions():
+def test_the_fast_preset_flips_left_and_right_alone():
     frames, mask = np.zeros((1, 32, 32), np.uint8), np.zeros((32, 32), bool)
     mask[5, 9] = True
     random = np.random.default_rng(0)
@@ -218,9 +218,24 @@ def test_flips_of_the_fast_preset_happen_in_both_directions():
     corners = set()
     for _ in range(200):
         rows, columns = np.nonzero(transform(frames, mask, random)[1][0].numpy())
-        if len(rows) == 1:
+        if len(rows) == 1:  # not enlarged
             corners.add((int(rows[0]), int(columns[0])))
-    assert {(5, 9), (26, 9), (5, 22), (26, 22)} <= corners
+    assert {(5, 9), (5, 22)} <= corners
+    assert max(row for row, _ in corners) < 16, "never upside down"
+
+
+def test_the_fast_preset_changes_brightness_and_contrast_of_the_clip_as_a_whole():
+    frames = smooth_frames(4, 64, 64)
+    transform = build_transform("fast", True, 64, 1)
+    gains, offsets = [], []
+    for seed in range(60):
+        clip = transform(frames, np.zeros((64, 64), bool), np.random.default_rng(seed))[0][:, 0].double().numpy()
+        gains.append(clip.std() / (frames / 255).std())
+        offsets.append(clip.mean() - (frames / 255).mean())
+    assert min(gains) < 0.8
+    assert 1.25 < max(gains) < 1.75
+    assert min(offsets) < -0.06
+    assert max(offsets) > 0.06
 
 
 def test_wrong_presets_are_said():
