@@ -39,7 +39,7 @@ def images(score, mask, sequence=None, frame=None, scale: str = "probability") -
     """
     scores, masks = to_numpy(score), to_numpy(mask)
     sequences, frames = _names(sequence), _names(frame)
-    name = " ".join(str(names[0]) for names in (sequences, frames) if names and names[0] is not None) or "the image"
+    name = "/".join(str(names[0]) for names in (sequences, frames) if names and names[0] is not None) or "the image"
     if scores.shape != masks.shape:
         raise InputError(
             f"{name}: the score map is {_size(scores)} and the mask {_size(masks)}; resize the map to the mask's size"

@@ -89,16 +89,21 @@ def close_pairs(targets: Regions, regions: Regions) -> tuple[np.ndarray, np.ndar
 
     Exact: where rounding could decide, the comparison is made in whole numbers.
     """
-    if len(targets.areas) == 0 or len(regions.areas) == 0:
-        none = np.zeros(0, np.int64)
-        return none, none, np.zeros(0)
-    difference = targets.centroids[:, None] - regions.centroids[None]
-    squares = np.einsum("trc,trc->tr", difference, difference)
+    ours, theirs = targets.centroids, regions.centroids
+    # only regions in a band of rows around a target are compared with it
+    by_row = np.argsort(theirs[:, 0], kind="stable")
+    reach = MATCH_DISTANCE + BORDERLINE
+    first, last = (np.searchsorted(theirs[by_row, 0], ours[:, 0] + side) for side in (-reach, reach))
+    counts = last - first
+    rows = np.repeat(np.arange(len(ours)), counts)
+    columns = by_row[np.arange(len(rows)) + np.repeat(first - (np.cumsum(counts) - counts), counts)]
+    squares = np.square(ours[rows] - theirs[columns]).sum(axis=1)
     near = squares < MATCH_DISTANCE**2 + BORDERLINE
-    for target, region in zip(*np.nonzero(near & (squares > MATCH_DISTANCE**2 - BORDERLINE)), strict=True):
-        near[target, region] = _closer_than_limit(targets, int(target), regions, int(region))
-    rows, columns = np.nonzero(near)
-    return rows, columns, np.sqrt(squares[rows, columns])
+    for pair in np.flatnonzero(near & (squares > MATCH_DISTANCE**2 - BORDERLINE)):
+        near[pair] = _closer_than_limit(targets, int(rows[pair]), regions, int(columns[pair]))
+    rows, columns, squares = rows[near], columns[near], squares[near]
+    order = np.lexsort((columns, rows))
+    return rows[order], columns[order], np.sqrt(squares[order])
 
 
 def _closer_than_limit(targets: Regions, target: int, regions: Regions, region: int) -> bool:
