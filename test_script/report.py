@@ -170,14 +170,14 @@ def case_html(case: Case) -> str:
     name = "/".join(part for part in (counts.sequence, counts.frame) if part)
     facts = f"IoU {iou}, {counts.matched} of {counts.targets} targets found, {counts.false_pixels} false px"
     pictures = (
-        ("frame", case.frame),
-        ("image", case.image),
-        ("prediction (score)", case.prediction),
-        ("mask", case.mask),
+        ("frame, and the part shown beside", "whole", case.frame),
+        ("image", "crop", case.image),
+        ("prediction (score)", "crop", case.prediction),
+        ("mask", "crop", case.mask),
     )
     panels = "".join(
-        f'<figure><img alt="{escape(text)}" src="{png_url(picture)}"><figcaption>{escape(text)}</figcaption></figure>'
-        for text, picture in pictures
+        f'<figure><img class="{kind}" alt="{text}" src="{png_url(picture)}"><figcaption>{text}</figcaption></figure>'
+        for text, kind, picture in pictures
     )
     rows, columns = case.surface.shape
     scores = base64.b64encode(case.surface.tobytes()).decode()

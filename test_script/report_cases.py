@@ -94,7 +94,7 @@ def show_case(item: int, counts: ImageCounts, dataset: ClipDataset, predictor: P
         item,
         counts,
         frame=_whole_frame(image, truth, found, window),
-        image=zoomed(image),
+        image=_repeat(grey_to_rgb(_stretched(grey[rows, columns])), CROP_ZOOM),
         prediction=zoomed(heat, (truth, TRUTH), (found, FOUND)),
         mask=zoomed(flat, (truth, TRUTH), (found, FOUND)),
         surface=np.rint(score[rows, columns] * 255).astype(np.uint8),
@@ -139,7 +139,7 @@ def _whole_frame(image: np.ndarray, truth: np.ndarray, found: np.ndarray, window
     corners = [
         (round(x * scale), round(y * scale)) for x, y in ((columns.start, rows.start), (columns.stop, rows.stop))
     ]
-    cv2.rectangle(picture, *corners, WHITE, 1)
+    cv2.rectangle(picture, *corners, WHITE, 2)
     return picture
 
 
