@@ -116,6 +116,7 @@ def test_preview_outlines_the_targets(images, capsys):
 def test_statistics_by_hand():
     grey, mask = np.full((40, 40), 0.2, np.float32), np.zeros((40, 40), bool)
     grey[::2] = 0.4  # background 0.3 on average, deviation 0.1
+    grey[18:24, 8:15] = 1.0  # the blur around the target is neither target nor background
     mask[20:22, 10:13] = True
     grey[mask] = 0.8
     mask[30, 30] = True

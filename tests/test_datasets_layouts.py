@@ -134,6 +134,12 @@ def test_irdst_brackets_with_and_without_a_space(tmp_path):
     assert "16 entries of test are not on the disk" in index.summary
 
 
+def test_the_number_in_the_brackets_orders_frames_whatever_stands_before(tmp_path):
+    write_pairs(tmp_path / "images" / "3", tmp_path / "masks" / "3", ["2(1)", "1(2)", "1 (10)", "2(9)"])
+    frames = open_dataset(tmp_path).sequences[0].frames
+    assert [frame.name for frame in frames] == ["2(1)", "1(2)", "2(9)", "1 (10)"]
+
+
 def test_lists_that_name_frames_keep_only_their_masks(tmp_path):
     for number in (1, 2, 10):
         frame, mask = frame_and_mask(number)

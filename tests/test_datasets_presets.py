@@ -199,6 +199,14 @@ def test_a_crop_around_a_target_keeps_its_margin_where_it_can():
     assert places[:, 0].max() == 50 - 8
 
 
+def test_crops_are_drawn_around_each_target_in_turn():
+    random = np.random.default_rng(0)
+    mask = np.zeros((100, 100), bool)
+    mask[10, 10] = mask[90, 90] = True
+    tops = [crop_around(mask, mask.shape, 20, 4, random)[0] for _ in range(200)]
+    assert 60 < sum(top > 50 for top in tops) < 140
+
+
 def test_fast_never_loses_a_small_target_and_enlarges_small_images():
     frames, mask = np.zeros((1, 48, 40), np.uint8), np.zeros((48, 40), bool)
     mask[20, 20] = True
