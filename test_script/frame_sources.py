@@ -79,7 +79,7 @@ def folder_source(name: str, images: list[Path], kind: str = "folder") -> Source
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise InputError(
-            f"{images[0].parent} holds several images called {twice!r}; results go by name: rename or move one"
+            f"{images[0].parent} holds two images called {twice!r}; results go by name: rename or move one"
         )
 
     def frames(on_bad: Callable[[str, str], None]) -> Iterator[SourceFrame]:
@@ -126,7 +126,8 @@ def read_video(path: Path, length: int | None, fps: float, on_bad: Callable[[str
     """
     capture = open_video(path)
     number = 0  # of the next frame
-    failures = 0
+    failures = 0  # reads in a row
+    damaged = False
     try:
         while True:
             good, image = capture.read()
@@ -134,12 +135,14 @@ def read_video(path: Path, length: int | None, fps: float, on_bad: Callable[[str
                 failures += 1
                 if length is None or number >= length or failures > FAILED_READS:
                     break
+                damaged = True
                 continue
-            if failures:
-                found = max(number + 1, round(capture.get(cv2.CAP_PROP_POS_MSEC) * fps / 1000))
-                for lost in range(number, found):
+            failures = 0
+            if damaged:  # a decoder that works ahead fails some frames before the lost one is due
+                stamp = round(capture.get(cv2.CAP_PROP_POS_MSEC) * fps / 1000)
+                for lost in range(number, stamp):
                     on_bad(f"{lost:06d}", f"frame {lost} of video {path} cannot be decoded")
-                number, failures = found, 0
+                number = max(number, stamp)
             yield SourceFrame(f"{number:06d}", to_unit(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)))
             number += 1
         if number == 0:
