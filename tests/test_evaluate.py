@@ -1,0 +1,165 @@
+"""The evaluate command: matching by name, reading, errors, and what it writes."""
+
+import csv
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from test_script.evaluate import main
+from utils.errors import InputError
+from utils.metrics import PROTOCOLS
+
+
+def save(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, array) if path.suffix == ".npy" else cv2.imwrite(str(path), array)
+
+
+def spot(value=1.0, row=4, size=(20, 24)):
+    image = np.zeros(size, np.float32)
+    image[row : row + 2, 4:6] = value
+    return image
+
+
+@pytest.fixture
+def flat(tmp_path):
+    """Image 1: found, float npy; 2: found, 8-bit png, mask 0/1; 10: missed, 16-bit png, NUAA's mask name."""
+    save(tmp_path / "pred/1.npy", spot(0.9)[None, None])
+    save(tmp_path / "pred/2.png", (spot() * 128).astype(np.uint8))
+    save(tmp_path / "pred/10.png", (spot() * 32767).astype(np.uint16))
+    save(tmp_path / "mask/1.png", (spot() * 255).astype(np.uint8))
+    save(tmp_path / "mask/2.bmp", spot().astype(np.uint8))
+    save(tmp_path / "mask/10_pixels0.png", (spot() * 254).astype(np.uint8))
+    return tmp_path
+
+
+def run(folder, *options):
+    out = folder / "out.json"
+    main(["--predictions", str(folder / "pred"), "--masks", str(folder / "mask"), "--output", str(out), *options])
+    return json.loads(out.read_text())
+
+
+def test_flat_folder(flat, capsys):
+    result = run(flat)
+    assert list(result) == ["standard"]
+    standard = result["standard"]
+    assert (standard["iou"], standard["niou"], standard["pd"], standard["fa"]) == (8 / 12, 2 / 3, 2 / 3, 0)
+    assert (standard["precision"], standard["recall"], standard["f1"]) == (1, 8 / 12, 16 / 20)
+    assert standard["ap"] == 1.0 and standard["auc"] == 1.0  # every target pixel lies above every other
+    assert standard["images"] == 3 and standard["by_area"]["<= 9"] == {"targets": 3, "matched": 2, "pd": 2 / 3}
+    assert standard["video_mean"] is None and standard["by_area"]["> 81"]["pd"] is None and "sequences" not in standard
+    text = capsys.readouterr().out
+    assert "3 images, 3 targets" in text and "66.67" in text
+
+
+def test_protocols_side_by_side(flat, capsys):
+    result = run(flat, "--protocol", "all")
+    assert list(result) == list(PROTOCOLS)
+    assert {name: figures["pd"] for name, figures in result.items()} == {
+        "standard": 2 / 3,
+        "sgmp-2025": 1 / 3,  # logits of 0.9, 128/255 and 0.49999: only the first is above 0.5
+        "sgmp-2026": 2 / 3,
+        "datransnet": 1.0,  # divided by its maximum every spot is 1
+        "basicirstd": 2 / 3,
+        "sctransnet": 2 / 3,
+        "dtum": 2 / 3,
+    }
+    assert result["dtum"]["iou"] is None and result["basicirstd"]["niou"] is None and result["dtum"]["ap"] is None
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[2:9]] == list(PROTOCOLS)
+    assert list(run(flat, "--protocol", "dtum", "--protocol", "standard", "dtum")) == ["dtum", "standard"]
+
+
+def test_sequences_logits_and_groups(tmp_path, capsys):
+    for sequence, values in (("1", [2.0, -2.0]), ("2", [3.0, 0.4])):
+        for frame, value in zip(("f9", "f10"), values, strict=True):
+            save(tmp_path / f"pred/{sequence}/{frame}.npy", spot(value + 9) - 9)
+            save(tmp_path / f"mask/{sequence}/{frame}.png", (spot() * 255).astype(np.uint8))
+    groups = tmp_path / "groups.csv"
+    groups.write_text("1,dim\n2,bright\n")
+    result = run(tmp_path, "--logits", "--protocol", "standard", "sgmp-2025", "--groups", str(groups))
+    standard, sgmp = result["standard"], result["sgmp-2025"]
+    assert (standard["pd"], sgmp["pd"]) == (0.75, 0.5)  # a logit of 0.4 is a probability above 0.5
+    assert {name: one["pd"] for name, one in standard["sequences"].items()} == {"1": 0.5, "2": 1.0}
+    assert standard["sequence_mean"]["pd"] == 0.75 and sgmp["video_mean"] == 0.5
+    assert {name: one["pd"] for name, one in standard["groups"].items()} == {"dim": 0.5, "bright": 1.0}
+    assert standard["sequences"]["1"]["auc"] == 1.0
+    assert "mean of sequences" in capsys.readouterr().out
+
+
+def test_list_file_names_what_is_measured(flat):
+    names = flat / "test.txt"
+    names.write_text("1.png\r\n\n2\n")
+    assert run(flat, "--list", str(names))["standard"]["images"] == 2
+    names.write_text("1\n77\n")
+    with pytest.raises(InputError, match=r"mask has no mask for 77 of the list"):
+        run(flat, "--list", str(names))
+
+
+def test_per_image_and_curves(flat):
+    run(
+        flat,
+        "--per_image",
+        str(flat / "images.csv"),
+        "--curves",
+        str(flat / "curves"),
+        "--protocol",
+        "standard",
+        "dtum",
+    )
+    rows = list(csv.DictReader((flat / "images.csv").open()))
+    assert [(row["protocol"], row["frame"], row["iou"]) for row in rows] == [
+        *(("standard", "1", "1.0"), ("standard", "2", "1.0"), ("standard", "10", "0.0")),
+        *(("dtum", "1", ""), ("dtum", "2", ""), ("dtum", "10", "")),
+    ]
+    names = {"curves.csv", "precision_recall.png", "roc.png", "pd_over_fa.png"}
+    assert {path.name for path in (flat / "curves").iterdir()} == names
+
+
+def test_list_protocols(capsys):
+    main(["--list_protocols"])
+    text = capsys.readouterr().out
+    for row in PROTOCOLS.values():
+        assert f"{row.name}: {row.source}" in text
+    assert "logit > 0.5" in text and "P / max(P) > 0.5" in text and "counting 0" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "message"),
+    [
+        ("pred/3.npy", spot(), r"has no mask for the prediction 3; names and folders"),
+        ("mask/3.png", spot(), r"has no prediction for the mask 3; add them, or name the images with --list"),
+        ("pred/1.npy", spot(size=(20, 25)), r"1\.npy is 25 x 20 and .*1\.png is 24 x 20 \(width x height\)"),
+        ("pred/1.npy", spot(1.5), r"1\.npy has values from 0 to 1\.5; expected probabilities in 0\.\.1 \(for logits"),
+        ("pred/1.npy", spot(np.nan), r"1\.npy holds NaN"),
+        ("pred/1.npy", np.zeros((3, 20, 24)), r"1\.npy has the shape \(3, 20, 24\); expected \[H, W\]"),
+        ("pred/1.npy", np.array(["a"]), r"1\.npy holds <U1 of shape"),
+        ("pred/1.png", spot().astype(np.uint8), r"1\.npy and .*1\.png have one name"),
+    ],
+)
+def test_clear_errors(flat, name, array, message):
+    save(flat / name, array)
+    with pytest.raises(InputError, match=message):
+        run(flat)
+    assert not (flat / "out.json").exists()
+
+
+def test_errors_of_folders_and_options(flat, tmp_path):
+    (flat / "empty").mkdir()
+    for arguments, message in [
+        (["--masks", "x"], "--predictions is missing"),
+        (["--predictions", str(flat / "no"), "--masks", str(flat / "mask")], "no is no folder"),
+        (["--predictions", str(flat / "empty"), "--masks", str(flat / "mask")], r"empty holds no \.npy, \.png files"),
+        (["--predictions", str(flat / "pred"), "--masks", str(flat / "mask"), "--protocol", "x"], "'x' is not known"),
+        (
+            ["--predictions", str(flat / "pred"), "--masks", str(flat / "mask"), "--logits"],
+            "png, which cannot hold logits",
+        ),
+    ]:
+        with pytest.raises(InputError, match=message):
+            main(arguments)
+    (flat / "pred/1.npy").write_bytes(b"\x93NUMPY broken")
+    with pytest.raises(InputError, match=r"cannot read .*1\.npy"):
+        run(flat)
