@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 import tracemalloc
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -223,3 +225,14 @@ def test_pictures_of_other_sizes_are_fitted_into_the_video(tmp_path):
     frames, _ = read_video(tmp_path / "v.mp4")
     assert [frame.shape for frame in frames] == [(48, 72, 3)] * 3
     assert frames[1][:, :8].mean() > 150 and frames[1][:, 30:].mean() < 20
+
+
+def test_real_thermal_videos(tmp_path):
+    data = Path(os.environ.get("ISTD_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+    source = data / "videos" / "IR_DRONE_117.mp4"
+    if not source.exists():
+        pytest.skip("needs the real videos")
+    run(source, tmp_path, "--threshold", "0.9")
+    assert len(list((tmp_path / "masks" / "IR_DRONE_117").iterdir())) == 304
+    frames, fps = read_video(tmp_path / "overlays" / "IR_DRONE_117.mp4")
+    assert len(frames) == 304 and fps == 30 and frames[0].shape == (512, 640, 3)
