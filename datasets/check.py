@@ -13,13 +13,14 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from datasets.catalog import DatasetInfo
 from datasets.index import DatasetIndex, open_dataset
 from datasets.sequences import Frame
 from datasets.target_statistics import TargetStatistics, measure_targets
 from utils.drawing import contact_sheet, grey_to_rgb, outline
 from utils.errors import InputError, run_main
 from utils.files import atomic_path
-from utils.images import numeric_key, read_grey, read_mask, read_pixels, to_unit
+from utils.images import IMAGE_SUFFIXES, numeric_key, read_grey, read_mask, read_pixels, to_unit
 
 SHOWN = 5  # examples printed of each kind of finding
 TILES = 24
@@ -111,8 +112,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data_root", help="folder that holds the datasets by name")
     parser.add_argument("--preview", type=Path, metavar="OUT.png", help="write a contact sheet with outlined targets")
     arguments = parser.parse_args(argv)
+    if arguments.preview and arguments.preview.suffix.lower() not in IMAGE_SUFFIXES:
+        raise InputError(f"--preview {arguments.preview}; expected a name that ends in .png")
     index = open_dataset(arguments.dataset, arguments.data_root)
     print(index.summary)
+    print("".join(f"{line}\n" for line in _published(index.info)), end="")
     problems, notes, summary = check_dataset(index)
     print("\n".join(summary))
     for title, findings in (("note", notes), ("WRONG", problems)):
@@ -124,11 +128,19 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.preview:
         sheet = preview(index)
         with atomic_path(arguments.preview) as path:
-            if not cv2.imwrite(str(path), sheet[..., ::-1]):
-                raise InputError(f"cannot write {arguments.preview}; expected a name ending in .png or .jpg")
+            cv2.imwrite(str(path), sheet[..., ::-1])
         print(f"preview: {arguments.preview}")
     print("found problems" if problems else "nothing wrong")
     return 1 if problems else 0
+
+
+def _published(info: DatasetInfo) -> list[str]:
+    """Published preprocessing and results, where the catalog knows them."""
+    lines = [f"published preprocessing: preset {info.preset} at {info.image_size}"] if info.preset else []
+    return lines + [
+        f"published: {one.model} IoU {one.iou}, nIoU {one.niou}, Pd {one.pd}, Fa {one.fa} (protocol {one.protocol})"
+        for one in info.figures
+    ]
 
 
 def _duplicates(frames: list[Frame], reports: list[FrameReport]) -> list[str]:

@@ -46,7 +46,8 @@ DEMO = DatasetSettings()
 def render_dataset(output: str | Path, settings: DatasetSettings) -> None:
     """Write images/SEQUENCE/FRAME.png, masks/, train.txt, val.txt, targets.csv and settings.json into a new folder.
 
-    The folder appears when it is whole. The last `val_share` of the sequences are for validation. Each depends on the
+    The folder appears when it is whole. The last `val_share` of the sequences (above 0, at least one of
+    several) are for validation. Each depends on the
     seed, its number and its settings alone. Raises `InputError` where the folder exists and is not empty, or a setting
     makes no sense.
     """
@@ -88,7 +89,10 @@ def _render_into(folder: Path, settings: DatasetSettings) -> None:
         jobs = pool.map(lambda number: _render_one(folder, names[number], number, settings), range(len(names)))
         rows = [row for part in tqdm(jobs, total=len(names), desc="rendering", disable=None) for row in part]
     write_targets(folder / TARGET_TABLE, rows)
-    trained = settings.sequences - round(settings.val_share * settings.sequences)
+    validated = round(settings.val_share * settings.sequences)
+    if settings.val_share > 0 and settings.sequences > 1:
+        validated = max(1, validated)
+    trained = settings.sequences - validated
     (folder / "train.txt").write_text("".join(f"{name}\n" for name in names[:trained]))
     (folder / "val.txt").write_text("".join(f"{name}\n" for name in names[trained:]))
     (folder / "settings.json").write_text(json.dumps(asdict(settings), indent=2) + "\n")

@@ -50,7 +50,7 @@ def find_split(layout: Layout, names: Iterable[str], published: str | None) -> S
 def read_list(path: Path) -> list[str]:
     """Entries of a list file, without blank lines, carriage returns, image suffixes and slashes at either end."""
     entries = []
-    for line in path.read_text(encoding="utf-8-sig").splitlines():
+    for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines():
         entry = line.strip().replace("\\", "/").strip("/")
         if entry.lower().endswith(IMAGE_SUFFIXES):
             entry = entry[: entry.rindex(".")]

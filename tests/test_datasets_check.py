@@ -10,6 +10,7 @@ from datasets.check import check_dataset, main
 from datasets.rendered_dataset import DatasetSettings, render_dataset
 from datasets.target_statistics import measure_targets
 from tests.datasets_folders import REPOSITORY, frame_and_mask, write_image, write_lists, write_pairs, write_sequences
+from utils.errors import InputError
 
 REAL = Path(os.environ.get("ISTD_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
 NAMES = ["a", "b", "c", "d"]
@@ -111,6 +112,19 @@ def test_preview_outlines_the_targets(images, capsys):
     red = (sheet == (64, 64, 255)).all(axis=2)
     assert red.sum() >= 4 * 4 * 3 * 6, "a ring around each of four enlarged 3 x 3 targets"
     assert "preview:" in capsys.readouterr().out
+
+
+def test_published_facts_of_a_known_dataset_are_shown(tmp_path, capsys):
+    write_sequences(tmp_path / "IRDST", ["2", "44"], frames=1)
+    assert main(["--dataset", "IRDST", "--data_root", str(tmp_path)]) == 1, "most of its sequences are not there"
+    said = capsys.readouterr().out
+    assert "published preprocessing: preset sgmp_unet at 320" in said
+    assert "SGMP-UNet (2025 release) IoU 60.8, nIoU 59.28, Pd 98.68, Fa 17.83 (protocol sgmp-2025)" in said
+
+
+def test_a_preview_that_is_no_picture_is_refused_before_the_work(images):
+    with pytest.raises(InputError, match=r"expected a name that ends in \.png"):
+        main(["--dataset", str(images), "--preview", "sheet.pdf"])
 
 
 def test_statistics_by_hand():

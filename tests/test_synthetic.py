@@ -216,6 +216,11 @@ def test_the_folder_is_a_dataset(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["new"], "nothing unfinished is left"
 
 
+def test_few_sequences_leave_one_for_validation(tmp_path):
+    render_dataset(tmp_path / "new", DatasetSettings(sequences=2, frames=1, size=(32, 32), val_share=0.1))
+    assert len(open_dataset(tmp_path / "new").split("test")) == 1
+
+
 def test_16_bit_output(tmp_path):
     arguments = ["--sequences", "1", "--frames", "1", "--size", "48", "48", "--bits", "16", "--clutter", "ground"]
     main(["--output", str(tmp_path / "deep"), *arguments])
