@@ -13,6 +13,7 @@ from train_script.engine import choose_amp
 from train_script.interruption import Interrupted, caught_signals
 from train_script.loop import Run, run_epochs
 from train_script.optim import AveragedWeights, build_optimizer, build_schedule
+from train_script.pretrained import load_pretrained_backbone
 from train_script.run_folder import (
     LAST,
     Log,
@@ -75,7 +76,7 @@ def find_run(settings: Settings, config: str | None, log: Log) -> tuple[Path, Ch
 def train(settings: Settings, folder: Path, saved: Checkpoint | None, device: torch.device, log: Log) -> int:
     """One run, from the data to the final figures."""
     index = open_on_all(settings)
-    network = build_network(settings, device)
+    network = build_network(settings, device, saved)
     protocol = settings.protocol or index.info.protocol or "standard"
     select_by = choose_figure(settings, protocol)
     sequences = {"train": index.split("train"), "test": index.split("test")}
@@ -138,8 +139,8 @@ def open_on_all(settings: Settings) -> DatasetIndex:
     return index or open_dataset(settings.dataset, settings.data_root)
 
 
-def build_network(settings: Settings, device: torch.device) -> nn.Module:
-    """The network with its first weights, on the device."""
+def build_network(settings: Settings, device: torch.device, saved: Checkpoint | None) -> nn.Module:
+    """The network on the device, with its first weights unless saved ones will follow."""
     torch.manual_seed(settings.seed)
     options = {
         "sgmp_unet": {"num_frames": settings.num_frames},
@@ -151,7 +152,9 @@ def build_network(settings: Settings, device: torch.device) -> nn.Module:
             raise InputError(
                 f"{name} is {getattr(settings, name)}, {network.name} expects a multiple of {network.size_multiple}"
             )
-    if settings.init_weights:
+    if settings.pretrained_backbone and not saved:
+        load_pretrained_backbone(network, settings.pretrained_backbone)
+    if settings.init_weights and not saved:
         load_weights(network, settings.init_weights)
     network.to(device)
     if settings.channels_last:

@@ -1,0 +1,57 @@
+"""Kinetics-400 weights find their places in SGMP-UNet."""
+
+import pytest
+import torch
+from torchvision.models.video import swin3d_t
+
+from models import build_model
+from train_script.pretrained import WEIGHTS, load_pretrained_backbone, our_name
+from utils.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def network():
+    return build_model("sgmp_unet")
+
+
+def test_the_temporal_branch_computes_what_torchvisions_network_does(network, tmp_path):
+    torch.manual_seed(1)
+    reference = swin3d_t().eval()
+    for parameter in reference.parameters():
+        parameter.data.normal_(std=0.02)
+    torch.save(reference.state_dict(), tmp_path / "swin.pth")
+    load_pretrained_backbone(network, str(tmp_path / "swin.pth"))
+    clip = torch.randn(1, 3, 6, 32, 32)
+    with torch.no_grad():
+        expected = reference.features[:3](reference.patch_embed(clip))
+        encoder = network.encoder.eval()
+        first = encoder.stages[0].temporal(encoder.patch_embed(clip))
+        second = encoder.stages[1].temporal(encoder.stages[1].merge(first))
+    torch.testing.assert_close(second, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_every_weight_but_the_head_has_a_place(network):
+    own = network.state_dict()
+    for name, weight in swin3d_t().state_dict().items():
+        assert our_name(name) is None if name.startswith("head.") else own[our_name(name)].shape == weight.shape
+
+
+def test_other_files_and_networks_are_refused(network, tmp_path):
+    torch.save({"weight": torch.ones(2)}, tmp_path / "other.pth")
+    with pytest.raises(InputError, match="does not hold torchvision's swin3d_t weights"):
+        load_pretrained_backbone(network, str(tmp_path / "other.pth"))
+    (tmp_path / "text.pth").write_text("hello")
+    for name in ("text.pth", "none.pth"):
+        with pytest.raises(InputError, match="cannot read the backbone weights"):
+            load_pretrained_backbone(network, str(tmp_path / name))
+    with pytest.raises(InputError, match="datransnet has no pretrained backbone"):
+        load_pretrained_backbone(build_model("datransnet"), "download")
+
+
+def test_a_failed_download_says_what_to_do(network, monkeypatch):
+    def fail(*given, **named):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(type(WEIGHTS), "get_state_dict", fail)
+    with pytest.raises(InputError, match=r"no route to host; fetch https://.* elsewhere"):
+        load_pretrained_backbone(network, "download")
