@@ -96,8 +96,24 @@ def clutter(size, seed, power):
 
 
 @pytest.mark.parametrize("power", [1, 3])
-def test_clutter_equals_the_plain_form(power):
+@pytest.mark.parametrize("stack_pixels", [crop_regions.STACK_PIXELS, 1], ids=["stacked", "one by one"])
+def test_clutter_equals_the_plain_form(power, stack_pixels, monkeypatch):
+    monkeypatch.setattr(crop_regions, "STACK_PIXELS", stack_pixels)
     assert_equals_plain(*clutter(96, power, power), steps=50)
+
+
+@pytest.mark.parametrize("stack_pixels", [crop_regions.STACK_PIXELS, 1], ids=["stacked", "one by one"])
+@pytest.mark.parametrize("place", [(20, 2), (2, 20), (20, 38), (38, 20)])
+def test_a_target_at_the_edge_of_a_large_region_is_not_dropped(place, stack_pixels, monkeypatch):
+    """A plain of 0.3 reaches the target's side only; on it stands a spot whose centre is 2 px from the target."""
+    monkeypatch.setattr(crop_regions, "STACK_PIXELS", stack_pixels)
+    score, mask = np.zeros((41, 41)), np.zeros((41, 41), bool)
+    score[2:39, 2:39] = 0.3
+    score[place] = 0.9
+    row, column = (p + {2: -2, 38: 2}.get(p, 0) for p in place)
+    mask[row, column] = True
+    assert accumulated(score, mask, 10).matched.tolist() == [0] * 3 + [1] * 6 + [0] * 2
+    assert_equals_plain(score, mask, 10)
 
 
 def test_a_ring_around_its_target_is_found():

@@ -13,8 +13,9 @@ def threshold_levels(score: np.ndarray, steps: int) -> np.ndarray:
 
     Returns uint8 or uint16 [H, W] with values 0..steps + 1.
     """
-    thresholds = np.append(threshold_values(steps, score.dtype), np.array([np.inf, np.inf], score.dtype))
-    guess = (score * score.dtype.type(steps)).astype(np.intp)  # rounding leaves it right or one or two short
-    levels = guess + (score > thresholds[guess])
-    levels += score > thresholds[guess + 1]
+    thresholds = np.append(threshold_values(steps, score.dtype), score.dtype.type(np.inf))
+    # A score above the float nearest to k / steps is at least k / steps itself, so its product is k or more; a score
+    # not above that float gives k at most. The whole part is therefore the level, or one less.
+    levels = (score * score.dtype.type(steps)).astype(np.intp)
+    levels += score > thresholds[levels]
     return levels.astype(np.uint8 if steps < 255 else np.uint16)
