@@ -6,10 +6,11 @@ from pathlib import Path
 from torch import nn
 
 from models.datransnet import DATransNet
+from models.sgmp_unet import SGMPUNet
 from utils.checkpoint import load_weights, read_checkpoint
 from utils.errors import InputError
 
-MODELS = {DATransNet.name: DATransNet}
+MODELS = {SGMPUNet.name: SGMPUNet, DATransNet.name: DATransNet}
 
 
 def build_model(name: str, **options) -> nn.Module:

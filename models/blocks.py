@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+STOCHASTIC_DEPTH = 0.1  # of the last block
+
 
 def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
     """`norm(conv(x))`; in eval mode as one convolution, whose weights are scaled on the fly (gradients stay exact)."""
@@ -15,6 +17,15 @@ def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
         bias = bias + conv.bias * scale
     weight = conv.weight * scale[:, None, None, None]
     return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
+def rising_drops(depths: tuple[int, ...]) -> list[list[float]]:
+    """Stochastic-depth probabilities of stages of blocks: from 0 at the very first to the last, linearly."""
+    last = max(1, sum(depths) - 1)
+    return [
+        [STOCHASTIC_DEPTH * (sum(depths[:stage]) + layer) / last for layer in range(depth)]
+        for stage, depth in enumerate(depths)
+    ]
 
 
 def check_clip(model: nn.Module, clip: Tensor) -> None:

@@ -50,6 +50,47 @@ DATRANSNET = (
 # The published network has a fifth encoder and decoder that its forward pass never calls.
 DATRANSNET_UNUSED = ("encoder5.", "decoder5.")
 
+SGMP_UNET = (
+    (r"^encoder\.model\.0\.spatial_layer\.", "encoder.spatial_stem."),
+    (r"^encoder\.model\.0\.temporal_layer\.0\.", "encoder.patch_embed."),
+    (r"^encoder\.model\.([1-4])\.", _down_one("encoder.stages.", ".")),
+    # spatial branch
+    (r"\.spatial_layer\.", ".spatial."),
+    (r"\.bn([12])\.", r".norm\1."),
+    (r"\.downsample\.([01])\.", r".shortcut.\1."),
+    (r"\.ca\.fc1\.", ".channel_attention.reduce."),
+    (r"\.ca\.fc2\.", ".channel_attention.expand."),
+    (r"\.sa\.conv1\.", ".spatial_attention.conv."),
+    # temporal branch: later stages hold the patch merging and then the blocks, the first one only the blocks
+    (r"\.temporal_layer\.0\.(reduction|norm)\.", r".merge.\1."),
+    (r"\.temporal_layer\.1\.(\d)\.", r".temporal.\1."),
+    (r"\.temporal_layer\.", ".temporal."),
+    # fusion
+    (r"\.fusionst\.proj_q\.", ".fusion.query."),
+    (r"\.fusionst\.downsample\.", ".fusion.merge."),
+    (r"\.fusionst\.proj_k\.", ".fusion.key."),
+    (r"\.fusionst\.k_layer_norm\.", ".fusion.key_norm."),
+    (r"\.fusionst\.multihead_attn\.", ".fusion.attention."),
+    (r"\.fusionst\.layer_norm\.", ".fusion.norm."),
+    # skips
+    (r"^skip_layers\.(\d)\.glu\.fc1\.", r"skips.\1.expand."),
+    (r"^skip_layers\.(\d)\.glu\.dwconv\.dwconv\.", r"skips.\1.depthwise."),
+    (r"^skip_layers\.(\d)\.glu\.fc2\.", r"skips.\1.project."),
+    (r"^skip_layers\.(\d)\.skip\.", r"skips.\1.shortcut."),
+    # decoder: a stage's patch expansion is published at the end of the stage before
+    (r"^decoder\.features\.0\.projection\.", "decoder.expands.0.projection."),
+    (r"^decoder\.features\.1\.2\.projection\.", "decoder.expands.1.projection."),
+    (r"^decoder\.features\.2\.6\.projection\.", "decoder.expands.2.projection."),
+    (r"^decoder\.features\.([123])\.", _down_one("decoder.blocks.", ".")),
+    # head
+    (r"^former\.features\.([01])\.0\.projection\.", r"head.expands.\1.projection."),
+    (r"^former\.features\.([01])\.([12])\.", lambda match: f"head.blocks.{match[1]}.{int(match[2]) - 1}."),
+    (r"^former\.fc_s\.(\d)\.1\.", r"head.side.\1."),
+    (r"^former\.fc\.", "head.main."),
+    (r"\.projection\.0\.", ".project."),
+    (r"\.projection\.1\.", ".norm."),
+)
+
 
 def rename(weights: dict[str, Tensor], table, unused: tuple[str, ...] = ()) -> dict[str, Tensor]:
     """The weights under our names; those whose published name starts with a word of `unused` are left out."""

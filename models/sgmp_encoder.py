@@ -1,0 +1,176 @@
+"""The encoder of SGMP-UNet: a spatial branch of the target frame guides a Video Swin branch of the clip.
+
+Maps of the spatial branch are [B, C, H, W] in channels-last memory, those of the temporal branch [B, T/2, H, W, C].
+"""
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.swin_transformer import PatchMerging, PatchMergingV2, SwinTransformerBlock
+from torchvision.models.video.swin_transformer import PatchEmbed3d
+
+from models.blocks import rising_drops
+from models.window_attention import FastWindowAttention3d
+
+WINDOW = (8, 7, 7)
+SPATIAL_WIDTH = 64
+ATTENTION_REDUCTION = 16
+
+
+class ChannelAttention(nn.Module):
+    """Gate of the channels from their averages and maxima: [B, C, H, W] -> [B, C, 1, 1]."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.reduce = nn.Conv2d(channels, channels // ATTENTION_REDUCTION, 1, bias=False)
+        self.expand = nn.Conv2d(channels // ATTENTION_REDUCTION, channels, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        average, largest = x.mean(dim=(2, 3), keepdim=True), x.amax(dim=(2, 3), keepdim=True)
+        return self.expand(self.reduce(average).relu() + self.reduce(largest).relu()).sigmoid()
+
+
+class SpatialAttention(nn.Module):
+    """Gate of the positions from the average and maximum over the channels: [B, C, H, W] -> [B, 1, H, W]."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(2, 1, 7, padding=3, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(torch.cat([x.mean(dim=1, keepdim=True), x.amax(dim=1, keepdim=True)], dim=1)).sigmoid()
+
+
+class CBAMBlock(nn.Module):
+    """Residual block with channel and spatial attention, [B, in, H, W] -> [B, out, H / stride, W / stride]."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(out_channels)
+        self.channel_attention = ChannelAttention(out_channels)
+        self.spatial_attention = SpatialAttention()
+        self.shortcut = nn.Identity()
+        if stride != 1 or in_channels != out_channels:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.norm1(self.conv1(x)).relu_()
+        out = self.norm2(self.conv2(out))
+        out = out * self.channel_attention(out)
+        out = out * self.spatial_attention(out)
+        return out.add_(self.shortcut(x)).relu_()
+
+
+class Fusion(nn.Module):
+    """MSCA: adds to every time token of the temporal feature what the spatial feature finds in it.
+
+    spatial [B, Cs, 2H, 2W], temporal [B, T/2, H, W, C] -> as temporal.
+    """
+
+    def __init__(self, spatial_channels: int, channels: int, heads: int, time_tokens: int):
+        super().__init__()
+        self.query = nn.Conv2d(spatial_channels, channels // 2, 1)
+        self.merge = PatchMergingV2(channels // 2)
+        self.key = nn.Linear(time_tokens, 1)
+        self.key_norm = nn.LayerNorm(channels)
+        self.attention = nn.MultiheadAttention(channels, heads, batch_first=True)
+        self.norm = nn.LayerNorm(channels)
+
+    def forward(self, spatial: Tensor, temporal: Tensor) -> Tensor:
+        query = self.merge(self.query(spatial).permute(0, 2, 3, 1)).flatten(1, 2)
+        key = torch.einsum("bthwc, ot -> bhwc", temporal, self.key.weight) + self.key.bias
+        key = self.key_norm(key).flatten(1, 2)
+        # without the weights, PyTorch never forms the matrix of all positions by all positions
+        out, _ = self.attention(query, key, query, need_weights=False)
+        return self.norm(temporal + out.reshape(temporal[:, :1].shape))
+
+
+class Stage(nn.Module):
+    """One encoder stage: spatial blocks; patch merging (but for the first stage) and Swin blocks; their fusion."""
+
+    def __init__(self, spatial: nn.Module, merge: nn.Module, temporal: nn.Module, fusion: nn.Module):
+        super().__init__()
+        self.spatial, self.merge, self.temporal, self.fusion = spatial, merge, temporal, fusion
+
+    def forward(self, spatial: Tensor, temporal: Tensor) -> tuple[Tensor, Tensor]:
+        spatial = self.spatial(spatial)
+        temporal = self.temporal(self.merge(temporal))
+        return spatial, self.fusion(spatial, temporal)
+
+
+class Encoder(nn.Module):
+    """Clip [B, T, 3, H, W] to four fused features [B, T/2, h, w, C] at strides 4, 8, 16, 32."""
+
+    def __init__(
+        self,
+        time_tokens: int,
+        width: int,
+        depths: tuple[int, ...],
+        heads: tuple[int, ...],
+        spatial_depths: tuple[int, ...],
+        fusion_heads: tuple[int, ...],
+    ):
+        super().__init__()
+        self.spatial_stem = nn.Sequential(
+            nn.Conv2d(3, SPATIAL_WIDTH, 1, bias=False),
+            nn.BatchNorm2d(SPATIAL_WIDTH),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(3, stride=2, padding=1),
+        )
+        self.patch_embed = PatchEmbed3d([2, 4, 4], 3, width, nn.LayerNorm)
+        drops = rising_drops(depths)
+        self.stages = nn.ModuleList()
+        for index, depth in enumerate(depths):
+            channels, spatial_channels = width * 2**index, SPATIAL_WIDTH * 2**index
+            temporal = [
+                SwinTransformerBlock(
+                    channels,
+                    heads[index],
+                    list(WINDOW),
+                    [0, 0, 0] if layer % 2 == 0 else [extent // 2 for extent in WINDOW],
+                    stochastic_depth_prob=drops[index][layer],
+                    attn_layer=FastWindowAttention3d,
+                )
+                for layer in range(depth)
+            ]
+            spatial = [
+                CBAMBlock(spatial_channels // 2 if index else SPATIAL_WIDTH, spatial_channels, 2 if index else 1)
+            ]
+            spatial += [CBAMBlock(spatial_channels, spatial_channels, 1) for _ in range(spatial_depths[index] - 1)]
+            self.stages.append(
+                Stage(
+                    nn.Sequential(*spatial),
+                    PatchMerging(channels // 2) if index else nn.Identity(),
+                    nn.Sequential(*temporal),
+                    Fusion(spatial_channels, channels, fusion_heads[index], time_tokens),
+                )
+            )
+        self.norm = nn.LayerNorm(channels)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for module in [self.spatial_stem, *(stage.spatial for stage in self.stages)]:
+            for part in module.modules():
+                if isinstance(part, nn.Conv2d):
+                    nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+        for module in [m for stage in self.stages for m in (stage.merge, stage.temporal)]:
+            for part in module.modules():
+                if isinstance(part, nn.Linear):
+                    nn.init.trunc_normal_(part.weight, std=0.02)
+                    if part.bias is not None:
+                        nn.init.zeros_(part.bias)
+
+    def forward(self, clip: Tensor) -> list[Tensor]:
+        target = clip[:, clip.shape[1] // 2]
+        spatial = self.spatial_stem(target.contiguous(memory_format=torch.channels_last))
+        temporal = self.patch_embed(clip.transpose(1, 2))
+        features = []
+        for stage in self.stages:
+            spatial, temporal = stage(spatial, temporal)
+            features.append(temporal)
+        features[-1] = self.norm(features[-1])
+        return features
