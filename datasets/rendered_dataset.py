@@ -46,10 +46,9 @@ DEMO = DatasetSettings()
 def render_dataset(output: str | Path, settings: DatasetSettings) -> None:
     """Write images/SEQUENCE/FRAME.png, masks/, train.txt, val.txt, targets.csv and settings.json into a new folder.
 
-    The folder appears when it is whole. The last `val_share` of the sequences (above 0, at least one of
-    several) are for validation. Each depends on the
-    seed, its number and its settings alone. Raises `InputError` where the folder exists and is not empty, or a setting
-    makes no sense.
+    The folder appears when it is whole. The last `val_share` of the sequences are for validation (where it is above 0,
+    at least one of several). Each depends on the seed, its number and its settings alone. Raises `InputError` where
+    the folder exists and is not empty, or a setting makes no sense.
     """
     _check(settings)
     output = Path(output)
