@@ -150,14 +150,11 @@ class GradientTransformer(nn.Module):
         self.project = nn.Conv2d(width, channels, 1, bias=False)
         self.norm = nn.BatchNorm2d(channels)
 
-    def attention(self, x: Tensor, padded: Tensor) -> Tensor:
+    def attention(self, query: Tensor, padded: Tensor) -> Tensor:
         """Attention of every query to the keys of its head: [B, heads, hidden, shifts, keys of a shift]."""
         heads = len(self.shifts)
-        # channel-major: channel 0 of every shift, then channel 1, ...; heads are consecutive runs of that order
-        weight = torch.stack([conv.weight for conv in self.query], dim=1).flatten(0, 1)
-        query = F.conv2d(x, weight)
         kernels = [surround_kernel(conv.weight.flatten(1)).to(query.dtype) for conv in self.key]
-        with torch.autocast(x.device.type, enabled=False):
+        with torch.autocast(query.device.type, enabled=False):
             query_energy, products, key_energy = _KeyProducts.apply(query, padded, self.shifts, *kernels)
             query_scale = query_energy.clamp_min(NORM_EPS**2).rsqrt() / self.side
             key_scale = key_energy.clamp_min(NORM_EPS**2).rsqrt()
@@ -172,8 +169,11 @@ class GradientTransformer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, C, H, W]."""
         heads = len(self.shifts)
-        padded = F.pad(x, (max(self.shifts),) * 4, mode="reflect")
-        attention = self.attention(x, padded)
+        # channel-major: channel 0 of every shift, then channel 1, ...; heads are consecutive runs of that order
+        query = F.conv2d(x, torch.stack([conv.weight for conv in self.query], dim=1).flatten(0, 1))
+        with torch.autocast(x.device.type, enabled=False):  # it would pad in float32
+            padded = F.pad(x.to(query.dtype), (max(self.shifts),) * 4, mode="reflect")
+        attention = self.attention(query, padded)
         values = torch.stack([conv.weight.flatten(1) for conv in self.value])
         values = rearrange(values, "s (h k) c -> h s k c", h=heads).to(attention.dtype)
         with torch.autocast(x.device.type, enabled=False):
