@@ -1,0 +1,114 @@
+"""Write a network as ONNX, and check it against PyTorch in onnxruntime.
+
+    python -m test_script.export --model_path checkpoint_best.pth --output model.onnx --size 256 256
+
+The file takes `clip`, float32 [batch, T, C, H, W], prepared as in training (DATransNet: grey in 0..1; SGMP-UNet: grey
+replicated to RGB, ImageNet mean and std), and gives `probability`, float32 [batch, 1, H, W], of frame T // 2. The batch
+is dynamic; with --dynamic height and width are too (multiples of 32; DATransNet only). Needs the packages onnx,
+onnxruntime and onnxscript.
+"""
+
+import argparse
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models import load_model
+from test_script.exportable import exportable_forms
+from utils.errors import InputError, run_main
+from utils.files import atomic_path
+
+NEEDED = ("onnx", "onnxruntime", "onnxscript")
+FIXED_SIZE = ("sgmp_unet",)  # its windows, their padding and their masks are laid out for one size
+TOLERANCE = 1e-3  # of the probability
+OPSET = 18
+CHECK_BATCH = 3  # another one than the example's, to see that the batch is dynamic
+
+
+class Probability(nn.Module):
+    """The network with its sigmoid, as exported."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """clip [B, T, C, H, W] -> probability [B, 1, H, W]."""
+        return self.model(clip).sigmoid()
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m test_script.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model_path", required=True, help="checkpoint file, ours or a published one")
+    parser.add_argument("--output", required=True, help="file to write, such as model.onnx")
+    parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="size of the frames; default 256 256")
+    parser.add_argument("--dynamic", action="store_true", help="let height and width vary")
+    parser.add_argument("--image_size", type=int, help="DATransNet files that do not say it: 256 or 512")
+    args = parser.parse_args(argv)
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InputError(
+            f"export needs the packages {', '.join(missing)}; install them: pip install {' '.join(missing)}"
+        )
+    model = load_model(args.model_path, **({} if args.image_size is None else {"image_size": args.image_size}))
+    size = tuple(args.size or (256, 256))
+    if any(side < 1 or side % model.size_multiple for side in size):
+        raise InputError(f"size {size[0]} {size[1]} given; expected multiples of {model.size_multiple}")
+    if args.dynamic and model.name in FIXED_SIZE:
+        raise InputError(f"{model.name} can be exported for one size only; leave --dynamic out and give --size")
+    export(model, Path(args.output), size, args.dynamic)
+    difference = check(model, Path(args.output), size, args.dynamic)
+    print(f"{args.output}: largest difference from PyTorch {difference:.1e}")
+
+
+def export(model: nn.Module, path: Path, size: tuple[int, int], dynamic: bool) -> None:
+    """Write the network to `path`, for frames of `size` (H, W), or of any size with `dynamic`."""
+    axes = {0: torch.export.Dim.DYNAMIC}
+    if dynamic:
+        axes |= {3: torch.export.Dim.DYNAMIC, 4: torch.export.Dim.DYNAMIC}
+    clip = torch.rand(2, model.num_frames, model.in_channels, *size)
+    with exportable_forms():
+        program = torch.onnx.export(
+            torch.export.export(Probability(model).eval(), (clip,), dynamic_shapes={"clip": axes}),
+            input_names=["clip"],
+            output_names=["probability"],
+            opset_version=OPSET,
+            optimize=False,  # onnxruntime does it on loading; here it takes minutes
+            verbose=False,
+        )
+    with atomic_path(path) as temporary:
+        program.save(temporary, external_data=False)
+
+
+def check(model: nn.Module, path: Path, size: tuple[int, int], dynamic: bool) -> float:
+    """Largest difference of a probability between the file in onnxruntime and the network in PyTorch.
+
+    Tried with another batch size, and with `dynamic` another frame size, than the file was made with. Raises
+    `InputError` above `TOLERANCE`.
+    """
+    import onnxruntime  # optional
+
+    onnxruntime.set_default_logger_severity(3)  # it warns of every node that it cannot fold
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    sizes = [size, tuple(side + model.size_multiple for side in size)] if dynamic else [size]
+    random = np.random.default_rng(0)
+    largest = 0.0
+    for height, width in sizes:
+        clip = random.random((CHECK_BATCH, model.num_frames, model.in_channels, height, width), dtype=np.float32)
+        (ours,) = session.run(None, {"clip": clip})
+        with torch.inference_mode():
+            theirs = model(torch.from_numpy(clip)).sigmoid().numpy()
+        largest = max(largest, float(np.abs(ours - theirs).max()))
+    if not largest <= TOLERANCE:
+        raise InputError(f"{path} differs from PyTorch by {largest:.1e}, allowed {TOLERANCE:.0e}; do not use the file")
+    return largest
+
+
+if __name__ == "__main__":
+    run_main(main)

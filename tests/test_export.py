@@ -1,0 +1,94 @@
+"""ONNX export: the file against PyTorch, its dynamic sides, and what is said when it cannot be."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from models import build_model, gradient_transformer, window_attention
+from test_script import export
+from test_script.exportable import convolve_each, join
+from utils.checkpoint import save_checkpoint
+from utils.errors import InputError
+
+needs_onnx = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in export.NEEDED), reason="needs onnx, onnxruntime, onnxscript"
+)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("model") / "tiny.pth"
+    save_checkpoint(path, build_model("datransnet", image_size=32, width=4), {})
+    return path
+
+
+class Small(nn.Module):
+    """A stand-in of any frame size."""
+
+    name, num_frames, in_channels, size_multiple = "small", 1, 1, 32
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(1, 1, 3, padding=1)
+
+    def forward(self, clip):
+        return self.conv(clip[:, 0])
+
+
+@needs_onnx
+def test_datransnet_in_onnxruntime_is_datransnet(checkpoint, tmp_path, capsys):
+    import onnxruntime
+
+    file = tmp_path / "model.onnx"
+    export.main(["--model_path", str(checkpoint), "--output", str(file), "--size", "32", "64"])
+    assert "largest difference" in capsys.readouterr().out
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model.onnx"]  # one file, weights and all
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    clip = torch.rand(5, 1, 1, 32, 64)
+    (probability,) = session.run(None, {"clip": clip.numpy()})
+    model = export.load_model(checkpoint)
+    with torch.inference_mode():
+        np.testing.assert_allclose(probability, model(clip).sigmoid().numpy(), atol=1e-5)
+
+
+@needs_onnx
+def test_dynamic_sides_and_a_wrong_file(tmp_path):
+    model = Small().eval()
+    export.export(model, tmp_path / "small.onnx", (32, 32), dynamic=True)
+    assert export.check(model, tmp_path / "small.onnx", (32, 32), dynamic=True) < 1e-6
+    with torch.no_grad():
+        model.conv.weight += 0.05
+    with pytest.raises(InputError, match="differs from PyTorch"):
+        export.check(model, tmp_path / "small.onnx", (32, 32), dynamic=True)
+
+
+def test_exportable_forms_compute_the_same():
+    random = torch.Generator().manual_seed(0)
+    padded = torch.rand(2, 4, 16, 18, generator=random)
+    kernels = [torch.rand(2, 6, 4, 3, 3, generator=random) for _ in range(2)]
+    for shifts in ((1, 3), (1,)):
+        given = kernels[: len(shifts)]
+        torch.testing.assert_close(
+            convolve_each(padded, given, shifts), gradient_transformer._convolve_each(padded, given, shifts)
+        )
+    x = torch.rand(2, 12, 8 * 7 * 7, 5, generator=random)
+    size = (8, 21, 28)
+    assert torch.equal(join(x, (8, 7, 7), size), window_attention._join(x, (8, 7, 7), size))
+
+
+def test_what_cannot_be_exported_is_said(checkpoint, monkeypatch, tmp_path):
+    command = ["--model_path", str(checkpoint), "--output", str(tmp_path / "m.onnx")]
+    monkeypatch.setattr(export, "load_model", lambda path: type("Wide", (Small,), {"name": "sgmp_unet"})())
+    monkeypatch.setattr(export, "NEEDED", ())
+    with pytest.raises(InputError, match="one size only"):
+        export.main([*command, "--dynamic"])
+    with pytest.raises(InputError, match="multiples of 32"):
+        export.main([*command, "--size", "32", "50"])
+    monkeypatch.setattr(export, "NEEDED", ("onnx_is_not_there",))
+    with pytest.raises(InputError, match="pip install onnx_is_not_there"):
+        export.main(command)
