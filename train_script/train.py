@@ -1,5 +1,6 @@
 """Train a network: `python -m train_script.train --help`."""
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -171,12 +172,22 @@ def build_training(settings: Settings, network: nn.Module, device: torch.device)
     averaged = AveragedWeights(network, settings.ema) if settings.ema else None
     model = torch.compile(network) if settings.compile else network
     if world_size() > 1:
-        model = DistributedDataParallel(
-            model, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False
-        )
+        model = share_gradients(model, device)
     optimizer = build_optimizer(network, settings)
     scaler = torch.amp.GradScaler(device.type, enabled=settings.amp == "fp16")
     return Training(network, model, optimizer, scaler, averaged, Position())
+
+
+def share_gradients(model: nn.Module, device: torch.device) -> DistributedDataParallel:
+    """`model` with its gradients averaged over processes."""
+    for parameter in model.parameters():
+        if parameter.dim() == 4 and parameter.shape[2:] == (1, 1):  # else their strides differ from the gradients'
+            parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
+    # Buffers are equal on all processes already. The option's new name is not in torch 2.5.
+    warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+    return DistributedDataParallel(
+        model, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False
+    )
 
 
 def continue_from(saved: Checkpoint, training: Training, settings: Settings, folder: Path, log: Log) -> None:
