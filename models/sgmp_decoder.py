@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torchvision.models.swin_transformer import SwinTransformerBlockV2
 
 from models.blocks import rising_drops
+from models.chunked_mlp import chunked_mlp
 from models.window_attention import FastWindowAttentionV2
 
 WINDOW = (7, 7)
@@ -43,11 +44,19 @@ class PatchExpand(nn.Module):
         return self.norm(self.project(x))
 
 
+class SwinBlock(SwinTransformerBlockV2):
+    """torchvision's block with fast forms of its parts, [B, H, W, C] -> same."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.stochastic_depth(self.norm1(self.attn(x)))
+        return x + self.stochastic_depth(self.norm2(chunked_mlp(x, self.mlp)))
+
+
 def swin_blocks(channels: int, heads: int, drops: list[float]) -> nn.Sequential:
     """Swin V2 blocks, every second one shifted; one a stochastic-depth probability in `drops`."""
     return nn.Sequential(
         *(
-            SwinTransformerBlockV2(
+            SwinBlock(
                 channels,
                 heads,
                 list(WINDOW),

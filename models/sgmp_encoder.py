@@ -9,11 +9,20 @@ from torchvision.models.swin_transformer import PatchMerging, PatchMergingV2, Sw
 from torchvision.models.video.swin_transformer import PatchEmbed3d
 
 from models.blocks import rising_drops
+from models.chunked_mlp import chunked_mlp
 from models.window_attention import FastWindowAttention3d
 
 WINDOW = (8, 7, 7)
 SPATIAL_WIDTH = 64
 ATTENTION_REDUCTION = 16
+
+
+class SwinBlock(SwinTransformerBlock):
+    """torchvision's block with fast forms of its parts, [B, T, H, W, C] -> same."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.stochastic_depth(self.attn(self.norm1(x)))
+        return x + self.stochastic_depth(chunked_mlp(self.norm2(x), self.mlp))
 
 
 class ChannelAttention(nn.Module):
@@ -127,7 +136,7 @@ class Encoder(nn.Module):
         for index, depth in enumerate(depths):
             channels, spatial_channels = width * 2**index, SPATIAL_WIDTH * 2**index
             temporal = [
-                SwinTransformerBlock(
+                SwinBlock(
                     channels,
                     heads[index],
                     list(WINDOW),

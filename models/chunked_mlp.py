@@ -1,0 +1,53 @@
+"""The two-layer perceptron of Swin blocks, a few tokens at a time.
+
+Its hidden layer is four times as wide as the tokens: written to memory and read back, it costs more time on a processor
+than computing it. Here it stays in the cache, and is computed again in the backward pass.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+HIDDEN_BYTES = 2 << 20  # of hidden values in flight: about the size of one core's second-level cache
+
+
+def _pieces(x: Tensor, width: int) -> list[slice]:
+    step = max(1, HIDDEN_BYTES // (x.element_size() * width))
+    return [slice(first, first + step) for first in range(0, len(x), step)]
+
+
+class _ChunkedMLP(torch.autograd.Function):
+    """linear - GELU - linear of tokens [N, C]."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight1, bias1, weight2)
+        out = x.new_empty(len(x), len(weight2))
+        for piece in _pieces(x, len(weight1)):
+            hidden = F.gelu(F.linear(x[piece], weight1, bias1))
+            torch.addmm(bias2, hidden, weight2.t(), out=out[piece])
+        return out
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        x, weight1, bias1, weight2 = ctx.saved_tensors
+        grad = grad.contiguous()
+        grad_x = torch.empty_like(x)
+        grad_weight1, grad_bias1, grad_weight2 = (torch.zeros_like(p) for p in (weight1, bias1, weight2))
+        for piece in _pieces(x, len(weight1)):
+            before = F.linear(x[piece], weight1, bias1)
+            grad_weight2.addmm_(grad[piece].t(), F.gelu(before))
+            grad_before = torch.ops.aten.gelu_backward(grad[piece] @ weight2, before)
+            grad_weight1.addmm_(grad_before.t(), x[piece])
+            grad_bias1 += grad_before.sum(dim=0)
+            torch.mm(grad_before, weight1, out=grad_x[piece])
+        return grad_x, grad_weight1, grad_bias1, grad_weight2, grad.sum(dim=0)
+
+
+def chunked_mlp(x: Tensor, mlp: nn.Sequential) -> Tensor:
+    """`mlp(x)` for a torchvision MLP (Linear, GELU, Dropout of 0, Linear, Dropout of 0), x [..., C] -> same shape."""
+    first, last = mlp[0], mlp[3]
+    if x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
+        return mlp(x)
+    out = _ChunkedMLP.apply(x.reshape(-1, x.shape[-1]), first.weight, first.bias, last.weight, last.bias)
+    return out.view_as(x)
