@@ -26,7 +26,7 @@ from test_script.detections import find_detections
 from test_script.inference_results import merge_parts, published_lines, write_results
 from test_script.model_options import add_model_options, predictor_options
 from test_script.predictor import Predictor, ScoreMaps
-from test_script.preparation import SGMP_PRESET, eval_transform, frame_preparation, preset_of
+from test_script.preparation import SGMP_PRESET, eval_transform, frame_preparation, preset_of, recipe_settings
 from test_script.report import write_report
 from test_script.result_files import detection_row, frame_file, write_mask, write_probability
 from test_script.work_parts import Part, file_hash, load_part, loader_batches, save_part, split_work, start_run
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace, device: torch.device) -> None:
     index = datasets.open_dataset(args.dataset, args.data_root)
     options = {} if args.image_size is None else {"image_size": args.image_size}
     model = load_model(args.model_path, **options)
-    settings = read_checkpoint(args.model_path).settings
+    settings = recipe_settings(read_checkpoint(args.model_path))
     transform = eval_transform(model, settings, tiled=args.tile is not None)
     predictor = Predictor(model, frame_preparation(transform), device, **predictor_options(args))
     dataset = ClipDataset(

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from models import load_model
 from test_script.clip_stream import sliding_clips
 from test_script.detections import Detection, find_detections
-from test_script.preparation import eval_transform, frame_preparation
+from test_script.preparation import eval_transform, frame_preparation, recipe_settings
 from test_script.tiling import pad_to_multiple, round_up, run_tiled
 from utils.checkpoint import read_checkpoint
 from utils.distributed import choose_device
@@ -125,7 +125,8 @@ class Predictor:
         NUDT-SIRST, 512 for IRSTD-1K). Raises `InputError` where the file is no checkpoint.
         """
         model = load_model(path, **({} if image_size is None else {"image_size": image_size}))
-        transform = eval_transform(model, read_checkpoint(path).settings, tiled=options.get("tile") is not None)
+        settings = recipe_settings(read_checkpoint(path))
+        transform = eval_transform(model, settings, tiled=options.get("tile") is not None)
         return cls(model, frame_preparation(transform), choose_device(device), **options)
 
     def __call__(self, frames: np.ndarray | Iterable[np.ndarray]) -> Prediction:

@@ -11,6 +11,7 @@ from torch import nn
 from datasets.clips import Transform
 from datasets.presets import build_transform
 from datasets.transforms import mask_tensor, network_input, to_float
+from utils.checkpoint import Checkpoint
 
 SGMP_PRESET = "sgmp_unet"
 SGMP_SHORT_SIDE = 320
@@ -26,6 +27,11 @@ class NativeSize:
         self, frames: np.ndarray, mask: np.ndarray, random: np.random.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
         return network_input(to_float(frames), self.channels), mask_tensor(mask)
+
+
+def recipe_settings(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The settings a network of ours was trained with; a published file's say nothing here."""
+    return checkpoint.settings if checkpoint.kind == "ours" else {}
 
 
 def eval_transform(model: nn.Module, settings: dict[str, Any], tiled: bool = False) -> Transform:

@@ -21,7 +21,7 @@ from utils.files import atomic_path
 from utils.metrics.accumulator import ImageCounts
 from utils.metrics.curves import CurveAccumulator
 
-PART_FRAMES = 64
+PART_FRAMES = 32
 CURVE_COUNTS = ("target_levels", "other_levels", "matched", "matched_pixels")
 
 

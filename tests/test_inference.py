@@ -221,7 +221,7 @@ def test_the_protocols_of_both_sgmp_releases(checkpoint, sequences, tmp_path, mo
     """One run with --flip --msc against the released test codes, written out plainly."""
     model = ClipNetwork().eval()
     monkeypatch.setattr(inference, "load_model", lambda path: model)
-    monkeypatch.setattr(inference, "read_checkpoint", lambda path: SimpleNamespace(settings={}))
+    monkeypatch.setattr(inference, "read_checkpoint", lambda path: SimpleNamespace(kind="published", settings={}))
     monkeypatch.setattr(inference, "write_report", lambda *_: None)
     protocols = ("sgmp-2025", "sgmp-2026")
     inference.main(arguments(checkpoint, sequences, tmp_path, "--flip", "--msc", "--protocol", *protocols))

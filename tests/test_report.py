@@ -61,7 +61,7 @@ def report(tmp_path_factory):
     torch.save({}, checkpoint)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inference, "load_model", lambda path: LocalContrast())
-        patch.setattr(inference, "read_checkpoint", lambda path: SimpleNamespace(settings={}))
+        patch.setattr(inference, "read_checkpoint", lambda path: SimpleNamespace(kind="published", settings={}))
         output = root / "out"
         inference.main(["--model_path", str(checkpoint), "--dataset", str(root), "--output_dir", str(output)])
     return output / "report.html"
