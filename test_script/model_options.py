@@ -24,7 +24,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="work through larger frames at their own size in overlapping tiles of this side, px",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps; default auto")
-    parser.add_argument("--batch_size", type=int, default=4, help="frames in a forward pass on a GPU; default 4")
+    parser.add_argument("--batch_size", type=int, default=4, help="frames worked on at a time; default 4")
     parser.add_argument("--amp", action="store_true", help="bfloat16 where that is safe: faster on new GPUs")
     parser.add_argument("--compile", action="store_true", help="compile the network; pays for thousands of frames")
 

@@ -10,6 +10,7 @@ result.detections[3]        # list of Detection of frame 3: centroid and box in 
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
@@ -72,11 +73,12 @@ class Predictor:
         tile: side of square tiles, a multiple of the network's, for frames larger than that. None: whole frames.
         amp: bfloat16 where that is safe.
         compile: compile the network (torch.compile); pays for thousands of frames of one size.
-        batch_size: clips in a forward pass on a GPU.
+        batch_size: clips worked on at a time.
         threshold: a pixel is target where its probability is above it.
 
-    On the CPU every clip goes through the network alone: a CPU gains nothing from a batch here, and some of its
-    kernels round differently for different batch sizes, so this is what makes results independent of `batch_size`.
+    On the CPU every pass (a clip, a scale, a flip) runs alone on one core, as many side by side as torch has threads:
+    CPU kernels round differently for other batch sizes and numbers of threads, so this is what makes the results
+    independent of `batch_size`, cores and processes. Few passes at a time (one frame, no flip) leave cores idle.
     """
 
     def __init__(
@@ -113,6 +115,7 @@ class Predictor:
         self.amp = amp
         self.batch_size = batch_size
         self.threshold = threshold
+        self.compiled = compile
         self._forward = torch.compile(self.model) if compile else self.model
 
     @classmethod
@@ -168,59 +171,79 @@ class Predictor:
 
         One set of forward passes serves both maps: `probability` (all scales and flips) and `logit` (scale 1, flips).
         """
-        results: list[ScoreMaps | None] = [None] * len(clips)
-        for group in self._groups(clips):
-            inputs = torch.stack([clips[i] for i in group]).to(self.device, non_blocking=True)
-            wanted = [sizes[i] for i in group]
-            for i, maps in zip(group, self._score_group(inputs, wanted, probability, logit), strict=True):
-                results[i] = maps
-        return results
-
-    def _groups(self, clips: list[Tensor]) -> Iterator[list[int]]:
-        """Indices of clips that go through the network together: one by one on the CPU, else equal sizes together."""
-        if self.device.type == "cpu":
-            yield from ([i] for i in range(len(clips)))
-            return
-        by_shape: dict[tuple[int, ...], list[int]] = {}
-        for i, clip in enumerate(clips):
-            by_shape.setdefault(tuple(clip.shape), []).append(i)
-        for group in by_shape.values():
-            yield from batched(group, self.batch_size)
-
-    def _score_group(
-        self, clips: Tensor, sizes: list[tuple[int, int]], probability: bool, logit: bool
-    ) -> list[ScoreMaps]:
-        """`score_maps` for clips [B, T, C, H, W] on the device."""
         scales = list(self.scales) if probability else []
         if logit and 1.0 not in scales:
             scales.append(1.0)
-        views = len(clips) * (2 if self.flip else 1)
-        probabilities: list[Tensor | None] = [None] * views
-        logits: list[Tensor | None] = [None] * views
-        inputs = torch.cat([clips, clips.flip(-1)]) if self.flip else clips
-        for scale in scales:
-            scaled = resize_clips(inputs, scale, self.model.size_multiple)
-            for view, raw in enumerate(self._logits(scaled)):
-                at_size = resize_map(raw, sizes[view % len(clips)])
-                if logit and scale == 1.0:
-                    logits[view] = at_size
-                if probability and scale in self.scales:
-                    share = at_size.sigmoid()
-                    probabilities[view] = share if probabilities[view] is None else probabilities[view] + share
-        results = []
-        for i in range(len(clips)):
-            maps = []
-            for values, count in ((probabilities, len(self.scales)), (logits, 1)):
-                value = values[i]
-                if value is None:
-                    maps.append(None)
-                    continue
-                value = value / count
-                if self.flip:
-                    value = (value + (values[i + len(clips)] / count).flip(-1)) / 2
-                maps.append(value.cpu().numpy())
-            results.append(ScoreMaps(*maps))
+        passes = [(scale, flip) for scale in scales for flip in ((False, True) if self.flip else (False,))]
+        if self.device.type != "cpu":
+            logits = self._passes_on_gpu(clips, sizes, passes)
+            return [self._combine(own, probability, logit) for own in logits]
+        cores = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            logits = self._passes_on_cpu(clips, sizes, passes, cores)
+            return [self._combine(own, probability, logit) for own in logits]
+        finally:
+            torch.set_num_threads(cores)
+
+    def _passes_on_cpu(
+        self, clips: list[Tensor], sizes: list[tuple[int, int]], passes: list[tuple[float, bool]], cores: int
+    ) -> list[dict[tuple[float, bool], Tensor]]:
+        """Logits [h, w] of every pass (scale, flip) for every clip; passes run side by side, on one core each."""
+
+        @torch.inference_mode()  # it holds for a thread
+        def run(job: tuple[int, tuple[float, bool]]) -> Tensor:
+            i, (scale, flip) = job
+            return resize_map(self._scaled_logits(clips[i][None], scale, flip)[0], sizes[i])
+
+        jobs = [(i, one) for i in range(len(clips)) for one in passes]
+        if self.compiled or cores == 1:  # torch.compile is not made for several threads
+            maps = [run(job) for job in jobs]
+        else:
+            with ThreadPoolExecutor(cores) as pool:
+                maps = list(pool.map(run, jobs))
+        own = batched(maps, len(passes))
+        return [dict(zip(passes, each, strict=True)) for each in own]
+
+    def _passes_on_gpu(
+        self, clips: list[Tensor], sizes: list[tuple[int, int]], passes: list[tuple[float, bool]]
+    ) -> list[dict[tuple[float, bool], Tensor]]:
+        """The same, clips of equal size together, and with their flips in one batch."""
+        by_shape: dict[tuple[int, ...], list[int]] = {}
+        for i, clip in enumerate(clips):
+            by_shape.setdefault(tuple(clip.shape), []).append(i)
+        results: list[dict] = [{} for _ in clips]
+        for group in (group for same in by_shape.values() for group in batched(same, self.batch_size)):
+            inputs = torch.stack([clips[i] for i in group]).to(self.device, non_blocking=True)
+            for scale in dict.fromkeys(scale for scale, _ in passes):
+                flips = [flip for one, flip in passes if one == scale]
+                views = torch.cat([inputs.flip(-1) if flip else inputs for flip in flips])
+                scaled = resize_clips(views, scale, self.model.size_multiple)
+                for view, logits in enumerate(self._logits(scaled)):
+                    i = group[view % len(group)]
+                    results[i][scale, flips[view // len(group)]] = resize_map(logits, sizes[i])
         return results
+
+    def _combine(self, logits: dict[tuple[float, bool], Tensor], probability: bool, logit: bool) -> ScoreMaps:
+        """The maps of one clip from the logits [h, w] of its passes (scale, flip); flipped ones are flipped back."""
+
+        def over_flips(average: Callable[[bool], Tensor]) -> np.ndarray:
+            value = average(False)
+            if self.flip:
+                value = (value + average(True).flip(-1)) / 2
+            return value.cpu().numpy()
+
+        def mean_probability(flip: bool) -> Tensor:
+            return sum(logits[scale, flip].sigmoid() for scale in self.scales) / len(self.scales)
+
+        return ScoreMaps(
+            over_flips(mean_probability) if probability else None,
+            over_flips(lambda flip: logits[1.0, flip]) if logit else None,
+        )
+
+    def _scaled_logits(self, clips: Tensor, scale: float, flip: bool) -> Tensor:
+        """Logits [B, H, W] of clips [B, T, C, H, W] flipped (the logits are not flipped back) and resized."""
+        return self._logits(resize_clips(clips.flip(-1) if flip else clips, scale, self.model.size_multiple))
 
     def _logits(self, clips: Tensor) -> Tensor:
         """Logits [B, H, W], float32, of clips [B, T, C, H, W] of any size."""
@@ -233,8 +256,6 @@ class Predictor:
 
     def _run(self, clips: Tensor) -> Tensor:
         """The network itself: clips [B, T, C, H, W] of a size it takes -> logits [B, 1, H, W], float32."""
-        if self.device.type == "cpu" and len(clips) > 1:
-            return torch.cat([self._run(clip) for clip in clips.split(1)])
         with torch.autocast(self.device.type, torch.bfloat16) if self.amp else nullcontext():
             return self._forward(clips).float()
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from models import build_model
 from test_script.clip_stream import sliding_clips
 from test_script.detections import find_detections
 from test_script.predictor import Predictor, as_grey_frames, stack_clip
@@ -161,6 +162,40 @@ def test_batch_size_does_not_change_a_bit():
     singly = [one.score_maps([clip], [size])[0] for clip, size in zip(clips, sizes, strict=True)]
     for a, b in zip(singly, four.score_maps(clips, sizes), strict=True):
         np.testing.assert_array_equal(a.probability, b.probability)
+
+
+def test_the_batched_passes_of_a_gpu_are_those_of_the_cpu():
+    """Run here on the CPU: the grouping by size and the views of a batch, with clips of two sizes."""
+    clips = [torch.from_numpy(frames(1, *size, seed=i))[None] for i, size in enumerate([(40, 50), (64, 64), (40, 50)])]
+    sizes = [(40, 50), (30, 30), (80, 100)]
+    predictor = Predictor(StandIn(), prepare, flip=True, scales=(0.8, 1.0), batch_size=2)
+    passes = [(scale, flip) for scale in (0.8, 1.0) for flip in (False, True)]
+    with torch.inference_mode():
+        batched_maps = predictor._passes_on_gpu(clips, sizes, passes)
+        single_maps = predictor._passes_on_cpu(clips, sizes, passes, cores=1)
+    for one, other in zip(batched_maps, single_maps, strict=True):
+        assert list(one) and set(one) == set(other)
+        for key in one:
+            torch.testing.assert_close(one[key], other[key])
+
+
+def test_cores_do_not_change_a_bit_of_a_real_network():
+    torch.manual_seed(0)
+    model = build_model("datransnet", image_size=64, width=8).eval()
+    clips = list(torch.from_numpy(frames(3, 71, 97))[:, None, None])
+    kept, maps = torch.get_num_threads(), {}
+    try:
+        for cores in (1, 2, 3):
+            torch.set_num_threads(cores)
+            predictor = Predictor(model, prepare, flip=True, scales=(0.8, 1.0))
+            maps[cores] = predictor.score_maps(clips, [(71, 97), (30, 40), (150, 201)], logit=True)
+            assert torch.get_num_threads() == cores
+    finally:
+        torch.set_num_threads(kept)
+    for cores in (2, 3):
+        for one, other in zip(maps[1], maps[cores], strict=True):
+            np.testing.assert_array_equal(one.probability, other.probability)
+            np.testing.assert_array_equal(one.logit, other.logit)
 
 
 def test_sliding_clips_repeat_the_edges_and_take_each_frame_once():
