@@ -15,18 +15,19 @@ from torchvision.models.swin_transformer import ShiftedWindowAttentionV2
 from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d
 
 SCORES_BYTES = 4 << 20  # of scores in flight on a CPU: about the size of two cores' second-level caches
+NORM_EPS = 1e-12  # of `F.normalize`
 MASKED = -100.0  # what torchvision adds to the score of two tokens that a cyclic shift brought together
 
 
-def _pieces(query: Tensor, bias: Tensor, window: tuple[int, ...], shift: tuple[int, ...]):
-    """Yield (index of a few windows, their bias, whether it masks), for queries [B, nT, nH, nW, heads, tokens, d].
+def _pieces(qkv: Tensor, bias: Tensor, window: tuple[int, ...], shift: tuple[int, ...]):
+    """Yield (index of a few windows, their bias, whether it masks), for windows [B, nT, nH, nW, tokens, 3, heads, d].
 
     Windows that a cyclic shift cut share one mask for each set of sides along which they are last, so the mask is
     added to the bias once, not to the scores. The windows of one piece have scores of SCORES_BYTES or less, but for one
     row of windows at least; off the CPU, or compiled, a piece is as large as its mask allows.
     """
-    batch, *counts, heads, tokens, _ = query.shape
-    at_once = query.device.type == "cpu" and not torch.compiler.is_compiling()
+    batch, *counts, tokens, _, heads, _ = qkv.shape
+    in_cache = qkv.device.type == "cpu" and not torch.compiler.is_compiling()
     for ends in itertools.product(*([False, True] if step else [None] for step in shift)):
         # along a shifted side: all windows but the last, or the last; along another: all
         ranges = [
@@ -38,8 +39,8 @@ def _pieces(query: Tensor, bias: Tensor, window: tuple[int, ...], shift: tuple[i
         masks = any(ends)
         piece_bias = bias + _mask(window, shift, ends, bias) if masks else bias
         time, (first, last), wide = (slice(*ranges[0]), ranges[1], slice(*ranges[2]))
-        row = query.element_size() * batch * counts[0] * (wide.stop - wide.start) * heads * tokens * tokens
-        step = max(1, SCORES_BYTES // row) if at_once else last - first
+        row = qkv.element_size() * batch * counts[0] * (wide.stop - wide.start) * heads * tokens * tokens
+        step = max(1, SCORES_BYTES // row) if in_cache else last - first
         for top in range(first, last, step):
             yield (slice(None), time, slice(top, min(top + step, last)), wide), piece_bias, masks
 
@@ -54,7 +55,69 @@ def _mask(window: tuple[int, ...], shift: tuple[int, ...], ends: tuple, like: Te
     return (number[:, None] != number[None]).to(like.dtype) * MASKED
 
 
-def _attention_weights(query: Tensor, key: Tensor, bias: Tensor, masks: bool) -> Tensor:
+def _unit(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Vectors [..., d] of length 1, as `F.normalize`, and what they were multiplied by [..., 1]."""
+    factor = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min_(NORM_EPS).reciprocal_()
+    return x * factor, factor
+
+
+class _WindowAttention(torch.autograd.Function):
+    """Attention within windows that keeps only its input for the backward pass.
+
+    qkv [B, nT, nH, nW, tokens, 3, heads, d]; scale [heads, 1, 1] of the scores; bias [heads, tokens, tokens];
+    cosine: queries and keys count with length 1. Returns [B, nT, nH, nW, tokens, heads * d].
+    """
+
+    @staticmethod
+    def forward(ctx, qkv: Tensor, scale: Tensor, bias: Tensor, cosine: bool, window, shift) -> Tensor:
+        ctx.save_for_backward(qkv, scale, bias)
+        ctx.cosine, ctx.window, ctx.shift = cosine, window, shift
+        *windows, tokens, _, heads, width = qkv.shape
+        out = qkv.new_empty(*windows, tokens, heads, width)
+        for piece, piece_bias, masks in _pieces(qkv, bias, window, shift):
+            query, key, value = _heads_first(qkv[piece])
+            if cosine:
+                query, key = _unit(query)[0], _unit(key)[0]
+            out[piece] = (_weights(query * scale, key, piece_bias, masks) @ value).transpose(-2, -3)
+        return out.flatten(-2)
+
+    @staticmethod
+    def backward(ctx, grad_out: Tensor):
+        qkv, scale, bias = ctx.saved_tensors
+        grad_qkv = torch.empty_like(qkv)
+        grad_out = grad_out.unflatten(-1, qkv.shape[-2:])
+        total = torch.promote_types(bias.dtype, torch.float32)
+        grad_scale, grad_bias = torch.zeros_like(scale, dtype=total), torch.zeros_like(bias, dtype=total)
+        for piece, piece_bias, masks in _pieces(qkv, bias, ctx.window, ctx.shift):
+            query, key, value = _heads_first(qkv[piece])
+            if ctx.cosine:
+                (query, query_factor), (key, key_factor) = _unit(query), _unit(key)
+            scaled = query * scale
+            weights = _weights(scaled, key, piece_bias, masks)
+            grad = grad_out[piece].transpose(-2, -3).contiguous()
+            grad_value = weights.transpose(-1, -2) @ grad
+            grad_weights = grad @ value.transpose(-1, -2)
+            grad_scores = torch.ops.aten._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
+            grad_bias += grad_scores.sum(dim=(0, 1, 2, 3), dtype=total)
+            grad_query = grad_scores @ key
+            grad_key = grad_scores.transpose(-1, -2) @ scaled
+            if ctx.cosine:
+                grad_scale += (grad_query * query).sum(dim=(0, 1, 2, 3), dtype=total).sum((-1, -2), keepdim=True)
+            grad_query *= scale
+            if ctx.cosine:  # moving along a vector does not change its direction
+                grad_query = (grad_query - query * (query * grad_query).sum(-1, keepdim=True)) * query_factor
+                grad_key = (grad_key - key * (key * grad_key).sum(-1, keepdim=True)) * key_factor
+            for index, part in enumerate((grad_query, grad_key, grad_value)):
+                grad_qkv[piece][..., index, :, :] = part.transpose(-2, -3)
+        return grad_qkv, grad_scale.to(scale.dtype), grad_bias.to(bias.dtype), None, None, None
+
+
+def _heads_first(qkv: Tensor) -> tuple[Tensor, ...]:
+    """[..., tokens, 3, heads, d] -> queries, keys and values [..., heads, tokens, d], each contiguous."""
+    return tuple(part.transpose(-2, -3).contiguous() for part in qkv.unbind(dim=-3))
+
+
+def _weights(query: Tensor, key: Tensor, bias: Tensor, masks: bool) -> Tensor:
     """softmax(query key^T + bias), [..., heads, tokens, tokens]."""
     scores = query @ key.transpose(-1, -2)
     scores += bias
@@ -63,42 +126,56 @@ def _attention_weights(query: Tensor, key: Tensor, bias: Tensor, masks: bool) ->
     return F.threshold_(weights, torch.finfo(weights.dtype).tiny, 0.0) if masks else weights
 
 
-class _WindowAttention(torch.autograd.Function):
-    """Attention within windows that recomputes its weights in the backward pass.
-
-    query, key, value: [B, nT, nH, nW, heads, tokens, d], the query already scaled; bias [heads, tokens, tokens].
-    Returns [B, nT, nH, nW, tokens, heads * d].
-    """
+class _Shift(torch.autograd.Function):
+    """Pad [B, T, H, W, C] with zeros behind each side and shift it cyclically towards its origin, in one pass."""
 
     @staticmethod
-    def forward(ctx, query: Tensor, key: Tensor, value: Tensor, bias: Tensor, window, shift) -> Tensor:
-        ctx.save_for_backward(query, key, value, bias)
-        ctx.window, ctx.shift = window, shift
-        *windows, heads, tokens, width = query.shape
-        out = query.new_empty(*windows, tokens, heads, width)
-        for piece, piece_bias, masks in _pieces(query, bias, window, shift):
-            weights = _attention_weights(query[piece], key[piece], piece_bias, masks)
-            out[piece] = (weights @ value[piece]).transpose(-2, -3)
-        return out.flatten(-2)
+    def forward(ctx, x: Tensor, padded: tuple[int, ...], shift: tuple[int, ...]) -> Tensor:
+        ctx.size, ctx.shift = tuple(x.shape[1:4]), shift
+        return _shift(x, padded, shift)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        query, key, value, bias = ctx.saved_tensors
-        *windows, heads, tokens, width = query.shape
-        grad = grad.unflatten(-1, (heads, width)).transpose(-2, -3)
-        # one tensor in the layout of the projection that made them, so that its gradient needs no copy
-        joint = query.new_empty(*windows, tokens, 3, heads, width)
-        grad_query, grad_key, grad_value = (part.transpose(-2, -3) for part in joint.unbind(dim=-3))
-        grad_bias = torch.zeros_like(bias, dtype=torch.promote_types(bias.dtype, torch.float32))
-        for piece, piece_bias, masks in _pieces(query, bias, ctx.window, ctx.shift):
-            weights = _attention_weights(query[piece], key[piece], piece_bias, masks)
-            grad_value[piece] = weights.transpose(-1, -2) @ grad[piece]
-            grad_weights = grad[piece] @ value[piece].transpose(-1, -2)
-            grad_scores = torch.ops.aten._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
-            grad_bias += grad_scores.sum(dim=(0, 1, 2, 3), dtype=grad_bias.dtype)
-            grad_query[piece] = grad_scores @ key[piece]
-            grad_key[piece] = grad_scores.transpose(-1, -2) @ query[piece]
-        return grad_query, grad_key, grad_value, grad_bias.to(bias.dtype), None, None
+        return _shift_back(grad, ctx.size, ctx.shift), None, None
+
+
+class _ShiftBack(torch.autograd.Function):
+    """The reverse of `_Shift`: back by `shift`, and the padding cut off."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, size: tuple[int, ...], shift: tuple[int, ...]) -> Tensor:
+        ctx.padded, ctx.shift = tuple(x.shape[1:4]), shift
+        return _shift_back(x, size, shift)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        return _shift(grad, ctx.padded, ctx.shift), None, None
+
+
+def _blocks(size: tuple[int, ...], padded: tuple[int, ...], shift: tuple[int, ...]):
+    """Yield where each block of an image of `size` lies (index into it), and where `_shift` puts it."""
+    sides = [
+        [(slice(step, side), slice(0, side - step)), (slice(0, step), slice(full - step, full))] if step
+        else [(slice(side), slice(side))]
+        for side, full, step in zip(size, padded, shift, strict=True)
+    ]  # fmt: skip
+    for block in itertools.product(*sides):
+        source, target = zip(*block, strict=True)
+        yield (slice(None), *source), (slice(None), *target)
+
+
+def _shift(x: Tensor, padded: tuple[int, ...], shift: tuple[int, ...]) -> Tensor:
+    out = x.new_zeros(len(x), *padded, x.shape[-1])
+    for source, target in _blocks(tuple(x.shape[1:4]), padded, shift):
+        out[target] = x[source]
+    return out
+
+
+def _shift_back(x: Tensor, size: tuple[int, ...], shift: tuple[int, ...]) -> Tensor:
+    out = x.new_empty(len(x), *size, x.shape[-1])
+    for source, target in _blocks(size, tuple(x.shape[1:4]), shift):
+        out[source] = x[target]
+    return out
 
 
 def _partition(x: Tensor, window: tuple[int, ...]) -> Tensor:
@@ -124,35 +201,27 @@ def _attend(
 ) -> Tensor:
     """Shifted-window attention of x [B, T, H, W, C] with the module's projections; the same shape."""
     *size, channels = x.shape[1:]
-    heads = module.num_heads
-    pad = [-side % extent for side, extent in zip(size, window, strict=True)]
-    padded = [side + more for side, more in zip(size, pad, strict=True)]
-    if any(pad):
-        x = F.pad(x, (0, 0, 0, pad[2], 0, pad[1], 0, pad[0]))
-    if shifted := any(shift):
-        x = x.roll([-step for step in shift], dims=(1, 2, 3))
+    size, heads = tuple(size), module.num_heads
+    padded = tuple(math.ceil(side / extent) * extent for side, extent in zip(size, window, strict=True))
+    moves = padded != size or any(shift)
+    if moves:
+        x = _Shift.apply(x, padded, shift)
     qkv_bias = module.qkv.bias
     if cosine:  # version 2 has no bias on its keys, whatever the parameter holds
         qkv_bias = torch.cat([qkv_bias[:channels], torch.zeros_like(qkv_bias[:channels]), qkv_bias[2 * channels :]])
-    qkv = F.linear(_partition(x, window), module.qkv.weight, qkv_bias)
-    query, key, value = (
-        part.transpose(-2, -3) for part in qkv.unflatten(-1, (3, heads, channels // heads)).unbind(dim=-3)
-    )
-    if cosine:
-        query = F.normalize(query, dim=-1) * module.logit_scale.clamp(max=math.log(100.0)).exp()
-        key = F.normalize(key, dim=-1)
+        scale = module.logit_scale.clamp(max=math.log(100.0)).exp()
     else:
-        query = query * (channels // heads) ** -0.5
-    dtype = value.dtype
+        scale = x.new_full((heads, 1, 1), (channels // heads) ** -0.5)
+    qkv = F.linear(_partition(x, window), module.qkv.weight, qkv_bias).unflatten(-1, (3, heads, channels // heads))
     with torch.autocast(x.device.type, enabled=False):
-        out = _WindowAttention.apply(query.to(dtype), key.to(dtype), value, bias.to(dtype), window, shift)
-    out = _join(out, window, tuple(padded))
-    if shifted:
-        out = out.roll(shift, dims=(1, 2, 3))
-    return F.linear(out[:, : size[0], : size[1], : size[2]], module.proj.weight, module.proj.bias)
+        out = _WindowAttention.apply(qkv, scale.to(qkv.dtype), bias.to(qkv.dtype), cosine, window, shift)
+    out = _join(out, window, padded)
+    if moves:
+        out = _ShiftBack.apply(out, size, shift)
+    return F.linear(out, module.proj.weight, module.proj.bias)
 
 
-def _shift(module: nn.Module, size: torch.Size) -> tuple[int, ...]:
+def _module_shift(module: nn.Module, size: torch.Size) -> tuple[int, ...]:
     """The module's cyclic shift along each side; 0 where the side fits into one window, as in torchvision."""
     return tuple(
         0 if side <= extent else step
@@ -167,7 +236,7 @@ class FastWindowAttention3d(ShiftedWindowAttention3d):
         size = x.shape[1:4]
         window = tuple(min(side, extent) for side, extent in zip(size, self.window_size, strict=True))
         bias = self.get_relative_position_bias(list(window))[0]
-        return _attend(x, self, bias, window, _shift(self, size), cosine=False)
+        return _attend(x, self, bias, window, _module_shift(self, size), cosine=False)
 
 
 class FastWindowAttentionV2(ShiftedWindowAttentionV2):
@@ -175,5 +244,5 @@ class FastWindowAttentionV2(ShiftedWindowAttentionV2):
 
     def forward(self, x: Tensor) -> Tensor:
         bias = self.get_relative_position_bias()[0]
-        window, shift = (1, *self.window_size), (0, *_shift(self, x.shape[1:3]))
+        window, shift = (1, *self.window_size), (0, *_module_shift(self, x.shape[1:3]))
         return _attend(x[:, None], self, bias, window, shift, cosine=True)[:, 0]
