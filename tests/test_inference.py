@@ -148,7 +148,7 @@ def test_a_batch_of_four_changes_nothing(done, checkpoint, sequences, tmp_path):
 def test_two_processes_change_nothing(done, checkpoint, sequences, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     command += ["-m", "test_script.inference", *arguments(checkpoint, sequences, tmp_path, *OPTIONS)]
-    subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, timeout=300)
+    subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, timeout=600)
     assert contents(tmp_path) == contents(done)
 
 
