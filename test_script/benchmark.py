@@ -1,0 +1,248 @@
+"""How large and how fast a network is on this machine.
+
+    python -m test_script.benchmark --model sgmp_unet --size 320 320 --device cuda --amp bf16 --output speed.json
+
+Weights are random: none of the figures depends on them. FLOPs are those of matrix products, convolutions and attention
+as PyTorch carries them out (an addition and a multiplication are two); normalisations, activations and sums are left
+out. Latency is the wall time of a forward pass of a batch that already lies on the device, in eval mode. Memory, at its
+peak and what the forward pass added to the weights and the input, is that of PyTorch's allocator on a CUDA device, and
+the resident memory of a fresh process on a CPU (Linux only; the peak includes Python's and PyTorch's own code).
+"""
+
+import argparse
+import json
+import time
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import nullcontext, suppress
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from models import build_model
+from utils.distributed import choose_device
+from utils.errors import InputError, run_main
+from utils.files import atomic_path
+from utils.metrics.tables import text_table
+
+DEFAULT_SIZE = {"datransnet": (256, 256), "sgmp_unet": (320, 320)}
+AMP_TYPES = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+MIB = 2**20
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command."""
+    args = parse_arguments(argv)
+    device = choose_device(args.device)
+    options = {name: getattr(args, name) for name in ("num_frames", "image_size") if getattr(args, name) is not None}
+    model = build_model(args.model, **options).eval()
+    size = tuple(args.size or DEFAULT_SIZE[model.name])
+    check_arguments(args, model, size)
+    shape = (args.batch_size, model.num_frames, model.in_channels, *size)
+
+    used, unused = count_parameters(model)
+    figures = {"parameters": used, "parameters_unused": unused, "flops_per_frame": count_flops(model, shape)}
+    if device.type == "cpu" and not args.compile:  # compiling would be measured too
+        figures["memory"] = in_fresh_process(forward_memory_cpu, args.model, options, shape, args.amp)
+    try:
+        model.to(device)
+        clip = torch.rand(shape, device=device)
+        if device.type == "cuda":
+            figures["memory"] = forward_memory_cuda(model, clip, args.amp)
+        network = torch.compile(model) if args.compile else model
+        figures["latency"] = latency(network, clip, args.amp, args.warmup, args.runs)
+    except torch.OutOfMemoryError as error:
+        raise InputError(f"{device} has too little memory; give a smaller --size or --batch_size") from error
+    figures["frames_per_second"] = args.batch_size / figures["latency"]["median_s"]
+    settings = {
+        "model": model.name,
+        "options": model.options,
+        "clip": list(shape),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "threads": torch.get_num_threads(),
+        "amp": args.amp,
+        "compile": args.compile,
+        "warmup": args.warmup,
+        "runs": args.runs,
+        "torch": torch.__version__,
+    }
+    print(as_text(settings, figures))
+    if args.output:
+        with atomic_path(args.output) as temporary:
+            temporary.write_text(json.dumps({"settings": settings, **figures}, indent=2) + "\n", encoding="utf-8")
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m test_script.benchmark",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--model", required=True, help=f"network: {' or '.join(DEFAULT_SIZE)}")
+    parser.add_argument("--num_frames", type=int, help="frames of a clip (sgmp_unet)")
+    parser.add_argument("--image_size", type=int, help="size that the weights are for (datransnet): 256 or 512")
+    parser.add_argument(
+        "--size", type=int, nargs=2, metavar=("H", "W"), help="of the frames; default 256 256 or 320 320"
+    )
+    parser.add_argument("--batch_size", type=int, default=1, help="clips of a forward pass; default 1")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps; default auto")
+    parser.add_argument("--amp", default="none", help="none, bf16 or fp16 autocast; default none")
+    parser.add_argument("--compile", action="store_true", help="compile the network; the warm-up takes minutes")
+    parser.add_argument("--warmup", type=int, default=3, help="passes before the measured ones; default 3")
+    parser.add_argument("--runs", type=int, default=20, help="measured passes; default 20")
+    parser.add_argument("--output", type=Path, help="JSON file to write the figures to")
+    return parser.parse_args(argv)
+
+
+def check_arguments(args: argparse.Namespace, model: nn.Module, size: tuple[int, int]) -> None:
+    """Raise InputError for numbers that make no sense."""
+    multiple = model.size_multiple
+    if any(side <= 0 or side % multiple for side in size):
+        raise InputError(f"--size is {size[0]} {size[1]}; {model.name} takes multiples of {multiple} from {multiple}")
+    for name, least in (("batch_size", 1), ("warmup", 0), ("runs", 1)):
+        if getattr(args, name) < least:
+            raise InputError(f"--{name} is {getattr(args, name)}; give {least} or more")
+    if args.amp not in AMP_TYPES:
+        raise InputError(f"--amp is {args.amp!r}; give one of {', '.join(AMP_TYPES)}")
+
+
+def count_parameters(model: nn.Module) -> tuple[int, int]:
+    """Numbers of parameters that the logits depend on, and that they do not: those that no gradient reaches."""
+    side = 2 * model.size_multiple
+    with torch.enable_grad():
+        model(torch.rand(1, model.num_frames, model.in_channels, side, side)).sum().backward()
+    used = sum(parameter.numel() for parameter in model.parameters() if parameter.grad is not None)
+    model.zero_grad(set_to_none=True)
+    return used, sum(parameter.numel() for parameter in model.parameters()) - used
+
+
+def attention_flops(query: tuple, key: tuple, value: tuple, *rest, out_shape: tuple | None = None, **named) -> int:
+    """Operations of the two matrix products of attention, from the shapes [B, heads, tokens, d] of its inputs."""
+    batch, heads, queries, width = query
+    return 2 * batch * heads * queries * key[2] * (width + value[3])
+
+
+# PyTorch's counter knows the fused attention of GPUs only.
+UNCOUNTED = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flops}
+
+
+@torch.inference_mode()
+def count_flops(model: nn.Module, shape: tuple[int, ...]) -> int:
+    """Floating-point operations of matrix products, convolutions and attention for one clip [B, T, C, H, W]."""
+    with FlopCounterMode(display=False, custom_mapping=UNCOUNTED) as counter:
+        model(torch.rand(1, *shape[1:]))
+    return counter.get_total_flops()
+
+
+@torch.inference_mode()
+def latency(network: nn.Module, clip: Tensor, amp: str, warmup: int, runs: int) -> dict[str, float]:
+    """Median, 10th and 90th percentile of the wall time of a forward pass, s."""
+    times = []
+    for _ in range(warmup + runs):
+        synchronize(clip.device)
+        start = time.perf_counter()
+        forward(network, clip, amp)
+        synchronize(clip.device)
+        times.append(time.perf_counter() - start)
+    p10, median, p90 = np.percentile(times[warmup:], [10, 50, 90])
+    return {"median_s": float(median), "p10_s": float(p10), "p90_s": float(p90)}
+
+
+def forward(network: nn.Module, clip: Tensor, amp: str) -> Tensor:
+    """Logits, under autocast unless `amp` is none."""
+    dtype = AMP_TYPES[amp]
+    with nullcontext() if dtype is None else torch.autocast(clip.device.type, dtype):
+        return network(clip)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the device."""
+    if device.type != "cpu":
+        torch.get_device_module(device).synchronize(device)
+
+
+@torch.inference_mode()
+def forward_memory_cuda(model: nn.Module, clip: Tensor, amp: str) -> dict[str, int]:
+    """Bytes that the allocator held at the peak of a forward pass, and how much of that the pass added."""
+    forward(model, clip, amp)  # the first pass makes workspaces that stay
+    torch.cuda.synchronize(clip.device)
+    torch.cuda.reset_peak_memory_stats(clip.device)
+    before = torch.cuda.memory_allocated(clip.device)
+    forward(model, clip, amp)
+    torch.cuda.synchronize(clip.device)
+    peak = torch.cuda.max_memory_allocated(clip.device)
+    return {"peak_bytes": peak, "added_bytes": peak - before}
+
+
+@torch.inference_mode()
+def forward_memory_cpu(name: str, options: dict, shape: tuple[int, ...], amp: str) -> dict[str, int] | None:
+    """Bytes resident in this process at the peak of a forward pass, and how much the pass added; None off Linux.
+
+    To be called in a fresh process: one that has freed much memory would fill it again unseen.
+    """
+    if not Path("/proc/self/status").exists():
+        return None
+    model = build_model(name, **options).eval()
+    clip = torch.rand(shape)
+    smallest = (1, *shape[1:3], model.size_multiple, model.size_multiple)
+    forward(model, torch.rand(smallest), amp)  # loads the code of the operations
+    with suppress(OSError):  # where it is not allowed, building the model may hide some of the growth
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # sets the peak to what is resident now
+    before = resident_bytes("VmRSS")
+    forward(model, clip, amp)
+    peak = resident_bytes("VmHWM")
+    return {"peak_bytes": peak, "added_bytes": peak - before}
+
+
+def resident_bytes(field: str) -> int:
+    """A figure of this process's memory on Linux: VmRSS, resident now, or VmHWM, at its peak.
+
+    `resource.getrusage` would not do: its peak includes that of the process that started this one.
+    """
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"the system reports no {field}")
+
+
+def in_fresh_process(function, *arguments):
+    """`function(*arguments)` computed in a process of its own with as many threads."""
+    with ProcessPoolExecutor(
+        1, get_context("spawn"), initializer=torch.set_num_threads, initargs=(torch.get_num_threads(),)
+    ) as pool:
+        try:
+            return pool.submit(function, *arguments).result()
+        except BrokenProcessPool as error:
+            raise InputError(
+                "the process that measures memory was killed, most likely for want of it; give a smaller --size or "
+                "--batch_size"
+            ) from error
+
+
+def as_text(settings: dict, figures: dict) -> str:
+    """The figures as a table for people."""
+    batch, frames, _, height, width = settings["clip"]
+    times = figures["latency"]
+    memory = figures.get("memory")
+    rows = [
+        [f"{settings['model']}, {height} x {width}, T = {frames}, batch {batch}", ""],
+        ["device", f"{settings['device']} ({settings['threads']} CPU threads), amp {settings['amp']}"],
+        ["parameters, used", f"{figures['parameters']:,}"],
+        ["parameters, unused", f"{figures['parameters_unused']:,}"],
+        ["GFLOP a frame", f"{figures['flops_per_frame'] / 1e9:.2f}"],
+        ["latency, median, ms", f"{1e3 * times['median_s']:.2f}"],
+        ["latency, p10 - p90, ms", f"{1e3 * times['p10_s']:.2f} - {1e3 * times['p90_s']:.2f}"],
+        ["frames per second", f"{figures['frames_per_second']:.2f}"],
+        ["peak memory, MiB", f"{memory['peak_bytes'] / MIB:.0f}" if memory else "not measured"],
+        ["added by a forward pass, MiB", f"{memory['added_bytes'] / MIB:.0f}" if memory else "not measured"],
+    ]
+    return text_table(rows)
+
+
+if __name__ == "__main__":
+    run_main(main)
