@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from datasets.catalog import CATALOG
 from models import build_model
 from test_script import inference, work_parts
 from test_script.background import BackgroundWriter
@@ -263,6 +264,19 @@ def test_default_protocols_are_standard_and_the_papers():
     assert names == ["standard", "sgmp-2026"]
     with pytest.raises(InputError, match="not known"):
         inference.choose_protocols(["standart"], SimpleNamespace(protocol=None))
+
+
+def test_published_figures_stand_beside_ours(capsys):
+    ours = {"iou": 0.5, "niou": 0.4, "pd": 0.9, "fa": 1e-5, "images": 7, "targets": 9}
+    args = SimpleNamespace(flip=True, scales=None, msc=False, tile=None, amp=False, compile=False, batch_size=1)
+    inference.print_results({"sgmp-2026": ours}, CATALOG["IRDST"], args)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[-4:] for line in lines if "sgmp-20" in line and "note" not in line] == [
+        ["50.00", "40.00", "90.00", "10.00"],
+        ["60.80", "59.28", "98.68", "17.83"],
+        ["63.63", "61.18", "97.96", "12.74"],
+    ]
+    assert "are with --flip --msc" in lines[-1]  # what the published figures were made with, and these were not
 
 
 def test_parts_do_not_cross_sequences_and_workers_get_whole_parts(monkeypatch):
