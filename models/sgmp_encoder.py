@@ -163,6 +163,7 @@ class Encoder(nn.Module):
 
     def _initialise(self) -> None:
         for module in [self.spatial_stem, *(stage.spatial for stage in self.stages)]:
+            module.to(memory_format=torch.channels_last)
             for part in module.modules():
                 if isinstance(part, nn.Conv2d):
                     nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
