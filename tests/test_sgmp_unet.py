@@ -1,0 +1,122 @@
+"""SGMP-UNet equals the published network: its recorded answers, and the plain form at other sizes."""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torchvision.models.swin_transformer import ShiftedWindowAttentionV2
+from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d
+
+from models import build_model, window_attention
+from models.chunked_mlp import chunked_mlp
+from models.window_attention import FastWindowAttention3d, FastWindowAttentionV2
+from tests.network_cases import assert_same, fill_deterministically
+from tests.plain_sgmp_unet import PlainSGMPUNet
+
+RECORDED = Path(__file__).parent / "recorded_sgmp_unet.npz"
+
+
+@pytest.fixture(scope="module")
+def networks():
+    """The fast and the plain network with the same weights, in float64."""
+    plain = PlainSGMPUNet()
+    fill_deterministically(plain)
+    fast = build_model("sgmp_unet")
+    fast.load_state_dict(fast.from_published(plain.state_dict()))
+    return fast.double(), plain.double()
+
+
+def clip(height, width, batch=1, frames=6, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(batch, frames, 3, height, width, generator=generator, dtype=torch.float64)
+
+
+def test_recorded_answer(networks):
+    """Outputs of the plain form with these weights, recorded once it had reproduced the published network's own."""
+    with torch.no_grad():
+        outputs = networks[0].eval()(clip(32, 64), with_aux=True)
+    expected = np.load(RECORDED)["outputs"]
+    np.testing.assert_allclose(torch.cat(outputs).numpy(), expected, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize(("height", "width", "batch"), [(32, 32, 2), (64, 96, 1)])
+def test_forward_and_gradients_equal_the_plain_form(networks, height, width, batch, train):
+    fast, plain = (copy.deepcopy(network) for network in networks)
+    assert_same(
+        fast,
+        plain,
+        clip(height, width, batch),
+        lambda net, x: net(x, with_aux=True),
+        lambda net, x: net(x.transpose(1, 2)),
+        train,
+        tolerance=1e-7,
+    )
+
+
+def test_float32_differs_by_rounding_only(networks):
+    x = clip(64, 64)
+    with torch.no_grad():
+        exact = networks[0].eval()(x)
+        single = copy.deepcopy(networks[0]).float()(x.float())
+    assert (single - exact).abs().median() <= 1e-4
+
+
+WINDOWS = [
+    (FastWindowAttention3d, ShiftedWindowAttention3d, (8, 7, 7), (4, 3, 3), (1, 3, 16, 23, 12)),  # pads, shifts
+    (FastWindowAttention3d, ShiftedWindowAttention3d, (8, 7, 7), (4, 3, 3), (2, 3, 7, 14, 12)),  # one side one window
+    (FastWindowAttention3d, ShiftedWindowAttention3d, (2, 3, 4), (1, 1, 2), (2, 5, 6, 9, 12)),  # shifts in time too
+    (FastWindowAttention3d, ShiftedWindowAttention3d, (8, 7, 7), (0, 0, 0), (1, 3, 3, 4, 12)),  # smaller than a window
+    (FastWindowAttentionV2, ShiftedWindowAttentionV2, (7, 7), (3, 3), (2, 15, 22, 12)),
+    (FastWindowAttentionV2, ShiftedWindowAttentionV2, (7, 7), (3, 3), (1, 5, 15, 12)),
+    (FastWindowAttentionV2, ShiftedWindowAttentionV2, (7, 7), (0, 0), (2, 14, 8, 12)),
+]
+
+
+@pytest.mark.parametrize("scores_bytes", [1, 1 << 22])
+@pytest.mark.parametrize(("fast_class", "plain_class", "window", "shift", "shape"), WINDOWS)
+def test_window_attention_equals_torchvision(monkeypatch, fast_class, plain_class, window, shift, shape, scores_bytes):
+    monkeypatch.setattr(window_attention, "SCORES_BYTES", scores_bytes)
+    plain = plain_class(12, list(window), list(shift), 3).double()
+    fill_deterministically(plain)
+    fast = fast_class(12, list(window), list(shift), 3).double()
+    fast.load_state_dict(plain.state_dict())
+    x = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    results = []
+    for module in (fast, plain):
+        inputs = x.clone().requires_grad_()
+        out = module(inputs)
+        (out * torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)).sum().backward()
+        results.append([out.detach(), inputs.grad, *(weight.grad for weight in module.parameters())])
+    for mine, reference in zip(*results, strict=True):
+        torch.testing.assert_close(mine, reference, rtol=0, atol=1e-10 * max(1.0, reference.abs().max().item()))
+
+
+@pytest.mark.parametrize("hidden_bytes", [1, 1 << 21])
+def test_chunked_mlp_equals_the_whole(monkeypatch, hidden_bytes):
+    monkeypatch.setattr("models.chunked_mlp.HIDDEN_BYTES", hidden_bytes)
+    block = build_model("sgmp_unet").head.blocks[0][0].double()
+    results = []
+    for function in (lambda x: chunked_mlp(x, block.mlp), block.mlp):
+        x = torch.randn(2, 3, 5, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        block.zero_grad()
+        function(x).square().sum().backward()
+        results.append([x.grad, *(weight.grad for weight in block.mlp.parameters())])
+    for mine, reference in zip(*results, strict=True):
+        torch.testing.assert_close(mine, reference, rtol=0, atol=1e-10)
+
+
+def test_every_parameter_gets_a_gradient_without_auxiliary_losses(networks):
+    fast = copy.deepcopy(networks[0]).train()
+    fast(clip(32, 32, batch=2)).square().mean().backward()
+    assert [name for name, weight in fast.named_parameters() if weight.grad is None] == []
+
+
+def test_single_equals_batched(networks):
+    x = clip(32, 64, batch=2)
+    with torch.no_grad():
+        batched = networks[0].eval()(x)
+        single = torch.cat([networks[0](sample[None]) for sample in x])
+    torch.testing.assert_close(batched, single, rtol=0, atol=1e-7)
