@@ -73,7 +73,7 @@ def export(model: nn.Module, path: Path, size: tuple[int, int], dynamic: bool) -
     if dynamic:
         axes |= {3: torch.export.Dim.DYNAMIC, 4: torch.export.Dim.DYNAMIC}
     clip = torch.rand(2, model.num_frames, model.in_channels, *size)
-    with exportable_forms():
+    with exportable_forms(model):
         program = torch.onnx.export(
             torch.export.export(Probability(model).eval(), (clip,), dynamic_shapes={"clip": axes}),
             input_names=["clip"],

@@ -4,21 +4,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from models import gradient_transformer, window_attention
+from models import gradient_transformer
+from models.window_attention import FastWindowAttention3d, FastWindowAttentionV2
 
 
 @contextmanager
-def exportable_forms() -> Iterator[None]:
-    """Within the block, the networks run in exportable forms; results differ by rounding at most."""
-    kept = gradient_transformer._convolve_each, window_attention._join
+def exportable_forms(model: nn.Module) -> Iterator[None]:
+    """Within the block, `model` runs in an exportable form; its results differ by rounding at most."""
+    attentions = [part for part in model.modules() if type(part) in (FastWindowAttention3d, FastWindowAttentionV2)]
+    kept = [type(part) for part in attentions]
+    convolve = gradient_transformer._convolve_each
     gradient_transformer._convolve_each = convolve_each
-    window_attention._join = join
+    for part in attentions:
+        part.__class__ = type(part).__base__  # torchvision's, which has the same weights
     try:
         yield
     finally:
-        gradient_transformer._convolve_each, window_attention._join = kept
+        gradient_transformer._convolve_each = convolve
+        for part, fast in zip(attentions, kept, strict=True):
+            part.__class__ = fast
 
 
 def convolve_each(padded: Tensor, kernels: list[Tensor], shifts: tuple[int, ...]) -> Tensor:
@@ -37,10 +43,3 @@ def convolve_each(padded: Tensor, kernels: list[Tensor], shifts: tuple[int, ...]
         taps.append(kernel.flatten(3).transpose(2, 3).flatten(2))  # [B, O, 9 C], tap outer
     product = torch.cat(taps, dim=2) @ torch.cat(windows, dim=1).flatten(2)
     return product.unflatten(2, (height, width))
-
-
-def join(x: Tensor, window: tuple[int, ...], size: tuple[int, ...]) -> Tensor:
-    """`models.window_attention._join` with the batch as a symbol: `len(x)` would fix it."""
-    counts = [side // extent for side, extent in zip(size, window, strict=True)]
-    x = x.reshape(x.shape[0], *counts, *window, x.shape[-1])
-    return x.permute(0, 1, 4, 2, 5, 3, 6, 7).reshape(x.shape[0], *size, x.shape[-1])

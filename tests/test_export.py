@@ -9,7 +9,7 @@ from torch import nn
 
 from models import gradient_transformer, window_attention
 from test_script import export
-from test_script.exportable import convolve_each, join
+from test_script.exportable import convolve_each, exportable_forms
 from utils.errors import InputError
 
 needs_onnx = pytest.mark.skipif(
@@ -84,9 +84,13 @@ def test_exportable_forms_compute_the_same():
         torch.testing.assert_close(
             convolve_each(padded, given, shifts), gradient_transformer._convolve_each(padded, given, shifts)
         )
-    x = torch.rand(2, 12, 8 * 7 * 7, 5, generator=random)
-    size = (8, 21, 28)
-    assert torch.equal(join(x, (8, 7, 7), size), window_attention._join(x, (8, 7, 7), size))
+    model, clip = Parts().eval(), torch.rand(2, 2, 1, 32, 64, generator=random)
+    with torch.no_grad():
+        expected = model(clip)
+        with exportable_forms(model):
+            torch.testing.assert_close(model(clip), expected)
+            assert type(model.windows).__name__ == "ShiftedWindowAttentionV2"
+    assert type(model.windows) is window_attention.FastWindowAttentionV2
 
 
 def test_what_cannot_be_exported_is_said(monkeypatch, tmp_path):
