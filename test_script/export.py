@@ -9,6 +9,7 @@ onnxruntime and onnxscript.
 """
 
 import argparse
+import copy
 import importlib.util
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from utils.files import atomic_path
 NEEDED = ("onnx", "onnxruntime", "onnxscript")
 FIXED_SIZE = ("sgmp_unet",)  # its windows, their padding and their masks are laid out for one size
 TOLERANCE = 1e-3  # of the probability
+ROUNDING = 4
 OPSET = 18
 CHECK_BATCH = 3  # another one than the example's, to see that the batch is dynamic
 
@@ -90,7 +92,8 @@ def check(model: nn.Module, path: Path, size: tuple[int, int], dynamic: bool) ->
     """Largest difference of a probability between the file in onnxruntime and the network in PyTorch.
 
     Tried with another batch size, and with `dynamic` another frame size, than the file was made with. Raises
-    `InputError` above `TOLERANCE`.
+    `InputError` above `TOLERANCE`, or, where weights amplify rounding, above `ROUNDING` times what float32 in PyTorch
+    itself is away from float64.
     """
     import onnxruntime  # optional
 
@@ -98,15 +101,19 @@ def check(model: nn.Module, path: Path, size: tuple[int, int], dynamic: bool) ->
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     sizes = [size, tuple(side + model.size_multiple for side in size)] if dynamic else [size]
     random = np.random.default_rng(0)
-    largest = 0.0
+    exact_model = copy.deepcopy(model).double()
+    largest, own_error = 0.0, 0.0
     for height, width in sizes:
         clip = random.random((CHECK_BATCH, model.num_frames, model.in_channels, height, width), dtype=np.float32)
         (ours,) = session.run(None, {"clip": clip})
         with torch.inference_mode():
             theirs = model(torch.from_numpy(clip)).sigmoid().numpy()
+            exact = exact_model(torch.from_numpy(clip).double()).sigmoid().numpy()
         largest = max(largest, float(np.abs(ours - theirs).max()))
-    if not largest <= TOLERANCE:
-        raise InputError(f"{path} differs from PyTorch by {largest:.1e}, allowed {TOLERANCE:.0e}; do not use the file")
+        own_error = max(own_error, float(np.abs(theirs - exact).max()))
+    allowed = max(TOLERANCE, ROUNDING * own_error)
+    if not largest <= allowed:
+        raise InputError(f"{path} differs from PyTorch by {largest:.1e}, allowed {allowed:.0e}; do not use the file")
     return largest
 
 
