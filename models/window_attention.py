@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchvision.models.swin_transformer import ShiftedWindowAttentionV2
 from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d
 
-SCORES_BYTES = 4 << 20  # of scores in flight on a CPU: about the size of two cores' second-level caches
+SCORES_BYTES = 8 << 20  # of scores in flight on a CPU: less than a third-level cache
 NORM_EPS = 1e-12  # of `F.normalize`
 MASKED = -100.0  # what torchvision adds to the score of two tokens that a cyclic shift brought together
 
