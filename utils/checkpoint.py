@@ -30,14 +30,16 @@ WRAPPER_PREFIXES = ("module.", "model.", "_orig_mod.")  # of DataParallel, a Lig
 LISTED = 8  # names shown of each kind of mismatch
 
 # Beyond tensors and plain containers, what published files pickle; none of these runs anything when it is built.
+NUMPY_SCALAR = np.float64(0).__reduce__()[0]
 SAFE_TYPES = [
     argparse.Namespace,
-    pathlib.PosixPath,
-    pathlib.WindowsPath,
+    # paths of another system, and of Python 3.13, which moved them, are read as names only
+    *((pathlib.PurePosixPath, f"{module}.PosixPath") for module in ("pathlib", "pathlib._local")),
+    *((pathlib.PureWindowsPath, f"{module}.WindowsPath") for module in ("pathlib", "pathlib._local")),
     np.dtype,
     *{type(np.dtype(code)) for code in "?bBhHiIlLqQefd"},
-    (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),
-    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),  # as numpy 1 wrote it
+    (NUMPY_SCALAR, "numpy._core.multiarray.scalar"),
+    (NUMPY_SCALAR, "numpy.core.multiarray.scalar"),  # as numpy 1 wrote it
 ]
 
 
@@ -84,19 +86,12 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     path = Path(path)
     content = _load_safely(path)
     if isinstance(content, dict) and content.get("format") == FORMAT:
-        if content["version"] > VERSION:
-            raise InputError(
-                f"{path} was written by a newer version of this code (format {content['version']}); update"
-            )
-        model = content["model"]
-        return Checkpoint(
-            path, "ours", model["name"], model["options"], content["weights"], content["settings"], content["training"]
-        )
+        return _read_ours(content, path)
     weights = _find_weights(content, path)
     for name, mark in PUBLISHED_MARKS.items():
-        if mark in weights:
-            settings = content.get("args", {})
-            settings = vars(settings) if isinstance(settings, argparse.Namespace) else dict(settings)
+        if mark in weights and weights[mark].dim() > 1:
+            settings = content.get("args")
+            settings = vars(settings) if isinstance(settings, argparse.Namespace) else {}
             options = {"num_frames": 2 * weights[mark].shape[1]} if name == "sgmp_unet" else {}
             return Checkpoint(path, "published", name, options, weights, settings)
     raise InputError(
@@ -139,6 +134,19 @@ def _listing(kind: str, names: list[str]) -> str:
     return f"{len(names)} weights {kind}: {', '.join(names[:LISTED])}{more}"
 
 
+def _read_ours(content: dict, path: Path) -> Checkpoint:
+    try:
+        if content["version"] > VERSION:
+            raise InputError(
+                f"{path} was written by a newer version of this code (format {content['version']}, known up to "
+                f"{VERSION}); update this code"
+            )
+        model, parts = content["model"], (content["weights"], content["settings"], content["training"])
+        return Checkpoint(path, "ours", model["name"], model["options"], *parts)
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path} lacks a part of a checkpoint ({error}); it was not written by this code") from error
+
+
 def _load_safely(path: Path):
     if path.is_dir():
         raise InputError(f"{path} is a folder; expected a checkpoint file (.pth, .pth.tar)")
@@ -147,16 +155,20 @@ def _load_safely(path: Path):
     try:
         with torch.serialization.safe_globals(SAFE_TYPES):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if named := re.search(r"GLOBAL ([\w.]+)|global ([\w.]+)", str(error)):
+    except PermissionError as error:
+        raise InputError(f"no permission to read {path}") from error
+    except Exception as error:  # a damaged file makes the reader stumble in a dozen ways
+        refused = isinstance(error, pickle.UnpicklingError)
+        if refused and (named := re.search(r"GLOBAL ([\w.]+)|global ([\w.]+)", str(error))):
             raise InputError(
                 f"refused to load {path}: it asks to build '{named[1] or named[2]}', and a checkpoint may hold only "
                 "tensors and plain data; a file from an untrusted source may be malicious"
             ) from error
-        raise InputError(f"{path} is not a checkpoint, or it is damaged; download or copy it again") from error
-    except PermissionError as error:
-        raise InputError(f"no permission to read {path}") from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        if refused and "Unsupported operand" in str(error):
+            raise InputError(
+                f"refused to load {path}: it is not a file that torch.save writes, or it is damaged; a pickle from an "
+                "untrusted source may be malicious"
+            ) from error
         raise InputError(f"{path} is not a checkpoint, or it is truncated; download or copy it again") from error
 
 
@@ -166,11 +178,20 @@ def _find_weights(content, path: Path) -> dict[str, Tensor]:
     if isinstance(content, dict):
         candidates = [content.get("state_dict"), content.get("model"), content]
     for weights in candidates:
-        if isinstance(weights, dict) and weights and all(isinstance(weight, Tensor) for weight in weights.values()):
+        if _is_weights(weights):
             weights = dict(weights)
             while prefix := next((p for p in WRAPPER_PREFIXES if all(name.startswith(p) for name in weights)), None):
                 weights = {name.removeprefix(prefix): weight for name, weight in weights.items()}
             return weights
     raise InputError(
         f"{path} holds no network weights; expected a dict of tensors, alone or as 'model' or 'state_dict'"
+    )
+
+
+def _is_weights(content) -> bool:
+    """Whether this is a dict of tensors with names."""
+    return (
+        isinstance(content, dict)
+        and len(content) > 0
+        and all(isinstance(name, str) and isinstance(weight, Tensor) for name, weight in content.items())
     )
