@@ -55,8 +55,8 @@ def seconds(run) -> float:
     return time.perf_counter() - start
 
 
-def peak_megabytes(network: str, form: str, task: str, side: int, batch: int) -> float:
-    """Peak resident memory of a process of its own."""
+def memory_megabytes(network: str, form: str, task: str, side: int, batch: int) -> tuple[float, float]:
+    """Resident memory of a process of its own: once the network is built, and at its peak."""
     command = [
         sys.executable,
         "-m",
@@ -68,16 +68,21 @@ def peak_megabytes(network: str, form: str, task: str, side: int, batch: int) ->
         str(side),
         str(batch),
     ]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    built, peak = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    return float(built), float(peak)
 
 
 def measure_here(network: str, form: str, task: str, side: str, batch: str) -> None:
     run = prepare(network, form, task, int(side), int(batch))
+    built = status_megabytes("VmRSS")
     run()
     run()
-    # not getrusage: its peak begins with that of the process that started this one
-    status = Path("/proc/self/status").read_text()
-    print(int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024)
+    print(built, status_megabytes("VmHWM"))
+
+
+def status_megabytes(field: str) -> float:
+    """Memory of this process; not from getrusage, whose peak begins with that of the process that started this one."""
+    return int(re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
 
 
 def compare(network: str, task: str, side: int, batch: int, repeats: int) -> None:
@@ -91,12 +96,15 @@ def compare(network: str, task: str, side: int, batch: int, repeats: int) -> Non
             if round_number:  # the first round warms up
                 times[form].append(taken)
     median = {form: statistics.median(taken) for form, taken in times.items()}
-    memory = {form: peak_megabytes(network, form, task, side, batch) for form in ("plain", "fast")}
+    memory = {form: memory_megabytes(network, form, task, side, batch) for form in ("plain", "fast")}
+    (plain_built, plain_peak), (fast_built, fast_peak) = memory["plain"], memory["fast"]
     bf16 = f"  bf16 {median['bf16']:.3f} s, {median['plain'] / median['bf16']:.2f} x" if "bf16" in median else ""
     print(
         f"{network} {task} {side} x {side}, batch {batch}: plain {median['plain']:.3f} s, fast {median['fast']:.3f} s, "
-        f"{median['plain'] / median['fast']:.2f} x{bf16}; memory {memory['plain']:.0f} MB, {memory['fast']:.0f} MB, "
-        f"{memory['fast'] / memory['plain']:.0%}",
+        f"{median['plain'] / median['fast']:.2f} x{bf16}; peak memory {plain_peak:.0f} MB, "
+        f"{fast_peak:.0f} MB, {fast_peak / plain_peak:.0%}; of it beyond libraries and weights "
+        f"{plain_peak - plain_built:.0f} MB, {fast_peak - fast_built:.0f} MB, "
+        f"{(fast_peak - fast_built) / (plain_peak - plain_built):.0%}",
         flush=True,
     )
 
@@ -121,8 +129,12 @@ def main() -> None:
             run = prepare(network, "fast", "forward", side, 1)
             run()
             taken = statistics.median(seconds(run) for _ in range(args.repeats))
-            memory = peak_megabytes(network, "fast", "forward", side, 1)
-            print(f"{network} growth {side} x {side}: fast forward {taken:.3f} s, {memory:.0f} MB", flush=True)
+            built, peak = memory_megabytes(network, "fast", "forward", side, 1)
+            print(
+                f"{network} growth {side} x {side}: fast forward {taken:.3f} s, peak memory {peak:.0f} MB, "
+                f"{peak - built:.0f} MB of it beyond libraries and weights",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":
