@@ -1,0 +1,200 @@
+"""What every network of `models` promises: how it is built, called, compiled, and what it refuses."""
+
+import builtins
+import os
+import shutil
+import socket
+
+import pytest
+import torch
+from torch import nn
+
+from models import MODELS, build_model
+from utils.errors import InputError
+
+NARROW = {
+    "width": 48,
+    "depths": (2, 1, 1, 1),
+    "spatial_depths": (1, 1, 1, 1),
+    "decoder_depths": (1, 2, 1),
+    "head_heads": (3, 1),
+}
+SMALL = {"datransnet": {"width": 8}, "sgmp_unet": {"num_frames": 2, **NARROW}}
+
+
+@pytest.fixture(scope="module")
+def networks():
+    torch.manual_seed(0)
+    return {name: build_model(name, **options).eval() for name, options in SMALL.items()}
+
+
+@pytest.fixture(params=sorted(SMALL))
+def network(request, networks):
+    return networks[request.param]
+
+
+def random_clip(model, batch=1, height=64, width=64, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(batch, model.num_frames, model.in_channels, height, width, generator=generator)
+
+
+def test_an_unknown_name_lists_the_known_ones():
+    with pytest.raises(InputError, match="unknown model 'unet'; known models: datransnet, sgmp_unet"):
+        build_model("unet")
+
+
+def test_an_unknown_option_lists_the_known_ones():
+    with pytest.raises(InputError, match="'datransnet' has no option 'depth'; its options: image_size, width"):
+        build_model("datransnet", depth=3)
+    with pytest.raises(
+        InputError, match="'sgmp_unet' has no option 'a, b'; its options: num_frames, width, depths, heads"
+    ):
+        build_model("sgmp_unet", b=1, a=2, num_frames=4)
+
+
+@pytest.mark.parametrize("frames", [5, 1, 0, -2])
+def test_clips_of_sgmp_unet_are_even(frames):
+    with pytest.raises(InputError, match=f"even number of frames from 2; got num_frames={frames}"):
+        build_model("sgmp_unet", num_frames=frames)
+
+
+def test_names_and_attributes(network):
+    assert MODELS[network.name] is type(network)
+    assert network.options.items() >= SMALL[network.name].items()
+    assert network.size_multiple == 32
+    assert (network.num_frames, network.in_channels) == {"datransnet": (1, 1), "sgmp_unet": (2, 3)}[network.name]
+
+
+def test_options_rebuild_the_same_network(network):
+    again = build_model(network.name, **network.options)
+    shapes = {name: weight.shape for name, weight in network.state_dict().items()}
+    assert {name: weight.shape for name, weight in again.state_dict().items()} == shapes
+    assert again.options == network.options
+
+
+@pytest.mark.parametrize("frames", [2, 4, 8])
+def test_every_even_clip_length_and_a_batch(frames):
+    model = build_model("sgmp_unet", num_frames=frames, **NARROW).eval().double()
+    clip = random_clip(model, batch=2, height=32, width=64).double()
+    with torch.no_grad():
+        logits = model(clip, with_aux=True)
+        assert [tuple(each.shape) for each in logits] == [(2, 1, 32, 64)] * 4
+        torch.testing.assert_close(model(clip[1:]), logits[0][1:], rtol=0, atol=1e-8)
+        changed = clip.clone()
+        changed[:, 0] += 1.0  # every frame of the clip matters, and the target frame is number T // 2
+        assert not torch.equal(model(changed), logits[0])
+
+
+def test_the_target_frame_is_the_one_after_the_middle():
+    model = build_model("sgmp_unet", num_frames=4, **NARROW).eval()
+    seen = []
+    model.encoder.spatial_stem.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    clip = random_clip(model)
+    with torch.no_grad():
+        model(clip)
+    assert torch.equal(seen[0], clip[:, 2])
+
+
+def test_with_aux_puts_the_main_logits_first(network):
+    clip = random_clip(network, height=32, width=96)
+    with torch.no_grad():
+        main, listed = network(clip), network(clip, with_aux=True)
+    assert main.shape == (1, 1, 32, 96)
+    assert len(listed) == {"datransnet": 1, "sgmp_unet": 4}[network.name]
+    torch.testing.assert_close(listed[0], main)
+    assert all(logits.shape == main.shape for logits in listed)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda clip: clip[0], "has 4 dimensions"),
+        (lambda clip: torch.cat([clip, clip, clip], dim=1), r"got T = \d frames"),
+        (lambda clip: torch.cat([clip, clip], dim=2), r"got C = \d channels"),
+        (lambda clip: clip[..., :33], "got H x W = 64 x 33; pad or resize the frames"),
+        (lambda clip: clip[..., :16, :], "got H x W = 16 x 64"),
+        (lambda clip: clip[..., :0], "got H x W = 64 x 0"),
+        (lambda clip: clip.mul(255).byte(), "got dtype torch.uint8; convert the frames to float"),
+    ],
+)
+def test_wrong_clips_are_explained(network, change, message):
+    expected = (
+        rf"{network.name} expects a float clip \[B, {network.num_frames}, {network.in_channels}, H, W\].*{message}"
+    )
+    with pytest.raises(ValueError, match=expected):
+        network(change(random_clip(network)))
+
+
+@pytest.mark.parametrize("name", sorted(SMALL))
+def test_building_touches_neither_network_nor_disk(name, monkeypatch):
+    def forbidden(*given, **named):
+        raise AssertionError(f"building opened {given}")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "socket", forbidden)
+        patch.setattr(builtins, "open", forbidden)
+        patch.setattr(os, "open", forbidden)
+        patch.setattr(torch, "load", forbidden)
+        patch.setattr(torch.hub, "load_state_dict_from_url", forbidden)
+        build_model(name, **SMALL[name])
+
+
+def test_backbone_parameters(networks):
+    assert networks["datransnet"].backbone_parameters() == []
+    model = networks["sgmp_unet"]
+    backbone = {id(parameter) for parameter in model.backbone_parameters()}
+    for name, parameter in model.named_parameters():
+        assert (id(parameter) in backbone) == (name.startswith("encoder.") and ".fusion." not in name), name
+
+
+def test_every_parameter_gets_a_finite_gradient(network):
+    for training in (True, False):
+        network.train(training)
+        network.zero_grad()
+        sum(logits.square().mean() for logits in network(random_clip(network, batch=2), with_aux=True)).backward()
+        for name, parameter in network.named_parameters():
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+    network.zero_grad()
+
+
+def test_bf16_autocast_is_close(network):
+    clip = random_clip(network, batch=2, seed=3)
+
+    def run(enabled):
+        network.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            logits = network(clip)
+        nn.functional.binary_cross_entropy_with_logits(logits.float(), (clip[:, 0, :1] > 0.9).float()).backward()
+        gradients = torch.cat([parameter.grad.flatten() for parameter in network.parameters()])
+        network.zero_grad()
+        return logits.detach().float(), gradients
+
+    logits, gradients = run(False)
+    half_logits, half_gradients = run(True)
+    assert half_gradients.isfinite().all()
+    assert not torch.equal(logits, half_logits)  # autocast was on
+    # with random weights the plain form of sgmp_unet is as far off
+    close, alike = {"datransnet": (0.02, 0.99), "sgmp_unet": (0.15, 0.9)}[network.name]
+    assert (half_logits - logits).abs().mean() < close * logits.abs().mean()
+    assert nn.functional.cosine_similarity(half_gradients, gradients, dim=0) > alike
+
+
+def test_the_compilers_graph_of_datransnet_equals_eager(networks):
+    model = networks["datransnet"]
+    clip = random_clip(model, batch=2)
+    torch._dynamo.reset()
+    with torch.no_grad():
+        compiled = torch.compile(model, backend="aot_eager")(clip)
+        torch.testing.assert_close(compiled, model(clip), rtol=0, atol=1e-4)
+
+
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler")
+def test_a_compiled_gradient_transformer_equals_eager(networks, tmp_path, monkeypatch):
+    # the part that is hard to compile; compiling all of the network takes minutes on one core
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    transformer = networks["datransnet"].transformers[0]
+    features = torch.rand(2, 8, 64, 64, generator=torch.Generator().manual_seed(0))
+    torch._dynamo.reset()
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(transformer)(features), transformer(features), rtol=0, atol=1e-4)
