@@ -58,18 +58,18 @@ def _pixels(maps: Tensor) -> Tensor:
 class _KeyProducts(torch.autograd.Function):
     """Products of queries and keys, and squared norms of both, summed over all pixels.
 
-    query [B, Q, H, W]; padded [B, C, H + 2m, W + 2m]; kernels: one [K, C, 3, 3] a shift, where K = 8 * hidden.
+    query [B, Q, H, W]; padded [B, C, H + 2m, W + 2m]; kernels [S, K, C, 3, 3] of S shifts, where K = 8 * hidden.
     Returns query_energy [B, Q], and stacked over shifts products [S, B, Q, K] and key_energy [S, B, K], in float32
     or better.
     """
 
     @staticmethod
-    def forward(ctx, query: Tensor, padded: Tensor, shifts: tuple[int, ...], *kernels: Tensor):
-        ctx.save_for_backward(query, padded, *kernels)
+    def forward(ctx, query: Tensor, padded: Tensor, kernels: Tensor, shifts: tuple[int, ...]):
+        ctx.save_for_backward(query, padded, kernels)
         ctx.shifts = shifts
         margin = max(shifts)
         batch, queries = query.shape[:2]
-        keys = kernels[0].shape[0]
+        keys = kernels.shape[1]
         total = {"dtype": torch.promote_types(query.dtype, torch.float32), "device": query.device}
         query_energy = torch.zeros(batch, queries, **total)
         products = torch.zeros(len(shifts), batch, queries, keys, **total)
@@ -85,15 +85,15 @@ class _KeyProducts(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_query_energy: Tensor, grad_products: Tensor, grad_key_energy: Tensor):
-        query, padded, *kernels = ctx.saved_tensors
+        query, padded, kernels = ctx.saved_tensors
         shifts, margin = ctx.shifts, max(ctx.shifts)
         grad_query = torch.empty_like(query)
         grad_padded = torch.zeros_like(padded)
-        grad_kernels = [torch.zeros_like(kernel, dtype=grad_products.dtype) for kernel in kernels]
+        grad_kernels = torch.zeros_like(kernels, dtype=grad_products.dtype)
         twice_query = (2 * grad_query_energy).to(query.dtype)[:, None]
         twice_key = (2 * grad_key_energy).to(query.dtype)[:, :, None]
         grad_products = grad_products.to(query.dtype)
-        for first, last in _bands(query, kernels[0].shape[0]):
+        for first, last in _bands(query, kernels.shape[1]):
             rows = _pixels(query[:, :, first:last])
             grad_rows = rows * twice_query
             for index, (shift, kernel) in enumerate(zip(shifts, kernels, strict=True)):
@@ -109,8 +109,7 @@ class _KeyProducts(torch.autograd.Function):
                 _window(grad_padded, first, last, margin, shift).add_(grad_window)
                 grad_kernels[index] += grad_kernel
             grad_query[:, :, first:last] = rearrange(grad_rows, "b (h w) q -> b q h w", h=last - first)
-        grad_kernels = [grad.to(kernel.dtype) for grad, kernel in zip(grad_kernels, kernels, strict=True)]
-        return grad_query, grad_padded, None, *grad_kernels
+        return grad_query, grad_padded, grad_kernels.to(kernels.dtype), None
 
 
 def _convolve_each(padded: Tensor, kernels: list[Tensor], shifts: tuple[int, ...]) -> Tensor:
@@ -153,9 +152,9 @@ class GradientTransformer(nn.Module):
     def attention(self, query: Tensor, padded: Tensor) -> Tensor:
         """Attention of every query to the keys of its head: [B, heads, hidden, shifts, keys of a shift]."""
         heads = len(self.shifts)
-        kernels = [surround_kernel(conv.weight.flatten(1)).to(query.dtype) for conv in self.key]
+        kernels = torch.stack([surround_kernel(conv.weight.flatten(1)) for conv in self.key]).to(query.dtype)
         with torch.autocast(query.device.type, enabled=False):
-            query_energy, products, key_energy = _KeyProducts.apply(query, padded, self.shifts, *kernels)
+            query_energy, products, key_energy = _KeyProducts.apply(query, padded, kernels, self.shifts)
             query_scale = query_energy.clamp_min(NORM_EPS**2).rsqrt() / self.side
             key_scale = key_energy.clamp_min(NORM_EPS**2).rsqrt()
             scores = products * query_scale[None, :, :, None] * key_scale[:, :, None]

@@ -185,7 +185,7 @@ def test_the_compilers_graph_of_datransnet_equals_eager(networks):
     clip = random_clip(model, batch=2)
     torch._dynamo.reset()
     with torch.no_grad():
-        compiled = torch.compile(model, backend="aot_eager")(clip)
+        compiled = torch.compile(model, backend="aot_eager", fullgraph=True)(clip)
         torch.testing.assert_close(compiled, model(clip), rtol=0, atol=1e-4)
 
 
@@ -197,4 +197,6 @@ def test_a_compiled_gradient_transformer_equals_eager(networks, tmp_path, monkey
     features = torch.rand(2, 8, 64, 64, generator=torch.Generator().manual_seed(0))
     torch._dynamo.reset()
     with torch.no_grad():
-        torch.testing.assert_close(torch.compile(transformer)(features), transformer(features), rtol=0, atol=1e-4)
+        torch.testing.assert_close(
+            torch.compile(transformer, fullgraph=True)(features), transformer(features), rtol=0, atol=1e-4
+        )
