@@ -13,6 +13,7 @@ from test_script.clip_stream import sliding_clips
 from test_script.detections import find_detections
 from test_script.predictor import Predictor, as_grey_frames, stack_clip
 from test_script.tiling import blend_weights, pad_to_multiple, reflected_index, run_tiled, tile_starts
+from tests.local_contrast import LocalContrast
 from utils.errors import InputError
 
 
@@ -34,14 +35,6 @@ class StandIn(nn.Module):
         assert clip.shape[-1] % 32 == clip.shape[-2] % 32 == 0
         self.seen.append(tuple(clip.shape))
         return self.conv(clip.flatten(1, 2))
-
-
-class LocalContrast(StandIn):
-    """Logit = 20 x (pixel - mean of its 9 x 9 neighbourhood) - 5, with a zero mean outside the image."""
-
-    def forward(self, clip):
-        target = clip[:, self.num_frames // 2]
-        return 20 * (target - F.avg_pool2d(F.pad(target, (4, 4, 4, 4), mode="replicate"), 9, 1)) - 5
 
 
 def prepare(frame):

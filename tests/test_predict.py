@@ -10,28 +10,17 @@ import cv2
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import nn
 
 from test_script import predict
 from test_script.detections import find_detections
 from test_script.frame_sources import find_sources
 from test_script.overlay import SHEET_TILES, OverlayVideo, Thumbnails, draw_overlay
 from test_script.predictor import Predictor
+from tests.local_contrast import LocalContrast
 from utils.errors import InputError
 from utils.images import read_grey
 
 HEIGHT, WIDTH = 48, 70
-
-
-class LocalContrast(nn.Module):
-    """Logit = 20 x (pixel of the target frame - mean of its 9 x 9 neighbourhood) - 5."""
-
-    name, num_frames, in_channels, size_multiple = "datransnet", 6, 1, 32
-
-    def forward(self, clip):
-        target = clip[:, 3]
-        return 20 * (target - F.avg_pool2d(F.pad(target, (4, 4, 4, 4), mode="replicate"), 9, 1)) - 5
 
 
 def prepare(frame):
@@ -43,7 +32,7 @@ def stand_in(monkeypatch):
     """Commands get the stand-in network, whatever the checkpoint."""
 
     def from_checkpoint(path, device, image_size, **options):
-        return Predictor(LocalContrast(), prepare, **options)
+        return Predictor(LocalContrast(num_frames=6), prepare, **options)
 
     monkeypatch.setattr(Predictor, "from_checkpoint", from_checkpoint)
 
@@ -89,7 +78,7 @@ def table(file):
 def test_a_folder_is_one_sequence_in_numeric_order(tmp_path):
     write_folder(tmp_path / "flight")
     run(tmp_path / "flight", tmp_path / "out")
-    predictor = Predictor(LocalContrast(), prepare)
+    predictor = Predictor(LocalContrast(num_frames=6), prepare)
     rows = table(tmp_path / "out" / "detections.csv")
     assert [row["frame"] for row in rows] == [f"frame({index})" for index in range(12)]
     for index, row in enumerate(rows):
@@ -195,7 +184,7 @@ def test_what_cannot_be_read_is_said(tmp_path):
 
 
 def test_a_long_stream_holds_few_frames():
-    predictor = Predictor(LocalContrast(), prepare)
+    predictor = Predictor(LocalContrast(num_frames=6), prepare)
     frame = np.zeros((256, 320), np.float32)
     tracemalloc.start()
     for index, _ in enumerate(predictor.stream(frame.copy() for _ in range(120))):

@@ -11,22 +11,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import nn
 
 from test_script import inference
 from test_script.report_cases import BEST, MOST_PER_SEQUENCE, WORST, choose_items, crop_window
+from tests.local_contrast import LocalContrast
 from utils.metrics import build_metric
-
-
-class LocalContrast(nn.Module):
-    """Logit = 20 x (pixel - mean of its 9 x 9 neighbourhood) - 5."""
-
-    name, num_frames, in_channels, size_multiple = "datransnet", 1, 1, 32
-
-    def forward(self, clip):
-        target = clip[:, 0]
-        return 20 * (target - F.avg_pool2d(F.pad(target, (4, 4, 4, 4), mode="replicate"), 9, 1)) - 5
 
 
 class Page(HTMLParser):
