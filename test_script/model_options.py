@@ -6,9 +6,13 @@ from typing import Any
 from test_script.predictor import PUBLISHED_SCALES
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add the shared options to a parser."""
-    parser.add_argument("--model_path", required=True, help="checkpoint file, ours or a published one")
+def add_model_options(parser: argparse.ArgumentParser, default_model: str | None = None) -> None:
+    """Add the shared options to a parser; `default_model` says what is run without --model_path, None: nothing is."""
+    parser.add_argument(
+        "--model_path",
+        required=default_model is None,
+        help="checkpoint file, ours or a published one" + (f"; default {default_model}" if default_model else ""),
+    )
     parser.add_argument(
         "--image_size", type=int, help="DATransNet files that do not say it: 256 (NUDT-SIRST) or 512 (IRSTD-1K)"
     )

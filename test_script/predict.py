@@ -1,11 +1,11 @@
 """Find targets in your own images or videos; no labels needed.
 
-    python -m test_script.predict --model_path checkpoint_best.pth --input video.mp4 --output_dir out
+    python -m test_script.predict --input video.mp4
 
-The input is an image, a folder of images (one sequence in numeric order), a folder of such folders, or a video. Written
-to the output folder: masks/<sequence>/<frame>.png, detections.csv and .json, and for each sequence
-overlays/<sequence>.mp4 (a png for a single image) and contact_sheets/<sequence>.png. Everything streams: a long video
-needs no more memory than a short one.
+Without --model_path it runs the weights in weights/. The input is an image, a folder of images (one sequence in numeric
+order), a folder of such folders, or a video. Written to the output folder: masks/<sequence>/<frame>.png, detections.csv
+and .json, and for each sequence overlays/<sequence>.mp4 (a png for a single image) and contact_sheets/<sequence>.png.
+Everything streams: a long video needs no more memory than a short one.
 """
 
 import argparse
@@ -27,13 +27,18 @@ from test_script.result_files import DETECTION_COLUMNS, detection_row, frame_fil
 from utils.errors import InputError, run_main
 from utils.files import atomic_path
 
+REPOSITORY = Path(__file__).resolve().parents[1]
+OUR_WEIGHTS = Path("weights/datransnet_nudt-sirst.pth")
+OUR_TRAINING = "DATransNet, trained by us on NUDT-SIRST"
+
 
 def main(argv: list[str] | None = None) -> None:
     """The command."""
     args = parse_arguments(argv)
     sources = find_sources(args.input)
+    model_path = args.model_path or our_weights()
     predictor = Predictor.from_checkpoint(
-        args.model_path, args.device, args.image_size, threshold=args.threshold, **predictor_options(args)
+        model_path, args.device, args.image_size, threshold=args.threshold, **predictor_options(args)
     )
     output = Path(args.output_dir)
     start = time.perf_counter()
@@ -43,9 +48,7 @@ def main(argv: list[str] | None = None) -> None:
         frames = sum(
             predict_source(source, predictor, output, table, args.skip_bad, args.fps, bad) for source in sources
         )
-        table.finish(
-            {"model": str(args.model_path), "input": str(args.input), "threshold": args.threshold}, frames, bad
-        )
+        table.finish({"model": str(model_path), "input": str(args.input), "threshold": args.threshold}, frames, bad)
     seconds = time.perf_counter() - start
     print(
         f"{frames} frames in {len(sources)} sequence(s), {table.count} detections"
@@ -59,13 +62,25 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m test_script.predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add_model_options(parser)
+    add_model_options(parser, default_model=f"{OUR_WEIGHTS} ({OUR_TRAINING})")
     parser.add_argument("--input", required=True, help="image, folder of images, folder of such folders, or video")
     parser.add_argument("--output_dir", default="./predict", help="where to write; default ./predict")
     parser.add_argument("--threshold", type=float, default=0.5, help="probability above which a pixel is target; 0.5")
     parser.add_argument("--fps", type=float, help="frames per second of the overlay; default: the video's, else 25")
     parser.add_argument("--skip_bad", action="store_true", help="name and leave out frames that cannot be read")
     return parser.parse_args(argv)
+
+
+def our_weights() -> Path:
+    """The checkpoint that comes with the repository, once said which it is. Raises `InputError` where it is missing."""
+    path = REPOSITORY / OUR_WEIGHTS
+    if not path.is_file():
+        raise InputError(
+            f"our weights {path} are missing; fetch them from the repository again, or give another checkpoint with "
+            "--model_path"
+        )
+    print(f"{OUR_WEIGHTS}: {OUR_TRAINING}; for another checkpoint give --model_path")
+    return path
 
 
 class DetectionFiles:

@@ -17,10 +17,12 @@ from test_script.frame_sources import find_sources
 from test_script.overlay import SHEET_TILES, OverlayVideo, Thumbnails, draw_overlay
 from test_script.predictor import Predictor
 from tests.local_contrast import LocalContrast
+from utils.checkpoint import read_checkpoint
 from utils.errors import InputError
 from utils.images import read_grey
 
 HEIGHT, WIDTH = 48, 70
+FROM_CHECKPOINT = Predictor.from_checkpoint
 
 
 def prepare(frame):
@@ -121,6 +123,29 @@ def test_one_image_and_a_folder_of_folders(tmp_path):
     run(tmp_path / "all" / "s2" / "frame(1).png", tmp_path / "one")
     assert (tmp_path / "one" / "masks" / "frame(1).png").exists()
     assert cv2.imread(str(tmp_path / "one" / "overlays" / "frame(1).png")).shape == (9 * HEIGHT, 9 * WIDTH, 3)
+
+
+def test_without_a_checkpoint_our_weights_find_a_target(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Predictor, "from_checkpoint", FROM_CHECKPOINT)
+    monkeypatch.chdir(tmp_path)  # the weights are found from anywhere
+    frame = np.random.default_rng(0).normal(70, 3, (96, 128))
+    frame[40:43, 90:93] = 200
+    cv2.imwrite("frame.png", np.rint(frame))
+    predict.main(["--input", "frame.png", "--output_dir", "out"])
+    first = capsys.readouterr().out.splitlines()[0]
+    assert "weights/datransnet_nudt-sirst.pth" in first and "DATransNet, trained by us on NUDT-SIRST" in first
+    (found,) = table(tmp_path / "out" / "detections.csv")
+    assert (float(found["x"]), float(found["y"])) == pytest.approx((91, 41), abs=1)
+    checkpoint = read_checkpoint(predict.REPOSITORY / predict.OUR_WEIGHTS)
+    assert (checkpoint.model_name, checkpoint.settings["dataset"]) == ("datransnet", "NUDT-SIRST")
+    assert json.loads((tmp_path / "out" / "detections.json").read_text())["model"] == str(checkpoint.path)
+
+
+def test_missing_weights_are_said(tmp_path, monkeypatch):
+    write_folder(tmp_path / "flight", 1)
+    monkeypatch.setattr(predict, "REPOSITORY", tmp_path)
+    with pytest.raises(InputError, match=r"datransnet_nudt-sirst\.pth are missing.*--model_path"):
+        predict.main(["--input", str(tmp_path / "flight"), "--output_dir", str(tmp_path / "out")])
 
 
 def test_a_corrupt_image_is_an_error_or_skipped(tmp_path, capsys):

@@ -11,6 +11,7 @@ import pytest
 
 from datasets.catalog import CATALOG
 from models import MODELS
+from test_script.predict import OUR_TRAINING, OUR_WEIGHTS
 from tests.datasets_folders import REPOSITORY
 from train_script.settings import CONFIGS, config_names, merge_settings, parse_command_line
 from utils.metrics import PROTOCOLS
@@ -77,6 +78,11 @@ def test_make_demo_does_what_the_readme_says():
     made = {" ".join(line) for line in lines if line[1] not in ("pip", "pytest")}
     written = {" ".join(words[1:]) for words in commands(README.split("## Use")[0])}
     assert len(made) == 3 and made <= written
+
+
+def test_the_weights_that_predict_runs_are_those_the_readme_names():
+    assert f"weights in [weights/](weights/README.md) ({OUR_TRAINING})" in README
+    assert f"`{OUR_WEIGHTS.name}`" in (REPOSITORY / OUR_WEIGHTS).with_name("README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("text", [README, CONTRIBUTING], ids=["README", "CONTRIBUTING"])

@@ -126,7 +126,6 @@ CASES = [
     ("inference", "--dataset {good} --model_path {net.pth} --output_dir {unwritable}", "cannot write"),
     ("inference", "--dataset {good} --model_path {net.pth} --device gpu", "'gpu'"),
     ("inference", "--dataset {good} --model_path {net.pth} --scales -1", "-1"),
-    ("predict", "--input {good}/images", "--model_path"),
     ("predict", "--model_path {net.pth}", "--input"),
     ("predict", "--input {good}/images --model_path {nowhere}", "no checkpoint file"),
     ("predict", "--input {good}/images --model_path {text.png}", "not a checkpoint"),
