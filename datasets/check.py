@@ -19,7 +19,7 @@ from datasets.sequences import Frame
 from datasets.target_statistics import TargetStatistics, measure_targets
 from utils.drawing import contact_sheet, grey_to_rgb, outline
 from utils.errors import InputError, run_main
-from utils.files import atomic_path
+from utils.files import atomic_path, check_writable
 from utils.images import IMAGE_SUFFIXES, numeric_key, read_grey, read_mask, read_pixels, to_unit
 
 SHOWN = 5  # examples printed of each kind of finding
@@ -115,6 +115,8 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.preview and arguments.preview.suffix.lower() not in IMAGE_SUFFIXES:
         raise InputError(f"--preview {arguments.preview}; expected a name that ends in .png")
     index = open_dataset(arguments.dataset, arguments.data_root)
+    if arguments.preview:
+        check_writable(arguments.preview)
     print(index.summary)
     print("".join(f"{line}\n" for line in _published(index.info)), end="")
     problems, notes, summary = check_dataset(index)

@@ -16,6 +16,7 @@ from datasets.backgrounds import CLUTTERS
 from datasets.rendering import SequenceSettings, frame_name, render_sequence
 from datasets.target_table import TARGET_TABLE, TargetRow, write_targets
 from utils.errors import InputError
+from utils.files import cannot_write
 
 GOLDEN_RATIO = 0.6180339887  # steps of this spread any number of sequences evenly over a range
 PNG_COMPRESSION = 1  # noise hardly compresses, so more costs time alone
@@ -62,9 +63,7 @@ def render_dataset(output: str | Path, settings: DatasetSettings) -> None:
         unfinished.chmod(0o755)  # mkdtemp makes folders that only their owner reads
         unfinished.replace(output)
     except OSError as error:
-        raise InputError(
-            f"cannot write {output}: {error.strerror or error}; choose a folder with space and write permission"
-        ) from error
+        raise cannot_write(output, error) from error
     finally:
         if unfinished is not None:
             shutil.rmtree(unfinished, ignore_errors=True)

@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from models import build_model
 from utils.distributed import choose_device
 from utils.errors import InputError, run_main
-from utils.files import atomic_path
+from utils.files import atomic_path, check_writable
 from utils.metrics.tables import text_table
 
 DEFAULT_SIZE = {"datransnet": (256, 256), "sgmp_unet": (320, 320)}
@@ -42,6 +42,8 @@ def main(argv: list[str] | None = None) -> None:
     model = build_model(args.model, **options).eval()
     size = tuple(args.size or DEFAULT_SIZE[model.name])
     check_arguments(args, model, size)
+    if args.output:
+        check_writable(args.output)
     shape = (args.batch_size, model.num_frames, model.in_channels, *size)
 
     used, unused = count_parameters(model)

@@ -9,7 +9,7 @@ from scipy.special import expit, logit
 from tqdm import tqdm
 
 from utils.errors import InputError, run_main
-from utils.files import atomic_path
+from utils.files import atomic_path, check_writable
 from utils.metrics import PROTOCOLS, MetricAccumulator, build_metric
 from utils.metrics.curves import CurveAccumulator
 from utils.metrics.saved_maps import Pair, check_groups, find_pairs, key_names, read_groups, read_names, read_pair
@@ -56,6 +56,9 @@ def main(argv: list[str] | None = None) -> None:
     pairs = find_pairs(args.predictions, args.masks, read_names(args.list) if args.list else None)
     if groups:
         check_groups(groups, pairs)
+    for file in (args.output, args.per_image, args.curves and args.curves / "curves.csv"):
+        if file:
+            check_writable(file)
 
     curves = measure(pairs, metrics, args.logits, with_curves="standard" in metrics or args.curves is not None)
     results = {name: collect(metric, curves, groups) for name, metric in metrics.items()}

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from models import load_model
 from test_script.exportable import exportable_forms
 from utils.errors import InputError, run_main
-from utils.files import atomic_path
+from utils.files import atomic_path, check_writable
 
 NEEDED = ("onnx", "onnxruntime", "onnxscript")
 FIXED_SIZE = ("sgmp_unet",)  # its windows, their padding and their masks are laid out for one size
@@ -64,6 +64,7 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(f"size {size[0]} {size[1]} given; expected multiples of {model.size_multiple}")
     if args.dynamic and model.name in FIXED_SIZE:
         raise InputError(f"{model.name} can be exported for one size only; leave --dynamic out and give --size")
+    check_writable(args.output)
     export(model, Path(args.output), size, args.dynamic)
     difference = check(model, Path(args.output), size, args.dynamic)
     print(f"{args.output}: largest difference from PyTorch {difference:.1e}")

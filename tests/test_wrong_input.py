@@ -222,8 +222,9 @@ def test_no_permission_to_write(command, world, tmp_path, monkeypatch, capfd):
 
         monkeypatch.setattr("tempfile.mkstemp", refuse)
         monkeypatch.setattr("tempfile.mkdtemp", refuse)
-    monkeypatch.setattr("torch.onnx.export", lambda *arguments, **options: None)  # slow, and writes nothing yet
-    monkeypatch.setattr("torch.export.export", lambda *arguments, **options: None)
+    for work in ("test_script.export.export", "test_script.evaluate.measure", "test_script.benchmark.count_parameters",
+                 "datasets.check.check_dataset", "train_script.train.run_epochs"):  # fmt: skip
+        monkeypatch.setattr(work, lambda *arguments, **options: pytest.fail("long work before the disk was tried"))
     arguments = {
         "train": "--dataset {good} --model datransnet --batch_size 2 --output_root locked",
         "inference": "--dataset {good} --model_path {net.pth} --output_dir locked/out",
@@ -238,6 +239,21 @@ def test_no_permission_to_write(command, world, tmp_path, monkeypatch, capfd):
     error = sentence(capfd.readouterr().err)
     assert code == 2
     assert "cannot write" in error and "ermission" in error
+
+
+@pytest.mark.parametrize("broken", ["text_image", "other_size"])
+@pytest.mark.parametrize("command", ["train", "inference"])
+def test_an_error_in_a_worker_is_one_sentence_too(command, broken, world, tmp_path, monkeypatch, capfd):
+    """PyTorch hands it on as the text of a traceback."""
+    arguments = {
+        "train": f"--dataset {{{broken}}} --model datransnet --select_on test --batch_size 2 --num_workers 1",
+        "inference": f"--dataset {{{broken}}} --model_path {{net.pth}} --num_workers 1",
+    }[command]
+    code = run(command, arguments, world, tmp_path, monkeypatch)
+    error = sentence(capfd.readouterr().err)
+    assert code == 2
+    assert ("no whole png" if broken == "text_image" else "48 x 48") in error
+    assert "DataLoader" not in error
 
 
 def test_check_names_bad_files_and_ends_with_1(world, tmp_path, monkeypatch, capfd):

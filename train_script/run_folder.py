@@ -11,7 +11,7 @@ from torch import nn
 from utils.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from utils.distributed import is_main
 from utils.errors import InputError
-from utils.files import atomic_path
+from utils.files import atomic_path, check_writable
 
 LAST = "checkpoint_last.pth"
 PREVIOUS = "checkpoint_previous.pth"
@@ -24,9 +24,7 @@ def check_space(folder: Path, model: nn.Module, keep_best: int) -> None:
     """Raise `InputError` now if the checkpoints of a run could not be written to `folder`."""
     size = sum(value.numel() * value.element_size() for value in model.state_dict().values())
     needed = size * (3 * COPIES_OF_WEIGHTS_IN_LAST + keep_best + 2)
-    with atomic_path(folder / "write_test") as temporary:
-        temporary.write_bytes(b"\0" * 4096)
-    (folder / "write_test").unlink()
+    check_writable(folder / LAST)
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise InputError(

@@ -5,7 +5,13 @@ from collections.abc import Callable
 
 
 class InputError(Exception):
-    """Something the user gave is wrong; the message names it, says what was expected and what to do."""
+    """Something the user gave is wrong; the message names it, says what was expected and what to do.
+
+    PyTorch builds an error of a DataLoader's worker anew, from the text of its traceback; only the message is kept.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(message.rsplit(f"\n{__name__}.InputError: ", 1)[-1].rstrip())
 
 
 def run_main(main: Callable[[], int | None]) -> None:

@@ -3,10 +3,12 @@
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from utils.errors import InputError
+
+PROBE_BYTES = 4096  # on a full disk an empty file could still be made
 
 
 @contextmanager
@@ -31,9 +33,27 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~umask)  # mkstemp makes files that only their owner reads
         temporary.replace(path)
     except OSError as error:
-        raise InputError(
-            f"cannot write {path}: {error.strerror or error}; choose a folder with space and write permission"
-        ) from error
+        raise cannot_write(path, error) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def cannot_write(path: Path, error: OSError) -> InputError:
+    """What to tell the user of an error in making `path`."""
+    of_folder = isinstance(error, FileExistsError | NotADirectoryError)
+    reason = f"{path.parent} is not a folder" if of_folder else error.strerror or error
+    return InputError(f"cannot write {path}: {reason}; choose a folder with space and write permission")
+
+
+class _Discarded(Exception):
+    """Ends the block of `atomic_path` without a file."""
+
+
+def check_writable(path: str | Path) -> None:
+    """Raise `InputError` now if `path` could not be written later, after long work. The folder is created."""
+    if Path(path).is_dir():
+        raise InputError(f"cannot write {path}: it is a folder; give the name of a file")
+    with suppress(_Discarded), atomic_path(path) as temporary:
+        temporary.write_bytes(b"\0" * PROBE_BYTES)
+        raise _Discarded

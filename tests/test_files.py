@@ -1,0 +1,48 @@
+"""Files that are whole or not there, and the trial that comes before long work."""
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from utils.errors import InputError
+from utils.files import atomic_path, check_writable
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_appears_when_it_is_whole(tmp_path):
+    file = tmp_path / "new" / "figures.json"
+    with atomic_path(file) as temporary:
+        temporary.write_text("first")
+        assert not file.exists() and temporary.parent == file.parent
+    with pytest.raises(RuntimeError), atomic_path(file) as temporary:
+        temporary.write_text("half of the sec")
+        raise RuntimeError
+    assert file.read_text() == "first" and names(file.parent) == ["figures.json"]
+
+
+def test_a_trial_leaves_nothing_behind(tmp_path):
+    check_writable(tmp_path / "new" / "figures.json")
+    assert names(tmp_path / "new") == []
+    (tmp_path / "old.json").write_text("old")
+    check_writable(tmp_path / "old.json")
+    assert names(tmp_path) == ["new", "old.json"] and (tmp_path / "old.json").read_text() == "old"
+
+
+def test_what_cannot_be_written_is_said_at_once(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"cannot write .*out\.json: .*file is not a folder"):
+        check_writable(tmp_path / "file" / "out.json")
+    with pytest.raises(InputError, match="it is a folder"):
+        check_writable(tmp_path)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(InputError, match=r"cannot write .*out\.json: No space left"):
+        check_writable(tmp_path / "out.json")
+    assert names(tmp_path) == ["file"]
