@@ -78,6 +78,19 @@ def test_a_truncated_file_is_named(tmp_path, ending):
         read_grey(path)
 
 
+def test_a_thumbnail_in_a_jpg_is_not_its_end(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8)
+    plain = cv2.imencode(".jpg", noise)[1].tobytes()
+    thumbnail = b"\xff\xd8\xff\xda some pixels \xff\xd9"
+    data = plain[:2] + b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail + plain[2:]
+    path = tmp_path / "image.jpg"
+    path.write_bytes(data + bytes(100))  # some cameras fill a file up
+    np.testing.assert_array_equal(read_pixels(path), cv2.imdecode(np.frombuffer(plain, np.uint8), -1))
+    path.write_bytes(data[:-1000])
+    with pytest.raises(InputError, match=r"image\.jpg"):
+        read_pixels(path)
+
+
 @pytest.mark.parametrize("content", [b"", b"no image at all"])
 def test_what_is_no_image_is_named(tmp_path, content):
     path = tmp_path / "wrong.png"

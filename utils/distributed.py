@@ -1,6 +1,7 @@
 """Several processes that work as one (torchrun): gloo on CPUs, nccl on GPUs. Alone, everything here is a no-op."""
 
 import os
+import time
 from typing import Any, TypeVar
 
 import torch
@@ -9,6 +10,10 @@ import torch.distributed as dist
 from utils.errors import InputError
 
 T = TypeVar("T")
+KINDS = ("cpu", "cuda", "mps")  # of devices
+# In torch 2.6 the end of a gloo group holds Python's lock while it waits for its threads, and one of them may need that
+# lock to let go of the last collective's tensors: a deadlock, unless it has had the time to do so.
+SETTLING_SECONDS = 0.1
 
 
 def init_distributed(device: str = "auto") -> torch.device:
@@ -31,8 +36,10 @@ def choose_device(name: str, local_rank: int | None = None) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-    except RuntimeError as error:
-        raise InputError(f"device {name!r} is unknown; give auto, cpu, cuda, cuda:N or mps") from error
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in KINDS:
+        raise InputError(f"device {name!r} is unknown; give auto, cpu, cuda, cuda:N or mps")
     if device.type == "cuda":
         index = device.index if device.index is not None else local_rank
         if (index is not None and index >= torch.cuda.device_count()) or not torch.cuda.is_available():
@@ -49,6 +56,7 @@ def choose_device(name: str, local_rank: int | None = None) -> torch.device:
 def end_distributed() -> None:
     """Leave the group of processes."""
     if dist.is_available() and dist.is_initialized():
+        time.sleep(SETTLING_SECONDS)
         dist.destroy_process_group()
 
 

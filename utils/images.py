@@ -9,8 +9,9 @@ import numpy as np
 from utils.errors import InputError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-PNG_START = b"\x89PNG"
-PNG_END = b"IEND"
+MASK_ENDING = "_pixels0"  # NUAA-SIRST's masks are called NAME_pixels0.png as released
+PNG_START, PNG_END = b"\x89PNG", b"IEND"
+JPG_START, JPG_SCAN, JPG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 
 
 def numeric_key(name: str) -> tuple:
@@ -66,7 +67,7 @@ def _decode(path: str | Path) -> np.ndarray:
     except OSError as error:
         raise InputError(f"cannot read image {path}: {error.strerror or error}; check the path") from error
     image = None
-    if data.size and not _is_truncated_png(data):
+    if data.size and not _is_truncated(data.tobytes()):
         image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     if image is None:
         raise InputError(
@@ -78,6 +79,11 @@ def _decode(path: str | Path) -> np.ndarray:
     return image
 
 
-def _is_truncated_png(data: np.ndarray) -> bool:
-    """Whether a png lacks its end; OpenCV before 5 returns the readable part of such a file as if it were whole."""
-    return data[:4].tobytes() == PNG_START and PNG_END not in data[-64:].tobytes()
+def _is_truncated(data: bytes) -> bool:
+    """Whether a png or jpg lacks its end; OpenCV before 5 returns the readable part of such a file as if it were whole.
+
+    In a jpg the end comes after the last scan's start: a thumbnail before it has an end of its own.
+    """
+    if data.startswith(JPG_START):
+        return data.rfind(JPG_END) < data.rfind(JPG_SCAN)
+    return data.startswith(PNG_START) and PNG_END not in data[-64:]

@@ -73,7 +73,8 @@ def best_pairs(rows: np.ndarray, columns: np.ndarray, distances: np.ndarray) -> 
     row_names, row = np.unique(rows, return_inverse=True)
     column_names, column = np.unique(columns, return_inverse=True)
     nodes = len(row_names) + len(column_names)
-    graph = coo_array((np.ones(len(rows), np.int8), (row, len(row_names) + column)), shape=(nodes, nodes))
+    ends = row.astype(np.int32), (len(row_names) + column).astype(np.int32)  # the only integers that scipy 1.11 takes
+    graph = coo_array((np.ones(len(rows), np.int8), ends), shape=(nodes, nodes))
     group = connected_components(graph, directed=False)[1][row]
     order = np.argsort(group, kind="stable")
     sizes = np.bincount(group)
