@@ -6,12 +6,11 @@ from pathlib import Path
 
 from datasets.sequences import Frame, Sequence
 from utils.errors import InputError
-from utils.images import IMAGE_SUFFIXES, numeric_key
+from utils.images import IMAGE_SUFFIXES, MASK_ENDING, numeric_key
 
 FOLDER_PAIRS = (("images", "masks"), ("IRSTD1k_Img", "IRSTD1k_Label"), ("image", "mask"))
 TRAIN_FOLDERS = ("trainval", "train")
 TEST_FOLDERS = ("test", "val")
-MASK_ENDING = "_pixels0"  # NUAA-SIRST as released
 BRACKET_NUMBER = re.compile(r"\(([0-9]+)\)$")  # IRDST as released: 1(12), also 1 (12)
 
 EXPECTED_LAYOUTS = """expected one of

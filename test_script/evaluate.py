@@ -1,13 +1,13 @@
 """Measure saved predictions of any method: python -m test_script.evaluate --predictions DIR --masks DIR."""
 
 import argparse
-import csv
 import json
 from pathlib import Path
 
 from scipy.special import expit, logit
 from tqdm import tqdm
 
+from test_script.result_files import write_table
 from utils.errors import InputError, run_main
 from utils.files import atomic_path, check_writable
 from utils.metrics import PROTOCOLS, MetricAccumulator, build_metric
@@ -18,6 +18,7 @@ from utils.plots import write_curves
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(prog="python -m test_script.evaluate", description=__doc__)
     parser.add_argument(
         "--predictions", type=Path, help="folder of NAME.npy or NAME.png, or of one folder per sequence"
@@ -42,6 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> None:
+    """The command."""
     args = build_parser().parse_args(argv)
     if args.list_protocols:
         print(protocols_text())
@@ -50,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
         if getattr(args, option) is None:
             raise InputError(f"--{option} is missing; give the folder of {option}")
     asked = args.protocol or ["standard"]
-    names = PROTOCOLS if "all" in asked else dict.fromkeys(asked)
+    names = dict.fromkeys(name for one in asked for name in (PROTOCOLS if one == "all" else [one]))
     metrics = {name: build_metric(name) for name in names}
     groups = read_groups(args.groups) if args.groups else {}
     pairs = find_pairs(args.predictions, args.masks, read_names(args.list) if args.list else None)
@@ -67,7 +69,8 @@ def main(argv: list[str] | None = None) -> None:
         with atomic_path(args.output) as path:
             path.write_text(json.dumps(json_ready(results), indent=2, allow_nan=False) + "\n", encoding="utf-8")
     if args.per_image:
-        write_per_image(metrics, args.per_image)
+        rows = ({"protocol": name} | one for name, metric in metrics.items() for one in metric.image_figures())
+        write_table(args.per_image, rows)
     if args.curves:
         for file in write_curves(merged(curves).compute(), args.curves):
             print(f"wrote {file}")
@@ -117,6 +120,7 @@ def collect(metric: MetricAccumulator, curves: dict[str | None, CurveAccumulator
 
 
 def curve_areas(curves: CurveAccumulator) -> dict[str, float]:
+    """Average precision and area under ROC."""
     computed = curves.compute()
     return {"ap": computed.ap, "auc": computed.auc}
 
@@ -132,19 +136,6 @@ def print_results(results: dict[str, dict]) -> None:
         print(f"\n{figures_table(sequences, f'sequence ({first})')}")
     if "groups" in result:
         print(f"\n{figures_table(result['groups'], f'group ({first})')}")
-
-
-def write_per_image(metrics: dict[str, MetricAccumulator], file: Path) -> None:
-    """One line for each protocol and image: names, ratios and counts; empty where there is no figure."""
-    lines = [
-        {"protocol": name} | json_ready(figures)
-        for name, metric in metrics.items()
-        for figures in metric.image_figures()
-    ]
-    with atomic_path(file) as path, open(path, "w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, fieldnames=list(lines[0]))
-        writer.writeheader()
-        writer.writerows(lines)
 
 
 if __name__ == "__main__":

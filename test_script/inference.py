@@ -31,8 +31,8 @@ from test_script.report import write_report
 from test_script.result_files import detection_row, frame_file, write_mask, write_probability
 from test_script.work_parts import Part, file_hash, load_part, loader_batches, save_part, split_work, start_run
 from utils.checkpoint import read_checkpoint
-from utils.distributed import end_distributed, gather_objects, init_distributed, is_main, rank, world_size
-from utils.errors import run_main
+from utils.distributed import barrier, end_distributed, init_distributed, is_main, rank, world_size
+from utils.errors import InputError, run_main
 from utils.metrics import PROTOCOLS, MetricAccumulator, Protocol, build_metric
 from utils.metrics.tables import figures_table
 
@@ -72,15 +72,15 @@ def run(args: argparse.Namespace, device: torch.device) -> None:
     if is_main():
         print(index.summary)
         start_run(output, run_settings(args, index.info.name, protocols, len(dataset)), args.resume)
-    gather_objects(None)  # nobody works before the folder is ready
+    barrier()  # nobody works before the folder is ready
     todo = [part for part in parts if not load_part(output / "parts", part)]
     if is_main() and len(todo) < len(parts):
         print(f"resuming: {len(parts) - len(todo)} of {len(parts)} parts are done")
-    gather_objects(None)  # everybody has looked before anybody writes
+    barrier()  # everybody has looked before anybody writes
     measure = Measurement(protocols, output, single_images, args.save_probabilities)
     workers = args.num_workers if args.num_workers is not None else GPU_WORKERS if device.type == "cuda" else 0
     predict_parts(todo[rank() :: world_size()], dataset, predictor, measure, workers)
-    gather_objects(None)
+    barrier()
 
     if is_main():
         for part in parts:
@@ -117,7 +117,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--save_probabilities", action="store_true", help="write 16-bit probability maps too")
     parser.add_argument("--num_workers", type=int, help="processes that read frames; default 4 with a GPU, else none")
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted run of the same options")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.num_workers is not None and args.num_workers < 0:
+        raise InputError(f"--num_workers is {args.num_workers}; expected 0 or more")
+    return args
 
 
 def choose_protocols(asked: list[str] | None, info: DatasetInfo) -> list[Protocol]:

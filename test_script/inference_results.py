@@ -1,13 +1,12 @@
 """A run's results over a dataset: the parts put together, and the tables written from them."""
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from datasets import ClipDataset
 from datasets.catalog import DatasetInfo
-from test_script.result_files import DETECTION_COLUMNS, write_csv
+from test_script.result_files import DETECTION_COLUMNS, write_csv, write_table
 from test_script.work_parts import Part
 from utils.files import atomic_path
 from utils.metrics import PROTOCOLS, MetricAccumulator
@@ -84,13 +83,6 @@ def collect_figures(metric: MetricAccumulator, curves: Curves) -> dict[str, Any]
 def curve_areas(protocol: str, curves: Curves) -> dict[str, float]:
     """Average precision and area under ROC, which go with the standard protocol."""
     return {"ap": curves.ap, "auc": curves.auc} if protocol == "standard" else {}
-
-
-def write_table(path: Path, rows: Iterable[dict]) -> None:
-    """Write figures as csv (ratios; empty where there is none)."""
-    rows = [json_ready(row) for row in rows]
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    write_csv(path, columns, ([row.get(name) for name in columns] for row in rows))
 
 
 def published_lines(info: DatasetInfo) -> dict[str, dict[str, float]]:

@@ -25,7 +25,6 @@ WHITE = (255, 255, 255)
 class Case(NamedTuple):
     """A frame as the report shows it; pictures are RGB uint8."""
 
-    item: int
     counts: ImageCounts
     frame: np.ndarray  # whole, with outlines and the crop's place
     image: np.ndarray  # the crop
@@ -91,7 +90,6 @@ def show_case(item: int, counts: ImageCounts, dataset: ClipDataset, predictor: P
         return enlarged
 
     return Case(
-        item,
         counts,
         frame=_whole_frame(image, truth, found, window),
         image=_repeat(grey_to_rgb(_stretched(grey[rows, columns])), CROP_ZOOM),

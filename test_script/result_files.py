@@ -10,6 +10,7 @@ import numpy as np
 from test_script.detections import Detection
 from utils.errors import InputError
 from utils.files import atomic_path
+from utils.metrics.tables import json_ready
 
 DETECTION_COLUMNS = ("sequence", "frame", *Detection._fields)
 SCORE_LEVELS = 65535  # of a 16-bit png: the level is round(probability * 65535)
@@ -42,6 +43,13 @@ def write_csv(path: Path, columns: Iterable[str], rows: Iterable[Iterable]) -> N
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(rows)
+
+
+def write_table(path: Path, rows: Iterable[dict]) -> None:
+    """Write figures as csv (ratios; empty where there is none)."""
+    rows = [json_ready(row) for row in rows]
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    write_csv(path, columns, ([row.get(name) for name in columns] for row in rows))
 
 
 def detection_row(sequence: str, frame: str, detection: Detection) -> list:

@@ -20,7 +20,7 @@ def write_curves(curves: Curves, folder: str | Path) -> list[Path]:
     folder = Path(folder)
     files = [folder / name for name in ("curves.csv", "precision_recall.png", "roc.png", "pd_over_fa.png")]
     with atomic_path(files[0]) as path, open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
+        writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for values in zip(*(getattr(curves, name).tolist() for name in COLUMNS), strict=True):
             writer.writerow("" if math.isnan(value) else value for value in values)

@@ -7,10 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.errors import InputError
-from utils.images import IMAGE_SUFFIXES, numeric_key, read_mask, read_pixels
+from utils.images import IMAGE_SUFFIXES, MASK_ENDING, numeric_key, read_mask, read_pixels
 
 PREDICTION_SUFFIXES = (".npy", ".png")
-MASK_ENDING = "_pixels0"  # NUAA-SIRST's masks are called NAME_pixels0.png as released
 FULL_SCALE = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
 NAMES_SHOWN = 3  # in an error
 
