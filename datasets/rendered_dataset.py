@@ -1,6 +1,7 @@
 """A rendered dataset on the disk, and the demo dataset."""
 
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -126,10 +127,12 @@ def _render_one(folder: Path, name: str, number: int, settings: DatasetSettings)
 def _check(settings: DatasetSettings) -> None:
     for name in ("snr", "speed", "targets"):
         low, high = getattr(settings, name)
-        if not 0 <= low <= high or (name == "snr" and low <= 0):
+        if not 0 <= low <= high < math.inf or (name == "snr" and low <= 0):
             expected = "above 0" if name == "snr" else "0 or above"
             raise InputError(f"--{name} {low} {high}; expected two numbers, the lower first, {expected}")
     if min(settings.sequences, settings.frames) < 1 or min(settings.size) < 32:
         raise InputError("expected at least 1 sequence, 1 frame and a size of 32 x 32")
     if not 0 <= settings.val_share <= 1:
         raise InputError(f"--val_share {settings.val_share}; expected a share in 0..1")
+    if settings.seed < 0:
+        raise InputError(f"--seed {settings.seed}; expected 0 or above")

@@ -78,7 +78,7 @@ def export(model: nn.Module, path: Path, size: tuple[int, int], dynamic: bool) -
     clip = torch.rand(2, model.num_frames, model.in_channels, *size)
     with exportable_forms(model):
         program = torch.onnx.export(
-            torch.export.export(Probability(model).eval(), (clip,), dynamic_shapes={"clip": axes}),
+            torch.export.export(Probability(model).eval(), (clip,), dynamic_shapes={"clip": axes}, strict=False),
             input_names=["clip"],
             output_names=["probability"],
             opset_version=OPSET,
@@ -110,7 +110,7 @@ def check(model: nn.Module, path: Path, size: tuple[int, int], dynamic: bool) ->
         with torch.inference_mode():
             theirs = model(torch.from_numpy(clip)).sigmoid().numpy()
             exact = exact_model(torch.from_numpy(clip).double()).sigmoid().numpy()
-        largest = max(largest, float(np.abs(ours - theirs).max()))
+        largest = float(np.maximum(largest, np.abs(ours - theirs).max()))  # NaN stays NaN
         own_error = max(own_error, float(np.abs(theirs - exact).max()))
     allowed = max(TOLERANCE, ROUNDING * own_error)
     if not largest <= allowed:

@@ -13,6 +13,7 @@ from utils.images import IMAGE_SUFFIXES, numeric_key, read_pixels, to_unit
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".m4v", ".wmv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".flv")
 DEFAULT_FPS = 25.0  # of the overlay video of an image sequence
+LARGEST_FPS = 1000
 FAILED_READS = 64  # undecodable frames in a row after which a video counts as ended
 END_TOLERANCE = 0.01  # by which a container's frame count may overstate the frames there are
 
@@ -100,7 +101,7 @@ def video_source(path: Path) -> Source:
     count, fps = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), capture.get(cv2.CAP_PROP_FPS)
     capture.release()
     length = count if count > 0 else None
-    fps = fps if 0 < fps < 1000 else DEFAULT_FPS
+    fps = fps if 0 < fps < LARGEST_FPS else DEFAULT_FPS
 
     def frames(on_bad: Callable[[str, str], None]) -> Iterator[SourceFrame]:
         return read_video(path, length, fps, on_bad)

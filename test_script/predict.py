@@ -19,7 +19,7 @@ from typing import TextIO
 from tqdm import tqdm
 
 from test_script.background import BackgroundWriter
-from test_script.frame_sources import Source, find_sources
+from test_script.frame_sources import LARGEST_FPS, Source, find_sources
 from test_script.model_options import add_model_options, predictor_options
 from test_script.overlay import OverlayVideo, Thumbnails, draw_overlay
 from test_script.predictor import FrameResult, Predictor
@@ -68,7 +68,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--threshold", type=float, default=0.5, help="probability above which a pixel is target; 0.5")
     parser.add_argument("--fps", type=float, help="frames per second of the overlay; default: the video's, else 25")
     parser.add_argument("--skip_bad", action="store_true", help="name and leave out frames that cannot be read")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.fps is not None and not 0 < args.fps < LARGEST_FPS:
+        raise InputError(f"--fps is {args.fps:g}; expected a number above 0, below {LARGEST_FPS}")
+    return args
 
 
 def our_weights() -> Path:

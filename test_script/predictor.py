@@ -9,6 +9,7 @@ result.mask                 # bool [N, H, W], probability > threshold
 result.detections[3]        # list of Detection of frame 3: centroid and box in pixels, area, scores
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -95,7 +96,7 @@ class Predictor:
         batch_size: int = 4,
         threshold: float = 0.5,
     ) -> None:
-        if not scales or min(scales) <= 0:
+        if not scales or not all(0 < scale < math.inf for scale in scales):
             raise InputError(f"scales {scales} given; expected one or more positive numbers")
         if batch_size < 1:
             raise InputError(f"batch size {batch_size} given; expected at least 1")

@@ -100,7 +100,7 @@ def start_run(output: Path, settings: dict[str, Any], resume: bool) -> None:
     Raises `InputError` where `output` holds another dataset's results, or where a run to be resumed had other settings.
     """
     file, parts = output / "run.json", output / "parts"
-    earlier = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+    earlier = _read_run(file) if file.exists() else None
     if earlier is not None:
         names = settings if resume else ("dataset", "split")
         different = [name for name in names if earlier.get(name) != settings[name]]
@@ -113,6 +113,16 @@ def start_run(output: Path, settings: dict[str, Any], resume: bool) -> None:
             old.unlink()
     with atomic_path(file) as temporary:
         temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+
+
+def _read_run(file: Path) -> dict[str, Any]:
+    try:
+        earlier = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {file}: {error}; remove it, or choose another --output_dir") from error
+    if not isinstance(earlier, dict):
+        raise InputError(f"{file} was not written by a run of ours; remove it, or choose another --output_dir")
+    return earlier
 
 
 def file_hash(path: str | Path) -> str:

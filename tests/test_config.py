@@ -69,7 +69,7 @@ def test_command_line_gives_only_what_was_given(defaults):
         (["--kind", "gren"], "--kind is 'gren', expected one of red, green; did you mean green?"),
         (["--flag", "perhaps"], "expected true|false"),
         (["--size"], "expected one argument"),
-        (["stray"], "unknown option stray"),
+        (["stray"], "'stray' follows no option"),
     ],
 )
 def test_mistakes_on_the_command_line_are_named(defaults, argv, message):

@@ -69,10 +69,11 @@ def test_dynamic_sides_and_a_wrong_file(tmp_path):
     model = Small().eval()
     export.export(model, tmp_path / "small.onnx", (32, 32), dynamic=True)
     assert export.check(model, tmp_path / "small.onnx", (32, 32), dynamic=True) < 1e-6
-    with torch.no_grad():
-        model.conv.weight += 0.05
-    with pytest.raises(InputError, match="differs from PyTorch"):
-        export.check(model, tmp_path / "small.onnx", (32, 32), dynamic=True)
+    for change in (0.05, float("nan")):
+        with torch.no_grad():
+            model.conv.weight += change
+        with pytest.raises(InputError, match="differs from PyTorch"):
+            export.check(model, tmp_path / "small.onnx", (32, 32), dynamic=True)
 
 
 def test_exportable_forms_compute_the_same():

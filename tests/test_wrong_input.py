@@ -46,6 +46,14 @@ def world(tmp_path_factory) -> dict[str, str]:
     (root / "text.png").write_text("this is no image\n")
     (root / "text.mp4").write_text("this is no video\n")
     (root / "file").write_text("")
+    (root / "empty.png").write_bytes(b"")
+    (root / "unknown.yaml").write_text("learning_rate: 0.1\n")
+    (root / "wrong_type.yaml").write_text("epochs: many\n")
+    (root / "list.yaml").write_text("- epochs\n")
+    (root / "latin.yaml").write_bytes("dataset: f\xfcr\n".encode("latin-1"))
+    torch.save({"layer.weight": torch.zeros(3)}, root / "foreign.pth")
+    (root / "foreign_run").mkdir()
+    (root / "foreign_run" / "run.json").write_text("{")
 
     good = root / "good"
     write_pairs(good / "images", good / "masks", list("abcdefgh"))
@@ -63,6 +71,21 @@ def world(tmp_path_factory) -> dict[str, str]:
                 (folder / name.replace("text_", "").replace("image", "images").replace("mask", "masks")).joinpath(
                     f"{frame}.png"
                 ).write_text("no image\n")
+
+    write_pairs(root / "no_masks" / "images", root / "no_masks" / "masks", list("abcd"))
+    for mask in (root / "no_masks" / "masks").iterdir():
+        mask.unlink()
+    write_pairs(root / "other_list" / "images", root / "other_list" / "masks", list("abcd"))
+    write_lists(root / "other_list", train=["x", "y"], test=["z"])
+    np.save(root / "colour.npy", np.zeros((32, 40, 3), np.float32))
+    np.save(root / "objects.npy", np.array([{}]), allow_pickle=True)
+    (root / "cut.npy").write_bytes((root / "colour.npy").read_bytes()[:200])
+    for name in ("colour", "objects", "cut"):
+        (root / f"{name}_predictions").mkdir()
+        (root / f"{name}.npy").rename(root / f"{name}_predictions" / "a.npy")
+    (root / "one_mask").mkdir()
+    write_image(root / "one_mask" / "a.png", frame_and_mask(0)[1])
+    (root / "three.csv").write_text("a,b,c\n")
 
     for name in ("text_predictions", "small_predictions", "wide_predictions", "nan_predictions"):
         for frame in "abcdefgh":
@@ -109,6 +132,25 @@ CASES = [
     ("train", "--dataset {good} --model unet", "sgmp_unet"),
     ("train", "--dataset {good} --model datransnet --device cuda:77", "cuda:77"),
     ("train", "--dataset {good} --model datransnet --protocol standrad", "standard"),
+    ("train", "datransnet_fast", "--config datransnet_fast"),
+    ("train", "--config {unknown.yaml}", "'learning_rate'"),
+    ("train", "--config {wrong_type.yaml}", "'many', expected integer"),
+    ("train", "--config {list.yaml}", "name: value"),
+    ("train", "--config {latin.yaml}", "cannot read the configuration"),
+    ("train", "--config {empty}", "no configuration"),
+    ("train", "--dataset {good} --model datransnet --init_weights {foreign.pth}", "unknown network"),
+    ("train", "--dataset {good} --model datransnet --resume {net.pth}", "--init_weights"),
+    ("train", "--dataset {good} --model datransnet --resume {empty}", "does not exist"),
+    ("train", "--dataset {good} --model datransnet --pretrained_backbone {net.pth}", "no pretrained backbone"),
+    ("train", "--dataset {video} --pretrained_backbone {text.pth}", "cannot read the backbone weights"),
+    ("train", "--dataset {video} --pretrained_backbone {nowhere}", "cannot read the backbone weights"),
+    ("train", "--dataset {video} --num_frames 5", "num_frames=5"),
+    ("train", "--dataset {good} --model datransnet --train_size 100", "multiple of 32"),
+    ("train", "--dataset {good} --model datransnet --select_by iuo", "iou"),
+    ("train", "--dataset {good} --model datransnet --amp fp16 --device cpu", "CUDA"),
+    ("train", "--dataset {good} --model datransnet --device meta", "'meta'"),
+    ("train", "--dataset {no_masks} --model datransnet", "has a mask"),
+    ("train", "--dataset {other_list} --model datransnet", "none of its entries"),
     ("inference", "--dataset {good}", "--model_path"),
     ("inference", "--dataset {good} --model_path {nowhere}", "no checkpoint file"),
     ("inference", "--dataset {good} --model_path {empty}", "is a folder"),
@@ -126,6 +168,16 @@ CASES = [
     ("inference", "--dataset {good} --model_path {net.pth} --output_dir {unwritable}", "cannot write"),
     ("inference", "--dataset {good} --model_path {net.pth} --device gpu", "'gpu'"),
     ("inference", "--dataset {good} --model_path {net.pth} --scales -1", "-1"),
+    ("inference", "--dataset {good} --model_path {net.pth} --scales nan", "nan"),
+    ("inference", "--dataset {good} --model_path {net.pth} --num_workers -1", "--num_workers is -1"),
+    ("inference", "--dataset {good} --model_path {net.pth} --device meta", "'meta'"),
+    ("inference", "--dataset {good} --model_path {net.pth} --flips", "--flips"),
+    ("inference", "--dataset {good} --model_path {net.pth} --output_dir {foreign_run}", "run.json"),
+    ("inference", "--dataset {good} --model_path {net.pth} --output_dir {foreign_run} --resume", "run.json"),
+    ("inference", "--dataset {good} --model_path {net.pth} --output_dir {file}", "file is not a folder"),
+    ("inference", "--dataset {good} --model_path {foreign.pth}", "unknown network"),
+    ("inference", "--dataset {no_masks} --model_path {net.pth}", "has a mask"),
+    ("inference", "--dataset {other_list} --model_path {net.pth}", "none of its entries"),
     ("predict", "--model_path {net.pth}", "--input"),
     ("predict", "--input {good}/images --model_path {nowhere}", "no checkpoint file"),
     ("predict", "--input {good}/images --model_path {text.png}", "not a checkpoint"),
@@ -138,6 +190,11 @@ CASES = [
     ("predict", "--input {good}/images --model_path {net.pth} --threshold 50", "threshold 50"),
     ("predict", "--input {good}/images --model_path {net.pth} --tile 8", "tile size 8"),
     ("predict", "--input {good}/images --model_path {net.pth} --device cuda:77", "cuda:77"),
+    ("predict", "--input {good}/images --model_path {net.pth} --output_dir {file}", "file is not a folder"),
+    ("predict", "--input {good}/images --model_path {net.pth} --fps 0", "--fps is 0"),
+    ("predict", "--input {good}/images --model_path {net.pth} --fps nan", "--fps is nan"),
+    ("predict", "--input {good}/images --model_path {net.pth} --labels x", "--labels"),
+    ("predict", "--input {empty.png} --model_path {net.pth} --output_dir {out}/5", "no whole png"),
     ("evaluate", "--masks {good}/masks", "--predictions is missing"),
     ("evaluate", "--predictions {good}/masks", "--masks is missing"),
     ("evaluate", "--predictions {nowhere} --masks {good}/masks", "nowhere"),
@@ -154,11 +211,27 @@ CASES = [
     ("evaluate", "--predictions {good}/masks --masks {good}/masks --output {unwritable}.json", "cannot write"),
     ("evaluate", "--predictions {good}/masks --masks {good}/masks --per_image {unwritable}.csv", "cannot write"),
     ("evaluate", "--predictions {good}/masks --masks {good}/masks --curves {unwritable}", "cannot write"),
+    ("evaluate", "--predictions {good}/masks --masks {good}/masks --protocol all standrad", "standrad"),
+    ("evaluate", "--predictions {good}/masks --masks {good}/masks --output {empty}", "it is a folder"),
+    ("evaluate", "--predictions {good}/masks --masks {good}/masks --curves {file}", "file is not a folder"),
+    ("evaluate", "--predictions {good}/masks --masks {good}/masks --list {file}", "is empty"),
+    ("evaluate", "--predictions {good}/masks --masks {good}/masks --groups {three.csv}", "NAME,GROUP"),
+    ("evaluate", "--predictions {good}/masks --masks {good}/masks --protcol all", "--protcol"),
+    ("evaluate", "--predictions {colour_predictions} --masks {one_mask}", "expected [H, W]"),
+    ("evaluate", "--predictions {objects_predictions} --masks {one_mask}", "cannot read"),
+    ("evaluate", "--predictions {cut_predictions} --masks {one_mask}", "cannot read"),
     ("export", "--output {out}/m.onnx", "--model_path"),
     ("export", "--model_path {nowhere} --output {out}/m.onnx", "no checkpoint file"),
     ("export", "--model_path {text.pth} --output {out}/m.onnx", "not a checkpoint"),
     ("export", "--model_path {net.pth} --output {out}/m.onnx --size 100 100", "multiples of 32"),
+    ("export", "--model_path {net.pth} --output {out}/m.onnx --size 0 0", "multiples of 32"),
+    ("export", "--model_path {net.pth} --output {empty}", "it is a folder"),
+    ("export", "--model_path {net.pth} --output {unwritable}.onnx", "cannot write"),
     ("benchmark", "--model unet", "sgmp_unet"),
+    ("benchmark", "--model datransnet --num_frames 6", "num_frames"),
+    ("benchmark", "--model datransnet --amp fp8", "bf16"),
+    ("benchmark", "--model datransnet --device meta", "'meta'"),
+    ("benchmark", "--model datransnet --output {empty}", "it is a folder"),
     ("benchmark", "--model datransnet --size 100 100", "32"),
     ("benchmark", "--model datransnet --device cuda:77", "cuda:77"),
     ("benchmark", "--model datransnet --batch_size 0", "batch"),
@@ -168,7 +241,11 @@ CASES = [
     ("check", "--dataset {empty}", "no dataset layout recognised"),
     ("check", "--dataset {good} --preview sheet.gif", "sheet.gif"),
     ("check", "--dataset {good} --preview {unwritable}.png", "cannot write"),
+    ("check", "--dataset {good} --previw sheet.png", "--previw"),
     ("synthetic", "", "--output"),
+    ("synthetic", "--output {file}/new --sequences 1 --frames 1", "file is not a folder"),
+    ("synthetic", "--output {out}/6 --seed -1", "--seed -1"),
+    ("synthetic", "--output {out}/6 --speed inf inf", "--speed inf inf"),
     ("synthetic", "--output {good}", "not empty"),
     ("synthetic", "--output {unwritable} --sequences 1 --frames 1", "cannot write"),
     ("synthetic", "--output {out}/6 --size 8 8", "32 x 32"),
@@ -208,6 +285,34 @@ def test_wrong_input(command, arguments, said, world, tmp_path, monkeypatch, cap
     error = sentence(capfd.readouterr().err)
     assert code == 2
     assert said in error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 1 TiB"),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 409600000000 bytes"),
+    ],
+    ids=["python", "GPU", "CPU"],
+)
+def test_too_little_memory_is_one_sentence(error, world, tmp_path, monkeypatch, capfd):
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr("test_script.benchmark.count_parameters", fail)
+    assert run("benchmark", "--model datransnet", world, tmp_path, monkeypatch) == 2
+    assert "too little memory; lower --batch_size" in sentence(capfd.readouterr().err)
+
+
+def test_an_error_of_ours_keeps_its_traceback(world, tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr("test_script.benchmark.count_parameters", fail)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        run_main(lambda: load("benchmark")(["--model", "datransnet"]))
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -178,6 +178,8 @@ def parse_arguments(
             help=f"{option.help} [{default}]".replace("%", "%%"),
         )
     given, unknown = parser.parse_known_args(argv)
+    if unknown and not unknown[0].startswith("-"):
+        raise InputError(f"{unknown[0]!r} follows no option; a configuration is given with --config {unknown[0]}")
     if unknown:
         name = unknown[0].split("=")[0].lstrip("-").replace("-", "_")
         known = {option.name for option in options} | {"config", "help"}

@@ -15,11 +15,23 @@ class InputError(Exception):
 
 
 def run_main(main: Callable[[], int | None]) -> None:
-    """Run a command's `main` and exit: its return value, 2 for an `InputError` (one line), 130 for Ctrl-C."""
+    """Run a command's `main` and exit: its return value, 130 for Ctrl-C, 2 for an `InputError` or too little memory.
+
+    Either of the last two is told in one line.
+    """
     try:
         sys.exit(main() or 0)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
+        print(
+            "error: there is too little memory; lower --batch_size, raise --accumulate (training), or work on smaller "
+            "frames (--size, --tile)",
+            file=sys.stderr,
+        )
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -27,3 +39,12 @@ def run_main(main: Callable[[], int | None]) -> None:
     except BrokenPipeError:  # the reader of a pipe (`| head`) has left; nobody is there to be told
         sys.stderr.close()
         sys.exit(0)
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Whether memory ran out: Python's or numpy's, a GPU's (torch.OutOfMemoryError), or torch's on the processor."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "DefaultCPUAllocator" in str(error)
+    )
