@@ -4,8 +4,8 @@
 
 The file takes `clip`, float32 [batch, T, C, H, W], prepared as in training (DATransNet: grey in 0..1; SGMP-UNet: grey
 replicated to RGB, ImageNet mean and std), and gives `probability`, float32 [batch, 1, H, W], of frame T // 2. The batch
-is dynamic; with --dynamic height and width are too (multiples of 32; DATransNet only). Needs the packages onnx,
-onnxruntime and onnxscript.
+is dynamic; with --dynamic height and width are too (multiples of 32; DATransNet only). Needs torch 2.8 and the packages
+onnx, onnxruntime and onnxscript.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from utils.errors import InputError, run_main
 from utils.files import atomic_path, check_writable
 
 NEEDED = ("onnx", "onnxruntime", "onnxscript")
+OLDEST_TORCH = (2, 8)  # 2.6 does not translate every network; 2.7 was not tried
 FIXED_SIZE = ("sgmp_unet",)  # its windows, their padding and their masks are laid out for one size
 TOLERANCE = 1e-3  # of the probability
 ROUNDING = 4
@@ -65,6 +66,11 @@ def main(argv: list[str] | None = None) -> None:
     if args.dynamic and model.name in FIXED_SIZE:
         raise InputError(f"{model.name} can be exported for one size only; leave --dynamic out and give --size")
     check_writable(args.output)
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < OLDEST_TORCH:
+        raise InputError(
+            f"export needs torch {'.'.join(map(str, OLDEST_TORCH))} or newer, this is {torch.__version__}; update it: "
+            "pip install --upgrade torch torchvision"
+        )
     export(model, Path(args.output), size, args.dynamic)
     difference = check(model, Path(args.output), size, args.dynamic)
     print(f"{args.output}: largest difference from PyTorch {difference:.1e}")

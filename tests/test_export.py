@@ -13,7 +13,9 @@ from test_script.exportable import convolve_each, exportable_forms
 from utils.errors import InputError
 
 needs_onnx = pytest.mark.skipif(
-    any(importlib.util.find_spec(name) is None for name in export.NEEDED), reason="needs onnx, onnxruntime, onnxscript"
+    any(importlib.util.find_spec(name) is None for name in export.NEEDED)
+    or tuple(int(part) for part in torch.__version__.split(".")[:2]) < export.OLDEST_TORCH,
+    reason="needs torch 2.8, onnx, onnxruntime, onnxscript",
 )
 
 
@@ -102,6 +104,9 @@ def test_what_cannot_be_exported_is_said(monkeypatch, tmp_path):
         export.main([*command, "--dynamic"])
     with pytest.raises(InputError, match="multiples of 32"):
         export.main([*command, "--size", "32", "50"])
+    monkeypatch.setattr(torch, "__version__", "2.6.0+cpu")
+    with pytest.raises(InputError, match=r"needs torch 2\.8 or newer, this is 2\.6\.0"):
+        export.main(command)
     monkeypatch.setattr(export, "NEEDED", ("onnx_is_not_there",))
     with pytest.raises(InputError, match="pip install onnx_is_not_there"):
         export.main(command)
