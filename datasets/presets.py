@@ -1,4 +1,4 @@
-"""Train and eval pipelines by name: "sgmp_unet" and "datransnet" as published, and "fast"."""
+"""Train and eval pipelines by name: "sgmp_unet" and "datransnet" as published, and our "fast" and "contrast"."""
 
 from dataclasses import dataclass
 
@@ -7,6 +7,7 @@ import torch
 
 from datasets.clips import Transform
 from datasets.transforms import (
+    contrast_input,
     crop_around,
     linear_weights,
     mask_tensor,
@@ -21,7 +22,7 @@ from datasets.transforms import (
 )
 from utils.errors import InputError
 
-PRESETS = ("sgmp_unet", "datransnet", "fast")
+PRESETS = ("sgmp_unet", "datransnet", "fast", "contrast")
 
 SIZE_MULTIPLE = 32  # of both networks' inputs
 EVAL_LONG_SIDE = 576  # SGMP-UNet, for a short side of 320
@@ -132,11 +133,13 @@ class FastTrain:
     The crop contains a target with probability `target_share` (where the frame has one), and otherwise lies anywhere.
     Half of the crops are taken at the image's own scale, the others enlarged by 1..1.5: targets never shrink, so none
     is lost. Contrast is stretched around the crop's mean, and nothing is clipped, so that no dark sky drowns.
+    With `contrast`, frames become their local contrast, of which brightness is no part.
     """
 
     size: int
     channels: int
     target_share: float = 0.75
+    contrast: bool = False
 
     def __call__(
         self, frames: np.ndarray, mask: np.ndarray, random: np.random.Generator
@@ -151,6 +154,8 @@ class FastTrain:
         if random.random() < 0.5:
             clip, mask = clip[:, :, ::-1], mask[:, ::-1]
         gain, offset = random.uniform(*GAIN), random.uniform(-OFFSET, OFFSET)
+        if self.contrast:
+            return contrast_input(clip, self.channels) * gain, mask_tensor(mask)
         clip = clip * np.float32(gain) + np.float32((1 - gain) * clip.mean() + offset)
         return network_input(clip, self.channels), mask_tensor(mask)
 
@@ -163,12 +168,14 @@ class FastEval:
     """
 
     channels: int
+    contrast: bool = False
 
     def __call__(
         self, frames: np.ndarray, mask: np.ndarray, random: np.random.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
         height, width = (-(-side // SIZE_MULTIPLE) * SIZE_MULTIPLE for side in frames.shape[1:])
-        return network_input(resize(frames, height, width), self.channels), mask_tensor(mask)
+        to_input = contrast_input if self.contrast else network_input
+        return to_input(resize(frames, height, width), self.channels), mask_tensor(mask)
 
 
 def build_transform(
@@ -176,10 +183,10 @@ def build_transform(
 ) -> Transform:
     """Pipeline of a preset: frames and mask -> clip [T, C, H, W] and mask [1, h, w] (in training, h x w is H x W).
 
-    `channels` is the network's: 1 for grey in 0..1, 3 for replicated grey with ImageNet mean and std. `size` is the
-    side of a training crop, or in evaluation the short side ("sgmp_unet") or both sides ("datransnet"); evaluation of
-    "fast" keeps each image's own scale and ignores it. `target_share` is the share of the fast preset's training crops
-    that contain a target for certain.
+    `channels` is the network's: 1 for grey in 0..1, 3 for replicated grey with ImageNet mean and std ("contrast":
+    the local contrast in either). `size` is the side of a training crop, or in evaluation the short side ("sgmp_unet")
+    or both sides ("datransnet"); evaluation of "fast" and "contrast" keeps each image's own scale and ignores it.
+    `target_share` is the share of these two presets' training crops that contain a target for certain.
     """
     if channels not in (1, 3):
         raise InputError(f"{channels} channels; expected 1 (grey) or 3 (RGB)")
@@ -187,8 +194,9 @@ def build_transform(
         return SgmpTrain(size, channels) if train else SgmpEval(size, channels)
     if preset == "datransnet":
         return DatransnetTrain(size, channels) if train else DatransnetEval(size, channels)
-    if preset == "fast":
-        return FastTrain(size, channels, target_share) if train else FastEval(channels)
+    if preset in ("fast", "contrast"):
+        contrast = preset == "contrast"
+        return FastTrain(size, channels, target_share, contrast) if train else FastEval(channels, contrast)
     raise InputError(f"preset {preset!r} is unknown; expected one of {', '.join(PRESETS)}")
 
 

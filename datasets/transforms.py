@@ -9,6 +9,8 @@ import torch
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+CONTRAST_WINDOW = 21
+LEAST_CONTRAST = 1e-3  # an empty frame stays empty
 
 
 def to_float(frames: np.ndarray) -> np.ndarray:
@@ -23,6 +25,20 @@ def network_input(clip: np.ndarray, channels: int) -> torch.Tensor:
         return grey
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     return torch.addcmul(-mean / std, grey, 1 / std)
+
+
+def contrast_input(clip: np.ndarray, channels: int) -> torch.Tensor:
+    """Grey clip float32 [T, H, W] -> [T, C, H, W]: each frame less its local mean (21 x 21), over the standard
+    deviation of what is left; the same in each channel.
+
+    Clouds and horizons, which outshine any target, are gone, and a target counts by what it stands out of its frame.
+    """
+    contrast = np.empty(clip.shape, np.float32)
+    for frame, out in zip(clip, contrast, strict=True):
+        around = cv2.blur(frame, (CONTRAST_WINDOW, CONTRAST_WINDOW), borderType=cv2.BORDER_REFLECT_101)
+        np.subtract(frame, around, out=out)
+        out /= max(float(out.std()), LEAST_CONTRAST)
+    return torch.from_numpy(contrast)[:, None].repeat(1, channels, 1, 1)
 
 
 def mask_tensor(mask: np.ndarray) -> torch.Tensor:

@@ -33,13 +33,13 @@ class _ChunkedMLP(torch.autograd.Function):
         x, weight1, bias1, weight2 = ctx.saved_tensors
         grad = grad.contiguous()
         grad_x = torch.empty_like(x)
-        grad_weight1, grad_bias1, grad_weight2 = (torch.zeros_like(p) for p in (weight1, bias1, weight2))
-        for piece in _pieces(x, len(weight1)):
+        grad_weight1, grad_weight2, grad_bias1 = torch.empty_like(weight1), torch.empty_like(weight2), 0
+        for number, piece in enumerate(_pieces(x, len(weight1))):
             before = F.linear(x[piece], weight1, bias1)
-            grad_weight2.addmm_(grad[piece].t(), F.gelu(before))
+            grad_weight2.addmm_(grad[piece].t(), F.gelu(before), beta=min(number, 1))  # the first is not added to any
             grad_before = torch.ops.aten.gelu_backward(grad[piece] @ weight2, before)
-            grad_weight1.addmm_(grad_before.t(), x[piece])
-            grad_bias1 += grad_before.sum(dim=0)
+            grad_weight1.addmm_(grad_before.t(), x[piece], beta=min(number, 1))
+            grad_bias1 = grad_bias1 + grad_before.sum(dim=0)
             torch.mm(grad_before, weight1, out=grad_x[piece])
         return grad_x, grad_weight1, grad_bias1, grad_weight2, grad.sum(dim=0)
 

@@ -8,6 +8,7 @@ from torchvision.models.swin_transformer import SwinTransformerBlockV2
 
 from models.blocks import rising_drops
 from models.chunked_mlp import chunked_mlp
+from models.narrow_norm import NarrowLayerNorm
 from models.window_attention import FastWindowAttentionV2
 
 WINDOW = (7, 7)
@@ -37,7 +38,7 @@ class PatchExpand(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         self.project = nn.Linear(channels // 4, channels // 4, bias=False)
-        self.norm = nn.LayerNorm(channels // 4)
+        self.norm = NarrowLayerNorm(channels // 4)
 
     def forward(self, x: Tensor) -> Tensor:
         x = rearrange(x, "b h w (c r s) -> b (h r) (w s) c", r=2, s=2)
@@ -62,6 +63,7 @@ def swin_blocks(channels: int, heads: int, drops: list[float]) -> nn.Sequential:
                 list(WINDOW),
                 [0, 0] if layer % 2 == 0 else [extent // 2 for extent in WINDOW],
                 stochastic_depth_prob=drop,
+                norm_layer=NarrowLayerNorm,
                 attn_layer=FastWindowAttentionV2,
             )
             for layer, drop in enumerate(drops)

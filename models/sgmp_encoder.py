@@ -4,6 +4,7 @@ Maps of the spatial branch are [B, C, H, W] in channels-last memory, those of th
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.swin_transformer import PatchMerging, PatchMergingV2, SwinTransformerBlock
 from torchvision.models.video.swin_transformer import PatchEmbed3d
@@ -25,6 +26,25 @@ class SwinBlock(SwinTransformerBlock):
         return x + self.stochastic_depth(chunked_mlp(self.norm2(x), self.mlp))
 
 
+class _MeanAndMax(torch.autograd.Function):
+    """Mean and maximum over some sides, which stay with length 1. Equal maxima share their gradient equally."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, sides: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        largest = x.amax(dim=sides, keepdim=True)
+        ctx.save_for_backward(x, largest)
+        ctx.sides = sides
+        return x.mean(dim=sides, keepdim=True), largest
+
+    @staticmethod
+    def backward(ctx, grad_mean: Tensor, grad_largest: Tensor):
+        x, largest = ctx.saved_tensors
+        grad_mean = grad_mean * (largest.numel() / x.numel())
+        chosen = x == largest
+        count = chosen.sum(dim=ctx.sides, keepdim=True, dtype=x.dtype)
+        return torch.where(chosen, grad_largest / count + grad_mean, grad_mean), None
+
+
 class ChannelAttention(nn.Module):
     """Gate of the channels from their averages and maxima: [B, C, H, W] -> [B, C, 1, 1]."""
 
@@ -34,7 +54,7 @@ class ChannelAttention(nn.Module):
         self.expand = nn.Conv2d(channels // ATTENTION_REDUCTION, channels, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        average, largest = x.mean(dim=(2, 3), keepdim=True), x.amax(dim=(2, 3), keepdim=True)
+        average, largest = _MeanAndMax.apply(x, (2, 3))
         return self.expand(self.reduce(average).relu() + self.reduce(largest).relu()).sigmoid()
 
 
@@ -46,7 +66,7 @@ class SpatialAttention(nn.Module):
         self.conv = nn.Conv2d(2, 1, 7, padding=3, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(torch.cat([x.mean(dim=1, keepdim=True), x.amax(dim=1, keepdim=True)], dim=1)).sigmoid()
+        return self.conv(torch.cat(_MeanAndMax.apply(x, (1,)), dim=1)).sigmoid()
 
 
 class CBAMBlock(nn.Module):
@@ -93,9 +113,28 @@ class Fusion(nn.Module):
         query = self.merge(self.query(spatial).permute(0, 2, 3, 1)).flatten(1, 2)
         key = torch.einsum("bthwc, ot -> bhwc", temporal, self.key.weight) + self.key.bias
         key = self.key_norm(key).flatten(1, 2)
-        # without the weights, PyTorch never forms the matrix of all positions by all positions
-        out, _ = self.attention(query, key, query, need_weights=False)
+        out = _attention(self.attention, query, key, query)
         return self.norm(temporal + out.reshape(temporal[:, :1].shape))
+
+
+def _attention(module: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """`module(query, key, value)` of [B, N, C], without the matrix of all positions by all positions.
+
+    On a processor the gradient of PyTorch's attention gives each head to one core. Where heads do not share out evenly,
+    each becomes two, of half the queries.
+    """
+    batch, positions, channels = query.shape
+    projected = [
+        F.linear(x, weight, bias).unflatten(-1, (module.num_heads, -1)).transpose(1, 2)
+        for x, weight, bias in zip(
+            (query, key, value), module.in_proj_weight.chunk(3), module.in_proj_bias.chunk(3), strict=True
+        )
+    ]
+    halves = 2 if batch * module.num_heads % 2 and positions % 2 == 0 and torch.is_grad_enabled() else 1
+    query, key, value = projected[0], *(x.repeat_interleave(halves, dim=1) for x in projected[1:])
+    out = F.scaled_dot_product_attention(query.reshape(batch, len(key[0]), positions // halves, -1), key, value)
+    out = out.reshape(projected[0].shape).transpose(1, 2).flatten(2)
+    return module.out_proj(out)
 
 
 class Stage(nn.Module):
@@ -127,8 +166,8 @@ class Encoder(nn.Module):
         self.spatial_stem = nn.Sequential(
             nn.Conv2d(3, SPATIAL_WIDTH, 1, bias=False),
             nn.BatchNorm2d(SPATIAL_WIDTH),
-            nn.ReLU(inplace=True),
             nn.MaxPool2d(3, stride=2, padding=1),
+            nn.ReLU(inplace=True),  # after the pooling it has a quarter of the work, and the result is the same
         )
         self.patch_embed = PatchEmbed3d([2, 4, 4], 3, width, nn.LayerNorm)
         drops = rising_drops(depths)

@@ -3,13 +3,19 @@
 A Video Swin branch over the clip, guided by a residual network over the target frame, and a Swin V2 decoder.
 """
 
+import math
+
+import torch
 from torch import Tensor, nn
+from torchvision.models.swin_transformer import SwinTransformerBlockV2
 
 from models.blocks import check_clip
 from models.published import SGMP_UNET, rename
 from models.sgmp_decoder import Decoder, Head, Skip
 from models.sgmp_encoder import Encoder
 from utils.errors import InputError
+
+FIRST_PROBABILITY = 0.02  # of a target, a few times its share of the pixels of a crop around one
 
 
 class SGMPUNet(nn.Module):
@@ -57,6 +63,21 @@ class SGMPUNet(nn.Module):
     def backbone_parameters(self) -> list[nn.Parameter]:
         """The encoder's parameters outside the fusions, which the published recipe trains at a tenth of the rate."""
         return [weight for name, weight in self.encoder.named_parameters() if ".fusion." not in name]
+
+    @torch.no_grad()
+    def start_as_identity(self) -> None:
+        """Set weights from which a network without pretraining learns sooner than from the published random ones.
+
+        Decoder blocks begin as the identity: Swin V2 scales its residual branches by layer norms, whose gains are 0 at
+        first in the paper (Liu et al. 2022, appendix) and 1 in torchvision, where they blow up branches that are almost
+        zero. Every map begins at the probability FIRST_PROBABILITY (Lin et al. 2017, section 4.1).
+        """
+        for block in [module for module in self.modules() if isinstance(module, SwinTransformerBlockV2)]:
+            nn.init.zeros_(block.norm1.weight)
+            nn.init.zeros_(block.norm2.weight)
+        for side in self.head.side:
+            nn.init.constant_(side.bias, math.log(FIRST_PROBABILITY / (1 - FIRST_PROBABILITY)))
+        nn.init.constant_(self.head.main.weight, 1 / len(self.head.side))
 
     @staticmethod
     def from_published(weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,8 +1,9 @@
 """Fast forms of torchvision's shifted-window attention, of both versions, with the same weights and the same results.
 
 torchvision forms the scores of all windows at once, adds bias and mask to copies of them, and keeps them for the
-backward pass. Here the windows are attended to a few at a time, so that their scores stay in the processor's cache, and
-the backward pass computes the scores again instead of keeping them.
+backward pass. Here the windows are attended to a few at a time, so that their scores stay in the processor's cache. Of
+wide heads the attention weights are kept for the backward pass; of narrow ones, which have far more weights than
+channels, they are computed again.
 """
 
 import itertools
@@ -15,6 +16,7 @@ from torchvision.models.swin_transformer import ShiftedWindowAttentionV2
 from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d
 
 SCORES_BYTES = 8 << 20  # of scores in flight on a CPU: less than a third-level cache
+KEPT_RATIO = 2  # weights are kept where there are at most so many times as many of them as of queries, keys and values
 NORM_EPS = 1e-12  # of `F.normalize`
 MASKED = -100.0  # what torchvision adds to the score of two tokens that a cyclic shift brought together
 
@@ -62,7 +64,7 @@ def _unit(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _WindowAttention(torch.autograd.Function):
-    """Attention within windows that keeps only its input for the backward pass.
+    """Attention within windows that keeps its input for the backward pass, and its weights where they are few.
 
     qkv [B, nT, nH, nW, tokens, 3, heads, d]; scale [heads, 1, 1] of the scores; bias [heads, tokens, tokens];
     cosine: queries and keys count with length 1. Returns [B, nT, nH, nW, tokens, heads * d].
@@ -70,30 +72,35 @@ class _WindowAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, qkv: Tensor, scale: Tensor, bias: Tensor, cosine: bool, window, shift) -> Tensor:
-        ctx.save_for_backward(qkv, scale, bias)
         ctx.cosine, ctx.window, ctx.shift = cosine, window, shift
         *windows, tokens, _, heads, width = qkv.shape
+        keep = any(ctx.needs_input_grad) and tokens <= KEPT_RATIO * 3 * width
+        kept = []
         out = qkv.new_empty(*windows, tokens, heads, width)
         for piece, piece_bias, masks in _pieces(qkv, bias, window, shift):
             query, key, value = _heads_first(qkv[piece])
             if cosine:
                 query, key = _unit(query)[0], _unit(key)[0]
-            out[piece] = (_weights(query * scale, key, piece_bias, masks) @ value).transpose(-2, -3)
+            weights = _weights(query * scale, key, piece_bias, masks)
+            out[piece] = (weights @ value).transpose(-2, -3)
+            if keep:
+                kept.append(weights)
+        ctx.save_for_backward(qkv, scale, bias, *kept)
         return out.flatten(-2)
 
     @staticmethod
     def backward(ctx, grad_out: Tensor):
-        qkv, scale, bias = ctx.saved_tensors
+        qkv, scale, bias, *kept = ctx.saved_tensors
         grad_qkv = torch.empty_like(qkv)
         grad_out = grad_out.unflatten(-1, qkv.shape[-2:])
         total = torch.promote_types(bias.dtype, torch.float32)
         grad_scale, grad_bias = torch.zeros_like(scale, dtype=total), torch.zeros_like(bias, dtype=total)
-        for piece, piece_bias, masks in _pieces(qkv, bias, ctx.window, ctx.shift):
+        for number, (piece, piece_bias, masks) in enumerate(_pieces(qkv, bias, ctx.window, ctx.shift)):
             query, key, value = _heads_first(qkv[piece])
             if ctx.cosine:
                 (query, query_factor), (key, key_factor) = _unit(query), _unit(key)
             scaled = query * scale
-            weights = _weights(scaled, key, piece_bias, masks)
+            weights = kept[number] if kept else _weights(scaled, key, piece_bias, masks)
             grad = grad_out[piece].transpose(-2, -3).contiguous()
             grad_value = weights.transpose(-1, -2) @ grad
             grad_weights = grad @ value.transpose(-1, -2)
@@ -235,8 +242,10 @@ class FastWindowAttention3d(ShiftedWindowAttention3d):
     def forward(self, x: Tensor) -> Tensor:
         size = x.shape[1:4]
         window = tuple(min(side, extent) for side, extent in zip(size, self.window_size, strict=True))
-        bias = self.get_relative_position_bias(list(window))[0]
-        return _attend(x, self, bias, window, _module_shift(self, size), cosine=False)
+        tokens = math.prod(window)
+        # as `get_relative_position_bias`, but the gradient of an embedding is faster than that of an indexing
+        bias = F.embedding(self.relative_position_index[:tokens, :tokens], self.relative_position_bias_table)
+        return _attend(x, self, bias.permute(2, 0, 1), window, _module_shift(self, size), cosine=False)
 
 
 class FastWindowAttentionV2(ShiftedWindowAttentionV2):

@@ -10,7 +10,7 @@ from torch import nn
 
 from datasets.clips import Transform
 from datasets.presets import build_transform
-from datasets.transforms import mask_tensor, network_input, to_float
+from datasets.transforms import contrast_input, mask_tensor, network_input, to_float
 from utils.checkpoint import Checkpoint
 
 SGMP_PRESET = "sgmp_unet"
@@ -22,11 +22,13 @@ class NativeSize:
     """Frames at their own size, of any size: the predictor pads them. The mask keeps its size too."""
 
     channels: int
+    contrast: bool = False
 
     def __call__(
         self, frames: np.ndarray, mask: np.ndarray, random: np.random.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        return network_input(to_float(frames), self.channels), mask_tensor(mask)
+        to_input = contrast_input if self.contrast else network_input
+        return to_input(to_float(frames), self.channels), mask_tensor(mask)
 
 
 def recipe_settings(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -40,10 +42,11 @@ def eval_transform(model: nn.Module, settings: dict[str, Any], tiled: bool = Fal
     A network trained with the SGMP-UNet preset sees frames with their short side at 320 (or the `val_size` it was
     validated with); every other one, and every one that works in tiles, sees them at their own size.
     """
-    if preset_of(model, settings) == SGMP_PRESET and not tiled:
+    preset = preset_of(model, settings)
+    if preset == SGMP_PRESET and not tiled:
         size = settings.get("val_size") or SGMP_SHORT_SIDE
         return build_transform(SGMP_PRESET, train=False, size=size, channels=model.in_channels)
-    return NativeSize(model.in_channels)
+    return NativeSize(model.in_channels, contrast=preset == "contrast")
 
 
 def preset_of(model: nn.Module, settings: dict[str, Any]) -> str:

@@ -27,7 +27,7 @@ class Settings:
 
     dataset: str
     data_root: str | None
-    preset: Literal["fast", "sgmp_unet", "datransnet"]
+    preset: Literal["fast", "contrast", "sgmp_unet", "datransnet"]
     train_size: int
     val_size: int
     target_share: float
@@ -38,6 +38,7 @@ class Settings:
     model: Literal["sgmp_unet", "datransnet"]
     num_frames: int
     image_size: int
+    start: Literal["published", "identity"]
     init_weights: str | None
     pretrained_backbone: str | None
 
