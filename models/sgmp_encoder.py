@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchvision.models.swin_transformer import PatchMerging, PatchMergingV2, SwinTransformerBlock
 from torchvision.models.video.swin_transformer import PatchEmbed3d
 
-from models.blocks import rising_drops
+from models.blocks import conv_norm, rising_drops
 from models.chunked_mlp import chunked_mlp
 from models.window_attention import FastWindowAttention3d
 
@@ -80,18 +80,27 @@ class CBAMBlock(nn.Module):
         self.norm2 = nn.BatchNorm2d(out_channels)
         self.channel_attention = ChannelAttention(out_channels)
         self.spatial_attention = SpatialAttention()
-        self.shortcut = nn.Identity()
+        self.shortcut = nn.Sequential()
         if stride != 1 or in_channels != out_channels:
             self.shortcut = nn.Sequential(
                 nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.norm1(self.conv1(x)).relu_()
-        out = self.norm2(self.conv2(out))
+        out = conv_norm(x, self.conv1, self.norm1).relu_()
+        out = conv_norm(out, self.conv2, self.norm2)
         out = out * self.channel_attention(out)
         out = out * self.spatial_attention(out)
-        return out.add_(self.shortcut(x)).relu_()
+        shortcut = conv_norm(x, *self.shortcut) if len(self.shortcut) else x
+        return out.add_(shortcut).relu_()
+
+
+class SpatialStem(nn.Sequential):
+    """Convolution and norm, ReLU, pooling: [B, 3, H, W] -> [B, 64, H/2, W/2]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        # ReLU after the pooling gives the same, of a quarter of the pixels
+        return F.max_pool2d(conv_norm(x, *self), 3, stride=2, padding=1).relu_()
 
 
 class Fusion(nn.Module):
@@ -123,7 +132,7 @@ def _attention(module: nn.MultiheadAttention, query: Tensor, key: Tensor, value:
     On a processor the gradient of PyTorch's attention gives each head to one core. Where heads do not share out evenly,
     each becomes two, of half the queries.
     """
-    batch, positions, channels = query.shape
+    batch, positions, _ = query.shape
     projected = [
         F.linear(x, weight, bias).unflatten(-1, (module.num_heads, -1)).transpose(1, 2)
         for x, weight, bias in zip(
@@ -163,12 +172,7 @@ class Encoder(nn.Module):
         fusion_heads: tuple[int, ...],
     ):
         super().__init__()
-        self.spatial_stem = nn.Sequential(
-            nn.Conv2d(3, SPATIAL_WIDTH, 1, bias=False),
-            nn.BatchNorm2d(SPATIAL_WIDTH),
-            nn.MaxPool2d(3, stride=2, padding=1),
-            nn.ReLU(inplace=True),  # after the pooling it has a quarter of the work, and the result is the same
-        )
+        self.spatial_stem = SpatialStem(nn.Conv2d(3, SPATIAL_WIDTH, 1, bias=False), nn.BatchNorm2d(SPATIAL_WIDTH))
         self.patch_embed = PatchEmbed3d([2, 4, 4], 3, width, nn.LayerNorm)
         drops = rising_drops(depths)
         self.stages = nn.ModuleList()

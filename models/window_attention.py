@@ -21,15 +21,15 @@ NORM_EPS = 1e-12  # of `F.normalize`
 MASKED = -100.0  # what torchvision adds to the score of two tokens that a cyclic shift brought together
 
 
-def _pieces(qkv: Tensor, bias: Tensor, window: tuple[int, ...], shift: tuple[int, ...]):
-    """Yield (index of a few windows, their bias, whether it masks), for windows [B, nT, nH, nW, tokens, 3, heads, d].
+def _pieces(windows: tuple[int, ...], bias: Tensor, window: tuple[int, ...], shift: tuple[int, ...]):
+    """Yield (index of a few windows, their bias, whether it masks), for `windows` (B, nT, nH, nW).
 
     Windows that a cyclic shift cut share one mask for each set of sides along which they are last, so the mask is
     added to the bias once, not to the scores. The windows of one piece have scores of SCORES_BYTES or less, but for one
     row of windows at least; off the CPU, or compiled, a piece is as large as its mask allows.
     """
-    batch, *counts, tokens, _, heads, _ = qkv.shape
-    in_cache = qkv.device.type == "cpu" and not torch.compiler.is_compiling()
+    batch, *counts = windows
+    in_cache = bias.device.type == "cpu" and not torch.compiler.is_compiling()
     for ends in itertools.product(*([False, True] if step else [None] for step in shift)):
         # along a shifted side: all windows but the last, or the last; along another: all
         ranges = [
@@ -41,7 +41,7 @@ def _pieces(qkv: Tensor, bias: Tensor, window: tuple[int, ...], shift: tuple[int
         masks = any(ends)
         piece_bias = bias + _mask(window, shift, ends, bias) if masks else bias
         time, (first, last), wide = (slice(*ranges[0]), ranges[1], slice(*ranges[2]))
-        row = qkv.element_size() * batch * counts[0] * (wide.stop - wide.start) * heads * tokens * tokens
+        row = batch * counts[0] * (wide.stop - wide.start) * bias.numel() * bias.element_size()
         step = max(1, SCORES_BYTES // row) if in_cache else last - first
         for top in range(first, last, step):
             yield (slice(None), time, slice(top, min(top + step, last)), wide), piece_bias, masks
@@ -77,7 +77,7 @@ class _WindowAttention(torch.autograd.Function):
         keep = any(ctx.needs_input_grad) and tokens <= KEPT_RATIO * 3 * width
         kept = []
         out = qkv.new_empty(*windows, tokens, heads, width)
-        for piece, piece_bias, masks in _pieces(qkv, bias, window, shift):
+        for piece, piece_bias, masks in _pieces(qkv.shape[:4], bias, window, shift):
             query, key, value = _heads_first(qkv[piece])
             if cosine:
                 query, key = _unit(query)[0], _unit(key)[0]
@@ -95,7 +95,7 @@ class _WindowAttention(torch.autograd.Function):
         grad_out = grad_out.unflatten(-1, qkv.shape[-2:])
         total = torch.promote_types(bias.dtype, torch.float32)
         grad_scale, grad_bias = torch.zeros_like(scale, dtype=total), torch.zeros_like(bias, dtype=total)
-        for number, (piece, piece_bias, masks) in enumerate(_pieces(qkv, bias, ctx.window, ctx.shift)):
+        for number, (piece, piece_bias, masks) in enumerate(_pieces(qkv.shape[:4], bias, ctx.window, ctx.shift)):
             query, key, value = _heads_first(qkv[piece])
             if ctx.cosine:
                 (query, query_factor), (key, key_factor) = _unit(query), _unit(key)
@@ -198,6 +198,25 @@ def _join(x: Tensor, window: tuple[int, ...], size: tuple[int, ...]) -> Tensor:
     return x.permute(0, 1, 4, 2, 5, 3, 6, 7).reshape(len(x), *size, x.shape[-1])
 
 
+def _attend_by_pieces(
+    x: Tensor, weight: Tensor, weight_bias: Tensor, scale: Tensor, bias: Tensor, cosine: bool, window, shift
+) -> Tensor:
+    """What `_WindowAttention` makes of the projections of x [B, nT, nH, nW, tokens, C]; the same shape.
+
+    For inference, as it keeps nothing: queries, keys and values exist for a few windows at a time.
+    """
+    heads = len(scale)
+    out = torch.empty_like(x)
+    for piece, piece_bias, masks in _pieces(x.shape[:4], bias, window, shift):
+        qkv = F.linear(x[piece], weight, weight_bias).unflatten(-1, (3, heads, -1))
+        query, key, value = _heads_first(qkv)
+        del qkv
+        if cosine:
+            query, key = _unit(query)[0], _unit(key)[0]
+        out[piece] = (_weights(query * scale, key, piece_bias, masks) @ value).transpose(-2, -3).flatten(-2)
+    return out
+
+
 def _attend(
     x: Tensor,
     module: ShiftedWindowAttention3d | ShiftedWindowAttentionV2,
@@ -219,9 +238,18 @@ def _attend(
         scale = module.logit_scale.clamp(max=math.log(100.0)).exp()
     else:
         scale = x.new_full((heads, 1, 1), (channels // heads) ** -0.5)
-    qkv = F.linear(_partition(x, window), module.qkv.weight, qkv_bias).unflatten(-1, (3, heads, channels // heads))
-    with torch.autocast(x.device.type, enabled=False):
-        out = _WindowAttention.apply(qkv, scale.to(qkv.dtype), bias.to(qkv.dtype), cosine, window, shift)
+    x = _partition(x, window)
+    if torch.is_grad_enabled():
+        qkv = F.linear(x, module.qkv.weight, qkv_bias).unflatten(-1, (3, heads, channels // heads))
+        with torch.autocast(x.device.type, enabled=False):
+            out = _WindowAttention.apply(qkv, scale.to(qkv.dtype), bias.to(qkv.dtype), cosine, window, shift)
+    else:
+        device = x.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+        with torch.autocast(device, enabled=False):
+            out = _attend_by_pieces(
+                *(part.to(dtype) for part in (x, module.qkv.weight, qkv_bias, scale, bias)), cosine, window, shift
+            )
     out = _join(out, window, padded)
     if moves:
         out = _ShiftBack.apply(out, size, shift)
