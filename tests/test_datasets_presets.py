@@ -143,7 +143,26 @@ def test_fast_evaluation_keeps_the_scale():
     assert mask.shape == (1, 255, 321)
 
 
-@pytest.mark.parametrize("preset", ["sgmp_unet", "datransnet", "fast"])
+def test_contrast_is_what_stands_out_of_the_neighbourhood_in_units_of_its_spread():
+    frames = smooth_frames(2, 64, 96)
+    frames[1, 40, 50] = 255
+    (clip, _), (brighter, _) = (
+        build_transform("contrast", False, 0, 3)(given, np.zeros((64, 96), bool), None)
+        for given in (frames.astype(np.float32) / 255, frames.astype(np.float32) / 510 + 0.25)
+    )
+    assert clip.shape == (2, 3, 64, 96)
+    padded = np.pad(frames[1] / 255, 10, mode="reflect")
+    around = np.lib.stride_tricks.sliding_window_view(padded, (21, 21)).mean((2, 3))
+    contrast = frames[1] / 255 - around
+    np.testing.assert_allclose(clip[1], np.stack([contrast / contrast.std()] * 3), atol=1e-4)
+    np.testing.assert_allclose(brighter, clip, atol=1e-3)  # brightness and gain of the sensor do not count
+    empty = build_transform("contrast", False, 0, 1)(
+        np.full((1, 32, 32), 0.5, np.float32), np.zeros((32, 32), bool), None
+    )
+    assert empty[0].abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("preset", ["sgmp_unet", "datransnet", "fast", "contrast"])
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("depth", [np.uint8, np.float32])
 def test_image_and_mask_stay_aligned(preset, seed, depth):
@@ -247,7 +266,9 @@ def test_the_fast_preset_changes_brightness_and_contrast_of_the_clip_as_a_whole(
 
 
 def test_wrong_presets_are_said():
-    with pytest.raises(InputError, match="preset 'slow' is unknown; expected one of sgmp_unet, datransnet, fast"):
+    with pytest.raises(
+        InputError, match="preset 'slow' is unknown; expected one of sgmp_unet, datransnet, fast, contrast"
+    ):
         build_transform("slow", True, 32, 1)
     with pytest.raises(InputError, match="2 channels"):
         build_transform("fast", True, 32, 2)

@@ -11,6 +11,8 @@ from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d
 
 from models import build_model, window_attention
 from models.chunked_mlp import chunked_mlp
+from models.narrow_norm import NarrowLayerNorm
+from models.sgmp_encoder import _attention, _MeanAndMax
 from models.window_attention import FastWindowAttention3d, FastWindowAttentionV2
 from tests.network_cases import assert_same, fill_deterministically
 from tests.plain_sgmp_unet import PlainSGMPUNet
@@ -72,13 +74,17 @@ WINDOWS = [
     (FastWindowAttentionV2, ShiftedWindowAttentionV2, (7, 7), (3, 3), (2, 15, 22, 12)),
     (FastWindowAttentionV2, ShiftedWindowAttentionV2, (7, 7), (3, 3), (1, 5, 15, 12)),
     (FastWindowAttentionV2, ShiftedWindowAttentionV2, (7, 7), (0, 0), (2, 14, 8, 12)),
+    (FastWindowAttentionV2, ShiftedWindowAttentionV2, (7, 7), (0, 0), (2, 14, 7, 12)),  # its windows lie as the input
 ]
 
 
-@pytest.mark.parametrize("scores_bytes", [1, 1 << 22])
+@pytest.mark.parametrize(("scores_bytes", "kept_ratio"), [(1, 0), (1 << 22, 1000)])
 @pytest.mark.parametrize(("fast_class", "plain_class", "window", "shift", "shape"), WINDOWS)
-def test_window_attention_equals_torchvision(monkeypatch, fast_class, plain_class, window, shift, shape, scores_bytes):
+def test_window_attention_equals_torchvision(
+    monkeypatch, fast_class, plain_class, window, shift, shape, scores_bytes, kept_ratio
+):
     monkeypatch.setattr(window_attention, "SCORES_BYTES", scores_bytes)
+    monkeypatch.setattr(window_attention, "KEPT_RATIO", kept_ratio)
     plain = plain_class(12, list(window), list(shift), 3).double()
     fill_deterministically(plain)
     fast = fast_class(12, list(window), list(shift), 3).double()
@@ -92,6 +98,10 @@ def test_window_attention_equals_torchvision(monkeypatch, fast_class, plain_clas
         results.append([out.detach(), inputs.grad, *(weight.grad for weight in module.parameters())])
     for mine, reference in zip(*results, strict=True):
         torch.testing.assert_close(mine, reference, rtol=0, atol=1e-10 * max(1.0, reference.abs().max().item()))
+    inputs = x.clone()
+    with torch.no_grad():  # without gradients it computes in another order, and must not write over its input
+        torch.testing.assert_close(fast(inputs), results[1][0], rtol=0, atol=1e-10)
+    assert torch.equal(inputs, x)
 
 
 @pytest.mark.parametrize("hidden_bytes", [1, 1 << 21])
@@ -106,6 +116,68 @@ def test_chunked_mlp_equals_the_whole(monkeypatch, hidden_bytes):
         results.append([x.grad, *(weight.grad for weight in block.mlp.parameters())])
     for mine, reference in zip(*results, strict=True):
         torch.testing.assert_close(mine, reference, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("channels", [6, 24])
+def test_the_narrow_norm_equals_layer_norm(channels):
+    generator = torch.Generator().manual_seed(0)
+    x, grad = torch.randn(2, 3, 5, 4, channels, generator=generator, dtype=torch.float64)
+    plain = torch.nn.LayerNorm(channels).double()
+    fill_deterministically(plain)
+    narrow = NarrowLayerNorm(channels).double()
+    narrow.load_state_dict(plain.state_dict())
+    results = []
+    for module in (narrow, plain):
+        inputs = x.clone().requires_grad_()
+        out = module(inputs)
+        out.backward(grad)
+        results.append([out.detach(), inputs.grad, module.weight.grad, module.bias.grad])
+    for mine, reference in zip(*results, strict=True):
+        torch.testing.assert_close(mine, reference, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("sides", [(2, 3), (1,)])
+def test_mean_and_maximum_equal_pytorchs_also_where_maxima_tie(sides):
+    x = torch.randn(2, 4, 5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64).round()
+    results = []
+    for pool in (_MeanAndMax.apply, lambda x, sides: (x.mean(sides, keepdim=True), x.amax(sides, keepdim=True))):
+        inputs = x.clone().requires_grad_()
+        mean, largest = pool(inputs, sides)
+        (mean.square().sum() + (3 * largest.square()).sum()).backward()
+        results.append([mean.detach(), largest.detach(), inputs.grad])
+    for mine, reference in zip(*results, strict=True):
+        torch.testing.assert_close(mine, reference, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("heads", "positions"), [(3, 10), (3, 9), (2, 10)])  # in halves; odd; even heads
+def test_the_fusions_attention_is_pytorchs(heads, positions):
+    module = torch.nn.MultiheadAttention(12, heads, batch_first=True).double()
+    fill_deterministically(module)
+    tokens = torch.randn(2, 1, positions, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    results = []
+    for attend in (_attention, lambda m, query, key, value: m(query, key, value)[0]):
+        query, key = (part.clone().requires_grad_() for part in tokens)
+        module.zero_grad()
+        out = attend(module, query, key, query)
+        out.pow(3).sum().backward()
+        results.append([out.detach(), query.grad, key.grad, *(weight.grad for weight in module.parameters())])
+    for mine, reference in zip(*results, strict=True):
+        torch.testing.assert_close(mine, reference, rtol=0, atol=1e-10)
+
+
+def test_starting_as_the_identity_says_two_percent_everywhere_and_passes_the_skips_on():
+    torch.manual_seed(0)
+    network = build_model("sgmp_unet").double().eval()
+    network.start_as_identity()
+    block = network.decoder.blocks[0][0]
+    x = torch.randn(1, 8, 8, 384, dtype=torch.float64)
+    with torch.no_grad():
+        assert torch.equal(block(x), x)
+        for conv in (*network.head.side, network.head.main):
+            empty = conv.weight.new_zeros(1, conv.in_channels, 1, 1)
+            if conv is network.head.main:
+                empty += network.head.side[0].bias
+            torch.testing.assert_close(conv(empty).sigmoid().item(), 0.02)
 
 
 def test_every_parameter_gets_a_gradient_without_auxiliary_losses(networks):
