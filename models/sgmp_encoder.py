@@ -139,7 +139,8 @@ def _attention(module: nn.MultiheadAttention, query: Tensor, key: Tensor, value:
             (query, key, value), module.in_proj_weight.chunk(3), module.in_proj_bias.chunk(3), strict=True
         )
     ]
-    halves = 2 if batch * module.num_heads % 2 and positions % 2 == 0 and torch.is_grad_enabled() else 1
+    in_cores = query.device.type == "cpu" and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    halves = 2 if in_cores and batch * module.num_heads % 2 and positions % 2 == 0 else 1
     query, key, value = projected[0], *(x.repeat_interleave(halves, dim=1) for x in projected[1:])
     out = F.scaled_dot_product_attention(query.reshape(batch, len(key[0]), positions // halves, -1), key, value)
     out = out.reshape(projected[0].shape).transpose(1, 2).flatten(2)
