@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from models.blocks import check_clip, conv_norm
 from models.gradient_transformer import GradientTransformer
 from models.published import DATRANSNET, DATRANSNET_UNUSED, rename
+from utils.errors import InputError
 
 LEAKY_SLOPE = 0.01
 
@@ -129,6 +130,8 @@ class DATransNet(nn.Module):
 
     def __init__(self, image_size: int = 256, width: int = 16):
         super().__init__()
+        if image_size < 1:
+            raise InputError(f"datransnet takes an image_size of at least 1 pixel; got {image_size}")
         self.options = {"image_size": image_size, "width": width}
         c = width
         self.encoders = nn.ModuleList(

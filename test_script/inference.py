@@ -89,7 +89,7 @@ def run(args: argparse.Namespace, device: torch.device) -> None:
             parts, [] if single_images else [sequence.name for sequence in dataset.sequences], dataset
         )
         facts = run_facts(args, index.info, model.name)
-        figures = write_results(output, results, index.info, facts)
+        figures = write_results(output, results, index, facts)
         print_results(figures, index.info, args)
         facts["notes"] = protocol_notes(list(figures), args)
         write_report(output / "report.html", results, figures, index.info, facts, dataset, predictor)
@@ -215,6 +215,9 @@ def print_results(figures: dict[str, dict], info: DatasetInfo, args: argparse.Na
     first = next(iter(figures.values()))
     print(f"{first['images']} images, {first['targets']} targets")
     print(figures_table(figures | published_lines(info), "protocol"))
+    if first.get("by_snr"):
+        print(f"dimmer and brighter half of the frames with targets, {next(iter(figures))}:")
+        print(figures_table(first["by_snr"], "dimmest target"))
     for note in protocol_notes(list(figures), args):
         print(note)
 

@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datasets import ClipDataset
+from datasets import ClipDataset, DatasetIndex
 from datasets.catalog import DatasetInfo
+from datasets.target_table import TARGET_TABLE, read_frame_snr
 from test_script.result_files import DETECTION_COLUMNS, write_csv, write_table
 from test_script.work_parts import Part
 from utils.files import atomic_path
@@ -39,10 +40,13 @@ def merge_parts(parts: list[Part], sequence_names: list[str], dataset: ClipDatas
     return Results(metrics, curves, sequence_curves, [row for part in parts for row in part.detections])
 
 
-def write_results(output: Path, results: Results, info: DatasetInfo, run: dict[str, Any]) -> dict[str, dict]:
+def write_results(output: Path, results: Results, index: DatasetIndex, run: dict[str, Any]) -> dict[str, dict]:
     """Write metrics.json (with what the `run` was), the tables and the curves; returns the figures by protocol."""
     curves = results.curves.compute()
     figures = {name: collect_figures(metric, curves) for name, metric in results.metrics.items()}
+    if (index.root / TARGET_TABLE).is_file():
+        for name, metric in results.metrics.items():
+            figures[name]["by_snr"] = halves_by_snr(metric, read_frame_snr(index.root))
     sequences = {
         (name, sequence): one | curve_areas(name, results.sequence_curves[sequence].compute())
         for name, metric in results.metrics.items()
@@ -55,7 +59,7 @@ def write_results(output: Path, results: Results, info: DatasetInfo, run: dict[s
     content = {
         **run,
         "protocols": figures,
-        "published": [published._asdict() for published in info.figures],
+        "published": [published._asdict() for published in index.info.figures],
     }
     with atomic_path(output / "metrics.json") as path:
         path.write_text(json.dumps(json_ready(content), indent=1, allow_nan=False) + "\n", encoding="utf-8")
@@ -78,6 +82,19 @@ def collect_figures(metric: MetricAccumulator, curves: Curves) -> dict[str, Any]
     if metric.sequence_figures():
         result["sequence_mean"] = metric.sequence_mean()
     return result
+
+
+def halves_by_snr(metric: MetricAccumulator, snr: dict[tuple[str, str], float]) -> dict[str, dict[str, float | None]]:
+    """The figures over the dimmer and over the brighter half of the frames, by the SNR of their dimmest targets."""
+    known = sorted(snr[row.sequence, row.frame] for row in metric.rows if (row.sequence, row.frame) in snr)
+    if not known:
+        return {}
+    middle = known[(len(known) - 1) // 2]
+    names = (f"SNR up to {middle:.1f}", f"SNR above {middle:.1f}")
+    halves = metric.split(
+        lambda row: names[snr[row.sequence, row.frame] > middle] if (row.sequence, row.frame) in snr else None
+    )
+    return {name: halves[name] for name in names if name in halves}
 
 
 def curve_areas(protocol: str, curves: Curves) -> dict[str, float]:

@@ -21,12 +21,13 @@ from models import build_model
 from test_script import inference, work_parts
 from test_script.background import BackgroundWriter
 from test_script.detections import find_detections
+from test_script.inference_results import halves_by_snr
 from test_script.predictor import PUBLISHED_SCALES, Predictor
 from test_script.work_parts import loader_batches, split_work
 from utils.checkpoint import save_checkpoint
 from utils.errors import InputError
 from utils.images import read_grey
-from utils.metrics import build_metric
+from utils.metrics import PROTOCOLS, MetricAccumulator, build_metric
 from utils.metrics.curves import CurveAccumulator
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -277,6 +278,21 @@ def test_published_figures_stand_beside_ours(capsys):
         ["63.63", "61.18", "97.96", "12.74"],
     ]
     assert "are with --flip --msc" in lines[-1]  # what the published figures were made with, and these were not
+
+
+def test_a_rendered_datasets_figures_are_halved_by_snr():
+    metric = MetricAccumulator(PROTOCOLS["standard"])
+    mask = np.zeros((32, 32), bool)
+    mask[4:6, 4:6] = True
+    for frame, found in (("0", 0), ("1", 1), ("2", 1), ("3", 0), ("4", 1)):  # frame 4 is not in the table
+        metric.update(mask * float(found), mask, "s", frame)
+    halves = halves_by_snr(
+        metric, {("s", "0"): 2.0, ("s", "1"): 5.0, ("s", "2"): 3.0, ("s", "3"): 6.0, ("t", "0"): 1.0}
+    )
+    assert {name: half["pd"] for name, half in halves.items()} == {"SNR up to 3.0": 0.5, "SNR above 3.0": 0.5}
+    halves = halves_by_snr(metric, {("s", "0"): 2.0, ("s", "1"): 5.0, ("s", "2"): 4.0})
+    assert {name: half["pd"] for name, half in halves.items()} == {"SNR up to 4.0": 0.5, "SNR above 4.0": 1.0}
+    assert halves_by_snr(metric, {}) == {}
 
 
 def test_parts_do_not_cross_sequences_and_workers_get_whole_parts(monkeypatch):

@@ -52,6 +52,11 @@ def test_an_unknown_option_lists_the_known_ones():
         build_model("sgmp_unet", b=1, a=2, num_frames=4)
 
 
+def test_images_of_datransnet_have_a_size():
+    with pytest.raises(InputError, match="image_size of at least 1 pixel; got 0"):
+        build_model("datransnet", image_size=0)
+
+
 @pytest.mark.parametrize("frames", [5, 1, 0, -2])
 def test_clips_of_sgmp_unet_are_even(frames):
     with pytest.raises(InputError, match=f"even number of frames from 2; got num_frames={frames}"):

@@ -9,6 +9,7 @@ from utils.errors import InputError
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 DEMO = "demo"
+SEEDS = 2**32
 DESCRIPTION = """Train a network for infrared small target detection.
 
   python -m train_script.train                               SGMP-UNet on generated demo sequences, for a laptop
@@ -141,6 +142,8 @@ def check_ranges(settings: Settings) -> None:
         raise InputError(f"ema is {settings.ema}, expected 0 (off) or a decay below 1 such as 0.999")
     if not 0 <= settings.target_share <= 1:
         raise InputError(f"target_share is {settings.target_share}, expected a share between 0 and 1")
+    if not 0 <= settings.seed < SEEDS:
+        raise InputError(f"seed is {settings.seed}, expected a number from 0 to {SEEDS - 1}")
     if settings.schedule == "one_cycle" and settings.warmup_epochs:
         raise InputError("the one_cycle schedule warms up by itself; set warmup_epochs to 0")
     for name in ("experiment_name", "dataset"):

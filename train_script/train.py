@@ -187,7 +187,7 @@ def share_gradients(model: nn.Module, device: torch.device) -> DistributedDataPa
     for parameter in model.parameters():
         if parameter.dim() == 4 and parameter.shape[2:] == (1, 1):  # else their strides differ from the gradients'
             parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
-    # Buffers are equal on all processes already. The option's new name is not in torch 2.5.
+    # Buffers are equal on all processes already. The option's new name is not in torch 2.6.
     warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
     return DistributedDataParallel(
         model, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False
