@@ -7,7 +7,7 @@ BIN := .venv/bin
 # SGMP-UNet from nothing to a report: trained briefly on rendered sequences, measured on others that it never saw.
 # `make demo` again goes on where it was stopped, or measures once more.
 demo: .venv/.installed data/demo_test/val.txt
-	$(BIN)/python -m train_script.train --config demo --experiment_name make_demo --epochs 2 --limit_train 400 --val_every 2 \
+	$(BIN)/python -m train_script.train --config demo --experiment_name make_demo --epochs 4 --val_every 2 \
 		--limit_val 24 --keep_best 1 --final_test false --resume auto
 	$(BIN)/python -m test_script.inference --model_path outputs/demo/make_demo/train/checkpoint_best.pth \
 		--dataset data/demo_test --flip --msc --output_dir predict/demo
