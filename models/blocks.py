@@ -1,10 +1,16 @@
 """Small pieces that several networks use."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 STOCHASTIC_DEPTH = 0.1  # of the last block
+
+# A quiet start: maps begin at a probability of 0.02, a few times the share of target pixels in a crop around a target,
+# instead of 0.5, so that no steps go into learning that there is hardly ever anything (Lin et al. 2017, section 4.1).
+FIRST_LOGIT = math.log(0.02 / (1 - 0.02))
 
 
 def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.blocks import check_clip, conv_norm
+from models.blocks import FIRST_LOGIT, check_clip, conv_norm
 from models.gradient_transformer import GradientTransformer
 from models.published import DATRANSNET, DATRANSNET_UNUSED, rename
 from utils.errors import InputError
@@ -161,6 +161,11 @@ class DATransNet(nn.Module):
     def backbone_parameters(self) -> list[nn.Parameter]:
         """Parameters that start from pretrained weights: none."""
         return []
+
+    @torch.no_grad()
+    def start_quietly(self) -> None:
+        """Let the map of a network without weights yet begin near FIRST_LOGIT."""
+        nn.init.constant_(self.head.logit.bias, FIRST_LOGIT)
 
     @staticmethod
     def from_published(weights: dict[str, Tensor]) -> dict[str, Tensor]:

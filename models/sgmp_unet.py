@@ -3,19 +3,15 @@
 A Video Swin branch over the clip, guided by a residual network over the target frame, and a Swin V2 decoder.
 """
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torchvision.models.swin_transformer import SwinTransformerBlockV2
 
-from models.blocks import check_clip
+from models.blocks import FIRST_LOGIT, check_clip
 from models.published import SGMP_UNET, rename
 from models.sgmp_decoder import Decoder, Head, Skip
 from models.sgmp_encoder import Encoder
 from utils.errors import InputError
-
-FIRST_PROBABILITY = 0.02  # of a target, a few times its share of the pixels of a crop around one
 
 
 class SGMPUNet(nn.Module):
@@ -65,18 +61,18 @@ class SGMPUNet(nn.Module):
         return [weight for name, weight in self.encoder.named_parameters() if ".fusion." not in name]
 
     @torch.no_grad()
-    def start_as_identity(self) -> None:
+    def start_quietly(self) -> None:
         """Set weights from which a network without pretraining learns sooner than from the published random ones.
 
         Decoder blocks begin as the identity: Swin V2 scales its residual branches by layer norms, whose gains are 0 at
         first in the paper (Liu et al. 2022, appendix) and 1 in torchvision, where they blow up branches that are almost
-        zero. Every map begins at the probability FIRST_PROBABILITY (Lin et al. 2017, section 4.1).
+        zero. Every map begins near FIRST_LOGIT.
         """
         for block in [module for module in self.modules() if isinstance(module, SwinTransformerBlockV2)]:
             nn.init.zeros_(block.norm1.weight)
             nn.init.zeros_(block.norm2.weight)
         for side in self.head.side:
-            nn.init.constant_(side.bias, math.log(FIRST_PROBABILITY / (1 - FIRST_PROBABILITY)))
+            nn.init.constant_(side.bias, FIRST_LOGIT)
         nn.init.constant_(self.head.main.weight, 1 / len(self.head.side))
 
     @staticmethod

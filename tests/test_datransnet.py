@@ -100,3 +100,11 @@ def test_single_equals_batched():
         batched = fast.eval()(x)
         single = torch.cat([fast(sample[None]) for sample in x])
     torch.testing.assert_close(batched, single, rtol=0, atol=1e-12)
+
+
+def test_a_quiet_start_says_two_percent():
+    network = build_model("datransnet").eval()
+    network.start_quietly()
+    with torch.no_grad():
+        logit = network.head.logit(torch.zeros(1, 16, 2, 2))
+    torch.testing.assert_close(logit.sigmoid(), torch.full((1, 1, 2, 2), 0.02))

@@ -165,10 +165,10 @@ def test_the_fusions_attention_is_pytorchs(heads, positions):
         torch.testing.assert_close(mine, reference, rtol=0, atol=1e-10)
 
 
-def test_starting_as_the_identity_says_two_percent_everywhere_and_passes_the_skips_on():
+def test_a_quiet_start_says_two_percent_and_passes_the_skips_on():
     torch.manual_seed(0)
     network = build_model("sgmp_unet").double().eval()
-    network.start_as_identity()
+    network.start_quietly()
     block = network.decoder.blocks[0][0]
     x = torch.randn(1, 8, 8, 384, dtype=torch.float64)
     with torch.no_grad():

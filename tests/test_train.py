@@ -322,7 +322,6 @@ def test_a_folder_that_cannot_be_written_is_known_before_training(dataset, tmp_p
         ({"amp": "fp16", "device": "cpu"}, "needs a CUDA GPU"),
         ({"dataset": "nowhere"}, "no dataset 'nowhere'"),
         ({"seed": -1}, "seed is -1, expected a number from 0 to 4294967295"),
-        ({"start": "identity"}, "start: identity is for sgmp_unet"),
         ({"init_weights": "nothing.pth"}, "nothing.pth"),
     ],
 )

@@ -39,7 +39,7 @@ class Settings:
     model: Literal["sgmp_unet", "datransnet"]
     num_frames: int
     image_size: int
-    start: Literal["published", "identity"]
+    start: Literal["published", "quiet"]
     init_weights: str | None
     pretrained_backbone: str | None
 

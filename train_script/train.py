@@ -153,10 +153,8 @@ def build_network(settings: Settings, device: torch.device, saved: Checkpoint | 
             raise InputError(
                 f"{name} is {getattr(settings, name)}, {network.name} expects a multiple of {network.size_multiple}"
             )
-    if settings.start == "identity":
-        if settings.model != "sgmp_unet":
-            raise InputError(f"start: identity is for sgmp_unet; {settings.model} starts as published")
-        network.start_as_identity()
+    if settings.start == "quiet":
+        network.start_quietly()
     if settings.pretrained_backbone and not saved:
         load_pretrained_backbone(network, settings.pretrained_backbone)
     if settings.init_weights and not saved:
