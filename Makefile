@@ -13,7 +13,7 @@ demo: .venv/.installed data/demo_test/val.txt
 		--dataset data/demo_test --flip --msc --output_dir predict/demo
 
 data/demo_test/val.txt: | .venv/.installed
-	$(BIN)/python -m datasets.synthetic --output data/demo_test --sequences 3 --frames 12 --val_share 1 --seed 1
+	$(BIN)/python -m datasets.synthetic --output data/demo_test --sequences 3 --frames 8 --val_share 1 --seed 1
 
 test: .venv/.test-installed
 	$(BIN)/python -m pytest
