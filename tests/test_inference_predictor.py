@@ -8,10 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from datasets.presets import build_transform
 from models import build_model
 from test_script.clip_stream import sliding_clips
 from test_script.detections import find_detections
 from test_script.predictor import Predictor, as_grey_frames, stack_clip
+from test_script.preparation import eval_transform, frame_preparation
 from test_script.tiling import blend_weights, pad_to_multiple, reflected_index, run_tiled, tile_starts
 from tests.local_contrast import LocalContrast
 from utils.errors import InputError
@@ -257,3 +259,15 @@ def test_wrong_input_is_said():
     for options in ({"scales": ()}, {"scales": (0.0,)}, {"batch_size": 0}, {"threshold": 2}, {"tile": 32}):
         with pytest.raises(InputError):
             Predictor(StandIn(), prepare, **options)
+
+
+@pytest.mark.parametrize("preset", ["fast", "contrast"])
+def test_frames_are_prepared_as_training_validates_them(preset):
+    model = StandIn(num_frames=2)
+    clip, mask = frames(2, 64, 96), np.zeros((64, 96), bool)
+    validated, _ = build_transform(preset, False, 64, model.in_channels)(clip, mask, None)
+    tested, _ = eval_transform(model, {"preset": preset})(clip, mask, None)
+    torch.testing.assert_close(tested, validated, rtol=0, atol=1e-6)
+    prepare_frame = frame_preparation(eval_transform(model, {"preset": preset}))
+    one_by_one = torch.stack([prepare_frame(frame) for frame in clip])
+    torch.testing.assert_close(one_by_one, validated, rtol=0, atol=1e-6)
