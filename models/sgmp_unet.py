@@ -65,7 +65,7 @@ class SGMPUNet(nn.Module):
         """Set weights from which a network without pretraining learns sooner than from the published random ones.
 
         Decoder blocks begin as the identity: Swin V2 scales its residual branches by layer norms, whose gains are 0 at
-        first in the paper (Liu et al. 2022, appendix) and 1 in torchvision, where they blow up branches that are almost
+        first in its authors' code (Liu et al. 2022) and 1 in torchvision's, where they blow up branches that are almost
         zero. Every map begins near FIRST_LOGIT.
         """
         for block in [module for module in self.modules() if isinstance(module, SwinTransformerBlockV2)]:

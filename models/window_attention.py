@@ -78,11 +78,7 @@ class _WindowAttention(torch.autograd.Function):
         kept = []
         out = qkv.new_empty(*windows, tokens, heads, width)
         for piece, piece_bias, masks in _pieces(qkv.shape[:4], bias, window, shift):
-            query, key, value = _heads_first(qkv[piece])
-            if cosine:
-                query, key = _unit(query)[0], _unit(key)[0]
-            weights = _weights(query * scale, key, piece_bias, masks)
-            out[piece] = (weights @ value).transpose(-2, -3)
+            weights, out[piece] = _attend_windows(qkv[piece], scale, piece_bias, masks, cosine)
             if keep:
                 kept.append(weights)
         ctx.save_for_backward(qkv, scale, bias, *kept)
@@ -122,6 +118,15 @@ class _WindowAttention(torch.autograd.Function):
 def _heads_first(qkv: Tensor) -> tuple[Tensor, ...]:
     """[..., tokens, 3, heads, d] -> queries, keys and values [..., heads, tokens, d], each contiguous."""
     return tuple(part.transpose(-2, -3).contiguous() for part in qkv.unbind(dim=-3))
+
+
+def _attend_windows(qkv: Tensor, scale: Tensor, bias: Tensor, masks: bool, cosine: bool) -> tuple[Tensor, Tensor]:
+    """Attention weights [..., heads, tokens, tokens] and results [..., tokens, heads, d] of some windows."""
+    query, key, value = _heads_first(qkv)
+    if cosine:
+        query, key = _unit(query)[0], _unit(key)[0]
+    weights = _weights(query * scale, key, bias, masks)
+    return weights, (weights @ value).transpose(-2, -3)
 
 
 def _weights(query: Tensor, key: Tensor, bias: Tensor, masks: bool) -> Tensor:
@@ -209,11 +214,7 @@ def _attend_by_pieces(
     out = torch.empty_like(x)
     for piece, piece_bias, masks in _pieces(x.shape[:4], bias, window, shift):
         qkv = F.linear(x[piece], weight, weight_bias).unflatten(-1, (3, heads, -1))
-        query, key, value = _heads_first(qkv)
-        del qkv
-        if cosine:
-            query, key = _unit(query)[0], _unit(key)[0]
-        out[piece] = (_weights(query * scale, key, piece_bias, masks) @ value).transpose(-2, -3).flatten(-2)
+        out[piece] = _attend_windows(qkv, scale, piece_bias, masks, cosine)[1].flatten(-2)
     return out
 
 
@@ -273,7 +274,7 @@ class FastWindowAttention3d(ShiftedWindowAttention3d):
         tokens = math.prod(window)
         # as `get_relative_position_bias`, but the gradient of an embedding is faster than that of an indexing
         bias = F.embedding(self.relative_position_index[:tokens, :tokens], self.relative_position_bias_table)
-        return _attend(x, self, bias.permute(2, 0, 1), window, _module_shift(self, size), cosine=False)
+        return _attend(x, self, bias.permute(2, 0, 1).contiguous(), window, _module_shift(self, size), cosine=False)
 
 
 class FastWindowAttentionV2(ShiftedWindowAttentionV2):
