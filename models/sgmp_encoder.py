@@ -14,7 +14,6 @@ from models.chunked_mlp import chunked_mlp
 from models.window_attention import FastWindowAttention3d
 
 WINDOW = (8, 7, 7)
-SPATIAL_WIDTH = 64
 ATTENTION_REDUCTION = 16
 
 
@@ -50,8 +49,8 @@ class ChannelAttention(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.reduce = nn.Conv2d(channels, channels // ATTENTION_REDUCTION, 1, bias=False)
-        self.expand = nn.Conv2d(channels // ATTENTION_REDUCTION, channels, 1, bias=False)
+        self.reduce = nn.Conv2d(channels, max(1, channels // ATTENTION_REDUCTION), 1, bias=False)
+        self.expand = nn.Conv2d(max(1, channels // ATTENTION_REDUCTION), channels, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         average, largest = _MeanAndMax.apply(x, (2, 3))
@@ -96,7 +95,7 @@ class CBAMBlock(nn.Module):
 
 
 class SpatialStem(nn.Sequential):
-    """Convolution and norm, ReLU, pooling: [B, 3, H, W] -> [B, 64, H/2, W/2]."""
+    """Convolution and norm, ReLU, pooling: [B, 3, H, W] -> [B, C, H/2, W/2]."""
 
     def forward(self, x: Tensor) -> Tensor:
         # ReLU after the pooling gives the same, of a quarter of the pixels
@@ -169,16 +168,17 @@ class Encoder(nn.Module):
         width: int,
         depths: tuple[int, ...],
         heads: tuple[int, ...],
+        spatial_width: int,
         spatial_depths: tuple[int, ...],
         fusion_heads: tuple[int, ...],
     ):
         super().__init__()
-        self.spatial_stem = SpatialStem(nn.Conv2d(3, SPATIAL_WIDTH, 1, bias=False), nn.BatchNorm2d(SPATIAL_WIDTH))
+        self.spatial_stem = SpatialStem(nn.Conv2d(3, spatial_width, 1, bias=False), nn.BatchNorm2d(spatial_width))
         self.patch_embed = PatchEmbed3d([2, 4, 4], 3, width, nn.LayerNorm)
         drops = rising_drops(depths)
         self.stages = nn.ModuleList()
         for index, depth in enumerate(depths):
-            channels, spatial_channels = width * 2**index, SPATIAL_WIDTH * 2**index
+            channels, spatial_channels = width * 2**index, spatial_width * 2**index
             temporal = [
                 SwinBlock(
                     channels,
@@ -191,7 +191,7 @@ class Encoder(nn.Module):
                 for layer in range(depth)
             ]
             spatial = [
-                CBAMBlock(spatial_channels // 2 if index else SPATIAL_WIDTH, spatial_channels, 2 if index else 1)
+                CBAMBlock(spatial_channels // 2 if index else spatial_width, spatial_channels, 2 if index else 1)
             ]
             spatial += [CBAMBlock(spatial_channels, spatial_channels, 1) for _ in range(spatial_depths[index] - 1)]
             self.stages.append(

@@ -21,6 +21,7 @@ class SGMPUNet(nn.Module):
         num_frames: T, even.
         width: channels of the first temporal stage.
         depths, heads: of the four temporal stages.
+        spatial_width: channels of the spatial stem and the first spatial stage.
         spatial_depths: residual blocks of the four spatial stages.
         fusion_heads: attention heads where the branches meet, a stage each.
         decoder_depths, decoder_heads: of the decoder's stages at strides 16, 8 and 4.
@@ -37,6 +38,7 @@ class SGMPUNet(nn.Module):
         width: int = 96,
         depths: tuple[int, ...] = (2, 2, 6, 2),
         heads: tuple[int, ...] = (3, 6, 12, 24),
+        spatial_width: int = 64,
         spatial_depths: tuple[int, ...] = (3, 4, 6, 3),
         fusion_heads: tuple[int, ...] = (3, 6, 2, 2),
         decoder_depths: tuple[int, ...] = (2, 6, 2),
@@ -50,7 +52,7 @@ class SGMPUNet(nn.Module):
         self.options = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         self.num_frames = num_frames
         tokens = num_frames // 2
-        self.encoder = Encoder(tokens, width, depths, heads, spatial_depths, fusion_heads)
+        self.encoder = Encoder(tokens, width, depths, heads, spatial_width, spatial_depths, fusion_heads)
         channels = [width, 2 * width, 4 * width, 8 * width]
         self.skips = nn.ModuleList(Skip(c, c // 2 if c < channels[-1] else c, tokens) for c in channels)
         self.decoder = Decoder(width, decoder_depths, decoder_heads)
