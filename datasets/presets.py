@@ -10,6 +10,7 @@ from datasets.transforms import (
     contrast_input,
     crop_around,
     linear_weights,
+    local_contrast,
     mask_tensor,
     nearest_indices,
     network_input,
@@ -128,12 +129,13 @@ class DatransnetEval:
 
 @dataclass(frozen=True)
 class FastTrain:
-    """A crop before anything else, at most one resize of it, a flip, and brightness and contrast of the whole clip.
+    """A crop, at most one resize of it, flips and quarter turns, and brightness and contrast of the whole clip.
 
     The crop contains a target with probability `target_share` (where the frame has one), and otherwise lies anywhere.
     Half of the crops are taken at the image's own scale, the others enlarged by 1..1.5: targets never shrink, so none
     is lost. Contrast is stretched around the crop's mean, and nothing is clipped, so that no dark sky drowns.
-    With `contrast`, frames become their local contrast, of which brightness is no part.
+    With `contrast`, frames become their local contrast before they are cropped, as in evaluation; brightness is no part
+    of it.
     """
 
     size: int
@@ -144,19 +146,22 @@ class FastTrain:
     def __call__(
         self, frames: np.ndarray, mask: np.ndarray, random: np.random.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        clip = local_contrast(to_float(frames)) if self.contrast else frames
         scale = 1.0 if random.random() < NATIVE_SCALE_SHARE else random.uniform(1, LARGEST_SCALE)
         side = min(round(self.size / scale), *mask.shape)
         around_target = random.random() < self.target_share
         top, left = crop_around(mask if around_target else None, mask.shape, side, TARGET_MARGIN, random)
         window = (slice(top, top + side), slice(left, left + side))
-        clip = resize_crop(to_float(frames[(slice(None), *window)]), self.size)
+        clip = resize_crop(to_float(clip[(slice(None), *window)]), self.size)
         mask = resize_mask(mask[window], self.size, self.size)
         if random.random() < 0.5:
             clip, mask = clip[:, :, ::-1], mask[:, ::-1]
-        gain, offset = random.uniform(*GAIN), random.uniform(-OFFSET, OFFSET)
+        turns = int(random.integers(4))
+        clip, mask = np.rot90(clip, turns, axes=(1, 2)), np.rot90(mask, turns)
+        gain, offset = np.float32(random.uniform(*GAIN)), np.float32(random.uniform(-OFFSET, OFFSET))
         if self.contrast:
-            return contrast_input(clip, self.channels) * gain, mask_tensor(mask)
-        clip = clip * np.float32(gain) + np.float32((1 - gain) * clip.mean() + offset)
+            return contrast_input(clip * gain, self.channels), mask_tensor(mask)
+        clip = clip * gain + ((1 - gain) * clip.mean() + offset)
         return network_input(clip, self.channels), mask_tensor(mask)
 
 
@@ -174,8 +179,10 @@ class FastEval:
         self, frames: np.ndarray, mask: np.ndarray, random: np.random.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
         height, width = (-(-side // SIZE_MULTIPLE) * SIZE_MULTIPLE for side in frames.shape[1:])
-        to_input = contrast_input if self.contrast else network_input
-        return to_input(resize(frames, height, width), self.channels), mask_tensor(mask)
+        clip = resize(frames, height, width)
+        if self.contrast:
+            return contrast_input(local_contrast(clip), self.channels), mask_tensor(mask)
+        return network_input(clip, self.channels), mask_tensor(mask)
 
 
 def build_transform(

@@ -3,8 +3,6 @@
 import json
 import math
 import os
-import shutil
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +15,7 @@ from datasets.backgrounds import CLUTTERS
 from datasets.rendering import SequenceSettings, frame_name, render_sequence
 from datasets.target_table import TARGET_TABLE, TargetRow, write_targets
 from utils.errors import InputError
-from utils.files import cannot_write
+from utils.files import new_folder
 
 GOLDEN_RATIO = 0.6180339887  # steps of this spread any number of sequences evenly over a range
 PNG_COMPRESSION = 1  # noise hardly compresses, so more costs time alone
@@ -53,21 +51,8 @@ def render_dataset(output: str | Path, settings: DatasetSettings) -> None:
     the folder exists and is not empty, or a setting makes no sense.
     """
     _check(settings)
-    output = Path(output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError(f"{output} exists and is not empty; expected a new folder; choose another or remove it")
-    unfinished = None
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
-        _render_into(unfinished, settings)
-        unfinished.chmod(0o755)  # mkdtemp makes folders that only their owner reads
-        unfinished.replace(output)
-    except OSError as error:
-        raise cannot_write(output, error) from error
-    finally:
-        if unfinished is not None:
-            shutil.rmtree(unfinished, ignore_errors=True)
+    with new_folder(output) as folder:
+        _render_into(folder, settings)
 
 
 def ensure_demo(root: Path) -> None:

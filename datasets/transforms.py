@@ -27,9 +27,8 @@ def network_input(clip: np.ndarray, channels: int) -> torch.Tensor:
     return torch.addcmul(-mean / std, grey, 1 / std)
 
 
-def contrast_input(clip: np.ndarray, channels: int) -> torch.Tensor:
-    """Grey clip float32 [T, H, W] -> [T, C, H, W]: each frame less its local mean (21 x 21), over the standard
-    deviation of what is left; the same in each channel.
+def local_contrast(clip: np.ndarray) -> np.ndarray:
+    """Each frame of a clip float32 [T, H, W] less its local mean (21 x 21), over the standard deviation of the rest.
 
     Clouds and horizons, which outshine any target, are gone, and a target counts by what it stands out of its frame.
     """
@@ -38,7 +37,12 @@ def contrast_input(clip: np.ndarray, channels: int) -> torch.Tensor:
         around = cv2.blur(frame, (CONTRAST_WINDOW, CONTRAST_WINDOW), borderType=cv2.BORDER_REFLECT_101)
         np.subtract(frame, around, out=out)
         out /= max(float(out.std()), LEAST_CONTRAST)
-    return torch.from_numpy(contrast)[:, None].repeat(1, channels, 1, 1)
+    return contrast
+
+
+def contrast_input(contrast: np.ndarray, channels: int) -> torch.Tensor:
+    """Local contrast float32 [T, H, W] -> [T, C, H, W], the same in each channel."""
+    return torch.from_numpy(np.ascontiguousarray(contrast))[:, None].repeat(1, channels, 1, 1)
 
 
 def mask_tensor(mask: np.ndarray) -> torch.Tensor:

@@ -1,16 +1,21 @@
 """The networks: `build_model(name, **options)`, and `load_model(path)` for a checkpoint of any known format."""
 
+import functools
 import inspect
 from pathlib import Path
 
 from torch import nn
 
 from models.datransnet import DATransNet
-from models.sgmp_unet import SGMPUNet
+from models.sgmp_unet import SMALL, SGMPUNet
 from utils.checkpoint import load_weights, read_checkpoint
 from utils.errors import InputError
 
-MODELS = {SGMPUNet.name: SGMPUNet, DATransNet.name: DATransNet}
+MODELS = {
+    "sgmp_unet": SGMPUNet,
+    "sgmp_unet_small": functools.partial(SGMPUNet, **SMALL),
+    "datransnet": DATransNet,
+}
 
 
 def build_model(name: str, **options) -> nn.Module:

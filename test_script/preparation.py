@@ -10,7 +10,7 @@ from torch import nn
 
 from datasets.clips import Transform
 from datasets.presets import build_transform
-from datasets.transforms import contrast_input, mask_tensor, network_input, to_float
+from datasets.transforms import contrast_input, local_contrast, mask_tensor, network_input, to_float
 from utils.checkpoint import Checkpoint
 
 SGMP_PRESET = "sgmp_unet"
@@ -27,8 +27,10 @@ class NativeSize:
     def __call__(
         self, frames: np.ndarray, mask: np.ndarray, random: np.random.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        to_input = contrast_input if self.contrast else network_input
-        return to_input(to_float(frames), self.channels), mask_tensor(mask)
+        clip = to_float(frames)
+        if self.contrast:
+            return contrast_input(local_contrast(clip), self.channels), mask_tensor(mask)
+        return network_input(clip, self.channels), mask_tensor(mask)
 
 
 def recipe_settings(checkpoint: Checkpoint) -> dict[str, Any]:

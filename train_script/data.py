@@ -1,14 +1,15 @@
-"""What a run trains and validates on: held-out sequences, and batches whose order depends on (seed, epoch) alone."""
+"""What a run trains and validates on: one or several datasets, held-out sequences, and batches whose order depends on
+(seed, epoch) alone."""
 
 from collections.abc import Iterator
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Sampler, Subset
+from torch.utils.data import ConcatDataset, DataLoader, Sampler, Subset
 
 from datasets import ClipDataset, Sequence, collate
 from datasets.presets import build_transform
-from train_script.settings import Settings
+from train_script.settings import SEEDS, Settings
 from utils.distributed import rank, world_size
 from utils.errors import InputError
 
@@ -40,28 +41,43 @@ def evenly(count: int, limit: int | None) -> list[int]:
     return [index * count // limit for index in range(limit)]
 
 
+def epoch_counts(sizes: list[int], weights: list[float], samples: int | None) -> list[int]:
+    """How many samples an epoch draws from each of several datasets of `sizes`: `samples` (default: as many as there
+    are) shared out by `weights` (default: by size), rounded so that they add up."""
+    weights = weights or sizes
+    total = sum(sizes) if samples is None else samples
+    shares = [total * weight / sum(weights) for weight in weights]
+    counts = [int(share) for share in shares]
+    by_remainder = sorted(range(len(sizes)), key=lambda d: counts[d] - shares[d])
+    for d in by_remainder[: total - sum(counts)]:
+        counts[d] += 1
+    return counts
+
+
 class EpochBatches(Sampler[list[int]]):
     """This process's batches of one epoch: a shuffle that is a function of (seed, epoch), from any step on.
 
+    `indices` lists each dataset's samples, `counts` how many of them an epoch draws. A dataset is gone through in
+    shuffles of its own, one after the other over the epochs, so that all its samples are drawn equally often.
+
     A step's `batch_size` samples are cut into `world_size() * accumulate` equal parts; part p of process r is at
     `p * world_size() + r`, so that all processes together hold the same batch as a single one. The samples that do not
-    fill a last batch wait for the next epoch's shuffle.
+    fill a last batch are left out of the epoch.
     """
 
-    def __init__(self, indices: list[int], batch_size: int, accumulate: int, seed: int):
+    def __init__(self, indices: list[list[int]], counts: list[int], batch_size: int, accumulate: int, seed: int):
         parts = world_size() * accumulate
         if batch_size % parts:
             raise InputError(
                 f"batch_size {batch_size} does not divide into {world_size()} process(es) x accumulate {accumulate}; "
                 f"use a multiple of {parts}"
             )
-        if len(indices) < batch_size:
-            raise InputError(
-                f"the training set has {len(indices)} samples, fewer than batch_size {batch_size}; lower it"
-            )
-        self.indices, self.batch_size, self.accumulate, self.seed = indices, batch_size, accumulate, seed
+        if sum(counts) < batch_size:
+            raise InputError(f"an epoch has {sum(counts)} samples, fewer than batch_size {batch_size}; lower it")
+        self.indices, self.counts = indices, counts
+        self.batch_size, self.accumulate, self.seed = batch_size, accumulate, seed
         self.part_size = batch_size // parts
-        self.steps = len(indices) // batch_size
+        self.steps = sum(counts) // batch_size
         self.epoch, self.first_step = 0, 0
 
     def start(self, epoch: int, first_step: int) -> None:
@@ -72,12 +88,36 @@ class EpochBatches(Sampler[list[int]]):
         return (self.steps - self.first_step) * self.accumulate
 
     def __iter__(self) -> Iterator[list[int]]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        order = torch.randperm(len(self.indices), generator=generator).tolist()
+        drawn = [item for d in range(len(self.indices)) for item in self._draw(d)]
+        order = self._shuffle(len(drawn), self.seed * 1_000_003 + self.epoch)
         for step in range(self.first_step, self.steps):
             for part in range(self.accumulate):
                 start = step * self.batch_size + (part * world_size() + rank()) * self.part_size
-                yield [self.indices[place] for place in order[start : start + self.part_size]]
+                yield [drawn[place] for place in order[start : start + self.part_size]]
+
+    def _draw(self, d: int) -> list[int]:
+        """The samples of dataset `d` in this epoch: all of them as often as they fit, and the next of its shuffles."""
+        items, count = self.indices[d], self.counts[d]
+        rest = count % len(items)
+        drawn = items * (count // len(items))
+        for place in range(self.epoch * rest, (self.epoch + 1) * rest):
+            if place == self.epoch * rest or place % len(items) == 0:
+                order = self._shuffle(len(items), ((self.seed * 1009 + d) * 1_000_003 + place // len(items)) % SEEDS)
+            drawn.append(items[order[place % len(items)]])
+        return drawn
+
+    @staticmethod
+    def _shuffle(count: int, seed: int) -> list[int]:
+        return torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+class MixedDataset(ConcatDataset):
+    """Several datasets of clips as one; item i is that of the dataset into whose range i falls."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose random draws the items get."""
+        for dataset in self.datasets:
+            dataset.set_epoch(epoch)
 
 
 def build_dataset(
@@ -90,13 +130,18 @@ def build_dataset(
     return ClipDataset(sequences, model.num_frames, transform, border, name, seed=settings.seed)
 
 
-def build_train_loader(settings: Settings, dataset: ClipDataset, pin: bool) -> tuple[DataLoader, EpochBatches]:
+def build_train_loader(settings: Settings, datasets: list[ClipDataset], pin: bool) -> tuple[DataLoader, EpochBatches]:
     """Loader of this process's parts of the training batches, and the sampler that sets its epoch and first step."""
-    batches = EpochBatches(
-        evenly(len(dataset), settings.limit_train), settings.batch_size, settings.accumulate, settings.seed
-    )
+    mixed = MixedDataset(datasets)
+    starts = [0, *mixed.cumulative_sizes]
+    indices = [
+        [start + item for item in evenly(len(dataset), settings.limit_train)]
+        for start, dataset in zip(starts, datasets, strict=False)
+    ]
+    counts = epoch_counts([len(items) for items in indices], settings.dataset_weights, settings.epoch_samples)
+    batches = EpochBatches(indices, counts, settings.batch_size, settings.accumulate, settings.seed)
     return DataLoader(
-        dataset,
+        mixed,
         batch_sampler=batches,
         num_workers=settings.num_workers,
         persistent_workers=settings.num_workers > 0,

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader
@@ -28,6 +28,14 @@ STEPS_BETWEEN_POINTS = 10  # of the TensorBoard curves of loss, learning rate an
 SHOWN_FIGURES = ("iou", "niou", "pd", "fa", "f1")
 
 
+class MeasuredSet(NamedTuple):
+    """What is measured of one dataset: its sequences, and a loader of the frames that this process measures."""
+
+    name: str
+    sequences: list[Sequence]
+    loader: DataLoader
+
+
 @dataclass(frozen=True)
 class Run:
     """What stays as it is while a run trains."""
@@ -40,10 +48,8 @@ class Run:
     select_by: str
     train_loader: DataLoader
     batches: EpochBatches
-    val_loader: DataLoader
-    val_sequences: list[Sequence]
-    test_loader: DataLoader
-    test_sequences: list[Sequence]
+    val_sets: list[MeasuredSet]
+    test_sets: list[MeasuredSet]
     schedule: Callable[[float, int], float]
     log: Log
     stop: StopSignal
@@ -92,11 +98,14 @@ def run_one_epoch(run: Run, training: Training) -> None:
     line = f"epoch {epoch}/{settings.epochs}: loss {row['loss']:.4f}, {position.train_seconds:.0f} s"
     if epoch % settings.val_every == 0 or epoch == settings.epochs:
         since = time.perf_counter()
-        figures = measure(run, training, run.val_loader, run.val_sequences, "val", row["step"])
+        figures, by_dataset = measure_sets(run, training, run.val_sets, "val", row["step"])
         seconds = time.perf_counter() - since
         position.seconds += seconds
         row |= {"val_seconds": round(seconds, 2), "protocol": run.protocol, "selected_on": settings.select_on}
         row |= {"val": figures}
+        if len(by_dataset) > 1:
+            row |= {"val_by_dataset": by_dataset}
+            line += "".join(f"\n  {name}: {in_words(one)}" for name, one in by_dataset.items()) + "\n  mean"
         line += f"; validation ({settings.select_on}, {run.protocol}): {in_words(figures)}, {seconds:.0f} s"
         line += keep_if_best(run, training, figures[run.select_by], epoch)
     row["minutes"] = round(position.seconds / 60, 3)
@@ -125,18 +134,30 @@ def keep_if_best(run: Run, training: Training, score: float | None, epoch: int) 
     return " (best)" if position.best[0] == entry else ""
 
 
-def measure(
-    run: Run, training: Training, loader: DataLoader, sequences: list[Sequence], tag: str, step: int
-) -> dict[str, Any]:
-    """Figures of the network over a loader's frames of `sequences`, shared between the processes, known to all."""
+def measure_sets(
+    run: Run, training: Training, sets: list[MeasuredSet], tag: str, step: int
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Metrics of the network: their mean over the datasets, and those of each dataset."""
+    by_dataset = {
+        part.name: measure(run, training, part, tag if len(sets) == 1 else f"{tag}/{part.name}", step) for part in sets
+    }
+    mean = {}
+    for name in next(iter(by_dataset.values())):
+        values = [one[name] for one in by_dataset.values() if one[name] is not None]
+        mean[name] = sum(values) / len(values) if values else None
+    return mean, by_dataset
+
+
+def measure(run: Run, training: Training, part: MeasuredSet, tag: str, step: int) -> dict[str, Any]:
+    """Metrics of the network over the frames of one dataset, shared between the processes, known to all."""
     as_logits = PROTOCOLS[run.protocol].scale == "logit"
     mergeable = [build_metric(run.protocol)]
     if run.settings.tensorboard:
         mergeable.append(PixelHistogram(as_logits))
-    examples = [ExampleImages(sequences, as_logits)] if run.writer else []
+    examples = [ExampleImages(part.sequences, as_logits)] if run.writer else []
     validate(
         training.weights(),
-        loader,
+        part.loader,
         [*mergeable, *examples],
         run.device,
         run.amp,
@@ -146,8 +167,8 @@ def measure(
     )
     shares = gather_objects(mergeable)
     for share in shares[1:]:
-        for whole, part in zip(shares[0], share, strict=True):
-            whole.merge(part)
+        for whole, other in zip(shares[0], share, strict=True):
+            whole.merge(other)
     figures = {
         name: None if value is None or math.isnan(value) else value for name, value in shares[0][0].compute().items()
     }
@@ -168,7 +189,7 @@ def measure_test(run: Run, training: Training, report: Path) -> None:
     load_weights(training.weights(), run.folder / BEST)
     since = time.perf_counter()
     step = run.settings.epochs * run.batches.steps
-    figures = measure(run, training, run.test_loader, run.test_sequences, "test", step)
+    figures, by_dataset = measure_sets(run, training, run.test_sets, "test", step)
     run.log(
         f"test set ({run.protocol}), weights of epoch {int(epoch)}: {in_words(figures)}, "
         f"{time.perf_counter() - since:.0f} s; "
@@ -179,7 +200,8 @@ def measure_test(run: Run, training: Training, report: Path) -> None:
         )
     )
     if is_main():
-        note = {"epoch": int(epoch), "selected_by": run.select_by, "selected_on": run.settings.select_on}
+        note = {"by_dataset": by_dataset} if len(by_dataset) > 1 else {}
+        note |= {"epoch": int(epoch), "selected_by": run.select_by, "selected_on": run.settings.select_on}
         with atomic_path(report) as temporary:
             text = json.dumps(note | {"val_score": score, "protocol": run.protocol, "figures": figures}, indent=1)
             temporary.write_text(text + "\n", encoding="utf-8")

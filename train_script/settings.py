@@ -27,6 +27,8 @@ class Settings:
     """The merged settings of one run. No defaults here: configs/default.yaml has them all."""
 
     dataset: str
+    dataset_weights: list[float]
+    epoch_samples: int | None
     data_root: str | None
     preset: Literal["fast", "contrast", "sgmp_unet", "datransnet"]
     train_size: int
@@ -36,7 +38,7 @@ class Settings:
     limit_val: int | None
     num_workers: int
 
-    model: Literal["sgmp_unet", "datransnet"]
+    model: Literal["sgmp_unet", "sgmp_unet_small", "datransnet"]
     num_frames: int
     image_size: int
     start: Literal["published", "quiet"]
@@ -133,7 +135,7 @@ def check_ranges(settings: Settings) -> None:
         for name in names.split():
             if not getattr(settings, name) >= least:
                 raise InputError(f"{name} is {getattr(settings, name)}, expected at least {least}")
-    for name in ("limit_train", "limit_val"):
+    for name in ("limit_train", "limit_val", "epoch_samples"):
         if getattr(settings, name) is not None and getattr(settings, name) < 1:
             raise InputError(f"{name} is {getattr(settings, name)}, expected at least 1, or none for all")
     if settings.clip_norm is not None and not settings.clip_norm > 0:
@@ -146,7 +148,16 @@ def check_ranges(settings: Settings) -> None:
         raise InputError(f"seed is {settings.seed}, expected a number from 0 to {SEEDS - 1}")
     if settings.schedule == "one_cycle" and settings.warmup_epochs:
         raise InputError("the one_cycle schedule warms up by itself; set warmup_epochs to 0")
-    for name in ("experiment_name", "dataset"):
+    names = settings.dataset.split("+")
+    if "" in names or len(set(names)) < len(names):
+        raise InputError(f"dataset is {settings.dataset!r}, expected names or folders, joined by '+' and all different")
+    weights = settings.dataset_weights
+    if weights and (len(weights) != len(names) or min(weights) <= 0):
+        raise InputError(
+            f"dataset_weights is {weights}, expected {len(names)} number(s) above 0, one for each dataset of "
+            f"{settings.dataset}"
+        )
+    for name in ("experiment_name",):
         if getattr(settings, name) == "":
             raise InputError(f"{name} is empty; give a name")
     if "/" in (settings.experiment_name or ""):

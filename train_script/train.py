@@ -7,12 +7,12 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from datasets import DatasetIndex, open_dataset
+from datasets import DatasetIndex, Sequence, open_dataset
 from models import build_model
 from train_script.data import build_dataset, build_train_loader, build_val_loader, hold_out
 from train_script.engine import choose_amp
 from train_script.interruption import Interrupted, caught_signals
-from train_script.loop import Run, run_epochs
+from train_script.loop import MeasuredSet, Run, run_epochs
 from train_script.optim import AveragedWeights, build_optimizer, build_schedule
 from train_script.pretrained import load_pretrained_backbone
 from train_script.run_folder import (
@@ -58,7 +58,8 @@ def find_run(settings: Settings, config: str | None, log: Log) -> tuple[Path, Ch
     `auto` looks in the folder that the settings name, and begins there if nothing was begun.
     """
     name = settings.experiment_name or (Path(config).stem if config and config != DEMO else settings.model)
-    folder = Path(settings.output_root) / Path(settings.dataset).name / name / "train"
+    dataset = "+".join(Path(part).name for part in settings.dataset.split("+"))
+    folder = Path(settings.output_root) / dataset / name / "train"
     if settings.resume is None:
         if holds_run(folder):
             raise InputError(
@@ -76,19 +77,31 @@ def find_run(settings: Settings, config: str | None, log: Log) -> tuple[Path, Ch
 
 def train(settings: Settings, folder: Path, saved: Checkpoint | None, device: torch.device, log: Log) -> int:
     """One run, from the data to the final figures."""
-    index = open_on_all(settings)
+    indices = open_on_all(settings)
     network = build_network(settings, device, saved)
-    protocol = settings.protocol or index.info.protocol or "standard"
+    protocols = {settings.protocol or index.info.protocol or "standard" for index in indices}
+    protocol = protocols.pop() if len(protocols) == 1 else "standard"
     select_by = choose_figure(settings, protocol)
-    sequences = {"train": index.split("train"), "test": index.split("test")}
-    sequences["val"] = sequences["test"]
-    if settings.select_on == "holdout":
-        sequences["train"], sequences["val"] = hold_out(sequences["train"], settings.seed)
-    data = {
-        part: build_dataset(settings, sequences[part], index.info.name, network, part == "train") for part in sequences
-    }
+    parts = [split_sequences(settings, index) for index in indices]
+    train_data = [
+        build_dataset(settings, part["train"], index.info.name, network, train=True)
+        for index, part in zip(indices, parts, strict=True)
+    ]
     amp, pin = choose_amp(settings.amp, device), device.type == "cuda"
-    train_loader, batches = build_train_loader(settings, data["train"], pin)
+    train_loader, batches = build_train_loader(settings, train_data, pin)
+
+    def measured(split: str, limit: int | None) -> list[MeasuredSet]:
+        return [
+            MeasuredSet(
+                index.info.name,
+                part[split],
+                build_val_loader(
+                    settings, build_dataset(settings, part[split], index.info.name, network, train=False), limit, pin
+                ),
+            )
+            for index, part in zip(indices, parts, strict=True)
+        ]
+
     if is_main():
         check_space(folder, network, settings.keep_best)
         log.path = folder / "train.log"
@@ -107,10 +120,8 @@ def train(settings: Settings, folder: Path, saved: Checkpoint | None, device: to
             select_by=select_by,
             train_loader=train_loader,
             batches=batches,
-            val_loader=build_val_loader(settings, data["val"], settings.limit_val, pin),
-            val_sequences=sequences["val"],
-            test_loader=build_val_loader(settings, data["test"], None, pin),
-            test_sequences=sequences["test"],
+            val_sets=measured("val", settings.limit_val),
+            test_sets=measured("test", None),
             schedule=build_schedule(settings, batches.steps),
             log=log,
             stop=stop,
@@ -118,7 +129,7 @@ def train(settings: Settings, folder: Path, saved: Checkpoint | None, device: to
             if settings.tensorboard and is_main()
             else None,
         )
-        announce(run, index, network)
+        announce(run, indices, network)
         try:
             run_epochs(run, training)
         except Interrupted as interruption:
@@ -133,20 +144,33 @@ def train(settings: Settings, folder: Path, saved: Checkpoint | None, device: to
     return 0
 
 
-def open_on_all(settings: Settings) -> DatasetIndex:
-    """Open the dataset, on the main process first: the demo is rendered on first use."""
-    index = open_dataset(settings.dataset, settings.data_root) if is_main() else None
+def open_on_all(settings: Settings) -> list[DatasetIndex]:
+    """Open the datasets, on the main process first: the demo is rendered on first use."""
+    names = settings.dataset.split("+")
+    indices = [open_dataset(name, settings.data_root) for name in names] if is_main() else []
     barrier()
-    return index or open_dataset(settings.dataset, settings.data_root)
+    indices = indices or [open_dataset(name, settings.data_root) for name in names]
+    found = [index.info.name for index in indices]
+    if len(set(found)) < len(found):
+        raise InputError(f"several of {settings.dataset} are called {found}; expected datasets of different names")
+    return indices
+
+
+def split_sequences(settings: Settings, index: DatasetIndex) -> dict[str, list[Sequence]]:
+    """The sequences of a dataset that train ("train"), choose the best epoch ("val") and are measured once ("test")."""
+    parts = {"train": index.split("train"), "test": index.split("test")}
+    parts["val"] = parts["test"]
+    if settings.select_on == "holdout":
+        parts["train"], parts["val"] = hold_out(parts["train"], settings.seed)
+    return parts
 
 
 def build_network(settings: Settings, device: torch.device, saved: Checkpoint | None) -> nn.Module:
     """The network on the device, with its first weights unless saved ones will follow."""
     torch.manual_seed(settings.seed)
-    options = {
-        "sgmp_unet": {"num_frames": settings.num_frames},
-        "datransnet": {"image_size": settings.image_size},
-    }[settings.model]
+    options = (
+        {"image_size": settings.image_size} if settings.model == "datransnet" else {"num_frames": settings.num_frames}
+    )
     network = build_model(settings.model, **options)
     for name in ("train_size", "val_size"):
         if getattr(settings, name) % network.size_multiple:
@@ -224,13 +248,15 @@ def choose_figure(settings: Settings, protocol: str) -> str:
     return settings.select_by
 
 
-def announce(run: Run, index: DatasetIndex, network: nn.Module) -> None:
+def announce(run: Run, indices: list[DatasetIndex], network: nn.Module) -> None:
     """Say what is going to happen."""
     settings, log = run.settings, run.log
     millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
     frames = f"{network.num_frames} frames" if network.num_frames > 1 else "single frames"
     share = settings.batch_size // world_size() // settings.accumulate
-    log(f"train {network.name} ({millions:.1f} M parameters, {frames}) on {index.summary}")
+    log(f"train {network.name} ({millions:.1f} M parameters, {frames})")
+    for index, count in zip(indices, run.batches.counts, strict=True):
+        log(f"on {index.summary}; {count} samples an epoch")
     if settings.dataset == DEMO:
         log(
             "the demo's sequences are generated; to train on real ones: --dataset NAME|FOLDER, or --config (see --help)"
@@ -248,8 +274,12 @@ def announce(run: Run, index: DatasetIndex, network: nn.Module) -> None:
         )
     else:
         log(
-            f"selection: best {run.select_by} ({run.protocol}) on {len(run.val_sequences)} of "
-            f"{len(index.split('train'))} training sequences, held out; "
+            f"selection: best {run.select_by} ({run.protocol}) on "
+            + ", ".join(
+                f"{len(part.sequences)} of {len(index.split('train'))} training sequences of {part.name}"
+                for part, index in zip(run.val_sets, indices, strict=True)
+            )
+            + ", held out; "
             f"the test set is {'measured once, at the end' if settings.final_test else 'not used'}"
         )
     log(f"output: {run.folder}")
