@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from models import build_model
-from models.chunked_mlp import chunked_mlp
+from models.ops.mlp import chunked_mlp
 from models.sgmp_encoder import FastWindowAttention3d
 from test_script import benchmark
 from utils.errors import InputError

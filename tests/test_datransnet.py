@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from models import build_model
-from models import gradient_transformer as gt
-from models.gradient_transformer import surround_kernel
+from models.ops import gradient_attention
+from models.ops.gradient_attention import surround_kernel
 from tests.network_cases import assert_same, fill_deterministically
 from tests.plain_datransnet import PlainDATransNet, surround
 
@@ -51,7 +51,7 @@ def test_forward_and_gradients_equal_the_plain_form(height, width, image_size, s
 def test_bands_do_not_change_the_result(monkeypatch):
     """One band of rows for all, or a row at a time: the same sums, and the same gradients."""
     fast, plain = pair()
-    monkeypatch.setattr(gt, "BAND_BYTES", 1)
+    monkeypatch.setattr(gradient_attention, "BAND_BYTES", 1)
     x = image(32, 64, batch=2)
     assert_same(fast, plain, x, lambda net, x: [net(x[:, None])], lambda net, x: [net(x)], True, tolerance=1e-9)
 

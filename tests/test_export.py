@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from models import gradient_transformer, window_attention
+from models import gradient_transformer
+from models.ops import gradient_attention, window_attention
 from test_script import export
 from test_script.exportable import convolve_each, exportable_forms
 from utils.errors import InputError
@@ -85,7 +86,7 @@ def test_exportable_forms_compute_the_same():
     for shifts in ((1, 3), (1,)):
         given = kernels[: len(shifts)]
         torch.testing.assert_close(
-            convolve_each(padded, given, shifts), gradient_transformer._convolve_each(padded, given, shifts)
+            convolve_each(padded, given, shifts), gradient_attention.convolve_each(padded, given, shifts)
         )
     model, clip = Parts().eval(), torch.rand(2, 2, 1, 32, 64, generator=random)
     with torch.no_grad():

@@ -9,11 +9,13 @@ import torch
 from torchvision.models.swin_transformer import ShiftedWindowAttentionV2
 from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d
 
-from models import build_model, window_attention
-from models.chunked_mlp import chunked_mlp
-from models.narrow_norm import NarrowLayerNorm
-from models.sgmp_encoder import _attention, _MeanAndMax
-from models.window_attention import FastWindowAttention3d, FastWindowAttentionV2
+from models import build_model
+from models.ops import window_attention
+from models.ops.attention import multihead_attention
+from models.ops.mlp import chunked_mlp
+from models.ops.norms import NarrowLayerNorm
+from models.ops.pooling import MeanAndMax
+from models.ops.window_attention import FastWindowAttention3d, FastWindowAttentionV2
 from tests.network_cases import assert_same, fill_deterministically
 from tests.plain_sgmp_unet import PlainSGMPUNet
 
@@ -106,7 +108,7 @@ def test_window_attention_equals_torchvision(
 
 @pytest.mark.parametrize("hidden_bytes", [1, 1 << 21])
 def test_chunked_mlp_equals_the_whole(monkeypatch, hidden_bytes):
-    monkeypatch.setattr("models.chunked_mlp.HIDDEN_BYTES", hidden_bytes)
+    monkeypatch.setattr("models.ops.mlp.HIDDEN_BYTES", hidden_bytes)
     block = build_model("sgmp_unet").head.blocks[0][0].double()
     results = []
     for function in (lambda x: chunked_mlp(x, block.mlp), block.mlp):
@@ -140,7 +142,7 @@ def test_the_narrow_norm_equals_layer_norm(channels):
 def test_mean_and_maximum_equal_pytorchs_also_where_maxima_tie(sides):
     x = torch.randn(2, 4, 5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64).round()
     results = []
-    for pool in (_MeanAndMax.apply, lambda x, sides: (x.mean(sides, keepdim=True), x.amax(sides, keepdim=True))):
+    for pool in (MeanAndMax.apply, lambda x, sides: (x.mean(sides, keepdim=True), x.amax(sides, keepdim=True))):
         inputs = x.clone().requires_grad_()
         mean, largest = pool(inputs, sides)
         (mean.square().sum() + (3 * largest.square()).sum()).backward()
@@ -155,7 +157,7 @@ def test_the_fusions_attention_is_pytorchs(heads, positions):
     fill_deterministically(module)
     tokens = torch.randn(2, 1, positions, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     results = []
-    for attend in (_attention, lambda m, query, key, value: m(query, key, value)[0]):
+    for attend in (multihead_attention, lambda m, query, key, value: m(query, key, value)[0]):
         query, key = (part.clone().requires_grad_() for part in tokens)
         module.zero_grad()
         out = attend(module, query, key, query)
