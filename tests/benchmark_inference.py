@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 
 from models import build_model
-from test_script.predictor import PUBLISHED_SCALES, Predictor, resize_clips
+from test_script.predictor import PUBLISHED_SCALES, Predictor
+from test_script.predictor.predictor import resize_clips
 from tests.plain_sgmp_unet import PlainSGMPUNet
 from utils.metrics.tables import text_table
 

@@ -18,12 +18,13 @@ from torch import nn
 
 from datasets.catalog import CATALOG
 from models import build_model
-from test_script import inference, work_parts
-from test_script.background import BackgroundWriter
-from test_script.detections import find_detections
-from test_script.inference_results import halves_by_snr
+from test_script import inference
 from test_script.predictor import PUBLISHED_SCALES, Predictor
-from test_script.work_parts import loader_batches, split_work
+from test_script.results import work_parts
+from test_script.results.background import BackgroundWriter
+from test_script.results.detections import find_detections
+from test_script.results.inference_results import halves_by_snr
+from test_script.results.work_parts import loader_batches, split_work
 from utils.checkpoint import save_checkpoint
 from utils.errors import InputError
 from utils.images import read_grey

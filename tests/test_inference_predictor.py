@@ -10,11 +10,12 @@ from torch import nn
 
 from datasets.presets import build_transform
 from models import build_model
-from test_script.clip_stream import sliding_clips
-from test_script.detections import find_detections
-from test_script.predictor import Predictor, as_grey_frames, stack_clip
-from test_script.preparation import eval_transform, frame_preparation
-from test_script.tiling import blend_weights, pad_to_multiple, reflected_index, run_tiled, tile_starts
+from test_script.predictor import Predictor
+from test_script.predictor.clip_stream import sliding_clips
+from test_script.predictor.predictor import as_grey_frames, stack_clip
+from test_script.predictor.preparation import eval_transform, frame_preparation
+from test_script.predictor.tiling import blend_weights, pad_to_multiple, reflected_index, run_tiled, tile_starts
+from test_script.results.detections import find_detections
 from tests.local_contrast import LocalContrast
 from utils.errors import InputError
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from test_script import inference
-from test_script.report_cases import BEST, MOST_PER_SEQUENCE, WORST, choose_items, crop_window
+from test_script.report.report_cases import BEST, MOST_PER_SEQUENCE, WORST, choose_items, crop_window
 from tests.local_contrast import LocalContrast
 from utils.metrics import build_metric
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from test_script.detections import Detection
+from test_script.results.detections import Detection
 from utils.drawing import contact_sheet, grey_to_rgb, outline
 from utils.errors import InputError
 

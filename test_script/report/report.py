@@ -12,9 +12,9 @@ import numpy as np
 
 from datasets import ClipDataset
 from datasets.catalog import DatasetInfo
-from test_script.inference_results import Results, published_lines
 from test_script.predictor import Predictor
-from test_script.report_cases import Case, choose_items, show_case
+from test_script.report.report_cases import Case, choose_items, show_case
+from test_script.results.inference_results import Results, published_lines
 from utils.files import atomic_path
 from utils.metrics import MetricAccumulator
 from utils.metrics.tables import HEADINGS, format_figure

@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from test_script.detections import Detection
+from test_script.results.detections import Detection
 from utils.errors import InputError
 from utils.files import atomic_path
 from utils.metrics.tables import json_ready

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from test_script.predictor import batched
+from test_script.predictor.predictor import batched
 from utils.errors import InputError
 from utils.files import atomic_path
 from utils.metrics.accumulator import ImageCounts

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from test_script.predictor import PUBLISHED_SCALES
+from test_script.predictor.predictor import PUBLISHED_SCALES
 
 
 def add_model_options(parser: argparse.ArgumentParser, default_model: str | None = None) -> None:

@@ -25,10 +25,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models import load_model
-from test_script.clip_stream import sliding_clips
-from test_script.detections import Detection, find_detections
-from test_script.preparation import eval_transform, frame_preparation, recipe_settings
-from test_script.tiling import pad_to_multiple, round_up, run_tiled
+from test_script.predictor.clip_stream import sliding_clips
+from test_script.predictor.preparation import eval_transform, frame_preparation, recipe_settings
+from test_script.predictor.tiling import pad_to_multiple, round_up, run_tiled
+from test_script.results.detections import Detection, find_detections
 from utils.checkpoint import read_checkpoint
 from utils.distributed import choose_device
 from utils.errors import InputError
