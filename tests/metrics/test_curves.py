@@ -15,8 +15,7 @@ from tests.metrics.test_properties import scenes
 from tests.reference import plain_metrics
 from utils.errors import InputError
 from utils.metrics import crop_regions
-from utils.metrics.curves import CurveAccumulator
-from utils.metrics.levels import threshold_levels
+from utils.metrics.curves import CurveAccumulator, threshold_levels
 from utils.plots import write_curves
 
 
