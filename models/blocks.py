@@ -1,9 +1,9 @@
 """Small pieces that several networks use."""
 
 import math
+import re
+from collections.abc import Callable
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 STOCHASTIC_DEPTH = 0.1  # of the last block
@@ -11,18 +11,6 @@ STOCHASTIC_DEPTH = 0.1  # of the last block
 # A quiet start: maps begin at a probability of 0.02, a few times the share of target pixels in a crop around a target,
 # instead of 0.5, so that no steps go into learning that there is hardly ever anything (Lin et al. 2017, section 4.1).
 FIRST_LOGIT = math.log(0.02 / (1 - 0.02))
-
-
-def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
-    """`norm(conv(x))`; in eval mode as one convolution, whose weights are scaled on the fly (gradients stay exact)."""
-    if norm.training:
-        return norm(conv(x))
-    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-    bias = norm.bias - norm.running_mean * scale
-    if conv.bias is not None:
-        bias = bias + conv.bias * scale
-    weight = conv.weight * scale[:, None, None, None]
-    return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
 def rising_drops(depths: tuple[int, ...]) -> list[list[float]]:
@@ -49,3 +37,23 @@ def check_clip(model: nn.Module, clip: Tensor) -> None:
         raise ValueError(f"{expected}; got H x W = {clip.shape[3]} x {clip.shape[4]}; pad or resize the frames")
     if not clip.is_floating_point():
         raise ValueError(f"{expected}; got dtype {clip.dtype}; convert the frames to float in the model's value range")
+
+
+def rename_weights(weights: dict[str, Tensor], table, unused: tuple[str, ...] = ()) -> dict[str, Tensor]:
+    """A published checkpoint's weights under our names.
+
+    Each row of `table` is a regular expression and its replacement; the rows are applied to a name one after the other.
+    Weights whose published name starts with a word of `unused` are left out.
+    """
+    renamed = {}
+    for name, weight in weights.items():
+        if not name.startswith(unused or "\0"):
+            for pattern, replacement in table:
+                name = re.sub(pattern, replacement, name)
+            renamed[name] = weight
+    return renamed
+
+
+def down_one(before: str, after: str) -> Callable[[re.Match], str]:
+    """Replacement that counts from 0 what the published name counts from 1."""
+    return lambda match: f"{before}{int(match[1]) - 1}{after}"

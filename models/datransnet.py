@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.blocks import FIRST_LOGIT, check_clip, conv_norm
+from models.blocks import FIRST_LOGIT, check_clip, down_one, rename_weights
 from models.gradient_transformer import GradientTransformer
-from models.published import DATRANSNET, DATRANSNET_UNUSED, rename
+from models.ops.norms import conv_norm
 from utils.errors import InputError
 
 LEAKY_SLOPE = 0.01
@@ -170,7 +170,7 @@ class DATransNet(nn.Module):
     @staticmethod
     def from_published(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """A published checkpoint's weights under the names of this module."""
-        return rename(weights, DATRANSNET, DATRANSNET_UNUSED)
+        return rename_weights(weights, PUBLISHED_NAMES, PUBLISHED_UNUSED)
 
     def forward(self, clip: Tensor, with_aux: bool = False) -> Tensor | list[Tensor]:
         """clip [B, 1, 1, H, W], grey in 0..1, to logits [B, 1, H, W]; `with_aux` puts them into a list of one."""
@@ -186,3 +186,42 @@ class DATransNet(nn.Module):
             x = self.decoders[level](x, skips[level], self.transformers[level](skips[level]))
         logits = self.head(x)
         return [logits] if with_aux else logits
+
+
+# Parameter names of the published checkpoints -> names here, for `rename_weights`.
+PUBLISHED_NAMES = (
+    (r"^inc\.0\.", "encoders.0."),
+    (r"^encoder([1-4])\.0\.", r"encoders.\1."),
+    (r"^contras([1-4])\.", down_one("transformers.", ".")),
+    (r"^decoder([1-4])\.", down_one("decoders.", ".")),
+    # residual blocks
+    (r"\.bn([12])\.", r".norm\1."),
+    (r"\.shortcut\.0\.", ".shortcut_conv."),
+    (r"\.shortcut\.1\.", ".shortcut_norm."),
+    # gradient transformers
+    (r"\.(query|key|value)_convs\.", r".\1."),
+    (r"^(transformers\.\d)\.out_conv\.0\.", r"\1.project."),
+    (r"^(transformers\.\d)\.out_conv\.1\.", r"\1.norm."),
+    # global features
+    (r"^GFEM\.sp\.theta\.", "global_features.non_local.query."),
+    (r"^GFEM\.sp\.phi\.0\.", "global_features.non_local.key."),
+    (r"^GFEM\.sp\.g\.0\.", "global_features.non_local.value."),
+    (r"^GFEM\.sp\.W\.0\.", "global_features.non_local.project."),
+    (r"^GFEM\.sp\.W\.1\.", "global_features.non_local.norm."),
+    (r"^GFEM\.ca\.fc1\.", "global_features.gate."),
+    (r"^GFEM\.tra_conv_1\.", "global_features.mix_non_local."),
+    (r"^GFEM\.tra_conv_2\.", "global_features.mix_pooled."),
+    (r"^GFEM\.out_conv\.", "global_features.out."),
+    # decoder and output
+    (r"\.nConvs\.0\.conv\.", ".conv1."),
+    (r"\.nConvs\.0\.norm\.", ".norm1."),
+    (r"\.nConvs\.1\.conv\.", ".conv2."),
+    (r"\.nConvs\.1\.norm\.", ".norm2."),
+    (r"\.sattn\.0\.", ".gate."),
+    (r"^outc\.0\.dwconv_hw\.", "head.square."),
+    (r"^outc\.0\.dwconv_w\.", "head.wide."),
+    (r"^outc\.0\.dwconv_h\.", "head.high."),
+    (r"^outc\.1\.", "head.logit."),
+)
+# The published network has a fifth encoder and decoder that its forward pass never calls.
+PUBLISHED_UNUSED = ("encoder5.", "decoder5.")

@@ -1,132 +1,15 @@
-"""The gradient transformer of DATransNet, without ever building the surround it attends to.
-
-The published form concatenates, for each shift d, the eight neighbours at distance d minus the centre into 8C channels
-and applies 1x1 convolutions to them. Two identities make that cheap, both exact:
-
-* A 1x1 convolution of "neighbour minus centre" is one 3x3 convolution with dilation d whose outer taps are the eight
-  blocks of its weight and whose centre tap is minus their sum.
-* softmax(scores) @ value is linear in the value, so attention and value weights fold into one small 3x3 convolution per
-  sample.
-
-Of the keys only their products with the queries and their norms are needed; both are summed over bands of rows that
-stay in the processor's cache, and recomputed in the backward pass, so that no key map is ever stored.
-"""
+"""The gradient transformer of DATransNet, whose surround of 8C channels is folded into 3x3 convolutions."""
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from models.blocks import conv_norm
+from models.ops.gradient_attention import KeyProducts, convolve_each, surround_kernel
+from models.ops.norms import conv_norm
 
-BAND_BYTES = 4 << 20  # of key values in flight on a CPU: about the size of two cores' second-level caches
 NORM_EPS = 1e-12  # of the L2 normalisation of queries and keys
 SCORE_EPS = 1e-5  # of the instance normalisation of the scores
-
-
-def surround_kernel(taps: Tensor) -> Tensor:
-    """The 3x3 kernel that equals a 1x1 convolution of the surround.
-
-    taps: [..., O, 8 * C], direction outer and channel inner, directions in raster order. Returns [..., O, C, 3, 3].
-    """
-    taps = taps.unflatten(-1, (8, -1))
-    before, after = taps.split(4, dim=-2)
-    kernel = torch.cat([before, -taps.sum(dim=-2, keepdim=True), after], dim=-2)
-    return rearrange(kernel, "... o (kh kw) c -> ... o c kh kw", kh=3)
-
-
-def _bands(query: Tensor, channels: int) -> list[tuple[int, int]]:
-    """Row ranges [first, last) whose keys, `channels` wide, fit into BAND_BYTES; one range off the CPU or compiled."""
-    batch, _, height, width = query.shape
-    if query.device.type != "cpu" or torch.compiler.is_compiling():
-        return [(0, height)]
-    rows = max(1, BAND_BYTES // (query.element_size() * batch * width * channels))
-    return [(first, min(first + rows, height)) for first in range(0, height, rows)]
-
-
-def _window(padded: Tensor, first: int, last: int, margin: int, shift: int) -> Tensor:
-    """The part of an image padded by `margin` that a 3x3 kernel of dilation `shift` needs for rows [first, last)."""
-    cut = margin - shift
-    return padded[..., first + cut : last + margin + shift, cut : padded.shape[-1] - cut]
-
-
-def _pixels(maps: Tensor) -> Tensor:
-    """[B, C, H, W] -> [B, H * W, C]."""
-    return maps.permute(0, 2, 3, 1).flatten(1, 2)
-
-
-class _KeyProducts(torch.autograd.Function):
-    """Products of queries and keys, and squared norms of both, summed over all pixels.
-
-    query [B, Q, H, W]; padded [B, C, H + 2m, W + 2m]; kernels [S, K, C, 3, 3] of S shifts, where K = 8 * hidden.
-    Returns query_energy [B, Q], and stacked over shifts products [S, B, Q, K] and key_energy [S, B, K], in float32
-    or better.
-    """
-
-    @staticmethod
-    def forward(ctx, query: Tensor, padded: Tensor, kernels: Tensor, shifts: tuple[int, ...]):
-        ctx.save_for_backward(query, padded, kernels)
-        ctx.shifts = shifts
-        margin = max(shifts)
-        batch, queries = query.shape[:2]
-        keys = kernels.shape[1]
-        total = {"dtype": torch.promote_types(query.dtype, torch.float32), "device": query.device}
-        query_energy = torch.zeros(batch, queries, **total)
-        products = torch.zeros(len(shifts), batch, queries, keys, **total)
-        key_energy = torch.zeros(len(shifts), batch, keys, **total)
-        for first, last in _bands(query, keys):
-            rows = _pixels(query[:, :, first:last])
-            query_energy += rows.square().sum(dim=1, dtype=total["dtype"])
-            for index, (shift, kernel) in enumerate(zip(shifts, kernels, strict=True)):
-                key = _pixels(F.conv2d(_window(padded, first, last, margin, shift), kernel, dilation=shift))
-                products[index] += rows.transpose(1, 2) @ key
-                key_energy[index] += key.square_().sum(dim=1, dtype=total["dtype"])
-        return query_energy, products, key_energy
-
-    @staticmethod
-    def backward(ctx, grad_query_energy: Tensor, grad_products: Tensor, grad_key_energy: Tensor):
-        query, padded, kernels = ctx.saved_tensors
-        shifts, margin = ctx.shifts, max(ctx.shifts)
-        grad_query = torch.empty_like(query)
-        grad_padded = torch.zeros_like(padded)
-        grad_kernels = torch.zeros_like(kernels, dtype=grad_products.dtype)
-        twice_query = (2 * grad_query_energy).to(query.dtype)[:, None]
-        twice_key = (2 * grad_key_energy).to(query.dtype)[:, :, None]
-        grad_products = grad_products.to(query.dtype)
-        for first, last in _bands(query, kernels.shape[1]):
-            rows = _pixels(query[:, :, first:last])
-            grad_rows = rows * twice_query
-            for index, (shift, kernel) in enumerate(zip(shifts, kernels, strict=True)):
-                window = _window(padded, first, last, margin, shift)
-                key_map = F.conv2d(window, kernel, dilation=shift)
-                key = _pixels(key_map)
-                grad_rows = torch.baddbmm(grad_rows, key, grad_products[index].transpose(1, 2))
-                grad_key = torch.baddbmm(key * twice_key[index], rows, grad_products[index])
-                grad_window, grad_kernel, _ = torch.ops.aten.convolution_backward(
-                    rearrange(grad_key, "b (h w) k -> b k h w", h=last - first),
-                    window, kernel, None, [1, 1], [0, 0], [shift, shift], False, [0, 0], 1, [True, True, False],
-                )  # fmt: skip
-                _window(grad_padded, first, last, margin, shift).add_(grad_window)
-                grad_kernels[index] += grad_kernel
-            grad_query[:, :, first:last] = rearrange(grad_rows, "b (h w) q -> b q h w", h=last - first)
-        return grad_query, grad_padded, grad_kernels.to(kernels.dtype), None
-
-
-def _convolve_each(padded: Tensor, kernels: list[Tensor], shifts: tuple[int, ...]) -> Tensor:
-    """Convolve every sample with its own kernels, one a shift, and add the results.
-
-    padded: [B, C, H + 2m, W + 2m]; kernels: [B, O, C, 3, 3] each. Returns [B, O, H, W].
-    """
-    margin = max(shifts)
-    height = padded.shape[2] - 2 * margin
-    outputs = []
-    for sample, *own in zip(padded.split(1), *(kernel.unbind() for kernel in kernels), strict=True):
-        maps = [
-            F.conv2d(_window(sample, 0, height, margin, shift), kernel, dilation=shift)
-            for shift, kernel in zip(shifts, own, strict=True)
-        ]
-        outputs.append(maps[0] if len(maps) == 1 else maps[0] + maps[1])
-    return torch.cat(outputs)
 
 
 class GradientTransformer(nn.Module):
@@ -154,7 +37,7 @@ class GradientTransformer(nn.Module):
         heads = len(self.shifts)
         kernels = torch.stack([surround_kernel(conv.weight.flatten(1)) for conv in self.key]).to(query.dtype)
         with torch.autocast(query.device.type, enabled=False):
-            query_energy, products, key_energy = _KeyProducts.apply(query, padded, kernels, self.shifts)
+            query_energy, products, key_energy = KeyProducts.apply(query, padded, kernels, self.shifts)
             query_scale = query_energy.clamp_min(NORM_EPS**2).rsqrt() / self.side
             key_scale = key_energy.clamp_min(NORM_EPS**2).rsqrt()
             scores = products * query_scale[None, :, :, None] * key_scale[:, :, None]
@@ -181,7 +64,7 @@ class GradientTransformer(nn.Module):
             if fold_projection := project.shape[0] <= project.shape[1]:  # then the kernel does not grow
                 folded = project.flatten(1) @ folded
             kernels = [surround_kernel(taps).to(padded.dtype) for taps in folded]
-            out = _convolve_each(padded, kernels, self.shifts)
+            out = convolve_each(padded, kernels, self.shifts)
         if fold_projection:
             return self.norm(out).relu_()
         return conv_norm(out, self.project, self.norm).relu_()

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torchvision.models.swin_transformer import SwinTransformerBlockV2
 
 from models.blocks import rising_drops
-from models.chunked_mlp import chunked_mlp
-from models.narrow_norm import NarrowLayerNorm
-from models.window_attention import FastWindowAttentionV2
+from models.ops.mlp import chunked_mlp
+from models.ops.norms import NarrowLayerNorm
+from models.ops.window_attention import FastWindowAttentionV2
 
 WINDOW = (7, 7)
 

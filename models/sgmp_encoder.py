@@ -9,9 +9,12 @@ from torch import Tensor, nn
 from torchvision.models.swin_transformer import PatchMerging, PatchMergingV2, SwinTransformerBlock
 from torchvision.models.video.swin_transformer import PatchEmbed3d
 
-from models.blocks import conv_norm, rising_drops
-from models.chunked_mlp import chunked_mlp
-from models.window_attention import FastWindowAttention3d
+from models.blocks import rising_drops
+from models.ops.attention import multihead_attention
+from models.ops.mlp import chunked_mlp
+from models.ops.norms import conv_norm
+from models.ops.pooling import MeanAndMax
+from models.ops.window_attention import FastWindowAttention3d
 
 WINDOW = (8, 7, 7)
 ATTENTION_REDUCTION = 16
@@ -25,25 +28,6 @@ class SwinBlock(SwinTransformerBlock):
         return x + self.stochastic_depth(chunked_mlp(self.norm2(x), self.mlp))
 
 
-class _MeanAndMax(torch.autograd.Function):
-    """Mean and maximum over some sides, which stay with length 1. Equal maxima share their gradient equally."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, sides: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        largest = x.amax(dim=sides, keepdim=True)
-        ctx.save_for_backward(x, largest)
-        ctx.sides = sides
-        return x.mean(dim=sides, keepdim=True), largest
-
-    @staticmethod
-    def backward(ctx, grad_mean: Tensor, grad_largest: Tensor):
-        x, largest = ctx.saved_tensors
-        grad_mean = grad_mean * (largest.numel() / x.numel())
-        chosen = x == largest
-        count = chosen.sum(dim=ctx.sides, keepdim=True, dtype=x.dtype)
-        return torch.where(chosen, grad_largest / count + grad_mean, grad_mean), None
-
-
 class ChannelAttention(nn.Module):
     """Gate of the channels from their averages and maxima: [B, C, H, W] -> [B, C, 1, 1]."""
 
@@ -53,7 +37,7 @@ class ChannelAttention(nn.Module):
         self.expand = nn.Conv2d(max(1, channels // ATTENTION_REDUCTION), channels, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        average, largest = _MeanAndMax.apply(x, (2, 3))
+        average, largest = MeanAndMax.apply(x, (2, 3))
         return self.expand(self.reduce(average).relu() + self.reduce(largest).relu()).sigmoid()
 
 
@@ -65,7 +49,7 @@ class SpatialAttention(nn.Module):
         self.conv = nn.Conv2d(2, 1, 7, padding=3, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(torch.cat(_MeanAndMax.apply(x, (1,)), dim=1)).sigmoid()
+        return self.conv(torch.cat(MeanAndMax.apply(x, (1,)), dim=1)).sigmoid()
 
 
 class CBAMBlock(nn.Module):
@@ -121,29 +105,8 @@ class Fusion(nn.Module):
         query = self.merge(self.query(spatial).permute(0, 2, 3, 1)).flatten(1, 2)
         key = torch.einsum("bthwc, ot -> bhwc", temporal, self.key.weight) + self.key.bias
         key = self.key_norm(key).flatten(1, 2)
-        out = _attention(self.attention, query, key, query)
+        out = multihead_attention(self.attention, query, key, query)
         return self.norm(temporal + out.reshape(temporal[:, :1].shape))
-
-
-def _attention(module: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """`module(query, key, value)` of [B, N, C], without the matrix of all positions by all positions.
-
-    On a processor the gradient of PyTorch's attention gives each head to one core. Where heads do not share out evenly,
-    each becomes two, of half the queries.
-    """
-    batch, positions, _ = query.shape
-    projected = [
-        F.linear(x, weight, bias).unflatten(-1, (module.num_heads, -1)).transpose(1, 2)
-        for x, weight, bias in zip(
-            (query, key, value), module.in_proj_weight.chunk(3), module.in_proj_bias.chunk(3), strict=True
-        )
-    ]
-    in_cores = query.device.type == "cpu" and torch.is_grad_enabled() and not torch.compiler.is_compiling()
-    halves = 2 if in_cores and batch * module.num_heads % 2 and positions % 2 == 0 else 1
-    query, key, value = projected[0], *(x.repeat_interleave(halves, dim=1) for x in projected[1:])
-    out = F.scaled_dot_product_attention(query.reshape(batch, len(key[0]), positions // halves, -1), key, value)
-    out = out.reshape(projected[0].shape).transpose(1, 2).flatten(2)
-    return module.out_proj(out)
 
 
 class Stage(nn.Module):

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.swin_transformer import SwinTransformerBlockV2
 
-from models.blocks import FIRST_LOGIT, check_clip
-from models.published import SGMP_UNET, rename
+from models.blocks import FIRST_LOGIT, check_clip, down_one, rename_weights
 from models.sgmp_decoder import Decoder, Head, Skip
 from models.sgmp_encoder import Encoder
 from utils.errors import InputError
@@ -93,7 +92,7 @@ class SGMPUNet(nn.Module):
         linear_here = ("fusion.key.weight", ".shortcut.weight")  # published as convolutions with a kernel of 1
         return {
             name: weight.flatten(1) if name.endswith(linear_here) else weight
-            for name, weight in rename(weights, SGMP_UNET).items()
+            for name, weight in rename_weights(weights, PUBLISHED_NAMES).items()
         }
 
     def forward(self, clip: Tensor, with_aux: bool = False) -> Tensor | list[Tensor]:
@@ -106,3 +105,46 @@ class SGMPUNet(nn.Module):
         skips = [skip(feature) for skip, feature in zip(self.skips, features, strict=True)]
         logits = self.head(self.decoder(skips))
         return logits if with_aux else logits[0]
+
+
+# Parameter names of the published checkpoints -> names here, for `rename_weights`.
+PUBLISHED_NAMES = (
+    (r"^encoder\.model\.0\.spatial_layer\.", "encoder.spatial_stem."),
+    (r"^encoder\.model\.0\.temporal_layer\.0\.", "encoder.patch_embed."),
+    (r"^encoder\.model\.([1-4])\.", down_one("encoder.stages.", ".")),
+    # spatial branch
+    (r"\.spatial_layer\.", ".spatial."),
+    (r"\.bn([12])\.", r".norm\1."),
+    (r"\.downsample\.([01])\.", r".shortcut.\1."),
+    (r"\.ca\.fc1\.", ".channel_attention.reduce."),
+    (r"\.ca\.fc2\.", ".channel_attention.expand."),
+    (r"\.sa\.conv1\.", ".spatial_attention.conv."),
+    # temporal branch: later stages hold the patch merging and then the blocks, the first one only the blocks
+    (r"\.temporal_layer\.0\.(reduction|norm)\.", r".merge.\1."),
+    (r"\.temporal_layer\.1\.(\d)\.", r".temporal.\1."),
+    (r"\.temporal_layer\.", ".temporal."),
+    # fusion
+    (r"\.fusionst\.proj_q\.", ".fusion.query."),
+    (r"\.fusionst\.downsample\.", ".fusion.merge."),
+    (r"\.fusionst\.proj_k\.", ".fusion.key."),
+    (r"\.fusionst\.k_layer_norm\.", ".fusion.key_norm."),
+    (r"\.fusionst\.multihead_attn\.", ".fusion.attention."),
+    (r"\.fusionst\.layer_norm\.", ".fusion.norm."),
+    # skips
+    (r"^skip_layers\.(\d)\.glu\.fc1\.", r"skips.\1.expand."),
+    (r"^skip_layers\.(\d)\.glu\.dwconv\.dwconv\.", r"skips.\1.depthwise."),
+    (r"^skip_layers\.(\d)\.glu\.fc2\.", r"skips.\1.project."),
+    (r"^skip_layers\.(\d)\.skip\.", r"skips.\1.shortcut."),
+    # decoder: a stage's patch expansion is published at the end of the stage before
+    (r"^decoder\.features\.0\.projection\.", "decoder.expands.0.projection."),
+    (r"^decoder\.features\.1\.2\.projection\.", "decoder.expands.1.projection."),
+    (r"^decoder\.features\.2\.6\.projection\.", "decoder.expands.2.projection."),
+    (r"^decoder\.features\.([123])\.", down_one("decoder.blocks.", ".")),
+    # head
+    (r"^former\.features\.([01])\.0\.projection\.", r"head.expands.\1.projection."),
+    (r"^former\.features\.([01])\.([12])\.", lambda match: f"head.blocks.{match[1]}.{int(match[2]) - 1}."),
+    (r"^former\.fc_s\.(\d)\.1\.", r"head.side.\1."),
+    (r"^former\.fc\.", "head.main."),
+    (r"\.projection\.0\.", ".project."),
+    (r"\.projection\.1\.", ".norm."),
+)

@@ -7,7 +7,7 @@ from pathlib import Path
 from scipy.special import expit, logit
 from tqdm import tqdm
 
-from test_script.result_files import write_table
+from test_script.results.result_files import write_table
 from utils.errors import InputError, run_main
 from utils.files import atomic_path, check_writable
 from utils.metrics import PROTOCOLS, MetricAccumulator, build_metric

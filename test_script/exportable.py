@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from models import gradient_transformer
-from models.window_attention import FastWindowAttention3d, FastWindowAttentionV2
+from models.ops.window_attention import FastWindowAttention3d, FastWindowAttentionV2
 
 
 @contextmanager
@@ -15,20 +15,20 @@ def exportable_forms(model: nn.Module) -> Iterator[None]:
     """Within the block, `model` runs in an exportable form; its results differ by rounding at most."""
     attentions = [part for part in model.modules() if type(part) in (FastWindowAttention3d, FastWindowAttentionV2)]
     kept = [type(part) for part in attentions]
-    convolve = gradient_transformer._convolve_each
-    gradient_transformer._convolve_each = convolve_each
+    convolve = gradient_transformer.convolve_each
+    gradient_transformer.convolve_each = convolve_each
     for part in attentions:
         part.__class__ = type(part).__base__  # torchvision's, which has the same weights
     try:
         yield
     finally:
-        gradient_transformer._convolve_each = convolve
+        gradient_transformer.convolve_each = convolve
         for part, fast in zip(attentions, kept, strict=True):
             part.__class__ = fast
 
 
 def convolve_each(padded: Tensor, kernels: list[Tensor], shifts: tuple[int, ...]) -> Tensor:
-    """`models.gradient_transformer._convolve_each` as a matrix product over the nine taps.
+    """`models.ops.gradient_attention.convolve_each` as a matrix product over the nine taps.
 
     ONNX has no convolution with a kernel per sample. padded: [B, C, H + 2m, W + 2m]; kernels: [B, O, C, 3, 3] each.
     """

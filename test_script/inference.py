@@ -21,15 +21,15 @@ import datasets
 from datasets import ClipDataset, ClipSample
 from datasets.catalog import DatasetInfo
 from models import load_model
-from test_script.background import BackgroundWriter
-from test_script.detections import find_detections
-from test_script.inference_results import merge_parts, published_lines, write_results
-from test_script.model_options import add_model_options, predictor_options
 from test_script.predictor import Predictor, ScoreMaps
-from test_script.preparation import SGMP_PRESET, eval_transform, frame_preparation, preset_of, recipe_settings
-from test_script.report import write_report
-from test_script.result_files import detection_row, frame_file, write_mask, write_probability
-from test_script.work_parts import Part, file_hash, load_part, loader_batches, save_part, split_work, start_run
+from test_script.predictor.model_options import add_model_options, predictor_options
+from test_script.predictor.preparation import SGMP_PRESET, eval_transform, frame_preparation, preset_of, recipe_settings
+from test_script.report.report import write_report
+from test_script.results.background import BackgroundWriter
+from test_script.results.detections import find_detections
+from test_script.results.inference_results import merge_parts, published_lines, write_results
+from test_script.results.result_files import detection_row, frame_file, write_mask, write_probability
+from test_script.results.work_parts import Part, file_hash, load_part, loader_batches, save_part, split_work, start_run
 from utils.checkpoint import read_checkpoint
 from utils.distributed import barrier, end_distributed, init_distributed, is_main, rank, world_size
 from utils.errors import InputError, run_main

@@ -18,12 +18,12 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from test_script.background import BackgroundWriter
-from test_script.frame_sources import LARGEST_FPS, Source, find_sources
-from test_script.model_options import add_model_options, predictor_options
-from test_script.overlay import OverlayVideo, Thumbnails, draw_overlay
+from test_script.media.frame_sources import LARGEST_FPS, Source, find_sources
+from test_script.media.overlay import OverlayVideo, Thumbnails, draw_overlay
 from test_script.predictor import FrameResult, Predictor
-from test_script.result_files import DETECTION_COLUMNS, detection_row, frame_file, write_mask, write_png
+from test_script.predictor.model_options import add_model_options, predictor_options
+from test_script.results.background import BackgroundWriter
+from test_script.results.result_files import DETECTION_COLUMNS, detection_row, frame_file, write_mask, write_png
 from utils.errors import InputError, run_main
 from utils.files import atomic_path
 

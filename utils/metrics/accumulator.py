@@ -7,9 +7,9 @@ import numpy as np
 
 from utils.errors import InputError
 from utils.metrics.inputs import images
-from utils.metrics.overlap import image_iou, mean, ratio
 from utils.metrics.protocols import Protocol
 from utils.metrics.regions import Scene, find_regions
+from utils.metrics.rules import image_iou, mean, ratio
 
 FIGURES = ("iou", "niou", "pd", "fa", "precision", "recall", "f1", "video_mean")
 AREA_LIMITS = (9, 25, 81)  # px; the last class is what is larger

@@ -7,9 +7,8 @@ import numpy as np
 
 from utils.errors import InputError
 from utils.metrics.inputs import images
-from utils.metrics.levels import threshold_levels
-from utils.metrics.overlap import ratio
 from utils.metrics.regions import find_regions
+from utils.metrics.rules import ratio
 from utils.metrics.target_curve import target_curve
 
 STEPS = 100  # N: the number of steps from threshold 0 to 1
@@ -114,3 +113,21 @@ def _ratios(numerators: np.ndarray, denominators) -> np.ndarray:
     denominators = np.broadcast_to(denominators, numerators.shape)
     result = np.full(numerators.shape, np.nan)
     return np.divide(numerators, denominators, out=result, where=denominators > 0)
+
+
+def threshold_values(steps: int, dtype) -> np.ndarray:
+    """The thresholds 0, 1/steps, ..., 1 in the score map's own float type, as `score > k / steps` compares them."""
+    return (np.arange(steps + 1) / steps).astype(dtype)
+
+
+def threshold_levels(score: np.ndarray, steps: int) -> np.ndarray:
+    """How many thresholds lie below each score (0..1, [H, W]): `levels > k` equals `score > k / steps`, exactly.
+
+    Returns uint8 or uint16 [H, W] with values 0..steps + 1.
+    """
+    thresholds = np.append(threshold_values(steps, score.dtype), score.dtype.type(np.inf))
+    # A score above the float nearest to k / steps is at least k / steps itself, so its product is k or more; a score
+    # not above that float gives k at most. The whole part is therefore the level, or one less.
+    levels = (score * score.dtype.type(steps)).astype(np.intp)
+    levels += score > thresholds[levels]
+    return levels.astype(np.uint8 if steps < 255 else np.uint16)

@@ -3,10 +3,18 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from utils.metrics.binarize import above_half, above_half_of_maximum, at_least_half
-from utils.metrics.false_alarms import area_value_pixels, region_pixels, shooting_pixels
 from utils.metrics.matching import greedy, optimal, shooting
-from utils.metrics.overlap import mean_iou_empty_one, mean_iou_empty_zero, set_iou
+from utils.metrics.rules import (
+    above_half,
+    above_half_of_maximum,
+    area_value_pixels,
+    at_least_half,
+    mean_iou_empty_one,
+    mean_iou_empty_zero,
+    region_pixels,
+    set_iou,
+    shooting_pixels,
+)
 
 
 class Protocol(NamedTuple):

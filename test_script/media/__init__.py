@@ -1,0 +1,1 @@
+"""Images and videos as input, annotated images and videos as output."""

@@ -1,0 +1,97 @@
+"""Predictions drawn into the frames: overlay pictures, the overlay video, and thumbnails for a contact sheet."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from test_script.results.detections import Detection
+from utils.drawing import contact_sheet, grey_to_rgb, outline
+from utils.errors import InputError
+
+FOUND = (255, 80, 60)  # RGB of what the network found
+COMFORTABLE_SIDE = 640  # px, to which the long side of small frames is enlarged (by a whole factor)
+BOX_MARGIN = 5  # px of the enlarged picture between a region and its box
+MOST_BOXES = 50  # beyond which boxes would hide the frame
+SHEET_TILES = 24
+SHEET_COLUMNS = 6
+THUMBNAIL_SIDE = 240
+
+
+def draw_overlay(grey: np.ndarray, mask: np.ndarray, detections: list[Detection]) -> np.ndarray:
+    """Grey frame float [H, W] in 0..1 with outlined regions, boxes and peak scores; RGB uint8, enlarged if small."""
+    factor = max(1, COMFORTABLE_SIDE // max(grey.shape))
+    picture = _enlarge(grey_to_rgb(grey), factor)
+    picture = outline(picture, _enlarge(mask.astype(np.uint8), factor).astype(bool), FOUND)
+    for found in detections if len(detections) <= MOST_BOXES else []:
+        left, top = found.left * factor - BOX_MARGIN, found.top * factor - BOX_MARGIN
+        right = (found.left + found.width) * factor + BOX_MARGIN
+        bottom = (found.top + found.height) * factor + BOX_MARGIN
+        cv2.rectangle(picture, (left, top), (right, bottom), FOUND, 1)
+        text = (max(0, min(left, picture.shape[1] - 34)), top - 4 if top > 16 else bottom + 13)
+        cv2.putText(picture, f"{found.peak_score:.2f}", text, cv2.FONT_HERSHEY_SIMPLEX, 0.42, FOUND, 1, cv2.LINE_AA)
+    return picture
+
+
+class OverlayVideo:
+    """An mp4 file of RGB pictures; the first one gives the size, others are fitted into it."""
+
+    def __init__(self, path: Path, fps: float):
+        self.path, self.fps = path, fps
+        self._writer: cv2.VideoWriter | None = None
+        self._size = (0, 0)  # height, width
+
+    def add(self, picture: np.ndarray) -> None:
+        """Append a picture, uint8 [H, W, 3]."""
+        if self._writer is None:
+            self._size = tuple(side + side % 2 for side in picture.shape[:2])  # mp4 wants even sides
+            self._writer = cv2.VideoWriter(str(self.path), cv2.VideoWriter_fourcc(*"mp4v"), self.fps, self._size[::-1])
+            if not self._writer.isOpened():
+                raise InputError("this OpenCV cannot write mp4 videos; install opencv-python-headless from PyPI")
+        self._writer.write(cv2.cvtColor(fit(picture, *self._size), cv2.COLOR_RGB2BGR))
+
+    def close(self) -> None:
+        """Finish the file."""
+        if self._writer is not None:
+            self._writer.release()
+
+
+class Thumbnails:
+    """Pictures spread evenly over a stream of unknown length: at most `2 * SHEET_TILES` are held."""
+
+    def __init__(self) -> None:
+        self._stride = 1
+        self._count = 0
+        self._kept: list[tuple[str, np.ndarray]] = []
+
+    def add(self, name: str, picture: np.ndarray) -> None:
+        """Offer a picture, uint8 [H, W, 3]."""
+        if self._count % self._stride == 0:
+            scale = THUMBNAIL_SIDE / max(picture.shape[:2])
+            sides = [max(1, round(side * scale)) for side in picture.shape[1::-1]]
+            self._kept.append((name, cv2.resize(picture, sides, interpolation=cv2.INTER_AREA)))
+            if len(self._kept) >= 2 * SHEET_TILES:
+                self._kept = self._kept[::2]
+                self._stride *= 2
+        self._count += 1
+
+    def sheet(self) -> np.ndarray:
+        """The contact sheet, RGB uint8."""
+        count = min(len(self._kept), SHEET_TILES)
+        tiles = [self._kept[index * len(self._kept) // count] for index in range(count)]
+        return contact_sheet([picture for _, picture in tiles], [name for name, _ in tiles], SHEET_COLUMNS)
+
+
+def fit(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    """`picture` [H, W, 3] in a frame of `height` x `width`: as it is if it lacks at most a pixel, else scaled."""
+    if not (0 <= height - picture.shape[0] <= 1 and 0 <= width - picture.shape[1] <= 1):
+        scale = min(height / picture.shape[0], width / picture.shape[1])
+        sides = [max(1, int(side * scale)) for side in picture.shape[1::-1]]
+        picture = cv2.resize(picture, sides, interpolation=cv2.INTER_AREA)
+    canvas = np.zeros((height, width, 3), np.uint8)
+    canvas[: picture.shape[0], : picture.shape[1]] = picture
+    return canvas
+
+
+def _enlarge(image: np.ndarray, factor: int) -> np.ndarray:
+    return np.ascontiguousarray(image.repeat(factor, axis=0).repeat(factor, axis=1))

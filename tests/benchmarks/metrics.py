@@ -1,0 +1,121 @@
+"""How long the metrics take: python -m tests.benchmarks.metrics (one core, about a minute).
+
+Times are processor time, the least of several runs, the plain form's of one. That form
+(tests/reference/plain_metrics.py) thresholds the map, labels it and measures its regions at each of 101 thresholds; its
+results must equal the fast ones.
+"""
+
+import time
+
+import cv2
+import numpy as np
+
+from tests.reference import plain_metrics
+from utils.metrics import PROTOCOLS, build_metric
+from utils.metrics.curves import CurveAccumulator
+from utils.metrics.regions import find_regions
+from utils.metrics.tables import text_table
+
+RUNS = 7
+TARGETS = 4
+
+
+def scene(size, blur, power, level=1.0, seed=0):
+    """Clutter (noise blurred by `blur` px, in 0..level, to a power) with Gaussian targets: float32 score, bool mask."""
+    generator = np.random.default_rng(seed)
+    noise = generator.random((size, size), dtype=np.float32)
+    noise = cv2.GaussianBlur(noise, (0, 0), blur) if blur else noise
+    score = level * ((noise - noise.min()) / (noise.max() - noise.min())) ** power
+    mask = np.zeros((size, size), bool)
+    rows, columns = np.mgrid[:size, :size]
+    for row, column in generator.uniform(8, size - 8, (TARGETS, 2)):
+        spot = np.exp(-((rows - row) ** 2 + (columns - column) ** 2) / 4.5)
+        score, mask = np.maximum(score, 0.9 * spot), mask | (spot > 0.4)
+    return score.astype(np.float32), mask
+
+
+def least_ms(function, runs=RUNS):
+    times = []
+    for _ in range(runs):
+        start = time.process_time()
+        function()
+        times.append(time.process_time() - start)
+    return min(times) * 1e3
+
+
+def fast_curves(score, mask):
+    curves = CurveAccumulator()
+    curves.update(score, mask)
+    return curves
+
+
+def compare(score, mask):
+    """Milliseconds of the fast and of the plain form, whose results must be equal."""
+    ours = fast_curves(score, mask)
+    start = time.process_time()
+    hits, misses, matched, false_pixels = plain_metrics.curves(score, mask)
+    plain = (time.process_time() - start) * 1e3
+    predicted = np.cumsum((ours.target_levels + ours.other_levels)[::-1])[::-1][1:]
+    assert np.array_equal(hits + misses, predicted) and np.array_equal(matched, ours.matched)
+    assert np.array_equal(false_pixels, predicted - ours.matched_pixels)
+    return least_ms(lambda: fast_curves(score, mask)), plain
+
+
+def most_regions(score):
+    return max(len(find_regions(score > k / 20).areas) for k in range(20))
+
+
+def curves_table():
+    rows = [["curves, 256 x 256", "regions at most", "fast ms", "plain ms", "times"]]
+    maps = {
+        "trained: targets on a dark frame": scene(256, 2, 1, 0.009),
+        "sparse clutter": scene(256, 2, 4),
+        "clutter": scene(256, 1, 4),
+        "clutter, mid-grey": scene(256, 1, 1, 0.5),
+        "dense clutter": scene(256, 1, 2),
+        "white noise (untrained)": scene(256, 0, 1),
+    }
+    for name, (score, mask) in maps.items():
+        fast, plain = compare(score, mask)
+        rows.append([name, str(most_regions(score)), f"{fast:.1f}", f"{plain:.0f}", f"{plain / fast:.0f}"])
+    return rows
+
+
+def growth_table():
+    rows = [["curves by frame size", "clutter ms", "white noise ms"]]
+    for size in (128, 256, 512, 1024):
+        maps = [scene(size, 1, 4), scene(size, 0, 1)]
+        times = [least_ms(lambda s=one: fast_curves(*s), runs=3) for one in maps]
+        rows.append([f"{size} x {size}", *(f"{one:.1f}" for one in times)])
+    return rows
+
+
+def frame_table():
+    rows = [["one threshold, 256 x 256", "clutter ms", "white noise ms"]]
+    maps = [scene(256, 1, 4), scene(256, 0, 1)]
+    for name in PROTOCOLS:
+        times = [least_ms(lambda s=one, n=name: build_metric(n).update(*s), runs=20) for one in maps]
+        rows.append([name, *(f"{one:.2f}" for one in times)])
+    return rows
+
+
+def regions_table():
+    """False 1 px regions on a grid, ever more of them, beside the same targets."""
+    rows = [["cost by regions, 256 x 256", "curves ms", "standard ms"]]
+    for step in (64, 16, 8, 4, 2):
+        score, mask = scene(256, 2, 1, 0.009)
+        score[::step, ::step] = np.maximum(score[::step, ::step], 0.95)
+        curves = least_ms(lambda s=score, m=mask: fast_curves(s, m))
+        single = least_ms(lambda s=score, m=mask: build_metric("standard").update(s, m))
+        rows.append([str(len(find_regions(score > 0.5).areas)), f"{curves:.1f}", f"{single:.2f}"])
+    return rows
+
+
+def main():
+    cv2.setNumThreads(1)
+    for table in (curves_table, growth_table, regions_table, frame_table):
+        print(text_table(table()), end="\n\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()

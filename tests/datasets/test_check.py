@@ -1,0 +1,169 @@
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from datasets import open_dataset
+from datasets.check import check_dataset, main
+from datasets.rendered_dataset import DatasetSettings, render_dataset
+from datasets.target_statistics import measure_targets
+from tests.reference.datasets_folders import (
+    REPOSITORY,
+    frame_and_mask,
+    write_image,
+    write_lists,
+    write_pairs,
+    write_sequences,
+)
+from utils.errors import InputError
+
+REAL = Path(os.environ.get("ISTD_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
+NAMES = ["a", "b", "c", "d"]
+
+
+@pytest.fixture
+def images(tmp_path):
+    """A dataset of four images without faults."""
+    write_pairs(tmp_path / "images", tmp_path / "masks", NAMES)
+    write_lists(tmp_path, train=NAMES[:2], test=NAMES[2:])
+    return tmp_path
+
+
+def problems(root):
+    return check_dataset(open_dataset(root))[0]
+
+
+def test_a_sound_dataset_passes(images, capsys):
+    assert main(["--dataset", str(images)]) == 0
+    said = capsys.readouterr().out
+    assert "train 2 images, test 2 images" in said
+    assert "sizes: 40 x 32 (4)" in said
+    assert "targets: 4 in 4 frames, 1 at most in one" in said
+    assert "areas in px: min 9, 5 % 9, median 9" in said
+    assert "nothing wrong" in said
+
+
+def test_rendered_sequences_pass(tmp_path, capsys):
+    render_dataset(tmp_path / "new", DatasetSettings(sequences=3, frames=6, size=(48, 64)))
+    assert main(["--dataset", str(tmp_path / "new")]) == 0
+    assert "3 sequences, 18 frames" in capsys.readouterr().out
+
+
+def test_unreadable_files(images, capsys):
+    (images / "images" / "a.png").write_bytes(b"broken")
+    (images / "masks" / "b.png").write_bytes(b"")
+    assert len(problems(images)["unreadable files"]) == 2
+    assert main(["--dataset", str(images)]) == 1
+    assert "WRONG: 2 unreadable files" in capsys.readouterr().out
+
+
+def test_an_image_without_mask_and_a_mask_without_image(images):
+    (images / "masks" / "a.png").rename(images / "masks" / "z.png")
+    found = problems(images)
+    assert found == {
+        "images without mask": [str(images / "images" / "a.png")],
+        "masks without image": [str(images / "masks" / "z.png")],
+    }
+
+
+def test_masks_of_sequences_without_images(tmp_path):
+    write_sequences(tmp_path, ["a", "b"])
+    write_image(tmp_path / "masks" / "c" / "0.png", frame_and_mask(0)[1])
+    write_image(tmp_path / "masks" / "b" / "9.png", frame_and_mask(0)[1])
+    assert [Path(path).name for path in problems(tmp_path)["masks without image"]] == ["9.png", "0.png"]
+
+
+def test_a_mask_of_another_size_is_named_with_both_sizes(images):
+    write_image(images / "masks" / "c.png", np.ones((30, 40), np.uint8))
+    (text,) = problems(images)["masks of another size than their image"]
+    assert "c.png is 40 x 30" in text
+    assert "40 x 32" in text
+
+
+def test_empty_masks_are_wrong_for_images_and_noted_for_sequences(images, tmp_path):
+    write_image(images / "masks" / "c.png", np.zeros((32, 40), np.uint8))
+    assert problems(images) == {"empty masks": [str(images / "masks" / "c.png")]}
+    write_sequences(tmp_path / "sequences", ["a", "b"])
+    write_image(tmp_path / "sequences" / "masks" / "a" / "1.png", np.zeros((32, 40), np.uint8))
+    found, notes, _ = check_dataset(open_dataset(tmp_path / "sequences"))
+    assert not found
+    assert len(notes["empty masks"]) == 1
+
+
+def test_duplicated_frames_under_other_names_and_formats(images):
+    frame = cv2.imread(str(images / "images" / "a.png"), cv2.IMREAD_UNCHANGED)
+    write_image(images / "images" / "d.png", frame)
+    assert problems(images) == {"duplicated frames": [f"{images}/images/a.png = {images}/images/d.png"]}
+
+
+def test_split_entries_that_do_not_exist_and_overlap(images):
+    write_lists(images, train=["a", "b", "nowhere"], test=["c", "b", "d"])
+    assert problems(images) == {
+        "entries of the train list that do not exist": ["nowhere"],
+        "frames in train and in another split": [f"{images / 'images' / 'b.png'} (train and test)"],
+    }
+
+
+def test_a_dataset_without_any_mask_is_wrong(tmp_path):
+    write_sequences(tmp_path, ["a", "b"], frames=1)
+    for path in (tmp_path / "masks").rglob("*.png"):
+        path.unlink()
+    assert "the whole dataset" in problems(tmp_path)["images without mask"]
+
+
+def test_preview_outlines_the_targets(images, capsys):
+    assert main(["--dataset", str(images), "--preview", str(images / "sheets" / "out.png")]) == 0
+    sheet = cv2.imread(str(images / "sheets" / "out.png"))
+    red = (sheet == (64, 64, 255)).all(axis=2)
+    assert red.sum() >= 4 * 4 * 3 * 6, "a ring around each of four enlarged 3 x 3 targets"
+    assert "preview:" in capsys.readouterr().out
+
+
+def test_published_facts_of_a_known_dataset_are_shown(tmp_path, capsys):
+    write_sequences(tmp_path / "IRDST", ["2", "44"], frames=1)
+    assert main(["--dataset", "IRDST", "--data_root", str(tmp_path)]) == 1, "most of its sequences are not there"
+    said = capsys.readouterr().out
+    assert "published preprocessing: preset sgmp_unet at 320" in said
+    assert "SGMP-UNet (2025 release) IoU 60.8, nIoU 59.28, Pd 98.68, Fa 17.83 (protocol sgmp-2025)" in said
+
+
+def test_a_preview_that_is_no_picture_is_refused_before_the_work(images):
+    with pytest.raises(InputError, match=r"expected a name that ends in \.png"):
+        main(["--dataset", str(images), "--preview", "sheet.pdf"])
+
+
+def test_statistics_by_hand():
+    grey, mask = np.full((40, 40), 0.2, np.float32), np.zeros((40, 40), bool)
+    grey[::2] = 0.4  # background 0.3 on average, deviation 0.1
+    grey[18:24, 8:15] = 1.0  # the blur around the target is neither target nor background
+    mask[20:22, 10:13] = True
+    grey[mask] = 0.8
+    mask[30, 30] = True
+    grey[30, 30] = 0.1
+    big, small = measure_targets(grey, mask)
+    assert (big.area, small.area) == (6, 1)
+    assert big.contrast == pytest.approx(0.5, abs=0.01)
+    assert big.scr == pytest.approx(5, abs=0.1)
+    assert small.contrast == pytest.approx(-0.2, abs=0.01)
+    assert small.scr == pytest.approx(2, abs=0.1)
+
+
+def test_statistics_without_background_or_clutter():
+    (full,) = measure_targets(np.ones((4, 4)), np.ones((4, 4), bool))
+    assert (full.contrast, full.scr) == (None, None)
+    mask = np.zeros((30, 30), bool)
+    mask[15, 15] = True
+    (flat,) = measure_targets(mask * 0.5, mask)
+    assert (flat.contrast, flat.scr) == (0.5, None)
+    assert measure_targets(np.ones((4, 4)), np.zeros((4, 4), bool)) == []
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="real data not present")
+@pytest.mark.parametrize(
+    ("name", "images", "targets"), [("NUDT-SIRST", 1327, 1863), ("NUAA-SIRST", 427, 533), ("HALMSTAD-IR", 1200, 1200)]
+)
+def test_real_datasets_are_sound(name, images, targets, capsys):
+    assert main(["--dataset", name, "--data_root", str(REAL)]) == 0
+    assert f"targets: {targets} in {images} frames" in capsys.readouterr().out

@@ -1,0 +1,280 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from datasets import open_dataset
+from datasets.catalog import CATALOG
+from datasets.index import DATA_ROOT_VARIABLE
+from datasets.path_config import DATASET_PATHS
+from datasets.split_lists import PUBLISHED_SPLITS, read_list
+from tests.reference.datasets_folders import (
+    REPOSITORY,
+    frame_and_mask,
+    write_image,
+    write_lists,
+    write_pairs,
+    write_sequences,
+)
+from utils.errors import InputError
+
+NAMES = ["000001", "000002", "000010", "000009"]
+REAL = Path(os.environ.get("ISTD_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
+
+
+@pytest.fixture(autouse=True)
+def no_data_root(monkeypatch):
+    monkeypatch.delenv(DATA_ROOT_VARIABLE, raising=False)
+
+
+def names(sequences):
+    return [sequence.name for sequence in sequences]
+
+
+def check_images(root: Path, train: list[str], test: list[str], source: str) -> None:
+    index = open_dataset(root)
+    assert index.info.kind == "images"
+    assert names(index.split("train")) == train
+    assert names(index.split("test")) == test
+    assert source in index.summary
+    assert f"train {len(train)} images, test {len(test)} images" in index.summary
+    for sequence in index.sequences:
+        (frame,) = sequence.frames
+        assert frame.name == sequence.name == frame.image.stem
+        assert frame.mask.is_file()
+
+
+def test_lists_in_img_idx(tmp_path):
+    root = tmp_path / "NUDT-SIRST"
+    write_pairs(root / "images", root / "masks", NAMES)
+    write_lists(
+        root / "img_idx",
+        **{"train_NUDT-SIRST": ["000010\r", "", "000001.png\r"], "test_NUDT-SIRST": ["000002", "  ", "000009"]},
+        train_other=["000001"],
+        test_other=["000001"],
+    )
+    check_images(root, ["000010", "000001"], ["000002", "000009"], "img_idx/train_NUDT-SIRST.txt")
+    assert open_dataset(root).info is CATALOG["NUDT-SIRST"]
+
+
+def test_several_lists_in_img_idx_without_the_datasets_name_are_an_error(tmp_path):
+    write_pairs(tmp_path / "images", tmp_path / "masks", NAMES)
+    write_lists(tmp_path / "img_idx", train_a=["000001"], test_a=["000002"], train_b=["000001"], test_b=["000002"])
+    with pytest.raises(InputError, match="2 train and 2 test lists, none named for"):
+        open_dataset(tmp_path)
+
+
+def test_trainval_and_test_folders(tmp_path):
+    for part, part_names in (("trainval", NAMES[:3]), ("test", NAMES[3:])):
+        write_pairs(tmp_path / part / "images", tmp_path / part / "masks", part_names)
+    check_images(tmp_path, NAMES[:3], NAMES[3:], "split from folders")
+
+
+@pytest.mark.parametrize("folder", ["50_50", "idx_427", "."])
+@pytest.mark.parametrize("train", ["train", "trainval"])
+def test_lists_in_a_folder_or_beside_the_images(tmp_path, folder, train):
+    write_pairs(tmp_path / "images", tmp_path / "masks", NAMES, ending=".bmp")
+    write_lists(tmp_path / folder, **{train: NAMES[:1], "test": NAMES[1:]})
+    check_images(tmp_path, NAMES[:1], NAMES[1:], f"{train}.txt")
+
+
+def test_irstd_1k_folder_names(tmp_path):
+    root = tmp_path / "IRSTD-1K"
+    write_pairs(root / "IRSTD1k_Img", root / "IRSTD1k_Label", ["XDU0", "XDU1", "XDU2"])
+    write_lists(root, trainval=["XDU2", "XDU0"], test=["XDU1"])
+    check_images(root, ["XDU2", "XDU0"], ["XDU1"], "IRSTD1k_Img/NAME")
+
+
+def test_masks_named_pixels0(tmp_path):
+    write_pairs(tmp_path / "images", tmp_path / "masks", ["Misc_1", "Misc_2"], mask_ending="_pixels0.png")
+    write_lists(tmp_path / "idx_427", trainval=["Misc_1"], test=["Misc_2"])
+    check_images(tmp_path, ["Misc_1"], ["Misc_2"], "idx_427/trainval.txt")
+
+
+def test_without_a_list_the_split_is_seeded_and_said(tmp_path):
+    write_pairs(tmp_path / "images", tmp_path / "masks", [f"{i:02d}" for i in range(10)])
+    index = open_dataset(tmp_path)
+    train, test = set(names(index.split("train"))), set(names(index.split("test")))
+    assert (len(train), len(test), len(train | test)) == (8, 2, 10)
+    assert "no list found, so a random 80% trains (seed 0)" in index.summary
+    assert names(open_dataset(tmp_path).split("test")) == names(index.split("test"))
+
+
+def test_an_archive_in_a_folder_of_its_own(tmp_path):
+    write_pairs(tmp_path / "inner" / "images", tmp_path / "inner" / "masks", NAMES)
+    write_lists(tmp_path / "inner", train=NAMES[:3], test=NAMES[3:])
+    check_images(tmp_path, NAMES[:3], NAMES[3:], "train.txt")
+
+
+def test_sequence_folders_side_by_side_in_numeric_order(tmp_path):
+    write_sequences(tmp_path, ["s2", "s10", "s1"], frames=12)
+    index = open_dataset(tmp_path)
+    assert index.info.kind == "sequences"
+    assert names(index.sequences) == ["s1", "s2", "s10"]
+    assert [frame.name for frame in index.sequences[0].frames] == [str(i) for i in range(12)]
+    assert "3 sequences, 36 frames" in index.summary
+
+
+def test_images_and_masks_in_each_sequence(tmp_path):
+    for name in ("Sequence1", "Sequence2"):
+        write_pairs(tmp_path / name / "images", tmp_path / name / "masks", ["00001", "00002"])
+        (tmp_path / name / "Mix").mkdir()
+    write_lists(tmp_path, train=["Sequence1"], val=["Sequence2"])
+    index = open_dataset(tmp_path)
+    assert index.layout == "SEQUENCE/images + SEQUENCE/masks"
+    assert names(index.split("test")) == ["Sequence2"]
+
+
+def test_irdst_brackets_with_and_without_a_space(tmp_path):
+    root = tmp_path / "IRDST"
+    for sequence in ("44", "2"):
+        for number in (1, 2, 10):
+            frame, mask = frame_and_mask(number)
+            write_image(root / "images" / sequence / f"1 ({number}).bmp", frame)
+            write_image(root / "masks" / sequence / f"1({number}).png", mask)
+    index = open_dataset(root)
+    assert [frame.name for frame in index.sequences[0].frames] == ["1 (1)", "1 (2)", "1 (10)"]
+    assert all(frame.mask is not None for sequence in index.sequences for frame in sequence.frames)
+    assert names(index.split("train")) == ["2"]
+    assert names(index.split("test")) == ["44"]
+    assert "N(FRAME)" in index.summary
+    assert "16 entries of test are not on the disk" in index.summary
+
+
+def test_the_number_in_the_brackets_orders_frames_whatever_stands_before(tmp_path):
+    write_pairs(tmp_path / "images" / "3", tmp_path / "masks" / "3", ["2(1)", "1(2)", "1 (10)", "2(9)"])
+    frames = open_dataset(tmp_path).sequences[0].frames
+    assert [frame.name for frame in frames] == ["2(1)", "1(2)", "2(9)", "1 (10)"]
+
+
+def test_lists_that_name_frames_keep_only_their_masks(tmp_path):
+    for number in (1, 2, 10):
+        frame, mask = frame_and_mask(number)
+        write_image(tmp_path / "images" / "44" / f"1({number}).png", frame)
+        write_image(tmp_path / "masks" / "44" / f"1({number}).png", mask)
+    write_lists(tmp_path, train=["/44/1(10)", "/44/1(1)"], test=["/44/1(2)", "/44/1(99)", "/45/1(1)"])
+    index = open_dataset(tmp_path)
+    assert [frame.mask is not None for frame in index.split("train")[0].frames] == [True, False, True]
+    assert [frame.mask is not None for frame in index.split("test")[0].frames] == [False, True, False]
+    assert index.missing_entries == {"test": ["44/1(99)", "45/1(1)"]}
+
+
+def test_frames_without_a_mask_are_context(tmp_path):
+    write_sequences(tmp_path, ["a", "b"])
+    (tmp_path / "masks" / "a" / "2.png").unlink()
+    index = open_dataset(tmp_path)
+    assert [frame.mask is None for frame in index.sequences[0].frames] == [False, False, True, False, False]
+    assert "10 frames (9 with mask)" in index.summary
+
+
+def test_the_published_sequence_split_wins_over_lists_and_says_so(tmp_path):
+    root = write_sequences(tmp_path / "NUDT-MIRSDT", ["Sequence1", "Sequence3", "Sequence7", "Sequence9"], frames=1)
+    write_lists(root, train=["Sequence3"], test=["Sequence1"])
+    index = open_dataset("NUDT-MIRSDT", tmp_path)
+    assert names(index.split("train")) == ["Sequence1", "Sequence9"]
+    assert names(index.split("test")) == ["Sequence3", "Sequence7"]
+    assert "published (SGMP-UNet" in index.summary
+    assert "train.txt and test.txt not used: another split, whose figures do not compare" in index.summary
+
+
+def test_the_published_split_matches_numbers_of_other_folder_names(tmp_path):
+    write_sequences(tmp_path / "TSIRMT", ["2", "00001"], frames=1)
+    index = open_dataset("TSIRMT", tmp_path)
+    assert names(index.split("test")) == names(index.split("test_snr_below_10")) == ["2"]
+    assert names(index.split("train")) == ["00001"]
+
+
+@pytest.mark.parametrize(("name", "train", "test"), [("IRDST", 41, 17), ("NUDT-MIRSDT", 84, 36), ("TSIRMT", 140, 60)])
+def test_published_lists_have_the_published_counts(name, train, test):
+    lists = {part: read_list(PUBLISHED_SPLITS / name / f"{part}.txt") for part in ("train", "test")}
+    assert (len(set(lists["train"])), len(set(lists["test"]))) == (train, test)
+    assert not set(lists["train"]) & set(lists["test"])
+
+
+def test_the_dim_part_of_tsirmt_is_part_of_its_test_split():
+    dim = set(read_list(PUBLISHED_SPLITS / "TSIRMT" / "test_snr_below_10.txt"))
+    assert len(dim) == 25
+    assert dim <= set(read_list(PUBLISHED_SPLITS / "TSIRMT" / "test.txt"))
+
+
+def test_missing_entries_are_said(tmp_path):
+    write_pairs(tmp_path / "images", tmp_path / "masks", NAMES)
+    write_lists(tmp_path, train=[NAMES[0], "lost"], test=NAMES[1:])
+    index = open_dataset(tmp_path)
+    assert index.missing_entries == {"train": ["lost"]}
+    assert "MISSING: 1 entries of train are not on the disk (first: lost)" in index.summary
+
+
+def test_data_root_wins_over_the_environment(tmp_path, monkeypatch):
+    for folder in ("one", "two"):
+        write_sequences(tmp_path / folder / "HALMSTAD-IR", ["a", "b"], frames=1)
+    monkeypatch.setenv(DATA_ROOT_VARIABLE, str(tmp_path / "one"))
+    assert open_dataset("HALMSTAD-IR").root == tmp_path / "one" / "HALMSTAD-IR"
+    assert open_dataset("halmstad-ir", tmp_path / "two").root == tmp_path / "two" / "HALMSTAD-IR"
+
+
+def test_any_folder_under_the_data_root_by_name(tmp_path):
+    write_sequences(tmp_path / "mine", ["a", "b"], frames=1)
+    assert open_dataset("mine", tmp_path).info.name == "mine"
+
+
+def test_a_missing_dataset_names_the_file_to_edit_and_the_layouts(tmp_path):
+    with pytest.raises(InputError, match=r"datasets/path_config\.py") as error:
+        open_dataset("IRDST", tmp_path)
+    assert "--data_root" in str(error.value)
+    assert "images/SEQUENCE/FRAME.png" in str(error.value)
+
+
+def test_an_unknown_name_lists_the_known_ones(tmp_path):
+    with pytest.raises(InputError, match=r"IRSTD-1K.*did you mean NUDT-SIRST\?"):
+        open_dataset("NUDTSIRST", tmp_path)
+
+
+def test_an_unknown_layout_says_what_was_found(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "labels").mkdir()
+    with pytest.raises(InputError, match=r"it holds: labels, pictures"):
+        open_dataset(tmp_path)
+
+
+def test_images_without_a_masks_folder_are_no_layout(tmp_path):
+    write_image(tmp_path / "images" / "a.png", frame_and_mask(0)[0])
+    with pytest.raises(InputError, match=r"it holds: images"):
+        open_dataset(tmp_path)
+
+
+def test_a_dataset_of_the_wrong_kind(tmp_path):
+    write_sequences(tmp_path / "NUDT-SIRST", ["a"])
+    with pytest.raises(InputError, match=r"is a dataset of images, but .* holds sequences"):
+        open_dataset("NUDT-SIRST", tmp_path)
+
+
+def test_an_empty_split_is_an_error_when_asked_for(tmp_path):
+    write_sequences(tmp_path / "NUDT-MIRSDT", ["Sequence1"])
+    index = open_dataset("NUDT-MIRSDT", tmp_path)
+    with pytest.raises(InputError, match="split 'test' of NUDT-MIRSDT is empty"):
+        index.split("test")
+    with pytest.raises(InputError, match="has no split 'validation'"):
+        index.split("validation")
+
+
+def test_two_files_of_one_frame_are_an_error(tmp_path):
+    write_pairs(tmp_path / "images", tmp_path / "masks", ["a"])
+    write_image(tmp_path / "images" / "a.jpg", frame_and_mask(0)[0])
+    with pytest.raises(InputError, match="bear the same name"):
+        open_dataset(tmp_path)
+
+
+def test_every_dataset_of_the_catalog_has_a_path():
+    assert set(DATASET_PATHS) == set(CATALOG)
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="real data not present")
+@pytest.mark.parametrize(
+    ("name", "train", "test"), [("NUDT-SIRST", 663, 664), ("NUAA-SIRST", 213, 214), ("HALMSTAD-IR", 16, 8)]
+)
+def test_real_datasets(name, train, test):
+    index = open_dataset(name, REAL)
+    assert (len(index.split("train")), len(index.split("test"))) == (train, test)
+    assert not index.missing_entries
+    assert all(frame.mask is not None for sequence in index.sequences for frame in sequence.frames)

@@ -1,0 +1,110 @@
+"""DATransNet equals the published network: its recorded answers, and the plain form at other sizes."""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from models import build_model
+from models.ops import gradient_attention
+from models.ops.gradient_attention import surround_kernel
+from tests.reference.network_cases import assert_same, fill_deterministically
+from tests.reference.plain_datransnet import PlainDATransNet, surround
+
+RECORDED = Path(__file__).parents[1] / "reference" / "recorded_datransnet.npz"
+
+
+def pair(image_size=256, seed=0):
+    """The fast and the plain network with the same weights, in float64."""
+    plain = PlainDATransNet(image_size)
+    fill_deterministically(plain, seed)
+    fast = build_model("datransnet", image_size=image_size)
+    fast.load_state_dict(fast.from_published(plain.state_dict()))
+    return fast.double(), plain.double()
+
+
+def image(height, width, batch=1, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(batch, 1, height, width, generator=generator, dtype=torch.float64)
+
+
+def test_recorded_answer():
+    """Logits of the plain form with these weights, recorded once it had reproduced the published network's own."""
+    fast, _ = pair()
+    with torch.no_grad():
+        logits = fast.eval()(image(64, 96)[:, None])
+    np.testing.assert_allclose(logits.numpy(), np.load(RECORDED)["logits"], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize(
+    ("height", "width", "image_size", "seed"), [(32, 32, 256, 0), (64, 96, 256, 1), (96, 32, 512, 2)]
+)
+def test_forward_and_gradients_equal_the_plain_form(height, width, image_size, seed, train):
+    fast, plain = pair(image_size, seed)
+    x = image(height, width, batch=2)
+    assert_same(fast, plain, x, lambda net, x: [net(x[:, None])], lambda net, x: [net(x)], train, tolerance=1e-9)
+
+
+def test_bands_do_not_change_the_result(monkeypatch):
+    """One band of rows for all, or a row at a time: the same sums, and the same gradients."""
+    fast, plain = pair()
+    monkeypatch.setattr(gradient_attention, "BAND_BYTES", 1)
+    x = image(32, 64, batch=2)
+    assert_same(fast, plain, x, lambda net, x: [net(x[:, None])], lambda net, x: [net(x)], True, tolerance=1e-9)
+
+
+def test_float32_differs_by_rounding_only():
+    fast, _ = pair()
+    x = image(64, 64)
+    with torch.no_grad():
+        exact = fast.eval()(x[:, None])
+        single = copy.deepcopy(fast).float()(x[:, None].float())
+    assert (single - exact).abs().median() <= 1e-6
+
+
+def test_image_size_scales_the_scores():
+    """The side it is built for is part of the network: 512 gives other logits than 256 with the same weights."""
+    fast, _ = pair(256)
+    other, _ = pair(512)
+    x = image(64, 64)[:, None]
+    with torch.no_grad():
+        assert (fast.eval()(x) - other.eval()(x)).abs().max() > 1e-6
+
+
+def test_surround_kernel_by_hand():
+    """A weight of 1 on the right-hand neighbour of channel 1 alone: the kernel is that tap minus the centre."""
+    taps = torch.zeros(1, 8 * 2)
+    taps[0, 4 * 2 + 1] = 1.0  # direction 4 of raster order without the centre is "right"; channel 1 of 2
+    kernel = surround_kernel(taps)
+    expected = torch.zeros(1, 2, 3, 3)
+    expected[0, 1, 1, 2], expected[0, 1, 1, 1] = 1.0, -1.0
+    assert torch.equal(kernel, expected)
+
+
+def test_surround_kernel_equals_the_surround():
+    x = image(9, 7, batch=2).repeat(1, 3, 1, 1) * torch.tensor([1.0, 2.0, -1.0]).view(3, 1, 1)
+    taps = torch.randn(5, 8 * 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    padded = torch.nn.functional.pad(x, (3,) * 4, mode="reflect")
+    fast = torch.nn.functional.conv2d(padded, surround_kernel(taps), dilation=3)
+    plain = torch.nn.functional.conv2d(surround(x, 3), taps[..., None, None])
+    torch.testing.assert_close(fast, plain, rtol=0, atol=1e-12)
+
+
+def test_single_equals_batched():
+    fast, _ = pair()
+    x = image(32, 64, batch=3)[:, None]
+    with torch.no_grad():
+        batched = fast.eval()(x)
+        single = torch.cat([fast(sample[None]) for sample in x])
+    torch.testing.assert_close(batched, single, rtol=0, atol=1e-12)
+
+
+def test_a_quiet_start_says_two_percent():
+    network = build_model("datransnet").eval()
+    network.start_quietly()
+    with torch.no_grad():
+        logit = network.head.logit(torch.zeros(1, 16, 2, 2))
+    torch.testing.assert_close(logit.sigmoid(), torch.full((1, 1, 2, 2), 0.02))

@@ -1,0 +1,196 @@
+"""SGMP-UNet equals the published network: its recorded answers, and the plain form at other sizes."""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torchvision.models.swin_transformer import ShiftedWindowAttentionV2
+from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d
+
+from models import build_model
+from models.ops import window_attention
+from models.ops.attention import multihead_attention
+from models.ops.mlp import chunked_mlp
+from models.ops.norms import NarrowLayerNorm
+from models.ops.pooling import MeanAndMax
+from models.ops.window_attention import FastWindowAttention3d, FastWindowAttentionV2
+from tests.reference.network_cases import assert_same, fill_deterministically
+from tests.reference.plain_sgmp_unet import PlainSGMPUNet
+
+RECORDED = Path(__file__).parents[1] / "reference" / "recorded_sgmp_unet.npz"
+
+
+@pytest.fixture(scope="module")
+def networks():
+    """The fast and the plain network with the same weights, in float64."""
+    plain = PlainSGMPUNet()
+    fill_deterministically(plain)
+    fast = build_model("sgmp_unet")
+    fast.load_state_dict(fast.from_published(plain.state_dict()))
+    return fast.double(), plain.double()
+
+
+def clip(height, width, batch=1, frames=6, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(batch, frames, 3, height, width, generator=generator, dtype=torch.float64)
+
+
+def test_recorded_answer(networks):
+    """Outputs of the plain form with these weights, recorded once it had reproduced the published network's own."""
+    with torch.no_grad():
+        outputs = networks[0].eval()(clip(32, 64), with_aux=True)
+    expected = np.load(RECORDED)["outputs"]
+    np.testing.assert_allclose(torch.cat(outputs).numpy(), expected, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize(("height", "width", "batch"), [(32, 32, 2), (64, 96, 1)])
+def test_forward_and_gradients_equal_the_plain_form(networks, height, width, batch, train):
+    fast, plain = (copy.deepcopy(network) for network in networks)
+    assert_same(
+        fast,
+        plain,
+        clip(height, width, batch),
+        lambda net, x: net(x, with_aux=True),
+        lambda net, x: net(x.transpose(1, 2)),
+        train,
+        tolerance=1e-7,
+    )
+
+
+def test_float32_differs_by_rounding_only(networks):
+    x = clip(64, 64)
+    with torch.no_grad():
+        exact = networks[0].eval()(x)
+        single = copy.deepcopy(networks[0]).float()(x.float())
+    assert (single - exact).abs().median() <= 1e-4
+
+
+WINDOWS = [
+    (FastWindowAttention3d, ShiftedWindowAttention3d, (8, 7, 7), (4, 3, 3), (1, 3, 16, 23, 12)),  # pads, shifts
+    (FastWindowAttention3d, ShiftedWindowAttention3d, (8, 7, 7), (4, 3, 3), (2, 3, 7, 14, 12)),  # one side one window
+    (FastWindowAttention3d, ShiftedWindowAttention3d, (2, 3, 4), (1, 1, 2), (2, 5, 6, 9, 12)),  # shifts in time too
+    (FastWindowAttention3d, ShiftedWindowAttention3d, (8, 7, 7), (0, 0, 0), (1, 3, 3, 4, 12)),  # smaller than a window
+    (FastWindowAttentionV2, ShiftedWindowAttentionV2, (7, 7), (3, 3), (2, 15, 22, 12)),
+    (FastWindowAttentionV2, ShiftedWindowAttentionV2, (7, 7), (3, 3), (1, 5, 15, 12)),
+    (FastWindowAttentionV2, ShiftedWindowAttentionV2, (7, 7), (0, 0), (2, 14, 8, 12)),
+    (FastWindowAttentionV2, ShiftedWindowAttentionV2, (7, 7), (0, 0), (2, 14, 7, 12)),  # its windows lie as the input
+]
+
+
+@pytest.mark.parametrize(("scores_bytes", "kept_ratio"), [(1, 0), (1 << 22, 1000)])
+@pytest.mark.parametrize(("fast_class", "plain_class", "window", "shift", "shape"), WINDOWS)
+def test_window_attention_equals_torchvision(
+    monkeypatch, fast_class, plain_class, window, shift, shape, scores_bytes, kept_ratio
+):
+    monkeypatch.setattr(window_attention, "SCORES_BYTES", scores_bytes)
+    monkeypatch.setattr(window_attention, "KEPT_RATIO", kept_ratio)
+    plain = plain_class(12, list(window), list(shift), 3).double()
+    fill_deterministically(plain)
+    fast = fast_class(12, list(window), list(shift), 3).double()
+    fast.load_state_dict(plain.state_dict())
+    x = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    results = []
+    for module in (fast, plain):
+        inputs = x.clone().requires_grad_()
+        out = module(inputs)
+        (out * torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)).sum().backward()
+        results.append([out.detach(), inputs.grad, *(weight.grad for weight in module.parameters())])
+    for mine, reference in zip(*results, strict=True):
+        torch.testing.assert_close(mine, reference, rtol=0, atol=1e-10 * max(1.0, reference.abs().max().item()))
+    inputs = x.clone()
+    with torch.no_grad():  # without gradients it computes in another order, and must not write over its input
+        torch.testing.assert_close(fast(inputs), results[1][0], rtol=0, atol=1e-10)
+    assert torch.equal(inputs, x)
+
+
+@pytest.mark.parametrize("hidden_bytes", [1, 1 << 21])
+def test_chunked_mlp_equals_the_whole(monkeypatch, hidden_bytes):
+    monkeypatch.setattr("models.ops.mlp.HIDDEN_BYTES", hidden_bytes)
+    block = build_model("sgmp_unet").head.blocks[0][0].double()
+    results = []
+    for function in (lambda x: chunked_mlp(x, block.mlp), block.mlp):
+        x = torch.randn(2, 3, 5, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        block.zero_grad()
+        function(x).square().sum().backward()
+        results.append([x.grad, *(weight.grad for weight in block.mlp.parameters())])
+    for mine, reference in zip(*results, strict=True):
+        torch.testing.assert_close(mine, reference, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("channels", [6, 24])
+def test_the_narrow_norm_equals_layer_norm(channels):
+    generator = torch.Generator().manual_seed(0)
+    x, grad = torch.randn(2, 3, 5, 4, channels, generator=generator, dtype=torch.float64)
+    plain = torch.nn.LayerNorm(channels).double()
+    fill_deterministically(plain)
+    narrow = NarrowLayerNorm(channels).double()
+    narrow.load_state_dict(plain.state_dict())
+    results = []
+    for module in (narrow, plain):
+        inputs = x.clone().requires_grad_()
+        out = module(inputs)
+        out.backward(grad)
+        results.append([out.detach(), inputs.grad, module.weight.grad, module.bias.grad])
+    for mine, reference in zip(*results, strict=True):
+        torch.testing.assert_close(mine, reference, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("sides", [(2, 3), (1,)])
+def test_mean_and_maximum_equal_pytorchs_also_where_maxima_tie(sides):
+    x = torch.randn(2, 4, 5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64).round()
+    results = []
+    for pool in (MeanAndMax.apply, lambda x, sides: (x.mean(sides, keepdim=True), x.amax(sides, keepdim=True))):
+        inputs = x.clone().requires_grad_()
+        mean, largest = pool(inputs, sides)
+        (mean.square().sum() + (3 * largest.square()).sum()).backward()
+        results.append([mean.detach(), largest.detach(), inputs.grad])
+    for mine, reference in zip(*results, strict=True):
+        torch.testing.assert_close(mine, reference, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("heads", "positions"), [(3, 10), (3, 9), (2, 10)])  # in halves; odd; even heads
+def test_the_fusions_attention_is_pytorchs(heads, positions):
+    module = torch.nn.MultiheadAttention(12, heads, batch_first=True).double()
+    fill_deterministically(module)
+    tokens = torch.randn(2, 1, positions, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    results = []
+    for attend in (multihead_attention, lambda m, query, key, value: m(query, key, value)[0]):
+        query, key = (part.clone().requires_grad_() for part in tokens)
+        module.zero_grad()
+        out = attend(module, query, key, query)
+        out.pow(3).sum().backward()
+        results.append([out.detach(), query.grad, key.grad, *(weight.grad for weight in module.parameters())])
+    for mine, reference in zip(*results, strict=True):
+        torch.testing.assert_close(mine, reference, rtol=0, atol=1e-10)
+
+
+def test_a_quiet_start_says_two_percent_and_passes_the_skips_on():
+    torch.manual_seed(0)
+    network = build_model("sgmp_unet").double().eval()
+    network.start_quietly()
+    block = network.decoder.blocks[0][0]
+    x = torch.randn(1, 8, 8, 384, dtype=torch.float64)
+    with torch.no_grad():
+        assert torch.equal(block(x), x)
+        for conv in (*network.head.side, network.head.main):
+            empty = conv.weight.new_zeros(1, conv.in_channels, 1, 1)
+            if conv is network.head.main:
+                empty += network.head.side[0].bias
+            torch.testing.assert_close(conv(empty).sigmoid().item(), 0.02)
+
+
+def test_every_parameter_gets_a_gradient_without_auxiliary_losses(networks):
+    fast = copy.deepcopy(networks[0]).train()
+    fast(clip(32, 32, batch=2)).square().mean().backward()
+    assert [name for name, weight in fast.named_parameters() if weight.grad is None] == []
+
+
+def test_single_equals_batched(networks):
+    x = clip(32, 64, batch=2)
+    with torch.no_grad():
+        batched = networks[0].eval()(x)
+        single = torch.cat([networks[0](sample[None]) for sample in x])
+    torch.testing.assert_close(batched, single, rtol=0, atol=1e-7)

@@ -1,0 +1,391 @@
+"""Every command, given wrong input on purpose: one clear sentence on stderr, exit code 2, no traceback."""
+
+import importlib
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from models import build_model
+from tests.reference.datasets_folders import frame_and_mask, write_image, write_lists, write_pairs, write_sequences
+from utils.checkpoint import save_checkpoint
+from utils.errors import run_main
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMANDS = {
+    "train": "train_script.train",
+    "inference": "test_script.inference",
+    "predict": "test_script.predict",
+    "evaluate": "test_script.evaluate",
+    "export": "test_script.export",
+    "benchmark": "test_script.benchmark",
+    "check": "datasets.check",
+    "synthetic": "datasets.synthetic",
+}
+
+
+def load(command: str) -> Callable[[list[str]], int | None]:
+    return importlib.import_module(COMMANDS[command]).main
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> dict[str, str]:
+    """Paths by name: good things to combine with bad ones, and bad ones."""
+    root = tmp_path_factory.mktemp("world")
+    torch.manual_seed(0)
+    save_checkpoint(root / "net.pth", build_model("datransnet"), {})
+    (root / "text.pth").write_text("this is no checkpoint\n")
+    (root / "cut.pth").write_bytes((root / "net.pth").read_bytes()[:5000])
+    (root / "empty").mkdir()
+    (root / "text.txt").write_text("a text\n")
+    (root / "text.png").write_text("this is no image\n")
+    (root / "text.mp4").write_text("this is no video\n")
+    (root / "file").write_text("")
+    (root / "empty.png").write_bytes(b"")
+    (root / "unknown.yaml").write_text("learning_rate: 0.1\n")
+    (root / "wrong_type.yaml").write_text("epochs: many\n")
+    (root / "list.yaml").write_text("- epochs\n")
+    (root / "latin.yaml").write_bytes("dataset: f\xfcr\n".encode("latin-1"))
+    torch.save({"layer.weight": torch.zeros(3)}, root / "foreign.pth")
+    (root / "foreign_run").mkdir()
+    (root / "foreign_run" / "run.json").write_text("{")
+
+    good = root / "good"
+    write_pairs(good / "images", good / "masks", list("abcdefgh"))
+    write_lists(good, train=list("abcdef"), test=["g", "h"])
+    write_sequences(root / "video", ["s1", "s2", "s3"])
+    write_lists(root / "video", train=["s1", "s2"], val=["s3"])
+    for name in ("text_image", "text_mask", "other_size"):
+        folder = root / name
+        write_pairs(folder / "images", folder / "masks", list("abcdefgh"))
+        write_lists(folder, train=list("abcdef"), test=["g", "h"])
+        for frame in "abcdefgh":
+            if name == "other_size":
+                write_image(folder / "masks" / f"{frame}.png", frame_and_mask(0, (48, 48))[1])
+            else:
+                (folder / name.replace("text_", "").replace("image", "images").replace("mask", "masks")).joinpath(
+                    f"{frame}.png"
+                ).write_text("no image\n")
+
+    write_pairs(root / "no_masks" / "images", root / "no_masks" / "masks", list("abcd"))
+    for mask in (root / "no_masks" / "masks").iterdir():
+        mask.unlink()
+    write_pairs(root / "other_list" / "images", root / "other_list" / "masks", list("abcd"))
+    write_lists(root / "other_list", train=["x", "y"], test=["z"])
+    np.save(root / "colour.npy", np.zeros((32, 40, 3), np.float32))
+    np.save(root / "objects.npy", np.array([{}]), allow_pickle=True)
+    (root / "cut.npy").write_bytes((root / "colour.npy").read_bytes()[:200])
+    for name in ("colour", "objects", "cut"):
+        (root / f"{name}_predictions").mkdir()
+        (root / f"{name}.npy").rename(root / f"{name}_predictions" / "a.npy")
+    (root / "one_mask").mkdir()
+    write_image(root / "one_mask" / "a.png", frame_and_mask(0)[1])
+    (root / "three.csv").write_text("a,b,c\n")
+
+    for name in ("text_predictions", "small_predictions", "wide_predictions", "nan_predictions"):
+        for frame in "abcdefgh":
+            path = root / name / f"{frame}.npy"
+            path.parent.mkdir(exist_ok=True)
+            if name == "text_predictions":
+                path.with_suffix(".png").write_text("no image\n")
+            elif name == "small_predictions":
+                write_image(path.with_suffix(".png"), np.zeros((16, 16), np.uint8))
+            else:
+                np.save(path, np.full((32, 40), np.nan if name == "nan_predictions" else 7.0, np.float32))
+    (root / "one_prediction").mkdir()
+    np.save(root / "one_prediction" / "a.npy", np.zeros((32, 40), np.float32))
+    paths = {path.stem if path.is_dir() else path.name: str(path) for path in root.iterdir()}
+    return {
+        **paths,
+        "nowhere": str(root / "nowhere"),
+        "unwritable": str(root / "file" / "out"),
+        "out": str(root / "out"),
+    }
+
+
+# command, arguments ({name}: a path of `world`), what the sentence must say
+CASES = [
+    ("train", "--dataset NUDT-SIRTS", "NUDT-SIRST"),
+    ("train", "--dataset {nowhere}", "nowhere"),
+    ("train", "--dataset {text.txt}", "text.txt"),
+    ("train", "--dataset {empty}", "no dataset layout recognised"),
+    ("train", "--dataset {text_image} --model datransnet --select_on test --batch_size 2", "no whole png"),
+    ("train", "--dataset {text_mask} --model datransnet --select_on test --batch_size 2", "no whole png"),
+    ("train", "--dataset {other_size} --model datransnet --select_on test --batch_size 2", "48 x 48"),
+    ("train", "--dataset {good} --model datransnet --init_weights {nowhere}", "no checkpoint file"),
+    ("train", "--dataset {good} --model datransnet --init_weights {text.pth}", "not a checkpoint"),
+    ("train", "--dataset {good} --model sgmp_unet --init_weights {net.pth}", "datransnet checkpoint"),
+    ("train", "--dataset {good} --model datransnet --resume {nowhere}", "nowhere"),
+    ("train", "--dataset {good} --model datransnet --resume {text.pth}", "not a checkpoint"),
+    ("train", "--config datransnet_fats", "datransnet_fast"),
+    ("train", "--config {nowhere}", "no configuration"),
+    ("train", "--config {text.txt}", "text.txt"),
+    ("train", "--dataset {good} --model datransnet --output_root {unwritable} --batch_size 2", "cannot write"),
+    ("train", "--dataset {good} --model datransnet --batch_size 4000", "batch_size 4000"),
+    ("train", "--dataset {good} --epochs many", "many"),
+    ("train", "--dataset {good} --epoch 3", "epochs"),
+    ("train", "--dataset {good} --model unet", "sgmp_unet"),
+    ("train", "--dataset {good} --model datransnet --device cuda:77", "cuda:77"),
+    ("train", "--dataset {good} --model datransnet --protocol standrad", "standard"),
+    ("train", "datransnet_fast", "--config datransnet_fast"),
+    ("train", "--config {unknown.yaml}", "'learning_rate'"),
+    ("train", "--config {wrong_type.yaml}", "'many', expected integer"),
+    ("train", "--config {list.yaml}", "name: value"),
+    ("train", "--config {latin.yaml}", "cannot read the configuration"),
+    ("train", "--config {empty}", "no configuration"),
+    ("train", "--dataset {good} --model datransnet --init_weights {foreign.pth}", "unknown network"),
+    ("train", "--dataset {good} --model datransnet --resume {net.pth}", "--init_weights"),
+    ("train", "--dataset {good} --model datransnet --resume {empty}", "does not exist"),
+    ("train", "--dataset {good} --model datransnet --pretrained_backbone {net.pth}", "no pretrained backbone"),
+    ("train", "--dataset {video} --pretrained_backbone {text.pth}", "cannot read the backbone weights"),
+    ("train", "--dataset {video} --pretrained_backbone {nowhere}", "cannot read the backbone weights"),
+    ("train", "--dataset {video} --num_frames 5", "num_frames=5"),
+    ("train", "--dataset {good} --model datransnet --train_size 100", "multiple of 32"),
+    ("train", "--dataset {good} --model datransnet --select_by iuo", "iou"),
+    ("train", "--dataset {good} --model datransnet --amp fp16 --device cpu", "CUDA"),
+    ("train", "--dataset {good} --model datransnet --device meta", "'meta'"),
+    ("train", "--dataset {no_masks} --model datransnet", "has a mask"),
+    ("train", "--dataset {other_list} --model datransnet", "none of its entries"),
+    ("inference", "--dataset {good}", "--model_path"),
+    ("inference", "--dataset {good} --model_path {nowhere}", "no checkpoint file"),
+    ("inference", "--dataset {good} --model_path {empty}", "is a folder"),
+    ("inference", "--dataset {good} --model_path {text.pth}", "not a checkpoint"),
+    ("inference", "--dataset {good} --model_path {cut.pth}", "truncated"),
+    ("inference", "--dataset NUDT-SIRTS --model_path {net.pth}", "NUDT-SIRST"),
+    ("inference", "--dataset IRDST --data_root {nowhere} --model_path {net.pth}", "IRDST"),
+    ("inference", "--dataset {nowhere} --model_path {net.pth}", "nowhere"),
+    ("inference", "--dataset {empty} --model_path {net.pth}", "no dataset layout recognised"),
+    ("inference", "--dataset {text_image} --model_path {net.pth} --output_dir {out}/1", "no whole png"),
+    ("inference", "--dataset {text_mask} --model_path {net.pth} --output_dir {out}/2", "no whole png"),
+    ("inference", "--dataset {other_size} --model_path {net.pth} --output_dir {out}/3", "48 x 48"),
+    ("inference", "--dataset {good} --model_path {net.pth} --split vall", "'vall'"),
+    ("inference", "--dataset {good} --model_path {net.pth} --protocol standrad", "standard"),
+    ("inference", "--dataset {good} --model_path {net.pth} --output_dir {unwritable}", "cannot write"),
+    ("inference", "--dataset {good} --model_path {net.pth} --device gpu", "'gpu'"),
+    ("inference", "--dataset {good} --model_path {net.pth} --scales -1", "-1"),
+    ("inference", "--dataset {good} --model_path {net.pth} --scales nan", "nan"),
+    ("inference", "--dataset {good} --model_path {net.pth} --num_workers -1", "--num_workers is -1"),
+    ("inference", "--dataset {good} --model_path {net.pth} --device meta", "'meta'"),
+    ("inference", "--dataset {good} --model_path {net.pth} --flips", "--flips"),
+    ("inference", "--dataset {good} --model_path {net.pth} --output_dir {foreign_run}", "run.json"),
+    ("inference", "--dataset {good} --model_path {net.pth} --output_dir {foreign_run} --resume", "run.json"),
+    ("inference", "--dataset {good} --model_path {net.pth} --output_dir {file}", "file is not a folder"),
+    ("inference", "--dataset {good} --model_path {foreign.pth}", "unknown network"),
+    ("inference", "--dataset {no_masks} --model_path {net.pth}", "has a mask"),
+    ("inference", "--dataset {other_list} --model_path {net.pth}", "none of its entries"),
+    ("predict", "--model_path {net.pth}", "--input"),
+    ("predict", "--input {good}/images --model_path {nowhere}", "no checkpoint file"),
+    ("predict", "--input {good}/images --model_path {text.png}", "not a checkpoint"),
+    ("predict", "--input {nowhere} --model_path {net.pth}", "does not exist"),
+    ("predict", "--input {empty} --model_path {net.pth}", "holds no images"),
+    ("predict", "--input {text.png} --model_path {net.pth} --output_dir {out}/4", "no whole png"),
+    ("predict", "--input {text.txt} --model_path {net.pth}", "neither an image"),
+    ("predict", "--input {text.mp4} --model_path {net.pth}", "cannot open video"),
+    ("predict", "--input {good}/images --model_path {net.pth} --output_dir {unwritable}", "cannot write"),
+    ("predict", "--input {good}/images --model_path {net.pth} --threshold 50", "threshold 50"),
+    ("predict", "--input {good}/images --model_path {net.pth} --tile 8", "tile size 8"),
+    ("predict", "--input {good}/images --model_path {net.pth} --device cuda:77", "cuda:77"),
+    ("predict", "--input {good}/images --model_path {net.pth} --output_dir {file}", "file is not a folder"),
+    ("predict", "--input {good}/images --model_path {net.pth} --fps 0", "--fps is 0"),
+    ("predict", "--input {good}/images --model_path {net.pth} --fps nan", "--fps is nan"),
+    ("predict", "--input {good}/images --model_path {net.pth} --labels x", "--labels"),
+    ("predict", "--input {empty.png} --model_path {net.pth} --output_dir {out}/5", "no whole png"),
+    ("evaluate", "--masks {good}/masks", "--predictions is missing"),
+    ("evaluate", "--predictions {good}/masks", "--masks is missing"),
+    ("evaluate", "--predictions {nowhere} --masks {good}/masks", "nowhere"),
+    ("evaluate", "--predictions {empty} --masks {good}/masks", "holds no"),
+    ("evaluate", "--predictions {good}/masks --masks {empty}", "holds no"),
+    ("evaluate", "--predictions {text_predictions} --masks {good}/masks", "no whole png"),
+    ("evaluate", "--predictions {small_predictions} --masks {good}/masks", "16 x 16"),
+    ("evaluate", "--predictions {wide_predictions} --masks {good}/masks", "--logits"),
+    ("evaluate", "--predictions {nan_predictions} --masks {good}/masks", "NaN"),
+    ("evaluate", "--predictions {one_prediction} --masks {good}/masks", "no prediction for the mask b"),
+    ("evaluate", "--predictions {good}/masks --masks {good}/masks --logits", "cannot hold logits"),
+    ("evaluate", "--predictions {good}/masks --masks {good}/masks --protocol standrad", "standard"),
+    ("evaluate", "--predictions {good}/masks --masks {good}/masks --list {nowhere}", "nowhere"),
+    ("evaluate", "--predictions {good}/masks --masks {good}/masks --output {unwritable}.json", "cannot write"),
+    ("evaluate", "--predictions {good}/masks --masks {good}/masks --per_image {unwritable}.csv", "cannot write"),
+    ("evaluate", "--predictions {good}/masks --masks {good}/masks --curves {unwritable}", "cannot write"),
+    ("evaluate", "--predictions {good}/masks --masks {good}/masks --protocol all standrad", "standrad"),
+    ("evaluate", "--predictions {good}/masks --masks {good}/masks --output {empty}", "it is a folder"),
+    ("evaluate", "--predictions {good}/masks --masks {good}/masks --curves {file}", "file is not a folder"),
+    ("evaluate", "--predictions {good}/masks --masks {good}/masks --list {file}", "is empty"),
+    ("evaluate", "--predictions {good}/masks --masks {good}/masks --groups {three.csv}", "NAME,GROUP"),
+    ("evaluate", "--predictions {good}/masks --masks {good}/masks --protcol all", "--protcol"),
+    ("evaluate", "--predictions {colour_predictions} --masks {one_mask}", "expected [H, W]"),
+    ("evaluate", "--predictions {objects_predictions} --masks {one_mask}", "cannot read"),
+    ("evaluate", "--predictions {cut_predictions} --masks {one_mask}", "cannot read"),
+    ("export", "--output {out}/m.onnx", "--model_path"),
+    ("export", "--model_path {nowhere} --output {out}/m.onnx", "no checkpoint file"),
+    ("export", "--model_path {text.pth} --output {out}/m.onnx", "not a checkpoint"),
+    ("export", "--model_path {net.pth} --output {out}/m.onnx --size 100 100", "multiples of 32"),
+    ("export", "--model_path {net.pth} --output {out}/m.onnx --size 0 0", "multiples of 32"),
+    ("export", "--model_path {net.pth} --output {empty}", "it is a folder"),
+    ("export", "--model_path {net.pth} --output {unwritable}.onnx", "cannot write"),
+    ("benchmark", "--model unet", "sgmp_unet"),
+    ("benchmark", "--model datransnet --num_frames 6", "num_frames"),
+    ("benchmark", "--model datransnet --amp fp8", "bf16"),
+    ("benchmark", "--model datransnet --device meta", "'meta'"),
+    ("benchmark", "--model datransnet --output {empty}", "it is a folder"),
+    ("benchmark", "--model datransnet --size 100 100", "32"),
+    ("benchmark", "--model datransnet --device cuda:77", "cuda:77"),
+    ("benchmark", "--model datransnet --batch_size 0", "batch"),
+    ("check", "", "--dataset"),
+    ("check", "--dataset NUDT-SIRTS", "NUDT-SIRST"),
+    ("check", "--dataset {nowhere}", "nowhere"),
+    ("check", "--dataset {empty}", "no dataset layout recognised"),
+    ("check", "--dataset {good} --preview sheet.gif", "sheet.gif"),
+    ("check", "--dataset {good} --preview {unwritable}.png", "cannot write"),
+    ("check", "--dataset {good} --previw sheet.png", "--previw"),
+    ("synthetic", "", "--output"),
+    ("synthetic", "--output {file}/new --sequences 1 --frames 1", "file is not a folder"),
+    ("synthetic", "--output {out}/6 --seed -1", "--seed -1"),
+    ("synthetic", "--output {out}/6 --speed inf inf", "--speed inf inf"),
+    ("synthetic", "--output {good}", "not empty"),
+    ("synthetic", "--output {unwritable} --sequences 1 --frames 1", "cannot write"),
+    ("synthetic", "--output {out}/6 --size 8 8", "32 x 32"),
+    ("synthetic", "--output {out}/6 --sequences 0", "at least 1"),
+    ("synthetic", "--output {out}/6 --snr 8 2", "--snr 8.0 2.0"),
+    ("synthetic", "--output {out}/6 --targets -1 2", "--targets -1 2"),
+    ("synthetic", "--output {out}/6 --bits 12", "12"),
+    ("synthetic", "--output {out}/6 --clutter rain", "cloud"),
+    ("synthetic", "--output {out}/6 --val_share 2", "val_share"),
+]
+
+
+def run(command: str, arguments: str, world: dict[str, str], folder: Path, monkeypatch) -> int:
+    """Exit code of a command as `python -m` runs it, in an empty folder."""
+    monkeypatch.chdir(folder)
+    filled = [re.sub(r"{([^}]+)}", lambda match: world[match[1]], word) for word in arguments.split()]
+    with pytest.raises(SystemExit) as end:
+        run_main(lambda: load(command)(filled))
+    return end.value.code
+
+
+def sentence(stderr: str) -> str:
+    """The one error line of stderr, after argparse's usage if it is argparse that complains."""
+    assert "Traceback" not in stderr, stderr
+    usage = re.match(r"usage: .*\n( .*\n)*", stderr)
+    lines = stderr[usage.end() if usage else 0 :].splitlines()
+    errors = [line for line in lines if re.match(r"(python -m \S+: )?error: ", line)]
+    assert len(errors) == 1, stderr
+    rest = lines[lines.index(errors[0]) + 1 :]
+    assert all(line.startswith("  ") for line in rest), stderr  # a list of choices may follow
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(("command", "arguments", "said"), CASES, ids=[f"{c} {a}".strip() for c, a, _ in CASES])
+def test_wrong_input(command, arguments, said, world, tmp_path, monkeypatch, capfd):
+    code = run(command, arguments, world, tmp_path, monkeypatch)
+    error = sentence(capfd.readouterr().err)
+    assert code == 2
+    assert said in error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 1 TiB"),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 409600000000 bytes"),
+    ],
+    ids=["python", "GPU", "CPU"],
+)
+def test_too_little_memory_is_one_sentence(error, world, tmp_path, monkeypatch, capfd):
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr("test_script.benchmark.count_parameters", fail)
+    assert run("benchmark", "--model datransnet", world, tmp_path, monkeypatch) == 2
+    assert "too little memory; lower --batch_size" in sentence(capfd.readouterr().err)
+
+
+def test_an_error_of_ours_keeps_its_traceback(world, tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr("test_script.benchmark.count_parameters", fail)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        run_main(lambda: load("benchmark")(["--model", "datransnet"]))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_permission_to_write(command, world, tmp_path, monkeypatch, capfd):
+    """As the operating system says it; for root, who may write everywhere, as a file system mounted read-only does."""
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o555)
+    if os.access(locked, os.W_OK):
+
+        def refuse(*arguments, **options):
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr("tempfile.mkstemp", refuse)
+        monkeypatch.setattr("tempfile.mkdtemp", refuse)
+    for work in ("test_script.export.export", "test_script.evaluate.measure", "test_script.benchmark.count_parameters",
+                 "datasets.check.check_dataset", "train_script.train.run_epochs"):  # fmt: skip
+        monkeypatch.setattr(work, lambda *arguments, **options: pytest.fail("long work before the disk was tried"))
+    arguments = {
+        "train": "--dataset {good} --model datransnet --batch_size 2 --output_root locked",
+        "inference": "--dataset {good} --model_path {net.pth} --output_dir locked/out",
+        "predict": "--input {good}/images --model_path {net.pth} --output_dir locked/out",
+        "evaluate": "--predictions {good}/masks --masks {good}/masks --output locked/figures.json",
+        "export": "--model_path {net.pth} --output locked/net.onnx --size 32 32",
+        "benchmark": "--model datransnet --size 32 32 --output locked/figures.json",
+        "check": "--dataset {good} --preview locked/sheet.png",
+        "synthetic": "--output locked/new --sequences 1 --frames 1",
+    }[command]
+    code = run(command, arguments, world, tmp_path, monkeypatch)
+    error = sentence(capfd.readouterr().err)
+    assert code == 2
+    assert "cannot write" in error and "ermission" in error
+
+
+@pytest.mark.parametrize("broken", ["text_image", "other_size"])
+@pytest.mark.parametrize("command", ["train", "inference"])
+def test_an_error_in_a_worker_is_one_sentence_too(command, broken, world, tmp_path, monkeypatch, capfd):
+    """PyTorch hands it on as the text of a traceback."""
+    arguments = {
+        "train": f"--dataset {{{broken}}} --model datransnet --select_on test --batch_size 2 --num_workers 1",
+        "inference": f"--dataset {{{broken}}} --model_path {{net.pth}} --num_workers 1",
+    }[command]
+    code = run(command, arguments, world, tmp_path, monkeypatch)
+    error = sentence(capfd.readouterr().err)
+    assert code == 2
+    assert ("no whole png" if broken == "text_image" else "48 x 48") in error
+    assert "DataLoader" not in error
+
+
+def test_check_names_bad_files_and_ends_with_1(world, tmp_path, monkeypatch, capfd):
+    assert run("check", "--dataset {text_image}", world, tmp_path, monkeypatch) == 1
+    assert "WRONG: 8 unreadable files" in capfd.readouterr().out
+    assert run("check", "--dataset {other_size}", world, tmp_path, monkeypatch) == 1
+    assert "48 x 48" in capfd.readouterr().out
+
+
+def test_masks_of_any_depth_give_the_same_figures(world, tmp_path, monkeypatch, capfd):
+    """A mask of full precision is no error: 16-bit and float masks mean what 8-bit ones mean."""
+    tables = []
+    for name, convert in {
+        "8bit.png": lambda mask: mask,
+        "16bit.png": lambda mask: mask.astype(np.uint16) * 257,
+        "float.tif": lambda mask: (mask > 0).astype(np.float32),
+    }.items():
+        folder = tmp_path / name
+        for path in sorted(Path(world["good"], "masks").iterdir()):
+            mask = convert(cv2.imread(str(path), cv2.IMREAD_UNCHANGED))
+            write_image(folder / f"{path.stem}{Path(name).suffix}", mask)
+        run("evaluate", f"--predictions {{good}}/masks --masks {folder}", world, tmp_path, monkeypatch)
+        tables.append(capfd.readouterr().out)
+    assert "8 images, 8 targets" in tables[0] and tables[1] == tables[0] and tables[2] == tables[0]
+
+
+@pytest.mark.parametrize("module", COMMANDS.values())
+def test_every_command_runs_through_run_main(module):
+    source = ROOT.joinpath(*module.split(".")).with_suffix(".py").read_text(encoding="utf-8")
+    assert source.endswith('if __name__ == "__main__":\n    run_main(main)\n')

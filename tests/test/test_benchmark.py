@@ -1,0 +1,131 @@
+"""The benchmark command counts what it says, and times and measures the forward pass alone."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from models import build_model
+from models.ops.mlp import chunked_mlp
+from models.sgmp_encoder import FastWindowAttention3d
+from test_script import benchmark
+from utils.errors import InputError
+
+SMALL = ["--size", "64", "64", "--runs", "3", "--warmup", "1", "--device", "cpu"]
+
+
+class Tiny(nn.Module):
+    """A network of one convolution, with one parameter that it never uses."""
+
+    name, num_frames, in_channels, size_multiple = "tiny", 1, 1, 32
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 3, padding=1)
+        self.forgotten = nn.Parameter(torch.zeros(7))
+
+    def forward(self, clip):
+        return self.conv(clip[:, 0])
+
+
+class Parts(nn.Module):
+    """The pieces whose operations are hard to count: inside autograd functions, and fused attention."""
+
+    def __init__(self):
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(8, 32), nn.GELU(), nn.Dropout(0.0), nn.Linear(32, 8), nn.Dropout(0.0))
+        self.windows = FastWindowAttention3d(8, [8, 7, 7], [4, 3, 3], 2)
+
+    def forward(self, clip):
+        tokens = clip.reshape(1, -1, 8)
+        out = F.scaled_dot_product_attention(tokens[:, None], tokens[:, None, :96], tokens[:, None, :96])
+        return chunked_mlp(out, self.mlp), self.windows(clip.reshape(1, 2, 14, 14, 8))
+
+
+def test_parameters_that_no_gradient_reaches_are_unused():
+    assert benchmark.count_parameters(Tiny()) == (10, 7)
+    model = build_model("datransnet")
+    assert benchmark.count_parameters(model) == (sum(p.numel() for p in model.parameters()), 0)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_flops_by_hand():
+    assert benchmark.count_flops(Tiny(), (5, 1, 1, 32, 64)) == 2 * 32 * 64 * 9
+    tokens = 2 * 14 * 14
+    fused = 2 * tokens * 96 * (8 + 8)
+    mlp = 2 * tokens * (8 * 32 + 32 * 8)
+    projections = 2 * tokens * (8 * 24 + 8 * 8)
+    windows = 4 * (2 * 98 * 98 * 4 * 2) * 2  # windows, two products of 98 x 98 tokens over d = 4, heads
+    assert benchmark.count_flops(Parts(), (1, 2, 1, 14, 14 * 8)) == fused + mlp + projections + windows
+
+
+@pytest.mark.parametrize("name", ["datransnet", "sgmp_unet"])
+def test_fused_attention_counts_like_its_matrices(name):
+    model = build_model(name, **({"width": 48, "num_frames": 2} if name == "sgmp_unet" else {})).eval()
+    shape = (1, model.num_frames, model.in_channels, 64, 96)
+    fused = benchmark.count_flops(model, shape)
+    with sdpa_kernel(SDPBackend.MATH):
+        assert benchmark.count_flops(model, shape) == fused
+
+
+def test_latency_is_over_the_measured_passes_alone(monkeypatch):
+    durations = [100.0, 100.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    clock = iter(np.repeat(np.cumsum([0.0, *durations]), 2)[1:-1])
+    monkeypatch.setattr(benchmark.time, "perf_counter", lambda: next(clock))
+    times = benchmark.latency(Tiny(), torch.rand(1, 1, 1, 32, 32), "none", warmup=2, runs=5)
+    assert times == pytest.approx({"median_s": 3.0, "p10_s": 1.4, "p90_s": 4.6})
+
+
+def test_the_command_prints_and_writes_its_figures(tmp_path, capsys):
+    # much memory in this process must not count: a child's peak from getrusage would start from it
+    ballast = torch.ones(400, benchmark.MIB // 4)
+    benchmark.main(["--model", "datransnet", *SMALL, "--batch_size", "4", "--output", str(tmp_path / "speed.json")])
+    figures = json.loads((tmp_path / "speed.json").read_text())
+    assert figures["settings"]["clip"] == [4, 1, 1, 64, 64]
+    assert figures["settings"]["options"] == {"image_size": 256, "width": 16}
+    assert figures["parameters"] == sum(p.numel() for p in build_model("datransnet").parameters())
+    times = figures["latency"]
+    assert 0 < times["p10_s"] <= times["median_s"] <= times["p90_s"]
+    assert figures["frames_per_second"] == pytest.approx(4 / times["median_s"])
+    if figures["memory"] is not None:  # Linux
+        # at least the first skip and its gated neighbour at full size; at most what a few dozen such maps take
+        least = 2 * 4 * 16 * 64 * 64 * 4
+        assert least < figures["memory"]["added_bytes"] < 50 * least
+        assert figures["memory"]["peak_bytes"] > figures["memory"]["added_bytes"]
+    table = capsys.readouterr().out
+    assert "datransnet, 64 x 64, T = 1, batch 4" in table
+    assert f"{figures['parameters']:,}" in table
+    assert ballast.sum() > 0
+
+
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_autocast_and_a_clip_length(amp, monkeypatch, capsys):
+    monkeypatch.setattr(benchmark, "in_fresh_process", lambda function, *arguments: None)
+    small = ["--size", "32", "32", "--runs", "1", "--warmup", "0", "--device", "cpu"]
+    benchmark.main(["--model", "sgmp_unet", "--num_frames", "2", *small, "--amp", amp])
+    table = capsys.readouterr().out
+    assert "T = 2" in table
+    assert f"amp {amp}" in table
+    assert "not measured" in table
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "unet"], "unknown model 'unet'; known models: datransnet, sgmp_unet"),
+        (["--model", "datransnet", "--num_frames", "6"], "has no option 'num_frames'"),
+        (["--model", "datransnet", "--size", "100", "64"], "--size is 100 64; datransnet takes multiples of 32"),
+        (["--model", "datransnet", "--batch_size", "0"], "--batch_size is 0; give 1 or more"),
+        (["--model", "datransnet", "--runs", "0"], "--runs is 0"),
+        (["--model", "datransnet", "--warmup", "-1"], "--warmup is -1"),
+        (["--model", "datransnet", "--amp", "int8"], "--amp is 'int8'; give one of none, bf16, fp16"),
+        (["--model", "datransnet", "--device", "cuda:99"], "device 'cuda:99'"),
+    ],
+)
+def test_wrong_input_is_explained(arguments, message):
+    with pytest.raises(InputError, match=message):
+        benchmark.main(arguments)

@@ -1,0 +1,316 @@
+"""The inference command on tiny datasets: every file read back, and bit-equal results however the work is done."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from datasets.catalog import CATALOG
+from models import build_model
+from test_script import inference
+from test_script.predictor import PUBLISHED_SCALES, Predictor
+from test_script.results import work_parts
+from test_script.results.background import BackgroundWriter
+from test_script.results.detections import find_detections
+from test_script.results.inference_results import halves_by_snr
+from test_script.results.work_parts import loader_batches, split_work
+from utils.checkpoint import save_checkpoint
+from utils.errors import InputError
+from utils.images import read_grey
+from utils.metrics import PROTOCOLS, MetricAccumulator, build_metric
+from utils.metrics.curves import CurveAccumulator
+
+ROOT = Path(__file__).resolve().parents[2]
+HEIGHT, WIDTH = 40, 56  # no multiples of 32
+
+
+def draw_frame(random, height=HEIGHT, width=WIDTH):
+    """A noisy frame with one target, and its mask; both uint8."""
+    frame = random.normal(90, 8, (height, width))
+    mask = np.zeros((height, width), np.uint8)
+    row, column = random.integers(2, height - 4), random.integers(2, width - 4)
+    frame[row : row + 3, column : column + 2] += 120
+    mask[row : row + 3, column : column + 2] = 255
+    return np.clip(frame, 0, 255).astype(np.uint8), mask
+
+
+@pytest.fixture(scope="module")
+def sequences(tmp_path_factory):
+    """A dataset of sequences: one to train on, two of three frames to test on."""
+    root = tmp_path_factory.mktemp("data") / "TINY"
+    random = np.random.default_rng(5)
+    for name in ("a", "b", "c"):
+        for frame in range(3):
+            for kind, image in zip(("images", "masks"), draw_frame(random), strict=True):
+                (root / kind / name).mkdir(parents=True, exist_ok=True)
+                cv2.imwrite(str(root / kind / name / f"{frame}.png"), image)
+    (root / "train.txt").write_text("a\n")
+    (root / "val.txt").write_text("b\nc\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A small DATransNet with random weights whose logits lie around 0, so that masks are not all one value."""
+    torch.manual_seed(0)
+    model = build_model("datransnet", image_size=32, width=4).eval()
+    bias = [parameter for parameter in model.parameters() if parameter.numel() == 1][-1]
+    with torch.no_grad():
+        bias -= model(torch.rand(1, 1, 1, 64, 64, generator=torch.Generator().manual_seed(0)) * 0.1 + 0.35).median()
+    path = tmp_path_factory.mktemp("model") / "tiny.pth"
+    save_checkpoint(path, model, {})
+    return path
+
+
+def arguments(checkpoint, dataset, output, *more):
+    return ["--model_path", str(checkpoint), "--dataset", str(dataset), "--output_dir", str(output), *more]
+
+
+OPTIONS = ("--flip", "--save_probabilities", "--protocol", "standard", "sgmp-2025")
+
+
+@pytest.fixture(scope="module")
+def done(checkpoint, sequences, tmp_path_factory):
+    """The output folder of a plain run with one frame at a time."""
+    output = tmp_path_factory.mktemp("run") / "predict"
+    inference.main(arguments(checkpoint, sequences, output, *OPTIONS, "--batch_size", "1"))
+    return output
+
+
+def contents(folder):
+    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
+
+
+def table(file):
+    with open(file, newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_every_file_holds_what_the_network_says(done, checkpoint, sequences):
+    predictor = Predictor.from_checkpoint(checkpoint, device="cpu", flip=True)
+    standard, logits, curves = build_metric("standard"), build_metric("sgmp-2025"), CurveAccumulator()
+    expected_rows = []
+    for sequence in ("b", "c"):
+        for number in range(3):
+            grey = read_grey(sequences / "images" / sequence / f"{number}.png")
+            truth = cv2.imread(str(sequences / "masks" / sequence / f"{number}.png"), cv2.IMREAD_UNCHANGED)
+            (maps,) = predictor.score_maps([predictor.prepare(grey)[None]], [grey.shape], logit=True)
+            standard.update(maps.probability, truth, sequence, str(number))
+            logits.update(maps.logit, truth, sequence, str(number))
+            curves.update(maps.probability, truth)
+            mask = maps.probability > 0.5
+            expected_rows += [(sequence, str(number), found) for found in find_detections(mask, maps.probability)]
+            read = cv2.imread(str(done / "masks" / sequence / f"{number}.png"), cv2.IMREAD_UNCHANGED)
+            np.testing.assert_array_equal(read, mask * 255)
+            read = cv2.imread(str(done / "probabilities" / sequence / f"{number}.png"), cv2.IMREAD_UNCHANGED)
+            assert read.dtype == np.uint16
+            np.testing.assert_allclose(read / 65535, maps.probability, atol=0.5 / 65535 + 1e-7)
+    assert len(expected_rows) > 0 and not mask.all()
+
+    rows = table(done / "detections.csv")
+    assert len(rows) == len(expected_rows)
+    for row, (sequence, frame, found) in zip(rows, expected_rows, strict=True):
+        assert (row["sequence"], row["frame"]) == (sequence, frame)
+        for name, value in found._asdict().items():
+            assert float(row[name]) == pytest.approx(value, abs=6e-4 if name in "xy" else 1e-6)
+
+    saved = json.loads((done / "metrics.json").read_text())
+    for metric in (standard, logits):
+        figures = saved["protocols"][metric.protocol.name]
+        for name, value in metric.compute().items():
+            assert figures[name] == (None if value is None or np.isnan(value) else value)
+        per_image = [row for row in table(done / "per_image.csv") if row["protocol"] == metric.protocol.name]
+        assert [row["iou"] for row in per_image] == [str(one["iou"]) for one in metric.image_figures()]
+        per_sequence = [row for row in table(done / "per_sequence.csv") if row["protocol"] == metric.protocol.name]
+        assert {row["sequence"]: float(row["iou"]) for row in per_sequence} == {
+            name: one["iou"] for name, one in metric.sequence_figures().items()
+        }
+    computed = curves.compute()
+    assert saved["protocols"]["standard"]["ap"] == computed.ap
+    assert [float(row["recall"]) for row in table(done / "curves" / "curves.csv")] == computed.recall.tolist()
+    for name in ("precision_recall", "roc", "pd_over_fa"):
+        assert cv2.imread(str(done / "curves" / f"{name}.png")) is not None
+
+
+def test_a_batch_of_four_changes_nothing(done, checkpoint, sequences, tmp_path):
+    inference.main(arguments(checkpoint, sequences, tmp_path, *OPTIONS, "--batch_size", "4", "--num_workers", "1"))
+    assert contents(tmp_path) == contents(done)
+
+
+def test_two_processes_change_nothing(done, checkpoint, sequences, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += ["-m", "test_script.inference", *arguments(checkpoint, sequences, tmp_path, *OPTIONS)]
+    subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, timeout=600)
+    assert contents(tmp_path) == contents(done)
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(done, checkpoint, sequences, tmp_path, monkeypatch):
+    score_maps, calls = Predictor.score_maps, []
+
+    def counted(self, *arguments, **options):
+        calls.append(1)
+        if len(calls) == 5:  # within the second sequence
+            raise KeyboardInterrupt
+        return score_maps(self, *arguments, **options)
+
+    monkeypatch.setattr(Predictor, "score_maps", counted)
+    command = arguments(checkpoint, sequences, tmp_path, *OPTIONS, "--batch_size", "1")
+    with pytest.raises(KeyboardInterrupt):
+        inference.main(command)
+    assert sorted(file.name for file in (tmp_path / "parts").iterdir()) == ["000000.json"]
+    assert not (tmp_path / "metrics.json").exists()
+    calls.clear()
+    monkeypatch.setattr(inference, "write_report", lambda *_: None)
+    monkeypatch.setattr(Predictor, "score_maps", lambda *a, **o: calls.append(1) or score_maps(*a, **o))
+    inference.main([*command, "--resume"])
+    assert len(calls) == 3  # the second sequence alone
+    expected = contents(done)
+    del expected["report.html"]
+    assert contents(tmp_path) == expected
+    with pytest.raises(InputError, match="flip"):
+        inference.main([*(word for word in command if word != "--flip"), "--resume"])
+    other = sequences.parent / "OTHER"
+    shutil.copytree(sequences, other)
+    with pytest.raises(InputError, match="choose another --output_dir"):
+        inference.main(arguments(checkpoint, other, tmp_path))
+
+
+def test_single_images_of_mixed_sizes(checkpoint, tmp_path):
+    root = tmp_path / "MIXED"
+    random = np.random.default_rng(6)
+    names = ["one", "two", "three", "four"]
+    sizes = [(33, 47), (64, 64), (20, 90), (64, 64)]
+    for name, size in zip(names, sizes, strict=True):
+        for kind, image in zip(("images", "masks"), draw_frame(random, *size), strict=True):
+            (root / kind).mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(root / kind / f"{name}.png"), image)
+    (root / "img_idx").mkdir()
+    (root / "img_idx" / "train_MIXED.txt").write_text("one\n")
+    (root / "img_idx" / "test_MIXED.txt").write_text("\n".join(names[1:]))
+    inference.main(arguments(checkpoint, root, tmp_path / "out", "--protocol", "datransnet"))
+    for name, size in zip(names[1:], sizes[1:], strict=True):
+        assert cv2.imread(str(tmp_path / "out" / "masks" / f"{name}.png"), cv2.IMREAD_UNCHANGED).shape == size
+    assert {row["frame"] for row in table(tmp_path / "out" / "per_image.csv")} == set(names[1:])
+    assert [row["sequence"] for row in table(tmp_path / "out" / "per_sequence.csv")] == ["all images"]
+
+
+class ClipNetwork(nn.Module):
+    """A multi-frame stand-in: a convolution over six frames, preprocessed as SGMP-UNet's."""
+
+    name, num_frames, in_channels, size_multiple = "sgmp_unet", 6, 3, 32
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(18, 1, 3, padding=1)
+        torch.manual_seed(3)
+        nn.init.normal_(self.conv.weight, std=0.3)
+
+    def forward(self, clip):
+        return self.conv(clip.flatten(1, 2))
+
+
+def test_the_protocols_of_both_sgmp_releases(checkpoint, sequences, tmp_path, monkeypatch):
+    """One run with --flip --msc against the released test codes, written out plainly."""
+    model = ClipNetwork().eval()
+    monkeypatch.setattr(inference, "load_model", lambda path: model)
+    monkeypatch.setattr(inference, "read_checkpoint", lambda path: SimpleNamespace(kind="published", settings={}))
+    monkeypatch.setattr(inference, "write_report", lambda *_: None)
+    protocols = ("sgmp-2025", "sgmp-2026")
+    inference.main(arguments(checkpoint, sequences, tmp_path, "--flip", "--msc", "--protocol", *protocols))
+
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    metrics = {name: build_metric(name) for name in protocols}
+    for sequence in ("b", "c"):
+        frames = np.stack([read_grey(sequences / "images" / sequence / f"{i}.png") for i in range(3)])
+        short = torch.from_numpy(frames)[:, None]
+        short = F.interpolate(short, size=(320, 448), mode="bilinear", antialias=True)  # short side 320, long 448
+        short = (short - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+        for target in range(3):
+            clip = short[[(target + offset) % 3 for offset in (-3, -2, -1, 0, 1, 2)]]  # wraps around
+            logits, probabilities = [], []
+            for flip in (False, True):
+                view = clip.flip(-1) if flip else clip
+                scores = []
+                for scale in PUBLISHED_SCALES:
+                    sides = [-(-int(scale * side) // 32) * 32 for side in view.shape[-2:]]
+                    scaled = F.interpolate(view, size=sides, mode="bilinear", align_corners=False)
+                    at_mask = F.interpolate(model(scaled[None]), size=(HEIGHT, WIDTH), mode="bilinear")[0, 0]
+                    at_mask = (at_mask.flip(-1) if flip else at_mask).detach()
+                    scores.append(at_mask.sigmoid())
+                    if scale == 1.0:
+                        logits.append(at_mask)
+                probabilities.append(torch.stack(scores).mean(0))
+            truth = cv2.imread(str(sequences / "masks" / sequence / f"{target}.png"), cv2.IMREAD_UNCHANGED)
+            metrics["sgmp-2025"].update(torch.stack(logits).mean(0), truth, sequence, str(target))
+            metrics["sgmp-2026"].update(torch.stack(probabilities).mean(0).clamp(0, 1), truth, sequence, str(target))
+    saved = json.loads((tmp_path / "metrics.json").read_text())["protocols"]
+    for name, metric in metrics.items():
+        for figure, value in metric.compute().items():
+            assert saved[name][figure] == (None if value is None else pytest.approx(value, rel=1e-3)), (name, figure)
+    assert 0 < saved["sgmp-2026"]["iou"] < 1 and saved["sgmp-2025"]["iou"] != saved["sgmp-2026"]["niou"]
+
+
+def test_default_protocols_are_standard_and_the_papers():
+    names = [row.name for row in inference.choose_protocols(None, SimpleNamespace(protocol="sgmp-2026"))]
+    assert names == ["standard", "sgmp-2026"]
+    with pytest.raises(InputError, match="not known"):
+        inference.choose_protocols(["standart"], SimpleNamespace(protocol=None))
+
+
+def test_published_figures_stand_beside_ours(capsys):
+    ours = {"iou": 0.5, "niou": 0.4, "pd": 0.9, "fa": 1e-5, "images": 7, "targets": 9}
+    args = SimpleNamespace(flip=True, scales=None, msc=False, tile=None, amp=False, compile=False, batch_size=1)
+    inference.print_results({"sgmp-2026": ours}, CATALOG["IRDST"], args)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[-4:] for line in lines if "sgmp-20" in line and "note" not in line] == [
+        ["50.00", "40.00", "90.00", "10.00"],
+        ["60.80", "59.28", "98.68", "17.83"],
+        ["63.63", "61.18", "97.96", "12.74"],
+    ]
+    assert "are with --flip --msc" in lines[-1]  # what the published figures were made with, and these were not
+
+
+def test_a_rendered_datasets_figures_are_halved_by_snr():
+    metric = MetricAccumulator(PROTOCOLS["standard"])
+    mask = np.zeros((32, 32), bool)
+    mask[4:6, 4:6] = True
+    for frame, found in (("0", 0), ("1", 1), ("2", 1), ("3", 0), ("4", 1)):  # frame 4 is not in the table
+        metric.update(mask * float(found), mask, "s", frame)
+    halves = halves_by_snr(
+        metric, {("s", "0"): 2.0, ("s", "1"): 5.0, ("s", "2"): 3.0, ("s", "3"): 6.0, ("t", "0"): 1.0}
+    )
+    assert {name: half["pd"] for name, half in halves.items()} == {"SNR up to 3.0": 0.5, "SNR above 3.0": 0.5}
+    halves = halves_by_snr(metric, {("s", "0"): 2.0, ("s", "1"): 5.0, ("s", "2"): 4.0})
+    assert {name: half["pd"] for name, half in halves.items()} == {"SNR up to 4.0": 0.5, "SNR above 4.0": 1.0}
+    assert halves_by_snr(metric, {}) == {}
+
+
+def test_parts_do_not_cross_sequences_and_workers_get_whole_parts(monkeypatch):
+    monkeypatch.setattr(work_parts, "PART_FRAMES", 4)
+    parts = split_work([0] * 6 + [1] * 3, single_images=False)
+    assert [part.items for part in parts] == [[0, 1, 2, 3], [4, 5], [6, 7, 8]]
+    assert [part.items for part in split_work(list(range(6)), single_images=True)] == [[0, 1, 2, 3], [4, 5]]
+    batches = list(loader_batches(parts, batch_size=2, num_workers=2))
+    assert batches[0::2][:2] == [[0, 1], [2, 3]] and batches[1] == [4, 5]
+    assert sorted(item for batch in batches for item in batch) == list(range(9))
+
+
+def test_the_background_writer_keeps_the_order_and_raises():
+    seen = []
+    with BackgroundWriter() as writer:
+        for number in range(100):
+            writer.submit(seen.append, number)
+    assert seen == list(range(100))
+    with pytest.raises(InputError, match="disk"), BackgroundWriter() as writer:
+        writer.submit(lambda: (_ for _ in ()).throw(InputError("disk full")))

@@ -1,0 +1,252 @@
+"""The predict command: images, folders and videos, with every output read back; damaged frames."""
+
+import csv
+import json
+import os
+import tracemalloc
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from test_script import predict
+from test_script.media.frame_sources import find_sources
+from test_script.media.overlay import SHEET_TILES, OverlayVideo, Thumbnails, draw_overlay
+from test_script.predictor import Predictor
+from test_script.results.detections import find_detections
+from tests.reference.local_contrast import LocalContrast
+from utils.checkpoint import read_checkpoint
+from utils.errors import InputError
+from utils.images import read_grey
+
+HEIGHT, WIDTH = 48, 70
+FROM_CHECKPOINT = Predictor.from_checkpoint
+
+
+def prepare(frame):
+    return torch.from_numpy(frame)[None]
+
+
+@pytest.fixture(autouse=True)
+def stand_in(monkeypatch):
+    """Commands get the stand-in network, whatever the checkpoint."""
+
+    def from_checkpoint(path, device, image_size, **options):
+        return Predictor(LocalContrast(num_frames=6), prepare, **options)
+
+    monkeypatch.setattr(Predictor, "from_checkpoint", from_checkpoint)
+
+
+def frame_at(index):
+    """A frame whose 3 x 3 target moves two pixels a frame; uint8."""
+    frame = np.full((HEIGHT, WIDTH), 80, np.uint8)
+    frame[20:23, 4 + 2 * index : 7 + 2 * index] = 220
+    return frame
+
+
+def write_folder(folder, count=12):
+    folder.mkdir(parents=True)
+    for index in range(count):
+        cv2.imwrite(str(folder / f"frame({index}).png"), frame_at(index))
+
+
+def write_video(path, count=12, code="mp4v"):
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*code), 20, (WIDTH, HEIGHT))
+    assert writer.isOpened()
+    for index in range(count):
+        writer.write(cv2.cvtColor(frame_at(index), cv2.COLOR_GRAY2BGR))
+    writer.release()
+
+
+def read_video(path):
+    capture = cv2.VideoCapture(str(path))
+    frames = []
+    while (read := capture.read())[0]:
+        frames.append(read[1])
+    return frames, capture.get(cv2.CAP_PROP_FPS)
+
+
+def run(source, output, *more):
+    predict.main(["--model_path", "any.pth", "--input", str(source), "--output_dir", str(output), *more])
+
+
+def table(file):
+    with open(file, newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_a_folder_is_one_sequence_in_numeric_order(tmp_path):
+    write_folder(tmp_path / "flight")
+    run(tmp_path / "flight", tmp_path / "out")
+    predictor = Predictor(LocalContrast(num_frames=6), prepare)
+    rows = table(tmp_path / "out" / "detections.csv")
+    assert [row["frame"] for row in rows] == [f"frame({index})" for index in range(12)]
+    for index, row in enumerate(rows):
+        grey = read_grey(tmp_path / "flight" / f"frame({index}).png")
+        single = predictor(grey)
+        mask = cv2.imread(str(tmp_path / "out" / "masks" / "flight" / f"frame({index}).png"), cv2.IMREAD_UNCHANGED)
+        np.testing.assert_array_equal(mask, single.mask[0] * 255)
+        (found,) = find_detections(single.mask[0], single.probability[0])
+        assert (float(row["x"]), float(row["y"])) == (found.x, found.y) == (5 + 2 * index, 21)
+        assert float(row["peak_score"]) == pytest.approx(found.peak_score, abs=1e-6)
+    saved = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert [str(one["x"]) for one in saved["detections"]] == [row["x"] for row in rows]
+    assert saved["frames"] == 12 and saved["skipped"] == [] and saved["threshold"] == 0.5
+
+    frames, fps = read_video(tmp_path / "out" / "overlays" / "flight.mp4")
+    assert len(frames) == 12 and fps == 25
+    expected = draw_overlay(grey, single.mask[0], single.detections[0])
+    assert np.abs(frames[11][..., ::-1].astype(int) - expected).mean() < 4  # mp4 loses a little
+    sheet = cv2.imread(str(tmp_path / "out" / "contact_sheets" / "flight.png"))
+    assert sheet.shape[0] > 2 * HEIGHT and sheet.shape[1] > 6 * 200
+
+
+def test_a_video_gives_what_its_frames_give(tmp_path):
+    write_video(tmp_path / "clip.avi", code="FFV1")  # lossless
+    write_folder(tmp_path / "clip")
+    run(tmp_path / "clip.avi", tmp_path / "video", "--threshold", "0.3")
+    run(tmp_path / "clip", tmp_path / "folder", "--threshold", "0.3")
+    video, folder = (table(tmp_path / kind / "detections.csv") for kind in ("video", "folder"))
+    assert [row.pop("frame") for row in video] == [f"{index:06d}" for index in range(12)]
+    assert [row.pop("frame") for row in folder] == [f"frame({index})" for index in range(12)]
+    assert video == folder
+    assert read_video(tmp_path / "video" / "overlays" / "clip.mp4")[1] == 20
+
+
+def test_one_image_and_a_folder_of_folders(tmp_path):
+    write_folder(tmp_path / "all" / "s2", 3)
+    write_folder(tmp_path / "all" / "s10", 2)
+    run(tmp_path / "all", tmp_path / "out")
+    assert [row["sequence"] for row in table(tmp_path / "out" / "detections.csv")] == ["s2"] * 3 + ["s10"] * 2
+    run(tmp_path / "all" / "s2" / "frame(1).png", tmp_path / "one")
+    assert (tmp_path / "one" / "masks" / "frame(1).png").exists()
+    assert cv2.imread(str(tmp_path / "one" / "overlays" / "frame(1).png")).shape == (9 * HEIGHT, 9 * WIDTH, 3)
+
+
+def test_without_a_checkpoint_our_weights_find_a_target(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Predictor, "from_checkpoint", FROM_CHECKPOINT)
+    monkeypatch.chdir(tmp_path)  # the weights are found from anywhere
+    frame = np.random.default_rng(0).normal(70, 3, (96, 128))
+    frame[40:43, 90:93] = 200
+    cv2.imwrite("frame.png", np.rint(frame))
+    predict.main(["--input", "frame.png", "--output_dir", "out"])
+    first = capsys.readouterr().out.splitlines()[0]
+    assert "weights/datransnet_nudt-sirst.pth" in first and "DATransNet, trained by us on NUDT-SIRST" in first
+    (found,) = table(tmp_path / "out" / "detections.csv")
+    assert (float(found["x"]), float(found["y"])) == pytest.approx((91, 41), abs=1)
+    checkpoint = read_checkpoint(predict.REPOSITORY / predict.OUR_WEIGHTS)
+    assert (checkpoint.model_name, checkpoint.settings["dataset"]) == ("datransnet", "NUDT-SIRST")
+    assert json.loads((tmp_path / "out" / "detections.json").read_text())["model"] == str(checkpoint.path)
+
+
+def test_missing_weights_are_said(tmp_path, monkeypatch):
+    write_folder(tmp_path / "flight", 1)
+    monkeypatch.setattr(predict, "REPOSITORY", tmp_path)
+    with pytest.raises(InputError, match=r"datransnet_nudt-sirst\.pth are missing.*--model_path"):
+        predict.main(["--input", str(tmp_path / "flight"), "--output_dir", str(tmp_path / "out")])
+
+
+def test_a_corrupt_image_is_an_error_or_skipped(tmp_path, capsys):
+    write_folder(tmp_path / "flight")
+    (tmp_path / "flight" / "frame(5).png").write_bytes(b"\x89PNG rubbish")
+    with pytest.raises(InputError, match=r"frame\(5\).png.*--skip_bad"):
+        run(tmp_path / "flight", tmp_path / "out")
+    assert not (tmp_path / "out" / "detections.csv").exists()
+    run(tmp_path / "flight", tmp_path / "out", "--skip_bad")
+    assert "frame(5)" in capsys.readouterr().out
+    frames = [row["frame"] for row in table(tmp_path / "out" / "detections.csv")]
+    assert frames == [f"frame({index})" for index in range(12) if index != 5]
+    (skipped,) = json.loads((tmp_path / "out" / "detections.json").read_text())["skipped"]
+    assert skipped["frame"] == "frame(5)" and "frame(5).png" in skipped["reason"]
+
+
+def test_a_corrupt_frame_within_a_video_is_an_error_or_skipped(tmp_path):
+    path = tmp_path / "clip.avi"
+    random = np.random.default_rng(1)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 25, (64, 64))
+    for _ in range(40):
+        writer.write(random.integers(0, 256, (64, 64, 3), np.uint8))
+    writer.release()
+    data = path.read_bytes()
+    frames = [place for place in range(data.index(b"movi"), len(data)) if data[place : place + 4] == b"00dc"][:40]
+    broken = bytearray(data)
+    broken[frames[17] + 8 : frames[18]] = bytes(frames[18] - frames[17] - 8)  # frame 17 is all zeros
+    path.write_bytes(broken)
+    with pytest.raises(InputError, match=r"frame 17 of video.*--skip_bad"):
+        run(path, tmp_path / "out")
+    run(path, tmp_path / "out", "--skip_bad")
+    saved = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert [one["frame"] for one in saved["skipped"]] == ["000017"] and saved["frames"] == 39
+    names = sorted(file.stem for file in (tmp_path / "out" / "masks" / "clip").iterdir())
+    assert names == [f"{index:06d}" for index in range(40) if index != 17]
+
+
+def test_a_video_without_its_end_is_said(tmp_path):
+    path = tmp_path / "clip.avi"
+    write_video(path, 40, "MJPG")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(InputError, match=r"cannot open video|ends after \d+ of 40"):
+        run(path, tmp_path / "out")
+
+
+def test_what_cannot_be_read_is_said(tmp_path):
+    with pytest.raises(InputError, match="does not exist"):
+        find_sources(tmp_path / "nothing")
+    (tmp_path / "notes.txt").write_text("no image")
+    with pytest.raises(InputError, match="neither an image"):
+        find_sources(tmp_path / "notes.txt")
+    with pytest.raises(InputError, match="holds no images"):
+        find_sources(tmp_path)
+    (tmp_path / "broken.mp4").write_bytes(b"not a video")
+    with pytest.raises(InputError, match="cannot open video"):
+        find_sources(tmp_path / "broken.mp4")
+    write_folder(tmp_path / "double", 1)
+    cv2.imwrite(str(tmp_path / "double" / "frame(0).bmp"), frame_at(0))
+    with pytest.raises(InputError, match="two images called"):
+        find_sources(tmp_path / "double")
+
+
+def test_a_long_stream_holds_few_frames():
+    predictor = Predictor(LocalContrast(num_frames=6), prepare)
+    frame = np.zeros((256, 320), np.float32)
+    tracemalloc.start()
+    for index, _ in enumerate(predictor.stream(frame.copy() for _ in range(120))):
+        if index == 20:
+            early = tracemalloc.get_traced_memory()[0]
+    growth = tracemalloc.get_traced_memory()[0] - early
+    tracemalloc.stop()
+    assert growth < 5 * frame.nbytes
+
+
+def test_thumbnails_spread_over_a_stream_of_any_length():
+    for count in (1, 10, 30, 500):
+        thumbnails = Thumbnails()
+        for index in range(count):
+            thumbnails.add(str(index), np.zeros((60, 80, 3), np.uint8))
+        names = [int(name) for name, _ in thumbnails._kept]
+        assert len(names) < 2 * SHEET_TILES and names[0] == 0
+        assert len(set(np.diff(names))) <= 1 and count - names[-1] <= max(1, count // SHEET_TILES + 1)
+        assert thumbnails.sheet().shape[1] >= 240
+
+
+def test_pictures_of_other_sizes_are_fitted_into_the_video(tmp_path):
+    video = OverlayVideo(tmp_path / "v.mp4", 10)
+    for size in ((48, 71), (96, 20), (48, 71)):
+        video.add(np.full((*size, 3), 200, np.uint8))
+    video.close()
+    frames, _ = read_video(tmp_path / "v.mp4")
+    assert [frame.shape for frame in frames] == [(48, 72, 3)] * 3
+    assert frames[1][:, :8].mean() > 150 and frames[1][:, 30:].mean() < 20
+
+
+def test_real_thermal_videos(tmp_path):
+    data = Path(os.environ.get("ISTD_TEST_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
+    source = data / "videos" / "IR_DRONE_117.mp4"
+    if not source.exists():
+        pytest.skip("needs the real videos")
+    run(source, tmp_path, "--threshold", "0.9")
+    assert len(list((tmp_path / "masks" / "IR_DRONE_117").iterdir())) == 304
+    frames, fps = read_video(tmp_path / "overlays" / "IR_DRONE_117.mp4")
+    assert len(frames) == 304 and fps == 30 and frames[0].shape == (512, 640, 3)

@@ -1,0 +1,204 @@
+"""Several processes against one. Run by torchrun, this file is the worker of its own tests."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import Dataset
+from torchvision.ops import StochasticDepth
+
+from datasets import ClipSample, collate
+from models import build_model
+from train_script.data import EpochBatches
+from train_script.engine import train_one_epoch
+from train_script.losses import LOSSES
+from train_script.optim import build_optimizer, build_schedule
+from train_script.settings import merge_settings
+from train_script.state import Position, Training
+from train_script.synced_layers import SyncedBatchNorm, SyncedStochasticDepth, synchronise_layers
+from utils import distributed
+from utils.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[2]
+GIVEN = {"schedule": "constant", "lr": 1e-3, "batch_size": 4, "epochs": 1, "clip_norm": 0.5, "preset": "fast"}
+STEPS = 3
+ONE_EACH = {"depths": (1,) * 4, "spatial_depths": (1,) * 4, "decoder_depths": (1,) * 3, "head_depths": (1,) * 2}
+SMALL_SGMP = ONE_EACH | {"num_frames": 2, "width": 48}
+
+
+class TinyNet(nn.Module):
+    """Normalisation over the batch, stochastic depth, and an output per pixel."""
+
+    num_frames = in_channels = 1
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.branch, self.depth, self.last = nn.Conv2d(4, 4, 1), StochasticDepth(0.5, "row"), nn.Conv2d(4, 1, 1)
+
+    def backbone_parameters(self):
+        return []
+
+    def forward(self, clip):
+        x = self.norm(self.first(clip[:, 0])).relu()
+        return self.last(x + self.depth(self.branch(x)))
+
+
+class Blobs(Dataset):
+    """Double-precision samples, a function of their index; targets of very different sizes."""
+
+    def __init__(self, frames=1, channels=1):
+        self.frames, self.channels = frames, channels
+
+    def __len__(self):
+        return 4 * STEPS
+
+    def set_epoch(self, epoch):
+        pass
+
+    def __getitem__(self, item):
+        generator = torch.Generator().manual_seed(item)
+        clip = torch.rand(self.frames, self.channels, 32, 32, generator=generator, dtype=torch.float64)
+        mask = torch.zeros(1, 32, 32, dtype=torch.float64)
+        mask[:, 4 : 5 + 2 * (item % 7), 3:6] = 1
+        return ClipSample(clip + mask, mask, "blobs", f"s{item}", f"f{item}", (32, 32))
+
+
+def train_blobs(kind, loss, accumulate=1):
+    """Losses, norms and weights of three steps of all processes together."""
+    torch.manual_seed(0)
+    options = SMALL_SGMP if kind == "sgmp_unet" else {}
+    network = (TinyNet() if kind == "tiny" else build_model(kind, **options)).double()
+    for module in network.modules():
+        if isinstance(module, StochasticDepth):
+            module.p = 0.5
+    settings = replace(merge_settings(None, GIVEN), loss=loss, accumulate=accumulate)
+    model = network
+    if distributed.world_size() > 1:
+        model = DistributedDataParallel(synchronise_layers(network), broadcast_buffers=False)
+    optimizer = build_optimizer(network, settings)
+    training = Training(network, model, optimizer, torch.amp.GradScaler("cpu", enabled=False), None, Position())
+    dataset, seen = Blobs(network.num_frames, network.in_channels), []
+    batches = EpochBatches(list(range(len(dataset))), settings.batch_size, accumulate, seed=1)
+    loader = torch.utils.data.DataLoader(dataset, batch_sampler=batches, collate_fn=collate)
+    schedule = build_schedule(settings, batches.steps)
+    device = torch.device("cpu")
+    train_one_epoch(
+        training, loader, batches, schedule, settings, device, None, lambda loss, norm: seen.append([loss, norm])
+    )
+    return {"steps": torch.tensor(seen), "weights": network.state_dict()}
+
+
+CASES = [("tiny", loss, 1) for loss in LOSSES] + [("tiny", "bce_soft_iou", 2), ("datransnet", "soft_iou", 1)]
+CASES += [("sgmp_unet", "focal_dice", 1)]
+
+
+def worker(folder: Path) -> None:
+    """What each of the processes does."""
+    distributed.init_distributed("cpu")
+    rank = distributed.rank()
+    results = {str(case): train_blobs(*case) for case in CASES}
+    value = torch.tensor([1.0 + rank, 2.0], dtype=torch.float64, requires_grad=True)
+    total = distributed.all_reduce_sum(value)
+    ((rank + 1) * total.square()).sum().backward()  # process r's loss is (r + 1) |total|^2
+    results["sum"], results["gradient"] = total.detach(), value.grad
+    results["gathered"] = distributed.gather_objects({"rank": rank})
+    results["greatest"] = distributed.greatest(5 - rank, torch.device("cpu"))
+    torch.save(results, folder / f"{rank}.pth")
+    distributed.end_distributed()
+
+
+def torchrun(*arguments, timeout=120):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout)
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("workers")
+    done = torchrun(__file__, str(folder))
+    assert done.returncode == 0, done.stderr
+    return [torch.load(folder / f"{rank}.pth") for rank in range(2)]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_two_processes_train_as_one(two_processes, case):
+    alone = train_blobs(*case)
+    for together in (result[str(case)] for result in two_processes):
+        torch.testing.assert_close(together["steps"], alone["steps"], rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(together["weights"], alone["weights"], rtol=1e-6, atol=1e-7)  # lr is 1e-3
+
+
+def test_sum_over_processes_has_its_gradient(two_processes):
+    for result in two_processes:  # total = (1 + 2, 2 + 2); d/dv of (1 + 2) |total|^2 = 3 * 2 total
+        assert result["sum"].tolist() == [3.0, 4.0]
+        assert result["gradient"].tolist() == [18.0, 24.0]
+
+
+def test_objects_and_numbers_reach_every_process(two_processes):
+    for result in two_processes:
+        assert result["gathered"] == [{"rank": 0}, {"rank": 1}]
+        assert result["greatest"] == 5
+
+
+def test_alone_everything_is_a_no_op():
+    value = torch.ones(2)
+    assert distributed.all_reduce_sum(value) is value
+    assert distributed.gather_objects("x") == ["x"]
+    assert (distributed.rank(), distributed.world_size(), distributed.is_main()) == (0, 1, True)
+    assert distributed.greatest(3, torch.device("cpu")) == 3
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (4, 3, 5, 2), (2, 3, 4, 2, 2)])
+def test_synced_batch_norm_is_batch_norm(shape):
+    torch.manual_seed(0)
+    kind = {2: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}[len(shape)]
+    plain, synced = nn.Sequential(kind(3)).double(), nn.Sequential(kind(3)).double()
+    nn.init.normal_(plain[0].weight)
+    synced.load_state_dict(plain.state_dict())
+    parameters = list(synced.parameters())
+    synchronise_layers(synced)
+    assert type(synced[0]) is SyncedBatchNorm
+    assert all(now is before for now, before in zip(synced.parameters(), parameters, strict=True))
+    tensor = torch.randn(shape, dtype=torch.float64, requires_grad=True) * 3 + 1
+    for training in (True, True, False):
+        plain.train(training), synced.train(training)
+        weights = torch.rand(shape, dtype=torch.float64)
+        results = []
+        for network in (plain, synced):
+            output = network(tensor)
+            results.append([output, *torch.autograd.grad((output * weights).sum(), [tensor, *network.parameters()])])
+        torch.testing.assert_close(results[1], results[0])
+    torch.testing.assert_close(synced.state_dict(), plain.state_dict())
+
+
+def test_synced_stochastic_depth_draws_as_torchvision_does():
+    plain = StochasticDepth(0.4, "row")
+    synced = synchronise_layers(nn.Sequential(StochasticDepth(0.4, "row")))[0]
+    assert type(synced) is SyncedStochasticDepth
+    tensor = torch.rand(16, 3, 2)
+    torch.manual_seed(1)
+    expected = plain(tensor)
+    torch.manual_seed(1)
+    assert torch.equal(synced(tensor), expected)
+    assert torch.equal(synced.eval()(tensor), tensor)
+
+
+def test_devices_that_are_not_there_are_refused():
+    assert distributed.choose_device("cpu").type == "cpu"
+    with pytest.raises(InputError, match="unknown"):
+        distributed.choose_device("gpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(InputError, match="torch sees 0 GPUs"):
+            distributed.choose_device("cuda:3")
+
+
+if __name__ == "__main__":
+    worker(Path(sys.argv[1]))

@@ -1,0 +1,366 @@
+"""Training from the command line: what it writes, how it continues, what it refuses."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torchvision.ops import StochasticDepth
+
+from models import build_model, load_model
+from train_script import engine, run_folder
+from train_script.losses import total_loss
+from train_script.train import main
+from utils.checkpoint import read_checkpoint
+from utils.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[2]
+IMAGES = 22  # 20 train (2 of them held out), 2 test
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory):
+    """Small images with one bright target each, in the commonest layout."""
+    root = tmp_path_factory.mktemp("data") / "blobs"
+    random = np.random.default_rng(0)
+    for part in ("images", "masks", "img_idx"):
+        (root / part).mkdir(parents=True)
+    for index in range(IMAGES):
+        image = random.integers(40, 80, (48, 40), dtype=np.uint8)
+        mask = np.zeros((48, 40), np.uint8)
+        y, x = random.integers(4, 36, 2)
+        mask[y : y + 3, x : x + 3] = 255
+        image[mask > 0] = 220
+        cv2.imwrite(str(root / "images" / f"{index:02d}.png"), image)
+        cv2.imwrite(str(root / "masks" / f"{index:02d}.png"), mask)
+    names = [f"{index:02d}" for index in range(IMAGES)]
+    (root / "img_idx" / "train_blobs.txt").write_text("\n".join(names[:-2]))
+    (root / "img_idx" / "test_blobs.txt").write_text("\n".join(names[-2:]))
+    return root
+
+
+def arguments(folder, outputs, name="run", **given):
+    """Command line of a small run: 4 steps an epoch."""
+    values = {
+        "dataset": folder,
+        "model": "datransnet",
+        "train_size": 32,
+        "batch_size": 4,
+        "epochs": 2,
+        "val_batch_size": 2,
+        "amp": "none",
+        "ema": 0.9,
+        "tensorboard": False,
+        "final_test": False,
+        "output_root": outputs,
+        "experiment_name": name,
+    } | given
+    return [text for key, value in values.items() for text in (f"--{key}", str(value))]
+
+
+def folder_of(outputs, name="run"):
+    return Path(outputs) / "blobs" / name / "train"
+
+
+def rows(folder):
+    """metrics.jsonl without what the clock says."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    clocks = ("train_seconds", "val_seconds", "minutes")
+    return [{key: value for key, value in line.items() if key not in clocks} for line in lines]
+
+
+def assert_same(left, right):
+    """Equal to the last bit, through dicts and lists."""
+    assert type(left) is type(right)
+    if isinstance(left, dict):
+        assert left.keys() == right.keys()
+        for key in left.keys() - {"seconds", "train_seconds"}:
+            assert_same(left[key], right[key])
+    elif isinstance(left, list | tuple):
+        assert len(left) == len(right)
+        for one, other in zip(left, right, strict=True):
+            assert_same(one, other)
+    elif isinstance(left, torch.Tensor):
+        assert torch.equal(left, right)
+    else:
+        assert left == right
+
+
+def assert_same_run(left, right):
+    """Two runs ended with the same weights, training state, metrics and choice."""
+    for name in ("checkpoint_last.pth", "checkpoint_best.pth"):
+        one, other = read_checkpoint(left / name), read_checkpoint(right / name)
+        assert_same(one.weights, other.weights)
+        assert_same(one.training, other.training)
+    assert rows(left) == rows(right)
+    kept = [sorted(path.name for path in folder.glob("checkpoint_best_val*")) for folder in (left, right)]
+    assert kept[0] == kept[1]
+
+
+@pytest.fixture(scope="module")
+def unbroken(dataset, tmp_path_factory):
+    """The folder of a run that nothing interrupted."""
+    outputs = tmp_path_factory.mktemp("unbroken")
+    assert main(arguments(dataset, outputs)) == 0
+    return folder_of(outputs)
+
+
+class PowerCut(BaseException):
+    """Ends a run at once, as SIGKILL would."""
+
+
+def cut_after(monkeypatch, writings):
+    """Let the run end right after checkpoint_last.pth has been written so many times."""
+    real, count = run_folder.save_last, 0
+
+    def save_last(*given):
+        nonlocal count
+        real(*given)
+        count += 1
+        if count == writings:
+            raise PowerCut
+
+    monkeypatch.setattr("train_script.loop.save_last", save_last)
+
+
+def test_a_run_leaves_what_it_promises(dataset, tmp_path, capsys):
+    options = {"tensorboard": True, "final_test": True, "keep_best": 1, "epochs": 3}
+    assert main(arguments(dataset, tmp_path, **options)) == 0
+    folder = folder_of(tmp_path)
+    names = {path.name for path in folder.iterdir()}
+    best = [name for name in names if name.startswith("checkpoint_best_val_iou_")]
+    assert len(best) == 1
+    plain = {"checkpoint_best.pth", "checkpoint_last.pth", "checkpoint_previous.pth", "metrics.jsonl", "settings.yaml"}
+    assert names == plain | {"train.log", "tensorboard", "test.json", *best}
+    lines = rows(folder)
+    assert [line["epoch"] for line in lines] == [1, 2, 3]
+    assert all(line["selected_on"] == "holdout" and line["protocol"] == "standard" for line in lines)
+    report = json.loads((folder / "test.json").read_text())
+    scores = [line["val"]["iou"] for line in lines]
+    assert report["epoch"] == 1 + scores.index(max(scores))
+    model = load_model(folder / "checkpoint_best.pth")
+    assert model.name == "datransnet" and not model.training
+    out = capsys.readouterr().out
+    assert out == (folder / "train.log").read_text()
+    assert "held out; the test set is measured once, at the end" in out
+    assert "2 of 20 training sequences" in out
+
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"images": 0, "tensors": 0}).Reload()
+    assert {"val/iou", "val/pd", "test/iou"} <= set(events.Tags()["scalars"])
+    assert "val/mask green, prediction red" in events.Tags()["images"]
+    assert "val/pixel precision-recall" in events.Tags()["tensors"]
+
+
+def test_selection_on_the_test_set_is_said(dataset, tmp_path, capsys):
+    assert main(arguments(dataset, tmp_path, select_on="test", epochs=1, final_test=True)) == 0
+    out = capsys.readouterr().out
+    assert "ON THE TEST SET" in out and "chosen on the same images" in out
+
+
+def test_it_learns(dataset, tmp_path):
+    assert main(arguments(dataset, tmp_path, epochs=12, lr=0.004, val_every=12, ema=0)) == 0
+    lines = rows(folder_of(tmp_path))
+    assert lines[-1]["loss"] < 0.8 * lines[0]["loss"]
+    assert lines[-1]["val"]["iou"] > 0.1  # the share of target pixels is 0.005
+    assert [("val" in line) for line in lines] == [False] * 11 + [True]
+
+
+def test_same_seed_same_weights_other_seed_others(dataset, unbroken, tmp_path):
+    main(arguments(dataset, tmp_path, num_workers=1))
+    assert_same_run(folder_of(tmp_path), unbroken)
+    main(arguments(dataset, tmp_path, "other", seed=7, epochs=1))
+    assert rows(folder_of(tmp_path, "other"))[0]["loss"] != rows(unbroken)[0]["loss"]
+
+
+def test_killed_in_mid_epoch_and_resumed_equals_unbroken(dataset, unbroken, tmp_path):
+    argv = arguments(dataset, tmp_path, save_steps=1, resume="auto")
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    command = [sys.executable, "-m", "train_script.train", *argv]
+    last = folder_of(tmp_path) / "checkpoint_last.pth"
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL) as process:
+        for _ in range(3000):
+            time.sleep(0.01)
+            if last.exists() and (last.parent / "checkpoint_previous.pth").exists():
+                process.send_signal(signal.SIGKILL)
+                break
+    assert process.returncode == -signal.SIGKILL
+    position = read_checkpoint(last).training["position"]
+    assert position["epoch"] == 0 and 2 <= position["step"] < 4
+    assert main(argv) == 0
+    assert_same_run(last.parent, unbroken)
+
+
+@pytest.mark.parametrize("writings", [1, 2])
+def test_cut_after_an_epoch_or_before_its_validation_equals_unbroken(
+    dataset, unbroken, tmp_path, monkeypatch, writings
+):
+    with monkeypatch.context() as patch, pytest.raises(PowerCut):
+        cut_after(patch, writings)
+        main(arguments(dataset, tmp_path))
+    assert main(arguments(dataset, tmp_path, resume="auto")) == 0
+    assert_same_run(folder_of(tmp_path), unbroken)
+
+
+def test_resuming_by_path_alone_takes_the_settings_of_the_run(dataset, unbroken, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(PowerCut):
+        cut_after(patch, 2)
+        main(arguments(dataset, tmp_path))
+    assert main(["--resume", str(folder_of(tmp_path))]) == 0
+    assert_same_run(folder_of(tmp_path), unbroken)
+
+
+def test_accumulated_parts_resume_too(dataset, tmp_path, monkeypatch):
+    main(arguments(dataset, tmp_path, "unbroken", accumulate=2, epochs=1, amp="bf16", ema=0))
+    with monkeypatch.context() as patch, pytest.raises(PowerCut):
+        cut_after(patch, 3)
+        main(arguments(dataset, tmp_path, accumulate=2, epochs=1, amp="bf16", ema=0, save_steps=1))
+    assert main(arguments(dataset, tmp_path, accumulate=2, epochs=1, amp="bf16", ema=0, resume="auto")) == 0
+    assert_same_run(folder_of(tmp_path), folder_of(tmp_path, "unbroken"))
+
+
+def test_a_truncated_checkpoint_gives_way_to_the_one_before(dataset, unbroken, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch, pytest.raises(PowerCut):
+        cut_after(patch, 3)
+        main(arguments(dataset, tmp_path, save_steps=1))
+    last = folder_of(tmp_path) / "checkpoint_last.pth"
+    os.truncate(last, last.stat().st_size // 2)
+    assert main(arguments(dataset, tmp_path, resume="auto")) == 0
+    out = capsys.readouterr().out
+    assert "truncated" in out and "using checkpoint_previous.pth instead" in out
+    assert "after epoch 0, step 2" in out
+    assert_same_run(folder_of(tmp_path), unbroken)
+
+
+def test_without_a_good_checkpoint_it_stops(dataset, tmp_path):
+    folder = folder_of(tmp_path)
+    folder.mkdir(parents=True)
+    (folder / "checkpoint_last.pth").write_bytes(b"PK")
+    with pytest.raises(InputError, match="no checkpoint to continue from"):
+        main(arguments(dataset, tmp_path, resume="auto"))
+    with pytest.raises(InputError, match="does not exist"):
+        main(arguments(dataset, tmp_path, resume=tmp_path / "nothing.pth"))
+
+
+def test_weights_alone_are_not_resumed(dataset, unbroken, tmp_path):
+    shutil.copy(unbroken / "checkpoint_best.pth", tmp_path / "best.pth")
+    with pytest.raises(InputError, match="--init_weights"):
+        main(arguments(dataset, tmp_path, resume=tmp_path / "best.pth"))
+    assert main(arguments(dataset, tmp_path, "started", init_weights=tmp_path / "best.pth", epochs=1)) == 0
+
+
+def test_changed_settings_are_said(dataset, unbroken, tmp_path, capsys):
+    shutil.copytree(unbroken, folder_of(tmp_path))
+    main(arguments(dataset, tmp_path, resume="auto", epochs=3))
+    assert "settings changed since then" in (out := capsys.readouterr().out) and "epochs 2 -> 3" in out
+    assert [row["epoch"] for row in rows(folder_of(tmp_path))] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_save_and_exit(dataset, unbroken, tmp_path, monkeypatch, capsys, signum):
+    real, count = engine.accumulate_gradients, 0
+
+    def interrupted(*given):
+        nonlocal count
+        count += 1
+        if count == 3:
+            os.kill(os.getpid(), signum)
+        return real(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "accumulate_gradients", interrupted)
+        assert main(arguments(dataset, tmp_path)) == 128 + signum
+    assert "interrupted in epoch 1 after step 3 of 4" in capsys.readouterr().out
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert main(arguments(dataset, tmp_path, resume="auto")) == 0
+    assert_same_run(folder_of(tmp_path), unbroken)
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_samples_named(dataset, tmp_path, monkeypatch):
+    real, count = engine.total_loss, 0
+
+    def broken(*given):
+        nonlocal count
+        count += 1
+        return real(*given) * (float("nan") if count == 3 else 1)
+
+    monkeypatch.setattr(engine, "total_loss", broken)
+    with pytest.raises(InputError, match=r"epoch 1, step 3: loss nan.*samples were \d\d/\d\d, .*last good checkpoint"):
+        main(arguments(dataset, tmp_path, save_steps=1))
+    saved = read_checkpoint(folder_of(tmp_path) / "checkpoint_last.pth")
+    assert saved.training["position"]["step"] == 2
+    assert all(weight.isfinite().all() for weight in saved.weights.values())
+
+
+def test_a_folder_that_cannot_be_written_is_known_before_training(dataset, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write"):
+        main(arguments(dataset, tmp_path / "file"))
+    full = shutil.disk_usage(tmp_path)._replace(free=10_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
+    with pytest.raises(InputError, match="has 10 MB free, the checkpoints of this run need about"):
+        main(arguments(dataset, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"train_size": 50}, "train_size is 50, datransnet expects a multiple of 32"),
+        ({"batch_size": 64}, "fewer than batch_size 64"),
+        ({"batch_size": 5, "accumulate": 2}, "use a multiple of 2"),
+        ({"protocol": "standrd"}, "standrd"),
+        ({"select_by": "fa"}, "select_by is 'fa', expected one of"),
+        ({"amp": "fp16", "device": "cpu"}, "needs a CUDA GPU"),
+        ({"dataset": "nowhere"}, "no dataset 'nowhere'"),
+        ({"seed": -1}, "seed is -1, expected a number from 0 to 4294967295"),
+        ({"init_weights": "nothing.pth"}, "nothing.pth"),
+    ],
+)
+def test_mistakes_are_told_before_training(dataset, tmp_path, given, message):
+    with pytest.raises(InputError) as error:
+        main(arguments(dataset, tmp_path, **given))
+    assert message in str(error.value)
+    assert not folder_of(tmp_path).exists()
+
+
+def test_a_finished_run_is_not_overwritten(dataset, unbroken):
+    with pytest.raises(InputError, match="already holds a run; continue it with --resume auto"):
+        main(arguments(dataset, unbroken.parents[2]))
+
+
+@pytest.mark.parametrize("name", ["datransnet", "sgmp_unet"])
+def test_every_parameter_gets_a_gradient_from_the_main_output(name):
+    """Otherwise data-parallel training would need find_unused_parameters."""
+    torch.manual_seed(0)
+    network = build_model(name)
+    for module in network.modules():  # a shallow draw of stochastic depth may skip a block
+        if isinstance(module, StochasticDepth):
+            module.p = 0.0
+    clip = torch.rand(2, network.num_frames, network.in_channels, 64, 64)
+    total_loss("bce_soft_iou", [network(clip)], torch.ones(2, 1, 64, 64), 0.0).backward()
+    assert [key for key, parameter in network.named_parameters() if parameter.grad is None] == []
+
+
+def test_torchrun_writes_one_run_with_the_losses_of_one_process(dataset, tmp_path):
+    options = {"epochs": 1, "final_test": True}
+    assert main(arguments(dataset, tmp_path, "one", **options)) == 0
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += ["-m", "train_script.train", *arguments(dataset, tmp_path, "two", **options)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "batch 4 = 2 process(es) x 1 part(s) x 2" in done.stdout
+    assert done.stdout.count("output: ") == 1
+    one, two = rows(folder_of(tmp_path, "one")), rows(folder_of(tmp_path, "two"))
+    assert len(two) == 1
+    assert two[0]["loss"] == pytest.approx(one[0]["loss"], rel=1e-3)
+    assert json.loads((folder_of(tmp_path, "two") / "test.json").read_text())["figures"]["pd"] is not None

@@ -1,0 +1,112 @@
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.reference.datasets_folders import write_image
+from utils.errors import InputError
+from utils.images import numeric_key, read_grey, read_mask, read_pixels
+
+RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
+
+
+@pytest.mark.parametrize("ending", [".png", ".bmp", ".tiff"])
+def test_8_bit_is_divided_by_255(tmp_path, ending):
+    grey = read_grey(write_image(tmp_path / f"a{ending}", RAMP))
+    assert grey.dtype == np.float32
+    np.testing.assert_array_equal(grey, RAMP / np.float32(255))
+
+
+def test_jpg_is_read_to_its_own_precision(tmp_path):
+    grey = read_grey(write_image(tmp_path / "a.jpg", np.full((8, 8), 77, np.uint8)))
+    np.testing.assert_allclose(grey, 77 / 255, atol=1.5 / 255)
+
+
+def test_equal_channels_are_the_channel_itself_and_alpha_is_ignored(tmp_path):
+    rgb = write_image(tmp_path / "rgb.png", np.repeat(RAMP[..., None], 3, axis=2))
+    alpha = np.dstack([RAMP, RAMP, RAMP, np.full_like(RAMP, 9)])
+    rgba = write_image(tmp_path / "rgba.png", alpha)
+    np.testing.assert_array_equal(read_pixels(rgb), RAMP)
+    np.testing.assert_array_equal(read_pixels(rgba), RAMP)
+
+
+def test_colour_becomes_luma(tmp_path):
+    bgr = np.zeros((4, 4, 3), np.uint8)
+    bgr[..., 2] = 200
+    assert read_pixels(write_image(tmp_path / "red.png", bgr))[0, 0] == round(0.299 * 200)
+
+
+@pytest.mark.parametrize("ending", [".png", ".tiff"])
+def test_16_bit_keeps_every_level_and_spans_0_to_1(tmp_path, ending):
+    raw = (7000 + np.arange(1024)).astype(np.uint16).reshape(32, 32)  # a thermal camera's narrow range
+    grey = read_grey(write_image(tmp_path / f"raw{ending}", raw))
+    np.testing.assert_allclose(grey, (np.arange(1024) / 1023).reshape(32, 32), atol=1e-6)
+    assert len(np.unique(grey)) == 1024
+
+
+def test_a_constant_16_bit_frame_is_black(tmp_path):
+    assert read_grey(write_image(tmp_path / "flat.png", np.full((4, 4), 9000, np.uint16))).max() == 0
+
+
+def test_palette_images(tmp_path):
+    image = Image.fromarray((RAMP > 100).astype(np.uint8))
+    image.putpalette([0, 0, 0, 128, 0, 0])
+    image.save(tmp_path / "palette.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "palette.png"), RAMP > 100)
+
+
+@pytest.mark.parametrize("value", [1, 38, 254, 255, 300, 65535])
+def test_every_value_above_zero_is_target(tmp_path, value):
+    shape = (RAMP > 200).astype(np.uint16) * value
+    path = write_image(tmp_path / "mask.png", shape.astype(np.uint8) if value < 256 else shape)
+    mask = read_mask(path)
+    assert mask.dtype == bool
+    np.testing.assert_array_equal(mask, RAMP > 200)
+
+
+def test_a_mask_in_one_colour_with_alpha(tmp_path):
+    bgra = np.dstack([(RAMP > 200) * np.uint8(255), 0 * RAMP, 0 * RAMP, np.full_like(RAMP, 255)])
+    np.testing.assert_array_equal(read_mask(write_image(tmp_path / "mask.png", bgra)), RAMP > 200)
+
+
+@pytest.mark.parametrize("ending", [".png", ".jpg", ".bmp", ".tiff"])
+def test_a_truncated_file_is_named(tmp_path, ending):
+    path = tmp_path / f"cut{ending}"
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8)
+    path.write_bytes(cv2.imencode(ending, noise)[1].tobytes()[:1500])
+    with pytest.raises(InputError, match=f"cut{ending}"):
+        read_grey(path)
+
+
+def test_a_thumbnail_in_a_jpg_is_not_its_end(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8)
+    plain = cv2.imencode(".jpg", noise)[1].tobytes()
+    thumbnail = b"\xff\xd8\xff\xda some pixels \xff\xd9"
+    data = plain[:2] + b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail + plain[2:]
+    path = tmp_path / "image.jpg"
+    path.write_bytes(data + bytes(100))  # some cameras fill a file up
+    np.testing.assert_array_equal(read_pixels(path), cv2.imdecode(np.frombuffer(plain, np.uint8), -1))
+    path.write_bytes(data[:-1000])
+    with pytest.raises(InputError, match=r"image\.jpg"):
+        read_pixels(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"no image at all"])
+def test_what_is_no_image_is_named(tmp_path, content):
+    path = tmp_path / "wrong.png"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"wrong\.png.*no whole"):
+        read_mask(path)
+
+
+def test_a_missing_file_and_values_that_are_no_numbers(tmp_path):
+    with pytest.raises(InputError, match="No such file"):
+        read_grey(tmp_path / "none.png")
+    broken = write_image(tmp_path / "nan.tiff", np.array([[1, np.nan], [0, 2]], np.float32))
+    with pytest.raises(InputError, match="not finite"):
+        read_grey(broken)
+
+
+def test_names_are_ordered_by_their_numbers():
+    names = ["1(10)", "1 (3)", "1(2)", "1(1)", "f10", "f9", "2", "010"]
+    assert sorted(names, key=numeric_key) == ["1(1)", "1(2)", "1 (3)", "1(10)", "2", "010", "f9", "f10"]

@@ -1,0 +1,95 @@
+"""The rules that protocols are made of: from scores to a binary map, IoU over images, and what a false alarm is.
+
+How targets and regions are matched is in `utils.metrics.matching`.
+"""
+
+import math
+from collections.abc import Iterable
+
+import cv2
+import numpy as np
+
+from utils.metrics.matching import Matching
+from utils.metrics.regions import Scene
+
+SHOOTING_FREE_RADIUS = 4  # px: a 9 x 9 box
+
+
+# Thresholds. Each comparison is made in the map's own float type, as the published codes do.
+
+
+def above_half(score: np.ndarray) -> np.ndarray:
+    """{score} > 0.5"""
+    return score > 0.5
+
+
+def at_least_half(score: np.ndarray) -> np.ndarray:
+    """{score} >= 0.5"""
+    return score >= 0.5
+
+
+def above_half_of_maximum(score: np.ndarray) -> np.ndarray:
+    """{score} / max({score}) > 0.5"""
+    highest = score.max()
+    if highest <= 0:  # the published code divides by zero here and compares NaN, which is never above
+        return np.zeros(score.shape, bool)
+    return score / highest > 0.5
+
+
+# IoU over many images, from each image's whole-number intersection and union.
+
+
+def ratio(numerator: float, denominator: float) -> float:
+    """numerator / denominator, NaN for 0 / 0: no data, no figure."""
+    return numerator / denominator if denominator else math.nan
+
+
+def mean(values: Iterable[float]) -> float:
+    """Mean of the values that are numbers; exactly rounded sum, so the order of the values never matters."""
+    values = [value for value in values if not math.isnan(value)]
+    return ratio(math.fsum(values), len(values))
+
+
+def image_iou(row, empty: float) -> float:
+    """IoU of one image, `empty` where neither the map nor the mask has a pixel."""
+    return row.intersection / row.union if row.union else empty
+
+
+def set_iou(rows) -> float:
+    """sum of intersections / sum of unions"""
+    return ratio(sum(row.intersection for row in rows), sum(row.union for row in rows))
+
+
+def mean_iou_empty_one(rows) -> float:
+    """mean of image IoU, an image empty in both counting 1"""
+    return mean(image_iou(row, empty=1.0) for row in rows)
+
+
+def mean_iou_empty_zero(rows) -> float:
+    """mean of image IoU, an image empty in both counting 0"""
+    return mean(image_iou(row, empty=0.0) for row in rows)
+
+
+# False alarms: pixels of one image.
+
+
+def region_pixels(scene: Scene, matching: Matching) -> int:
+    """pixels of unmatched predicted regions"""
+    areas = scene.regions.areas
+    return int(areas.sum() - areas[matching.used].sum())
+
+
+def area_value_pixels(scene: Scene, matching: Matching) -> int:
+    """areas of all regions, less every area equal to that of some matched region"""
+    areas = scene.regions.areas
+    return int(areas[~np.isin(areas, areas[matching.used])].sum())
+
+
+def shooting_pixels(scene: Scene, matching: Matching) -> int:
+    """predicted pixels outside the 9 x 9 boxes of all mask pixels (boxes that start above 0 only)"""
+    radius, side = SHOOTING_FREE_RADIUS, 2 * SHOOTING_FREE_RADIUS + 1
+    # DTUM slices from coordinate - 4 on; nearer to the first row or column that start is negative and the slice empty.
+    sources = np.zeros_like(scene.mask, dtype=np.uint8)
+    sources[radius:, radius:] = scene.mask[radius:, radius:]
+    free = cv2.dilate(sources, np.ones((side, side), np.uint8)).astype(bool)
+    return int(np.count_nonzero(scene.binary & ~free))
