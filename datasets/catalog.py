@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 
-class PublishedFigures(NamedTuple):
+class PublishedMetrics(NamedTuple):
     """One published result on a dataset: IoU, nIoU and Pd in percent, Fa x 1e-6, under a protocol of utils.metrics."""
 
     model: str
@@ -30,10 +30,10 @@ class DatasetInfo:
     preset: str | None = None
     image_size: int | None = None
     published_split: bool = False
-    figures: tuple[PublishedFigures, ...] = ()
+    metrics: tuple[PublishedMetrics, ...] = ()
 
 
-def _sgmp(name: str, figures_2025: tuple[float, ...], figures_2026: tuple[float, ...]) -> DatasetInfo:
+def _sgmp(name: str, metrics_2025: tuple[float, ...], metrics_2026: tuple[float, ...]) -> DatasetInfo:
     return DatasetInfo(
         name,
         "sequences",
@@ -41,9 +41,9 @@ def _sgmp(name: str, figures_2025: tuple[float, ...], figures_2026: tuple[float,
         preset="sgmp_unet",
         image_size=320,
         published_split=True,
-        figures=(
-            PublishedFigures("SGMP-UNet (2025 release)", "sgmp-2025", *figures_2025),
-            PublishedFigures("SGMP-UNet (2026 release)", "sgmp-2026", *figures_2026),
+        metrics=(
+            PublishedMetrics("SGMP-UNet (2025 release)", "sgmp-2025", *metrics_2025),
+            PublishedMetrics("SGMP-UNet (2026 release)", "sgmp-2026", *metrics_2026),
         ),
     )
 

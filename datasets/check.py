@@ -141,7 +141,7 @@ def _published(info: DatasetInfo) -> list[str]:
     lines = [f"published preprocessing: preset {info.preset} at {info.image_size}"] if info.preset else []
     return lines + [
         f"published: {one.model} IoU {one.iou}, nIoU {one.niou}, Pd {one.pd}, Fa {one.fa} (protocol {one.protocol})"
-        for one in info.figures
+        for one in info.metrics
     ]
 
 

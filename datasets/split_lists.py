@@ -39,7 +39,7 @@ def find_split(layout: Layout, names: Iterable[str], published: str | None) -> S
         source = f"published (SGMP-UNet, datasets/splits/{published}/)"
         if lists:
             others = " and ".join(str(path.relative_to(root)) for path in lists.values())
-            source += f"; {others} not used: another split, whose figures do not compare"
+            source += f"; {others} not used: another split, whose metrics do not compare"
         return _split_by(shipped, layout, source, by_number=True)
     if lists:
         source = ", ".join(path.relative_to(root).as_posix() for path in lists.values())

@@ -2,7 +2,7 @@
 
     python -m test_script.benchmark --model sgmp_unet --size 320 320 --device cuda --amp bf16 --output speed.json
 
-Weights are random: none of the figures depends on them. FLOPs are those of matrix products, convolutions and attention
+Weights are random: none of the metrics depends on them. FLOPs are those of matrix products, convolutions and attention
 as PyTorch carries them out (an addition and a multiplication are two); normalisations, activations and sums are left
 out. Latency is the wall time of a forward pass of a batch that already lies on the device, in eval mode. Memory, at its
 peak and what the forward pass added to the weights and the input, is that of PyTorch's allocator on a CUDA device, and
@@ -47,16 +47,16 @@ def main(argv: list[str] | None = None) -> None:
     shape = (args.batch_size, model.num_frames, model.in_channels, *size)
 
     used, unused = count_parameters(model)
-    figures = {"parameters": used, "parameters_unused": unused, "flops_per_frame": count_flops(model, shape)}
+    metrics = {"parameters": used, "parameters_unused": unused, "flops_per_frame": count_flops(model, shape)}
     if device.type == "cpu" and not args.compile:  # compiling would be measured too
-        figures["memory"] = in_fresh_process(forward_memory_cpu, args.model, options, shape, args.amp)
+        metrics["memory"] = in_fresh_process(forward_memory_cpu, args.model, options, shape, args.amp)
     model.to(device)
     clip = torch.rand(shape, device=device)
     if device.type == "cuda":
-        figures["memory"] = forward_memory_cuda(model, clip, args.amp)
+        metrics["memory"] = forward_memory_cuda(model, clip, args.amp)
     network = torch.compile(model) if args.compile else model
-    figures["latency"] = latency(network, clip, args.amp, args.warmup, args.runs)
-    figures["frames_per_second"] = args.batch_size / figures["latency"]["median_s"]
+    metrics["latency"] = latency(network, clip, args.amp, args.warmup, args.runs)
+    metrics["frames_per_second"] = args.batch_size / metrics["latency"]["median_s"]
     settings = {
         "model": model.name,
         "options": model.options,
@@ -69,10 +69,10 @@ def main(argv: list[str] | None = None) -> None:
         "runs": args.runs,
         "torch": torch.__version__,
     }
-    print(as_text(settings, figures))
+    print(as_text(settings, metrics))
     if args.output:
         with atomic_path(args.output) as temporary:
-            temporary.write_text(json.dumps({"settings": settings, **figures}, indent=2) + "\n", encoding="utf-8")
+            temporary.write_text(json.dumps({"settings": settings, **metrics}, indent=2) + "\n", encoding="utf-8")
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -94,7 +94,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true", help="compile the network; the warm-up takes minutes")
     parser.add_argument("--warmup", type=int, default=3, help="passes before the measured ones; default 3")
     parser.add_argument("--runs", type=int, default=20, help="measured passes; default 20")
-    parser.add_argument("--output", type=Path, help="JSON file to write the figures to")
+    parser.add_argument("--output", type=Path, help="JSON file to write the metrics to")
     return parser.parse_args(argv)
 
 
@@ -199,7 +199,7 @@ def forward_memory_cpu(name: str, options: dict, shape: tuple[int, ...], amp: st
 
 
 def resident_bytes(field: str) -> int:
-    """A figure of this process's memory on Linux: VmRSS, resident now, or VmHWM, at its peak.
+    """A metric of this process's memory on Linux: VmRSS, resident now, or VmHWM, at its peak.
 
     `resource.getrusage` would not do: its peak includes that of the process that started this one.
     """
@@ -223,20 +223,20 @@ def in_fresh_process(function, *arguments):
             ) from error
 
 
-def as_text(settings: dict, figures: dict) -> str:
-    """The figures as a table for people."""
+def as_text(settings: dict, metrics: dict) -> str:
+    """The metrics as a table for people."""
     batch, frames, _, height, width = settings["clip"]
-    times = figures["latency"]
-    memory = figures.get("memory")
+    times = metrics["latency"]
+    memory = metrics.get("memory")
     rows = [
         [f"{settings['model']}, {height} x {width}, T = {frames}, batch {batch}", ""],
         ["device", f"{settings['device']} ({settings['threads']} CPU threads), amp {settings['amp']}"],
-        ["parameters, used", f"{figures['parameters']:,}"],
-        ["parameters, unused", f"{figures['parameters_unused']:,}"],
-        ["GFLOP a frame", f"{figures['flops_per_frame'] / 1e9:.2f}"],
+        ["parameters, used", f"{metrics['parameters']:,}"],
+        ["parameters, unused", f"{metrics['parameters_unused']:,}"],
+        ["GFLOP a frame", f"{metrics['flops_per_frame'] / 1e9:.2f}"],
         ["latency, median, ms", f"{1e3 * times['median_s']:.2f}"],
         ["latency, p10 - p90, ms", f"{1e3 * times['p10_s']:.2f} - {1e3 * times['p90_s']:.2f}"],
-        ["frames per second", f"{figures['frames_per_second']:.2f}"],
+        ["frames per second", f"{metrics['frames_per_second']:.2f}"],
         ["peak memory, MiB", f"{memory['peak_bytes'] / MIB:.0f}" if memory else "not measured"],
         ["added by a forward pass, MiB", f"{memory['added_bytes'] / MIB:.0f}" if memory else "not measured"],
     ]

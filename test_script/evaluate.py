@@ -13,7 +13,7 @@ from utils.files import atomic_path, check_writable
 from utils.metrics import PROTOCOLS, MetricAccumulator, build_metric
 from utils.metrics.curves import CurveAccumulator
 from utils.metrics.saved_maps import Pair, check_groups, find_pairs, key_names, read_groups, read_names, read_pair
-from utils.metrics.tables import areas_table, figures_table, json_ready, protocols_text
+from utils.metrics.tables import areas_table, json_ready, metrics_table, protocols_text
 from utils.plots import write_curves
 
 
@@ -34,9 +34,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--logits", action="store_true", help="predictions are logits (npy), not probabilities")
     parser.add_argument("--list", type=Path, metavar="FILE", help="measure these names only (or sequences), one a line")
     parser.add_argument("--groups", type=Path, metavar="FILE.csv", help="lines NAME,GROUP (a sequence or an image; "
-                        "for instance by SNR): figures of each group too")  # fmt: skip
-    parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the figures, ratios, as JSON")
-    parser.add_argument("--per_image", type=Path, metavar="FILE.csv", help="write each image's figures, ratios")
+                        "for instance by SNR): metrics of each group too")  # fmt: skip
+    parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the metrics, ratios, as JSON")
+    parser.add_argument("--per_image", type=Path, metavar="FILE.csv", help="write each image's metrics, ratios")
     parser.add_argument("--curves", type=Path, metavar="DIR", help="write PR, ROC and Pd over Fa as csv and png")
     parser.add_argument("--list_protocols", action="store_true", help="say what each protocol is made of, and end")
     return parser
@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
         with atomic_path(args.output) as path:
             path.write_text(json.dumps(json_ready(results), indent=2, allow_nan=False) + "\n", encoding="utf-8")
     if args.per_image:
-        rows = ({"protocol": name} | one for name, metric in metrics.items() for one in metric.image_figures())
+        rows = ({"protocol": name} | one for name, metric in metrics.items() for one in metric.image_metrics())
         write_table(args.per_image, rows)
     if args.curves:
         for file in write_curves(merged(curves).compute(), args.curves):
@@ -102,11 +102,11 @@ def merged(curves: dict[str | None, CurveAccumulator]) -> CurveAccumulator:
 
 
 def collect(metric: MetricAccumulator, curves: dict[str | None, CurveAccumulator], groups: dict[str, str]) -> dict:
-    """All figures of one protocol, as the JSON has them: over the set, by target area, per sequence, per group."""
+    """All metrics of one protocol, as the JSON has them: over the set, by target area, per sequence, per group."""
     standard = metric.protocol.name == "standard"
     result = metric.compute() | (curve_areas(merged(curves)) if standard else {"ap": None, "auc": None})
-    result |= metric.counts() | {"by_area": metric.area_figures()}
-    sequences = metric.sequence_figures()
+    result |= metric.counts() | {"by_area": metric.area_metrics()}
+    sequences = metric.sequence_metrics()
     if sequences:
         result["sequence_mean"] = metric.sequence_mean()
         result["sequences"] = {
@@ -129,13 +129,13 @@ def print_results(results: dict[str, dict]) -> None:
     """Protocols side by side, then what the first of them says of target areas, sequences and groups."""
     first, result = next(iter(results.items()))
     print(f"{result['images']} images, {result['targets']} targets")
-    print(figures_table(results, "protocol"))
+    print(metrics_table(results, "protocol"))
     print(f"\nPd by target area in px ({first})\n{areas_table(result['by_area'])}")
     if "sequences" in result:
         sequences = result["sequences"] | {"mean of sequences": result["sequence_mean"]}
-        print(f"\n{figures_table(sequences, f'sequence ({first})')}")
+        print(f"\n{metrics_table(sequences, f'sequence ({first})')}")
     if "groups" in result:
-        print(f"\n{figures_table(result['groups'], f'group ({first})')}")
+        print(f"\n{metrics_table(result['groups'], f'group ({first})')}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Run a network over a dataset: figures by any protocols, masks, detections, curves, and a report to look at.
+"""Run a network over a dataset: metrics by any protocols, masks, detections, curves, and a report to look at.
 
     python -m test_script.inference --model_path checkpoint_best.pth --dataset IRDST --flip --msc --output_dir ./predict
 
@@ -34,7 +34,7 @@ from utils.checkpoint import read_checkpoint
 from utils.distributed import barrier, end_distributed, init_distributed, is_main, rank, world_size
 from utils.errors import InputError, run_main
 from utils.metrics import PROTOCOLS, MetricAccumulator, Protocol, build_metric
-from utils.metrics.tables import figures_table
+from utils.metrics.tables import metrics_table
 
 GPU_WORKERS = 4
 
@@ -89,10 +89,10 @@ def run(args: argparse.Namespace, device: torch.device) -> None:
             parts, [] if single_images else [sequence.name for sequence in dataset.sequences], dataset
         )
         facts = run_facts(args, index.info, model.name)
-        figures = write_results(output, results, index, facts)
-        print_results(figures, index.info, args)
-        facts["notes"] = protocol_notes(list(figures), args)
-        write_report(output / "report.html", results, figures, index.info, facts, dataset, predictor)
+        metrics = write_results(output, results, index, facts)
+        print_results(metrics, index.info, args)
+        facts["notes"] = protocol_notes(list(metrics), args)
+        write_report(output / "report.html", results, metrics, index.info, facts, dataset, predictor)
         print(f"results in {output}; open {output / 'report.html'} in a browser")
 
 
@@ -210,28 +210,28 @@ def predict_parts(
             progress.update(len(samples))
 
 
-def print_results(figures: dict[str, dict], info: DatasetInfo, args: argparse.Namespace) -> None:
-    """Ours and the published figures side by side."""
-    first = next(iter(figures.values()))
+def print_results(metrics: dict[str, dict], info: DatasetInfo, args: argparse.Namespace) -> None:
+    """Ours and the published metrics side by side."""
+    first = next(iter(metrics.values()))
     print(f"{first['images']} images, {first['targets']} targets")
-    print(figures_table(figures | published_lines(info), "protocol"))
+    print(metrics_table(metrics | published_lines(info), "protocol"))
     if first.get("by_snr"):
-        print(f"dimmer and brighter half of the frames with targets, {next(iter(figures))}:")
-        print(figures_table(first["by_snr"], "dimmest target"))
-    for note in protocol_notes(list(figures), args):
+        print(f"dimmer and brighter half of the frames with targets, {next(iter(metrics))}:")
+        print(metrics_table(first["by_snr"], "dimmest target"))
+    for note in protocol_notes(list(metrics), args):
         print(note)
 
 
 def protocol_notes(names: list[str], args: argparse.Namespace) -> list[str]:
-    """Where the passes that were run are not those of a protocol's published figures."""
+    """Where the passes that were run are not those of a protocol's published metrics."""
     notes = []
     scales = predictor_options(args)["scales"]
     if "sgmp-2025" in names and not args.flip:
-        notes.append("note: the published figures of sgmp-2025 average over flips; add --flip to compare")
+        notes.append("note: the published metrics of sgmp-2025 average over flips; add --flip to compare")
     if "sgmp-2026" in names and (not args.flip or len(scales) == 1):
-        notes.append("note: the published figures of sgmp-2026 are with --flip --msc; add both to compare")
+        notes.append("note: the published metrics of sgmp-2026 are with --flip --msc; add both to compare")
     if "datransnet" in names and (args.flip or scales != (1.0,)):
-        notes.append("note: the published figures of datransnet are without --flip and --msc")
+        notes.append("note: the published metrics of datransnet are without --flip and --msc")
     return notes
 
 

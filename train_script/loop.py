@@ -1,4 +1,4 @@
-"""The epochs of a run: train, validate, choose, save; at the end the test figures."""
+"""The epochs of a run: train, validate, choose, save; at the end the test metrics."""
 
 import json
 import math
@@ -15,17 +15,17 @@ from datasets import Sequence
 from train_script.data import EpochBatches
 from train_script.engine import train_one_epoch, validate
 from train_script.interruption import Interrupted, StopSignal
-from train_script.run_folder import BEST, Log, append_metrics, remove_surpassed, save_best, save_last
+from train_script.run_folder import BEST, Log, append_metrics, prune_checkpoints, save_best, save_last
 from train_script.settings import Settings
 from train_script.state import Training, training_state
 from train_script.tensorboard import ExampleImages, PixelHistogram
 from utils.checkpoint import load_weights
-from utils.distributed import barrier, gather_objects, greatest, is_main
+from utils.distributed import all_reduce_max, barrier, gather_objects, is_main
 from utils.files import atomic_path
 from utils.metrics import PROTOCOLS, build_metric
 
 STEPS_BETWEEN_POINTS = 10  # of the TensorBoard curves of loss, learning rate and gradient norm
-SHOWN_FIGURES = ("iou", "niou", "pd", "fa", "f1")
+SHOWN_METRICS = ("iou", "niou", "pd", "fa", "f1")
 
 
 class MeasuredSet(NamedTuple):
@@ -76,7 +76,7 @@ def run_one_epoch(run: Run, training: Training) -> None:
         position.train_seconds += now - since
         since = now
         write_points(run, training, loss, norm)
-        signum = greatest(run.stop.signum, run.device)
+        signum = all_reduce_max(run.stop.signum, run.device)
         if signum or position.step % settings.save_steps == 0 or position.step == run.batches.steps:
             save_position(run, training)
         if signum:
@@ -98,16 +98,16 @@ def run_one_epoch(run: Run, training: Training) -> None:
     line = f"epoch {epoch}/{settings.epochs}: loss {row['loss']:.4f}, {position.train_seconds:.0f} s"
     if epoch % settings.val_every == 0 or epoch == settings.epochs:
         since = time.perf_counter()
-        figures, by_dataset = measure_sets(run, training, run.val_sets, "val", row["step"])
+        metrics, by_dataset = measure_sets(run, training, run.val_sets, "val", row["step"])
         seconds = time.perf_counter() - since
         position.seconds += seconds
         row |= {"val_seconds": round(seconds, 2), "protocol": run.protocol, "selected_on": settings.select_on}
-        row |= {"val": figures}
+        row |= {"val": metrics}
         if len(by_dataset) > 1:
             row |= {"val_by_dataset": by_dataset}
-            line += "".join(f"\n  {name}: {in_words(one)}" for name, one in by_dataset.items()) + "\n  mean"
-        line += f"; validation ({settings.select_on}, {run.protocol}): {in_words(figures)}, {seconds:.0f} s"
-        line += keep_if_best(run, training, figures[run.select_by], epoch)
+            line += "".join(f"\n  {name}: {format_metrics(one)}" for name, one in by_dataset.items()) + "\n  mean"
+        line += f"; validation ({settings.select_on}, {run.protocol}): {format_metrics(metrics)}, {seconds:.0f} s"
+        line += keep_if_best(run, training, metrics[run.select_by], epoch)
     row["minutes"] = round(position.seconds / 60, 3)
     position.epoch, position.step, position.loss_sum, position.train_seconds = epoch, 0, 0.0, 0.0
     if is_main():
@@ -115,7 +115,7 @@ def run_one_epoch(run: Run, training: Training) -> None:
     run.log(line)
     save_position(run, training)
     if is_main():
-        remove_surpassed(run.folder, run.select_by, position.best)
+        prune_checkpoints(run.folder, run.select_by, position.best)
 
 
 def save_position(run: Run, training: Training) -> None:
@@ -127,7 +127,7 @@ def save_position(run: Run, training: Training) -> None:
 def keep_if_best(run: Run, training: Training, score: float | None, epoch: int) -> str:
     """Keep the weights if their score is among the best; ' (best)' for the log if it is the best."""
     position = training.position
-    entry = [-1.0 if score is None else float(score), epoch]  # undefined figures lose to all others
+    entry = [-1.0 if score is None else float(score), epoch]  # undefined metrics lose to all others
     position.best = sorted([*position.best, entry], key=lambda kept: (-kept[0], kept[1]))[: run.settings.keep_best]
     if is_main():
         save_best(run.folder, training.weights(), asdict(run.settings), run.select_by, position.best, epoch)
@@ -169,17 +169,17 @@ def measure(run: Run, training: Training, part: MeasuredSet, tag: str, step: int
     for share in shares[1:]:
         for whole, other in zip(shares[0], share, strict=True):
             whole.merge(other)
-    figures = {
+    metrics = {
         name: None if value is None or math.isnan(value) else value for name, value in shares[0][0].compute().items()
     }
     if run.writer:
-        for name, value in figures.items():
+        for name, value in metrics.items():
             if value is not None:
                 run.writer.add_scalar(f"{tag}/{name}", value, step)
         shares[0][1].write(run.writer, f"{tag}/pixel precision-recall", step)
         examples[0].write(run.writer, f"{tag}/mask green, prediction red", step)
         run.writer.flush()
-    return figures
+    return metrics
 
 
 def measure_test(run: Run, training: Training, report: Path) -> None:
@@ -189,12 +189,12 @@ def measure_test(run: Run, training: Training, report: Path) -> None:
     load_weights(training.weights(), run.folder / BEST)
     since = time.perf_counter()
     step = run.settings.epochs * run.batches.steps
-    figures, by_dataset = measure_sets(run, training, run.test_sets, "test", step)
+    metrics, by_dataset = measure_sets(run, training, run.test_sets, "test", step)
     run.log(
-        f"test set ({run.protocol}), weights of epoch {int(epoch)}: {in_words(figures)}, "
+        f"test set ({run.protocol}), weights of epoch {int(epoch)}: {format_metrics(metrics)}, "
         f"{time.perf_counter() - since:.0f} s; "
         + (
-            "that epoch was chosen on the same images, as the published recipe does: the figures flatter"
+            "that epoch was chosen on the same images, as the published recipe does: the metrics flatter"
             if run.settings.select_on == "test"
             else "the test set was not used before"
         )
@@ -203,7 +203,7 @@ def measure_test(run: Run, training: Training, report: Path) -> None:
         note = {"by_dataset": by_dataset} if len(by_dataset) > 1 else {}
         note |= {"epoch": int(epoch), "selected_by": run.select_by, "selected_on": run.settings.select_on}
         with atomic_path(report) as temporary:
-            text = json.dumps(note | {"val_score": score, "protocol": run.protocol, "figures": figures}, indent=1)
+            text = json.dumps(note | {"val_score": score, "protocol": run.protocol, "metrics": metrics}, indent=1)
             temporary.write_text(text + "\n", encoding="utf-8")
 
 
@@ -218,12 +218,12 @@ def write_points(run: Run, training: Training, loss: float, norm: float) -> None
             run.writer.add_scalar(f"train/learning rate {group['name']}", group["lr"], step)
 
 
-def in_words(figures: dict[str, Any]) -> str:
-    """The main figures in one line; '-' where undefined."""
+def format_metrics(metrics: dict[str, Any]) -> str:
+    """The main metrics in one line; '-' where undefined."""
     texts = []
-    for name in SHOWN_FIGURES:
-        if name in figures:
-            value = figures[name]
+    for name in SHOWN_METRICS:
+        if name in metrics:
+            value = metrics[name]
             if value is None:
                 texts.append(f"{name} -")
             elif name == "fa":

@@ -87,7 +87,7 @@ def save_best(folder: Path, model: nn.Module, settings: dict, key: str, best: li
                 save_checkpoint(folder / BEST, model, settings, note)
 
 
-def remove_surpassed(folder: Path, key: str, best: list[list[float]]) -> None:
+def prune_checkpoints(folder: Path, key: str, best: list[list[float]]) -> None:
     """Delete kept checkpoints that are no longer among the best."""
     kept = {best_name(key, score, epoch) for score, epoch in best}
     for path in folder.glob("checkpoint_best_val_*.pth"):

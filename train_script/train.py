@@ -34,7 +34,7 @@ from utils.distributed import barrier, end_distributed, init_distributed, is_mai
 from utils.errors import InputError, run_main
 from utils.metrics import build_metric
 
-CHOOSING_FIGURES = ("video_mean", "iou", "pd")  # the first that a protocol defines chooses the best epoch
+SELECTION_METRICS = ("video_mean", "iou", "pd")  # the first that a protocol defines chooses the best epoch
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -76,12 +76,12 @@ def find_run(settings: Settings, config: str | None, log: Log) -> tuple[Path, Ch
 
 
 def train(settings: Settings, folder: Path, saved: Checkpoint | None, device: torch.device, log: Log) -> int:
-    """One run, from the data to the final figures."""
+    """One run, from the data to the final metrics."""
     indices = open_on_all(settings)
     network = build_network(settings, device, saved)
     protocols = {settings.protocol or index.info.protocol or "standard" for index in indices}
     protocol = protocols.pop() if len(protocols) == 1 else "standard"
-    select_by = choose_figure(settings, protocol)
+    select_by = choose_metric(settings, protocol)
     parts = [split_sequences(settings, index) for index in indices]
     train_data = [
         build_dataset(settings, part["train"], index.info.name, network, train=True)
@@ -235,11 +235,11 @@ def continue_from(saved: Checkpoint, training: Training, settings: Settings, fol
         forget_later_metrics(folder, position.epoch)
 
 
-def choose_figure(settings: Settings, protocol: str) -> str:
-    """The figure by which the best epoch is chosen: the one asked for, or the protocol's first of CHOOSING_FIGURES."""
+def choose_metric(settings: Settings, protocol: str) -> str:
+    """The metric by which the best epoch is chosen: the one asked for, or the protocol's first of SELECTION_METRICS."""
     defined = [name for name, value in build_metric(protocol).compute().items() if value is not None]
     if settings.select_by is None:
-        return next(name for name in CHOOSING_FIGURES if name in defined)
+        return next(name for name in SELECTION_METRICS if name in defined)
     choices = [name for name in defined if name != "fa"]
     if settings.select_by not in choices:
         raise InputError(
@@ -270,7 +270,7 @@ def announce(run: Run, indices: list[DatasetIndex], network: nn.Module) -> None:
     if settings.select_on == "test":
         log(
             f"selection: best {run.select_by} ({run.protocol}) ON THE TEST SET, as the published recipe does; "
-            "the chosen epoch's test figures flatter"
+            "the chosen epoch's test metrics flatter"
         )
     else:
         log(

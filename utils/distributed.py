@@ -110,7 +110,7 @@ def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if world_size() == 1 else _AllReduceSum.apply(tensor)
 
 
-def greatest(number: int, device: torch.device) -> int:
+def all_reduce_max(number: int, device: torch.device) -> int:
     """The greatest of all processes' numbers, on every rank."""
     if world_size() == 1:
         return number

@@ -17,10 +17,10 @@ from test_script.report.report_cases import Case, choose_items, show_case
 from test_script.results.inference_results import Results, published_lines
 from utils.files import atomic_path
 from utils.metrics import MetricAccumulator
-from utils.metrics.tables import HEADINGS, format_figure
+from utils.metrics.tables import HEADINGS, format_metric
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
-HEADLINE = {  # figure -> what the tile says
+HEADLINE = {  # metric -> what the tile says
     "iou": "IoU, %",
     "niou": "nIoU, %",
     "pd": "Pd: targets found, %",
@@ -33,7 +33,7 @@ HEADLINE = {  # figure -> what the tile says
 def write_report(
     path: Path,
     results: Results,
-    figures: dict[str, dict],
+    metrics: dict[str, dict],
     info: DatasetInfo,
     facts: dict[str, Any],
     dataset: ClipDataset,
@@ -41,7 +41,7 @@ def write_report(
 ) -> None:
     """Write the page.
 
-    `figures` are those of `write_results`, `facts` what the run was. The curves' pictures come from the folder curves/
+    `metrics` are those of `write_results`, `facts` what the run was. The curves' pictures come from the folder curves/
     beside `path`; the network runs once more on the frames that are shown.
     """
     first, metric = next(iter(results.metrics.items()))
@@ -50,11 +50,11 @@ def write_report(
     single_images = not results.sequence_curves
     page = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=escape(f"{facts['model']} on {facts['dataset']}"),
-        subtitle=escape(subtitle(figures[first], facts, len(results.sequence_curves))),
-        tiles=tiles(figures[first]),
+        subtitle=escape(subtitle(metrics[first], facts, len(results.sequence_curves))),
+        tiles=tiles(metrics[first]),
         notes="".join(f'<p class="hint">{escape(note)}</p>' for note in facts["notes"]),
-        figures=figures_table_html(figures, published_lines(info)),
-        areas=areas_table_html(figures[first]["by_area"]),
+        metrics=metrics_table_html(metrics, published_lines(info)),
+        areas=areas_table_html(metrics[first]["by_area"]),
         curves="".join(
             f'<img class="card" alt="{alt}" src="{data_url(path.parent / "curves" / name)}">'
             for name, alt in (
@@ -65,45 +65,45 @@ def write_report(
         ),
         table_title="Images" if single_images else "Sequences",
         first=escape(first),
-        table=images_table(metric) if single_images else sequences_table(metric, figures[first]["sequences"]),
+        table=images_table(metric) if single_images else sequences_table(metric, metrics[first]["sequences"]),
         worst="".join(case_html(shown[item]) for item in worst),
         best="".join(case_html(shown[item]) for item in best) or '<p class="hint">No frame with a target.</p>',
-        footer=escape(f"checkpoint {facts['checkpoint']}; all figures with their digits in metrics.json"),
+        footer=escape(f"checkpoint {facts['checkpoint']}; all metrics with their digits in metrics.json"),
     )
     with atomic_path(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
 
-def subtitle(figures: dict[str, Any], facts: dict[str, Any], sequences: int) -> str:
+def subtitle(metrics: dict[str, Any], facts: dict[str, Any], sequences: int) -> str:
     """The line below the title."""
     scales = [] if tuple(facts["scales"]) == (1.0,) else [f"scales {', '.join(map(str, facts['scales']))}"]
     averaging = " and ".join([*(["flip"] if facts["flip"] else []), *scales])
     counts = [f"{sequences} sequences"] * (sequences > 0) + [
-        f"{figures['images']} frames",
-        f"{figures['targets']} targets",
+        f"{metrics['images']} frames",
+        f"{metrics['targets']} targets",
     ]
     parts = [f"{facts['split']} split", *counts]
     return " · ".join([*parts, f"averaged over {averaging}" if averaging else "no averaging over flips or scales"])
 
 
-def tiles(figures: dict[str, Any]) -> str:
-    """The first protocol's figures, large."""
+def tiles(metrics: dict[str, Any]) -> str:
+    """The first protocol's metrics, large."""
     return "".join(
-        f'<div class="card tile"><b>{format_figure(name, figures[name])}</b><span>{text}</span></div>'
+        f'<div class="card tile"><b>{format_metric(name, metrics[name])}</b><span>{text}</span></div>'
         for name, text in HEADLINE.items()
-        if figures.get(name) is not None
+        if metrics.get(name) is not None
     )
 
 
-def figures_table_html(figures: dict[str, dict], published: dict[str, dict]) -> str:
+def metrics_table_html(metrics: dict[str, dict], published: dict[str, dict]) -> str:
     """Ours by protocol, then the published ones."""
-    names = [name for name in HEADINGS if any(one.get(name) is not None for one in figures.values())]
-    rows = [("", title, one) for title, one in figures.items()]
+    names = [name for name in HEADINGS if any(one.get(name) is not None for one in metrics.values())]
+    rows = [("", title, one) for title, one in metrics.items()]
     rows += [(' class="published"', title, one) for title, one in published.items()]
     head = "".join(f"<th>{escape(HEADINGS[name][0])}</th>" for name in names)
     body = "".join(
         f"<tr{kind}><td>{escape(title)}</td>"
-        + "".join(f"<td>{format_figure(n, one.get(n))}</td>" for n in names)
+        + "".join(f"<td>{format_metric(n, one.get(n))}</td>" for n in names)
         + "</tr>"
         for kind, title, one in rows
     )
@@ -118,7 +118,7 @@ def areas_table_html(by_area: dict[str, dict]) -> str:
         for title, show in (
             ("targets", lambda one: one["targets"]),
             ("found", lambda one: one["matched"]),
-            ("Pd %", lambda one: format_figure("pd", one["pd"])),
+            ("Pd %", lambda one: format_metric("pd", one["pd"])),
         )
     )
     return f"<table><thead><tr><th>target area</th>{head}</tr></thead><tbody>{body}</tbody></table>"
@@ -135,27 +135,27 @@ def sequences_table(metric: MetricAccumulator, sequences: dict[str, dict]) -> st
 
 def images_table(metric: MetricAccumulator) -> str:
     """A sortable row for each image."""
-    rows = ((one["frame"], one, [one["targets"], one["matched"]]) for one in metric.image_figures())
+    rows = ((one["frame"], one, [one["targets"], one["matched"]]) for one in metric.image_metrics())
     return sortable_table("image", ("targets", "found"), rows)
 
 
 def sortable_table(title: str, count_titles: tuple[str, ...], rows: Iterable[tuple[str, dict, list[int]]]) -> str:
-    """Rows of (name, figures, counts), with each cell's plain value for sorting."""
+    """Rows of (name, metrics, counts), with each cell's plain value for sorting."""
     rows = list(rows)
     names = [name for name in HEADINGS if any(one.get(name) is not None for _, one, _ in rows)]
 
     def cell(text: object, value: object) -> str:
         return f'<td data-v="{escape(str(value))}">{escape(str(text))}</td>'
 
-    def figure(name: str, value: float | None) -> str:
-        return cell(format_figure(name, value), "" if value is None or np.isnan(value) else value)
+    def metric(name: str, value: float | None) -> str:
+        return cell(format_metric(name, value), "" if value is None or np.isnan(value) else value)
 
     head = "".join(
         f"<th><button>{text}</button></th>" for text in (title, *(HEADINGS[n][0] for n in names), *count_titles)
     )
     body = "".join(
         f"<tr>{cell(key, key)}"
-        + "".join(figure(n, one.get(n)) for n in names)
+        + "".join(metric(n, one.get(n)) for n in names)
         + "".join(cell(n, n) for n in counts)
         + "</tr>"
         for key, one, counts in rows

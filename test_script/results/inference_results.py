@@ -41,25 +41,25 @@ def merge_parts(parts: list[Part], sequence_names: list[str], dataset: ClipDatas
 
 
 def write_results(output: Path, results: Results, index: DatasetIndex, run: dict[str, Any]) -> dict[str, dict]:
-    """Write metrics.json (with what the `run` was), the tables and the curves; returns the figures by protocol."""
+    """Write metrics.json (with what the `run` was), the tables and the curves; returns the metrics by protocol."""
     curves = results.curves.compute()
-    figures = {name: collect_figures(metric, curves) for name, metric in results.metrics.items()}
+    metrics = {name: collect_metrics(metric, curves) for name, metric in results.metrics.items()}
     if (index.root / TARGET_TABLE).is_file():
         for name, metric in results.metrics.items():
-            figures[name]["by_snr"] = halves_by_snr(metric, read_frame_snr(index.root))
+            metrics[name]["by_snr"] = halves_by_snr(metric, read_frame_snr(index.root))
     sequences = {
         (name, sequence): one | curve_areas(name, results.sequence_curves[sequence].compute())
         for name, metric in results.metrics.items()
-        for sequence, one in metric.sequence_figures().items()
+        for sequence, one in metric.sequence_metrics().items()
     } or {
         (name, "all images"): metric.compute() | curve_areas(name, curves) for name, metric in results.metrics.items()
     }
-    for name, one in figures.items():
+    for name, one in metrics.items():
         one["sequences"] = {sequence: values for (owner, sequence), values in sequences.items() if owner == name}
     content = {
         **run,
-        "protocols": figures,
-        "published": [published._asdict() for published in index.info.figures],
+        "protocols": metrics,
+        "published": [published._asdict() for published in index.info.metrics],
     }
     with atomic_path(output / "metrics.json") as path:
         path.write_text(json.dumps(json_ready(content), indent=1, allow_nan=False) + "\n", encoding="utf-8")
@@ -68,24 +68,24 @@ def write_results(output: Path, results: Results, index: DatasetIndex, run: dict
     )
     write_table(
         output / "per_image.csv",
-        ({"protocol": name} | one for name, metric in results.metrics.items() for one in metric.image_figures()),
+        ({"protocol": name} | one for name, metric in results.metrics.items() for one in metric.image_metrics()),
     )
     write_csv(output / "detections.csv", DETECTION_COLUMNS, results.detections)
     write_curves(curves, output / "curves")
-    return figures
+    return metrics
 
 
-def collect_figures(metric: MetricAccumulator, curves: Curves) -> dict[str, Any]:
-    """All figures of one protocol over the set."""
+def collect_metrics(metric: MetricAccumulator, curves: Curves) -> dict[str, Any]:
+    """All metrics of one protocol over the set."""
     result = metric.compute() | curve_areas(metric.protocol.name, curves) | metric.counts()
-    result["by_area"] = metric.area_figures()
-    if metric.sequence_figures():
+    result["by_area"] = metric.area_metrics()
+    if metric.sequence_metrics():
         result["sequence_mean"] = metric.sequence_mean()
     return result
 
 
 def halves_by_snr(metric: MetricAccumulator, snr: dict[tuple[str, str], float]) -> dict[str, dict[str, float | None]]:
-    """The figures over the dimmer and over the brighter half of the frames, by the SNR of their dimmest targets."""
+    """The metrics over the dimmer and over the brighter half of the frames, by the SNR of their dimmest targets."""
     known = sorted(snr[row.sequence, row.frame] for row in metric.rows if (row.sequence, row.frame) in snr)
     if not known:
         return {}
@@ -103,7 +103,7 @@ def curve_areas(protocol: str, curves: Curves) -> dict[str, float]:
 
 
 def published_lines(info: DatasetInfo) -> dict[str, dict[str, float]]:
-    """Published figures as ratios, by a line's title that names their protocol."""
+    """Published metrics as ratios, by a line's title that names their protocol."""
     return {
         f"published: {one.model}, {one.protocol}": {
             "iou": one.iou / 100,
@@ -111,5 +111,5 @@ def published_lines(info: DatasetInfo) -> dict[str, dict[str, float]]:
             "pd": one.pd / 100,
             "fa": one.fa / 1e6,
         }
-        for one in info.figures
+        for one in info.metrics
     }

@@ -46,7 +46,7 @@ def write_csv(path: Path, columns: Iterable[str], rows: Iterable[Iterable]) -> N
 
 
 def write_table(path: Path, rows: Iterable[dict]) -> None:
-    """Write figures as csv (ratios; empty where there is none)."""
+    """Write metrics as csv (ratios; empty where there is none)."""
     rows = [json_ready(row) for row in rows]
     columns = list(dict.fromkeys(name for row in rows for name in row))
     write_csv(path, columns, ([row.get(name) for name in columns] for row in rows))

@@ -174,7 +174,7 @@ def test_the_published_sequence_split_wins_over_lists_and_says_so(tmp_path):
     assert names(index.split("train")) == ["Sequence1", "Sequence9"]
     assert names(index.split("test")) == ["Sequence3", "Sequence7"]
     assert "published (SGMP-UNet" in index.summary
-    assert "train.txt and test.txt not used: another split, whose figures do not compare" in index.summary
+    assert "train.txt and test.txt not used: another split, whose metrics do not compare" in index.summary
 
 
 def test_the_published_split_matches_numbers_of_other_folder_names(tmp_path):

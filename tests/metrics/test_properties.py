@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.reference.plain_metrics import best_assignments, close_pairs, greedy, regions_of, shooting
 from utils.metrics import PROTOCOLS, build_metric
-from utils.metrics.accumulator import figures
+from utils.metrics.accumulator import compute_metrics
 
 EXAMPLES = settings(max_examples=40, deadline=None)
 
@@ -102,8 +102,8 @@ def test_merging_and_order_change_no_bit(protocol, batch, shuffler):
     merged = pickle.loads(pickle.dumps(parts[1]))
     merged.merge(parts[0])
     assert same(merged.compute(), once.compute())
-    assert merged.counts() == once.counts() and merged.area_figures().keys() == once.area_figures().keys()
-    ours, theirs = merged.sequence_figures(), once.sequence_figures()
+    assert merged.counts() == once.counts() and merged.area_metrics().keys() == once.area_metrics().keys()
+    ours, theirs = merged.sequence_metrics(), once.sequence_metrics()
     assert ours.keys() == theirs.keys() and all(same(ours[name], theirs[name]) for name in ours)
     assert same(merged.sequence_mean(), once.sequence_mean())
 
@@ -124,7 +124,7 @@ def test_means_do_not_depend_on_the_order_of_addition():
         metric.update(score, mask)
     rows = metric.rows
     orders = [random.Random(seed).sample(rows, len(rows)) for seed in range(50)]
-    assert len({figures(order, metric.protocol)["niou"] for order in orders}) == 1
+    assert len({compute_metrics(order, metric.protocol)["niou"] for order in orders}) == 1
     assert len({sum(row.intersection / row.union for row in order) for order in orders}) > 1
 
 

@@ -101,7 +101,7 @@ def test_without_targets_pd_is_nan_and_false_alarms_count(protocol):
 def test_nothing_measured_is_nan_not_an_error(protocol):
     metric = build_metric(protocol)
     assert all(value is None or math.isnan(value) for value in metric.compute().values())
-    assert metric.counts()["images"] == 0 and metric.area_figures() == {} and metric.sequence_figures() == {}
+    assert metric.counts()["images"] == 0 and metric.area_metrics() == {} and metric.sequence_metrics() == {}
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -294,7 +294,7 @@ def test_area_classes():
     boxes = [(2, 2, 3, 3), (2, 10, 2, 5), (10, 2, 5, 5), (20, 2, 9, 9), (10, 20, 12, 7)]
     metric = build_metric("standard")
     metric.update(picture(boxes[0], boxes[4], size=48), picture(*boxes, size=48))
-    areas = metric.area_figures()
+    areas = metric.area_metrics()
     assert {name: (one["targets"], one["matched"]) for name, one in areas.items()} == {
         "<= 9": (1, 1),
         "<= 25": (2, 0),
@@ -309,13 +309,13 @@ def test_rows_sequences_and_groups():
     score = np.stack([pair[0] for pair in OVERLAP] + [picture()])[:, None]
     mask = np.stack([pair[1] for pair in OVERLAP] + [picture((4, 4, 2, 2))])[:, None]
     metric.update(score, mask, sequence=["a", "a", "b"], frame=["1", "2", "1"])
-    images = metric.image_figures()
+    images = metric.image_metrics()
     assert [(one["sequence"], one["frame"], one["iou"]) for one in images] == [
         ("a", "1", 0.5),
         ("a", "2", 1),
         ("b", "1", 0),
     ]
-    sequences = metric.sequence_figures()
+    sequences = metric.sequence_metrics()
     assert (sequences["a"]["iou"], sequences["b"]["iou"], sequences["b"]["pd"]) == (SET, 0.0, 0.0)
     assert metric.sequence_mean()["iou"] == SET / 2
     assert (

@@ -1,4 +1,4 @@
-"""Agreement with py_irstd_metrics, another group's implementation, from figures that it was recorded with.
+"""Agreement with py_irstd_metrics, another group's implementation, from metrics that it was recorded with.
 
 Where definitions agree: IoU, nIoU, precision, recall, F1; greedy matching with region Fa (our basicirstd); DTUM's rules
 away from the first rows and columns (it cuts slices there) and with no score at 0.5 (it takes > for >=); and its
@@ -29,7 +29,7 @@ def measured(request):
     return request.param, FIGURES[request.param], metrics, curves
 
 
-def test_pixel_figures(measured):
+def test_pixel_metrics(measured):
     _, theirs, metrics, _ = measured
     ours = metrics["standard"].compute()
     assert {key: ours[key] for key in theirs["pixels"]} == pytest.approx(theirs["pixels"], rel=1e-12)

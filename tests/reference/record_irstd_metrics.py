@@ -38,7 +38,7 @@ def scenes(crowded):
 def record():
     import py_irstd_metrics as package
 
-    figures = {}
+    metrics = {}
     for name, crowded in (("apart", 0), ("crowded", 1)):
         greedy = package.ProbabilityDetectionAndFalseAlarmRate(1)
         greedy_bins = package.ProbabilityDetectionAndFalseAlarmRate(BINS)
@@ -57,7 +57,7 @@ def record():
         for score, mask in scenes(crowded):
             for metric in (greedy, greedy_bins, optimal, distance_only, shooting, pixels):
                 metric.update(score, mask)
-        figures[name] = {
+        metrics[name] = {
             "pixels": {key: float(value["binary"]) for key, value in pixels.get().items()},
             "greedy": {key: float(value[0]) for key, value in greedy.get().items()},
             "greedy_bins": {key: value.tolist() for key, value in greedy_bins.get().items()},
@@ -65,7 +65,7 @@ def record():
             "optimal_bins": {"matched": optimal.tp_objs.tolist(), "false_area": optimal.fp_area.tolist()},
             "shooting": {key: float(value[0]) for key, value in shooting.get().items()},
         }
-    RECORDED.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    RECORDED.write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def test_every_command_parses(words, monkeypatch):
 
 
 @pytest.mark.parametrize("options", re.findall(r"`(--dataset [^`]+)`", README))
-def test_commands_in_the_table_of_published_figures_parse(options, monkeypatch):
+def test_commands_in_the_table_of_published_metrics_parse(options, monkeypatch):
     accept("test_script.inference", ["--model_path", "FILE", *options.split()], monkeypatch)
 
 
@@ -111,7 +111,7 @@ def test_tables_name_every_model_dataset_protocol_and_recipe():
         assert (CONFIGS / f"{name}.yaml").is_file()
 
 
-def test_published_figures_are_those_of_the_catalog():
+def test_published_metrics_are_those_of_the_catalog():
     rows = {
         (cells[1], cells[2].strip("`")): [float(cell) for cell in cells[3:]]
         for cells in ([cell.strip() for cell in line.split("|")[1:-1]] for line in README.splitlines())
@@ -120,7 +120,7 @@ def test_published_figures_are_those_of_the_catalog():
     assert rows == {
         (info.name, one.protocol): [one.iou, one.niou, one.pd, one.fa]
         for info in CATALOG.values()
-        for one in info.figures
+        for one in info.metrics
     }
 
 

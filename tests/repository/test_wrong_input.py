@@ -334,9 +334,9 @@ def test_no_permission_to_write(command, world, tmp_path, monkeypatch, capfd):
         "train": "--dataset {good} --model datransnet --batch_size 2 --output_root locked",
         "inference": "--dataset {good} --model_path {net.pth} --output_dir locked/out",
         "predict": "--input {good}/images --model_path {net.pth} --output_dir locked/out",
-        "evaluate": "--predictions {good}/masks --masks {good}/masks --output locked/figures.json",
+        "evaluate": "--predictions {good}/masks --masks {good}/masks --output locked/metrics.json",
         "export": "--model_path {net.pth} --output locked/net.onnx --size 32 32",
-        "benchmark": "--model datransnet --size 32 32 --output locked/figures.json",
+        "benchmark": "--model datransnet --size 32 32 --output locked/metrics.json",
         "check": "--dataset {good} --preview locked/sheet.png",
         "synthetic": "--output locked/new --sequences 1 --frames 1",
     }[command]
@@ -368,7 +368,7 @@ def test_check_names_bad_files_and_ends_with_1(world, tmp_path, monkeypatch, cap
     assert "48 x 48" in capfd.readouterr().out
 
 
-def test_masks_of_any_depth_give_the_same_figures(world, tmp_path, monkeypatch, capfd):
+def test_masks_of_any_depth_give_the_same_metrics(world, tmp_path, monkeypatch, capfd):
     """A mask of full precision is no error: 16-bit and float masks mean what 8-bit ones mean."""
     tables = []
     for name, convert in {

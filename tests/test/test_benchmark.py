@@ -80,25 +80,25 @@ def test_latency_is_over_the_measured_passes_alone(monkeypatch):
     assert times == pytest.approx({"median_s": 3.0, "p10_s": 1.4, "p90_s": 4.6})
 
 
-def test_the_command_prints_and_writes_its_figures(tmp_path, capsys):
+def test_the_command_prints_and_writes_its_metrics(tmp_path, capsys):
     # much memory in this process must not count: a child's peak from getrusage would start from it
     ballast = torch.ones(400, benchmark.MIB // 4)
     benchmark.main(["--model", "datransnet", *SMALL, "--batch_size", "4", "--output", str(tmp_path / "speed.json")])
-    figures = json.loads((tmp_path / "speed.json").read_text())
-    assert figures["settings"]["clip"] == [4, 1, 1, 64, 64]
-    assert figures["settings"]["options"] == {"image_size": 256, "width": 16}
-    assert figures["parameters"] == sum(p.numel() for p in build_model("datransnet").parameters())
-    times = figures["latency"]
+    metrics = json.loads((tmp_path / "speed.json").read_text())
+    assert metrics["settings"]["clip"] == [4, 1, 1, 64, 64]
+    assert metrics["settings"]["options"] == {"image_size": 256, "width": 16}
+    assert metrics["parameters"] == sum(p.numel() for p in build_model("datransnet").parameters())
+    times = metrics["latency"]
     assert 0 < times["p10_s"] <= times["median_s"] <= times["p90_s"]
-    assert figures["frames_per_second"] == pytest.approx(4 / times["median_s"])
-    if figures["memory"] is not None:  # Linux
+    assert metrics["frames_per_second"] == pytest.approx(4 / times["median_s"])
+    if metrics["memory"] is not None:  # Linux
         # at least the first skip and its gated neighbour at full size; at most what a few dozen such maps take
         least = 2 * 4 * 16 * 64 * 64 * 4
-        assert least < figures["memory"]["added_bytes"] < 50 * least
-        assert figures["memory"]["peak_bytes"] > figures["memory"]["added_bytes"]
+        assert least < metrics["memory"]["added_bytes"] < 50 * least
+        assert metrics["memory"]["peak_bytes"] > metrics["memory"]["added_bytes"]
     table = capsys.readouterr().out
     assert "datransnet, 64 x 64, T = 1, batch 4" in table
-    assert f"{figures['parameters']:,}" in table
+    assert f"{metrics['parameters']:,}" in table
     assert ballast.sum() > 0
 
 

@@ -57,7 +57,7 @@ def test_flat_folder(flat, capsys):
 def test_protocols_side_by_side(flat, capsys):
     result = run(flat, "--protocol", "all")
     assert list(result) == list(PROTOCOLS)
-    assert {name: figures["pd"] for name, figures in result.items()} == {
+    assert {name: metrics["pd"] for name, metrics in result.items()} == {
         "standard": 2 / 3,
         "sgmp-2025": 1 / 3,  # logits of 0.9, 128/255 and 0.49999: only the first is above 0.5
         "sgmp-2026": 2 / 3,

@@ -127,14 +127,14 @@ def test_every_file_holds_what_the_network_says(done, checkpoint, sequences):
 
     saved = json.loads((done / "metrics.json").read_text())
     for metric in (standard, logits):
-        figures = saved["protocols"][metric.protocol.name]
+        metrics = saved["protocols"][metric.protocol.name]
         for name, value in metric.compute().items():
-            assert figures[name] == (None if value is None or np.isnan(value) else value)
+            assert metrics[name] == (None if value is None or np.isnan(value) else value)
         per_image = [row for row in table(done / "per_image.csv") if row["protocol"] == metric.protocol.name]
-        assert [row["iou"] for row in per_image] == [str(one["iou"]) for one in metric.image_figures()]
+        assert [row["iou"] for row in per_image] == [str(one["iou"]) for one in metric.image_metrics()]
         per_sequence = [row for row in table(done / "per_sequence.csv") if row["protocol"] == metric.protocol.name]
         assert {row["sequence"]: float(row["iou"]) for row in per_sequence} == {
-            name: one["iou"] for name, one in metric.sequence_figures().items()
+            name: one["iou"] for name, one in metric.sequence_metrics().items()
         }
     computed = curves.compute()
     assert saved["protocols"]["standard"]["ap"] == computed.ap
@@ -256,8 +256,8 @@ def test_the_protocols_of_both_sgmp_releases(checkpoint, sequences, tmp_path, mo
             metrics["sgmp-2026"].update(torch.stack(probabilities).mean(0).clamp(0, 1), truth, sequence, str(target))
     saved = json.loads((tmp_path / "metrics.json").read_text())["protocols"]
     for name, metric in metrics.items():
-        for figure, value in metric.compute().items():
-            assert saved[name][figure] == (None if value is None else pytest.approx(value, rel=1e-3)), (name, figure)
+        for key, value in metric.compute().items():
+            assert saved[name][key] == (None if value is None else pytest.approx(value, rel=1e-3)), (name, key)
     assert 0 < saved["sgmp-2026"]["iou"] < 1 and saved["sgmp-2025"]["iou"] != saved["sgmp-2026"]["niou"]
 
 
@@ -268,7 +268,7 @@ def test_default_protocols_are_standard_and_the_papers():
         inference.choose_protocols(["standart"], SimpleNamespace(protocol=None))
 
 
-def test_published_figures_stand_beside_ours(capsys):
+def test_published_metrics_stand_beside_ours(capsys):
     ours = {"iou": 0.5, "niou": 0.4, "pd": 0.9, "fa": 1e-5, "images": 7, "targets": 9}
     args = SimpleNamespace(flip=True, scales=None, msc=False, tile=None, amp=False, compile=False, batch_size=1)
     inference.print_results({"sgmp-2026": ours}, CATALOG["IRDST"], args)
@@ -278,10 +278,10 @@ def test_published_figures_stand_beside_ours(capsys):
         ["60.80", "59.28", "98.68", "17.83"],
         ["63.63", "61.18", "97.96", "12.74"],
     ]
-    assert "are with --flip --msc" in lines[-1]  # what the published figures were made with, and these were not
+    assert "are with --flip --msc" in lines[-1]  # what the published metrics were made with, and these were not
 
 
-def test_a_rendered_datasets_figures_are_halved_by_snr():
+def test_a_rendered_datasets_metrics_are_halved_by_snr():
     metric = MetricAccumulator(PROTOCOLS["standard"])
     mask = np.zeros((32, 32), bool)
     mask[4:6, 4:6] = True

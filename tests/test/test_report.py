@@ -64,7 +64,7 @@ def test_the_page_needs_no_other_file(report):
     assert not re.search(r"https?://|@import|url\(", report.read_text(encoding="utf-8"))
 
 
-def test_the_page_shows_figures_sequences_and_frames(report):
+def test_the_page_shows_metrics_sequences_and_frames(report):
     text = report.read_text(encoding="utf-8")
     page = Page(text)
     assert "<easy>" in page.texts and "dim" in page.texts  # escaped, not taken for tags

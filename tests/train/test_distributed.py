@@ -109,7 +109,7 @@ def worker(folder: Path) -> None:
     ((rank + 1) * total.square()).sum().backward()  # process r's loss is (r + 1) |total|^2
     results["sum"], results["gradient"] = total.detach(), value.grad
     results["gathered"] = distributed.gather_objects({"rank": rank})
-    results["greatest"] = distributed.greatest(5 - rank, torch.device("cpu"))
+    results["greatest"] = distributed.all_reduce_max(5 - rank, torch.device("cpu"))
     torch.save(results, folder / f"{rank}.pth")
     distributed.end_distributed()
 
@@ -153,7 +153,7 @@ def test_alone_everything_is_a_no_op():
     assert distributed.all_reduce_sum(value) is value
     assert distributed.gather_objects("x") == ["x"]
     assert (distributed.rank(), distributed.world_size(), distributed.is_main()) == (0, 1, True)
-    assert distributed.greatest(3, torch.device("cpu")) == 3
+    assert distributed.all_reduce_max(3, torch.device("cpu")) == 3
 
 
 @pytest.mark.parametrize("shape", [(4, 3), (4, 3, 5, 2), (2, 3, 4, 2, 2)])

@@ -363,4 +363,4 @@ def test_torchrun_writes_one_run_with_the_losses_of_one_process(dataset, tmp_pat
     one, two = rows(folder_of(tmp_path, "one")), rows(folder_of(tmp_path, "two"))
     assert len(two) == 1
     assert two[0]["loss"] == pytest.approx(one[0]["loss"], rel=1e-3)
-    assert json.loads((folder_of(tmp_path, "two") / "test.json").read_text())["figures"]["pd"] is not None
+    assert json.loads((folder_of(tmp_path, "two") / "test.json").read_text())["metrics"]["pd"] is not None

@@ -14,18 +14,18 @@ def names(folder):
 
 
 def test_a_file_appears_when_it_is_whole(tmp_path):
-    file = tmp_path / "new" / "figures.json"
+    file = tmp_path / "new" / "metrics.json"
     with atomic_path(file) as temporary:
         temporary.write_text("first")
         assert not file.exists() and temporary.parent == file.parent
     with pytest.raises(RuntimeError), atomic_path(file) as temporary:
         temporary.write_text("half of the sec")
         raise RuntimeError
-    assert file.read_text() == "first" and names(file.parent) == ["figures.json"]
+    assert file.read_text() == "first" and names(file.parent) == ["metrics.json"]
 
 
 def test_a_trial_leaves_nothing_behind(tmp_path):
-    check_writable(tmp_path / "new" / "figures.json")
+    check_writable(tmp_path / "new" / "metrics.json")
     assert names(tmp_path / "new") == []
     (tmp_path / "old.json").write_text("old")
     check_writable(tmp_path / "old.json")

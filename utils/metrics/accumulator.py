@@ -1,4 +1,4 @@
-"""The accumulator that every protocol shares: whole numbers per image, figures when asked."""
+"""The accumulator that every protocol shares: whole numbers per image, metrics when asked."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
@@ -35,10 +35,10 @@ class ImageCounts(NamedTuple):
 
 
 class MetricAccumulator:
-    """Figures of one protocol over any number of images.
+    """Metrics of one protocol over any number of images.
 
     `update` measures, `merge` takes over another accumulator's images (of another process: it can be pickled),
-    `compute` gives the figures. The order of images never changes a bit of them. `rows` holds every image's counts.
+    `compute` gives the metrics. The order of images never changes a bit of them. `rows` holds every image's counts.
     """
 
     def __init__(self, protocol: Protocol, rows: Iterable[ImageCounts] = ()):
@@ -58,7 +58,7 @@ class MetricAccumulator:
         """Take over the images of `other`, which must follow the same protocol."""
         if other.protocol != self.protocol:
             raise InputError(
-                f"figures of protocols {self.protocol.name} and {other.protocol.name} cannot be merged; "
+                f"metrics of protocols {self.protocol.name} and {other.protocol.name} cannot be merged; "
                 "measure both sets with one protocol"
             )
         self.rows.extend(other.rows)
@@ -66,37 +66,37 @@ class MetricAccumulator:
     def compute(self) -> dict[str, float | None]:
         """The `FIGURES` over all images: ratios (fa too), NaN where there was nothing to measure (0 / 0).
 
-        None where the protocol does not define the figure.
+        None where the protocol does not define the metric.
         """
-        return figures(self.rows, self.protocol)
+        return compute_metrics(self.rows, self.protocol)
 
     def counts(self) -> dict[str, int]:
-        """How many images, pixels and targets the figures rest on, and how many targets were matched."""
+        """How many images, pixels and targets the metrics rest on, and how many targets were matched."""
         names = ("pixels", "targets", "matched", "false_pixels")
         return {"images": len(self.rows)} | {name: sum(getattr(row, name) for row in self.rows) for name in names}
 
-    def image_figures(self) -> list[dict]:
-        """Per image, in the order they came: its names, the figures over it alone, and its counts of targets."""
+    def image_metrics(self) -> list[dict]:
+        """Per image, in the order they came: its names, the metrics over it alone, and its counts of targets."""
         return [
             {"sequence": row.sequence, "frame": row.frame}
-            | figures([row], self.protocol)
+            | compute_metrics([row], self.protocol)
             | {"targets": row.targets, "matched": row.matched, "false_pixels": row.false_pixels}
             for row in self.rows
         ]
 
-    def sequence_figures(self) -> dict[str, dict[str, float | None]]:
-        """The figures over each named sequence, in the order of their first images."""
+    def sequence_metrics(self) -> dict[str, dict[str, float | None]]:
+        """The metrics over each named sequence, in the order of their first images."""
         return self.split(lambda row: row.sequence)
 
     def sequence_mean(self) -> dict[str, float | None]:
-        """Each figure's mean over the named sequences that it is defined for."""
-        return mean_figures(self.sequence_figures().values())
+        """Each metric's mean over the named sequences that it is defined for."""
+        return mean_metrics(self.sequence_metrics().values())
 
     def split(self, group: Callable[[ImageCounts], str | None]) -> dict[str, dict[str, float | None]]:
-        """The figures over each group of images, for instance of one SNR; images whose group is None are left out."""
-        return {name: figures(rows, self.protocol) for name, rows in group_rows(self.rows, group).items()}
+        """The metrics over each group of images, for instance of one SNR; images whose group is None are left out."""
+        return {name: compute_metrics(rows, self.protocol) for name, rows in group_rows(self.rows, group).items()}
 
-    def area_figures(self) -> dict[str, dict[str, float | int]]:
+    def area_metrics(self) -> dict[str, dict[str, float | int]]:
         """Targets, matched targets and Pd for each class of target area in px (a target's own, in the mask)."""
         targets = [sum(column) for column in zip(*(row.targets_by_area for row in self.rows), strict=True)]
         matched = [sum(column) for column in zip(*(row.matched_by_area for row in self.rows), strict=True)]
@@ -120,16 +120,16 @@ def group_rows(rows, group: Callable) -> dict[str, list]:
     return groups
 
 
-def mean_figures(each: Iterable[Mapping[str, float | None]]) -> dict[str, float | None]:
-    """Mean of each figure over several sets of figures, left out where it is NaN, None where it is not defined."""
+def mean_metrics(each: Iterable[Mapping[str, float | None]]) -> dict[str, float | None]:
+    """Mean of each metric over several sets of metrics, left out where it is NaN, None where it is not defined."""
     each = list(each)
     return {
         name: None if any(one[name] is None for one in each) else mean(one[name] for one in each) for name in FIGURES
     }
 
 
-def figures(rows: list[ImageCounts], protocol: Protocol) -> dict[str, float | None]:
-    """A protocol's figures over the given images."""
+def compute_metrics(rows: list[ImageCounts], protocol: Protocol) -> dict[str, float | None]:
+    """A protocol's metrics over the given images."""
     total = {
         name: sum(getattr(row, name) for row in rows)
         for name in ("pixels", "true_positives", "predicted", "positives", "targets", "matched", "false_pixels")

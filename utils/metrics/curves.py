@@ -16,7 +16,7 @@ MOST_STEPS = 10_000  # finer thresholds come too near to the spacing of float32
 
 
 class Curves(NamedTuple):
-    """Float64 arrays [N + 1], one value a threshold (map: score > threshold); NaN where a figure is 0 / 0.
+    """Float64 arrays [N + 1], one value a threshold (map: score > threshold); NaN where a metric is 0 / 0.
 
     ap and auc count every pixel's score as its level, the number of thresholds below it, and are what scikit-learn's
     average_precision_score and roc_auc_score give for these levels: the last step is the map of all pixels.

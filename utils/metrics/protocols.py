@@ -1,4 +1,4 @@
-"""The one table of protocols: what each published figure is made of. A new protocol is a new row."""
+"""The one table of protocols: what each published metric is made of. A new protocol is a new row."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from utils.metrics.rules import (
 
 
 class Protocol(NamedTuple):
-    """A row of the table. None: the protocol does not define the figure."""
+    """A row of the table. None: the protocol does not define the metric."""
 
     name: str
     source: str
@@ -39,11 +39,11 @@ ROWS = [
         set_iou, mean_iou_empty_one, optimal, region_pixels, pixel_scores=True,
     ),
     Protocol(
-        "sgmp-2025", "SGMP-UNet's 2025 figures", "logit", above_half, above_half,
+        "sgmp-2025", "SGMP-UNet's 2025 metrics", "logit", above_half, above_half,
         mean_iou_empty_one, set_iou, greedy, area_value_pixels, video_mean=True,
     ),
     Protocol(
-        "sgmp-2026", "SGMP-UNet's 2026 figures", "probability", above_half, above_half,
+        "sgmp-2026", "SGMP-UNet's 2026 metrics", "probability", above_half, above_half,
         mean_iou_empty_one, set_iou, greedy, area_value_pixels, video_mean=True,
     ),
     Protocol(

@@ -40,7 +40,7 @@ def above_half_of_maximum(score: np.ndarray) -> np.ndarray:
 
 
 def ratio(numerator: float, denominator: float) -> float:
-    """numerator / denominator, NaN for 0 / 0: no data, no figure."""
+    """numerator / denominator, NaN for 0 / 0: no data, no metric."""
     return numerator / denominator if denominator else math.nan
 
 

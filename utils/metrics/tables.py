@@ -1,4 +1,4 @@
-"""Figures and protocols as text for people, and as JSON for programs."""
+"""Metrics and protocols as text for people, and as JSON for programs."""
 
 import inspect
 import math
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from utils.metrics.protocols import PROTOCOLS, Protocol
 
-HEADINGS = {  # figure -> column heading and factor
+HEADINGS = {  # metric -> column heading and factor
     "iou": ("IoU %", 100),
     "niou": ("nIoU %", 100),
     "pd": ("Pd %", 100),
@@ -30,24 +30,24 @@ def text_table(rows: list[list[str]]) -> str:
     return "\n".join(lines)
 
 
-def format_figure(name: str, value: float | None) -> str:
-    """A figure in its column's unit; '-' where it is not defined or there was nothing to measure."""
+def format_metric(name: str, value: float | None) -> str:
+    """A metric in its column's unit; '-' where it is not defined or there was nothing to measure."""
     return "-" if value is None or math.isnan(value) else f"{value * HEADINGS[name][1]:.2f}"
 
 
-def figures_table(results: Mapping[str, Mapping[str, float | None]], title: str) -> str:
-    """Sets of figures side by side, one line each; columns that no line has a value for are left out."""
+def metrics_table(results: Mapping[str, Mapping[str, float | None]], title: str) -> str:
+    """Sets of metrics side by side, one line each; columns that no line has a value for are left out."""
     shown = [name for name in HEADINGS if any(result.get(name) is not None for result in results.values())]
     rows = [[title, *(HEADINGS[name][0] for name in shown)]]
-    rows += [[key, *(format_figure(name, result.get(name)) for name in shown)] for key, result in results.items()]
+    rows += [[key, *(format_metric(name, result.get(name)) for name in shown)] for key, result in results.items()]
     return text_table(rows)
 
 
 def areas_table(by_area: Mapping[str, Mapping[str, float | int]]) -> str:
-    """`area_figures` side by side, a column for each class of area."""
+    """`area_metrics` side by side, a column for each class of area."""
     rows = [["area", *by_area]]
     rows += [[name, *(str(one[name]) for one in by_area.values())] for name in ("targets", "matched")]
-    return text_table([*rows, [HEADINGS["pd"][0], *(format_figure("pd", one["pd"]) for one in by_area.values())]])
+    return text_table([*rows, [HEADINGS["pd"][0], *(format_metric("pd", one["pd"]) for one in by_area.values())]])
 
 
 def protocol_text(protocol: Protocol) -> str:
@@ -79,7 +79,7 @@ def protocols_text() -> str:
 
 
 def json_ready(value):
-    """The same nested figures with NaN, which JSON lacks, as None."""
+    """The same nested metrics with NaN, which JSON lacks, as None."""
     if isinstance(value, Mapping):
         return {key: json_ready(each) for key, each in value.items()}
     if isinstance(value, list):
