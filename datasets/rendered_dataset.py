@@ -16,6 +16,7 @@ from tqdm import tqdm
 from datasets.backgrounds import CLUTTERS
 from datasets.rendering import SequenceSettings, frame_name, render_sequence
 from datasets.target_table import TARGET_TABLE, TargetRow, write_targets
+from datasets.varied_scenes import render_varied_sequence
 from utils.errors import InputError
 from utils.files import cannot_write
 
@@ -100,7 +101,8 @@ def _render_into(folder: Path, settings: DatasetSettings) -> None:
 def _render_one(folder: Path, name: str, number: int, settings: DatasetSettings) -> list[TargetRow]:
     random = np.random.default_rng([settings.seed, number])
     share = (number * GOLDEN_RATIO + 0.5) % 1
-    rendered = render_sequence(
+    render = render_varied_sequence if settings.clutter == "varied" else render_sequence
+    rendered = render(
         name,
         SequenceSettings(
             clutter=CLUTTERS[number % len(CLUTTERS)] if settings.clutter == "mixed" else settings.clutter,
