@@ -28,7 +28,8 @@ PNG_COMPRESSION = 1  # noise hardly compresses, so more costs time alone
 class DatasetSettings:
     """A dataset to render: ranges are (lowest, highest); size is (H, W); speed in pixels a frame.
 
-    SNR = (target peak - local mean) / local standard deviation (`datasets.rendering.local_statistics`).
+    SNR = |target peak - local mean| / local standard deviation (`datasets.rendering.local_statistics`). With
+    the clutter "varied" it is the least that a sequence's targets have (`datasets.varied_scenes`).
     """
 
     sequences: int = 32

@@ -151,10 +151,8 @@ def target_profile(
     return tuple(slice(int(at), int(end)) for at, end in zip(start, stop, strict=True)), profile[y, x]
 
 
-def draw_flight(
-    settings: SequenceSettings, random: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Positions [T, 2], headings [T] and visible [T] of a slightly turning flight through a random point of the image."""
+def draw_flight(settings: SequenceSettings, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Positions [T, 2], headings [T] and visible [T] of a slightly turning flight through a random image point."""
     times = np.arange(settings.frames)
     middle = int(random.integers(settings.frames))
     headings = random.uniform(0, 2 * np.pi) + random.normal(0, TURN) * (times - middle)

@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> None:
         "--clutter",
         choices=(*CLUTTERS, "mixed", "varied"),
         default=DEMO.clutter,
-        help="mixed: cloud, sea and ground in turn; varied: scene, targets and sensor differ between sequences",
+        help="mixed: cloud, sea and ground in turn; varied: every sequence has its own scene, target sizes and sensor",
     )
     parser.add_argument("--bits", type=int, choices=(8, 16), default=DEMO.bits)
     parser.add_argument("--val_share", type=float, default=DEMO.val_share, help="share of the sequences in val.txt")

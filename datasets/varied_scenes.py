@@ -29,12 +29,13 @@ LEAST_DEVIATION = 0.5 / 255  # a background that is clipped throughout has none
 MASK_FRACTION = 0.5  # of the visible contrast, where annotators draw the outline
 
 BACKDROP_LEVEL = 0.35  # about the mean of datasets.backgrounds
-LEVEL = (0.03, 0.7)  # of the scene
-GAIN = (0.1, 3.5)  # of the backdrop's contrasts
+LEVEL = (0.04, 0.9)  # of the scene: from a dark sky of 10 grey levels of 255 to bright ground
+GAIN = (0.1, 7.0)  # of the backdrop's contrasts, in a scene of level 1
 STEP = (0.05, 0.5)  # brightness of clouds, skylines and hot objects against what is behind them
 LAYER_SHARE = 0.35  # of the sequences that show each kind of layer
 OBJECT_RADIUS = (11.0, 40.0)  # pixels: hot objects are larger than any target
 HAZE = (0.3, 5.0)  # sigma in pixels: how smooth the backdrop is
+OVERSHOOT = 0.1  # that scenes leave the range of 0..1 by: noise stays hidden, and a target's soft edge shows
 BLUR = (0.3, 1.1)  # sigma in pixels, of the optics
 SHADING = 0.25  # brightness that fades over the image at most
 
@@ -58,11 +59,11 @@ class VariedTarget(NamedTuple):
 
 
 def render_varied_sequence(name: str, settings: SequenceSettings, random: np.random.Generator) -> RenderedSequence:
-    """Render the sequence `name` with a scene, targets and a sensor of its own; `settings.clutter` is not looked at.
+    """Render the sequence `name` with a scene, targets and a sensor of its own; `settings.clutter` is ignored.
 
     Frames are clipped to 0..1. A target is opaque; its contrast against the local mean is drawn, but at least
     `settings.snr` x the local deviation. Its mask is where more than half of its contrast, as far as clipping leaves
-    it, shows. In frames where clipping hides it altogether there is none.
+    it, shows. Where clipping hides the target altogether it is neither drawn nor listed.
     """
     blur = random.uniform(*BLUR)
     scene = _build_scene(settings.shape, blur, random)
@@ -76,7 +77,7 @@ def render_varied_sequence(name: str, settings: SequenceSettings, random: np.ran
     rows = []
     signs: dict[int, int] = {}
     for number in range(settings.frames):
-        clutter = scene(number, offsets[number]).astype(np.float32)
+        clutter = scene(number, offsets[number]).clip(-OVERSHOOT, 1 + OVERSHOOT)
         grain = noise()
         seen = np.clip(clutter + grain, 0, 1)
         for label, target in enumerate(targets):
@@ -96,9 +97,9 @@ def render_varied_sequence(name: str, settings: SequenceSettings, random: np.ran
             contrast = max(target.contrast, least)
             clutter[window] += profile * (mean + sign * contrast - clutter[window])
             visible = min(contrast, room[sign])
-            core = profile > MASK_FRACTION * visible / contrast
+            core = profile * contrast > MASK_FRACTION * visible
             masks[number][window] |= core
-            snr = visible * float(profile.max()) / max(deviation, LEAST_DEVIATION)
+            snr = min(contrast * float(profile.max()), room[sign]) / max(deviation, LEAST_DEVIATION)
             rows.append(target_row(name, number, label, place, window, core, snr))
         frames[number] = clutter + grain
     return RenderedSequence(spoil(np.clip(frames, 0, 1)).clip(0, 1), masks, rows)
@@ -136,10 +137,11 @@ Layer = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def _build_scene(shape: tuple[int, int], blur: float, random: np.random.Generator) -> Background:
-    """A backdrop of any level and contrast, before it clouds, wires, hot objects and a skyline, each by chance."""
+    """A backdrop of any level and contrast; clouds, wires, hot objects and a skyline before it, each by chance."""
     backdrop = build_background(str(random.choice(CLUTTERS)), shape, random)
     level, gain, haze = (_log_uniform(random, *limits) for limits in (LEVEL, GAIN, HAZE))
-    shade = _shading(shape, random)
+    gain *= np.sqrt(level)  # else dark scenes would mostly be black
+    shade = _shading(shape, level, random)
     kinds = (_hard_clouds, _wires, _hot_objects, _skyline)
     layers = [build(shape, level, random) for build in kinds if random.random() < LAYER_SHARE]
     pan = random_velocity(random, 0.05, 0.6)
@@ -154,12 +156,12 @@ def _build_scene(shape: tuple[int, int], blur: float, random: np.random.Generato
     return render
 
 
-def _shading(shape: tuple[int, int], random: np.random.Generator) -> np.ndarray:
+def _shading(shape: tuple[int, int], level: float, random: np.random.Generator) -> np.ndarray:
     """A brightness [H, W] that fades to all sides of a point: the glow of the sun, the vignette of a lens."""
     y, x = _grid(shape)
     centre, width = random.uniform((0, 0), shape), random.uniform(0.3, 1.0) * max(shape)
     distance = ((y - centre[0]) ** 2 + (x - centre[1]) ** 2) / width**2
-    return (random.uniform(-SHADING, SHADING) * np.exp(-0.5 * distance)).astype(np.float32)
+    return (random.uniform(-min(SHADING, 0.5 * level), SHADING) * np.exp(-0.5 * distance)).astype(np.float32)
 
 
 def _hard_clouds(shape: tuple[int, int], level: float, random: np.random.Generator) -> Layer:
