@@ -96,13 +96,17 @@ def render_varied_sequence(name: str, settings: SequenceSettings, random: np.ran
                 continue
             contrast = max(target.contrast, least)
             clutter[window] += profile * (mean + sign * contrast - clutter[window])
-            visible = min(contrast, room[sign])
-            core = profile * contrast > MASK_FRACTION * visible
+            core = visible_core(profile, contrast, room[sign])
             masks[number][window] |= core
             snr = min(contrast * float(profile.max()), room[sign]) / max(deviation, LEAST_DEVIATION)
             rows.append(target_row(name, number, label, place, window, core, snr))
         frames[number] = clutter + grain
     return RenderedSequence(spoil(np.clip(frames, 0, 1)).clip(0, 1), masks, rows)
+
+
+def visible_core(profile: np.ndarray, contrast: float, room: float) -> np.ndarray:
+    """Mask of a target's opacity `profile`: more than half of its contrast, of which clipping leaves at most `room`."""
+    return profile * contrast > MASK_FRACTION * min(contrast, room)
 
 
 def varied_profile(

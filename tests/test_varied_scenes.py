@@ -4,7 +4,7 @@ import pytest
 from datasets.rendered_dataset import DatasetSettings, render_dataset
 from datasets.rendering import SequenceSettings
 from datasets.target_table import read_targets
-from datasets.varied_scenes import VariedTarget, render_varied_sequence, varied_profile
+from datasets.varied_scenes import VariedTarget, render_varied_sequence, varied_profile, visible_core
 from utils.images import read_mask, read_pixels
 
 SNR = 4.0
@@ -49,6 +49,13 @@ def test_a_target_is_as_large_at_half_contrast_as_its_size_says(flatness):
     edge = (core.shape[1] - 1) // 2 + 6  # the pixel that the outline leaves by
     steepness = profile[len(profile) // 2, edge - 1] - profile[len(profile) // 2, edge + 1]
     assert (steepness > 0.4) == (flatness > 1)
+
+
+def test_a_saturated_target_looks_wider():
+    profile = np.array([0.1, 0.2, 0.4, 0.6, 1.0])
+    assert visible_core(profile, contrast=0.8, room=0.9).tolist() == [False, False, False, True, True]
+    # a rise of 0.8 before a background of 0.8: it saturates at a quarter and shows half of what is left at an eighth
+    assert visible_core(profile, contrast=0.8, room=0.2).tolist() == [False, True, True, True, True]
 
 
 def test_wings_cross_the_body():
