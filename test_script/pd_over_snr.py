@@ -145,7 +145,7 @@ def compare(maps: list[np.ndarray], frames: list[Frame], fa: float, edges: tuple
         curve.update(score, frame.mask)
     curves = curve.compute()
     lowest = int(np.argmax(curves.fa <= fa))  # at threshold 1 no pixel is left, so one always fits
-    threshold = curves.threshold[lowest]
+    threshold = float(curves.threshold[lowest])  # a Python float: compared in the type of the maps, as in the curve
     hit = np.concatenate(
         [
             optimal(Scene(score > threshold, f.mask, find_regions(f.mask))).hit
@@ -157,7 +157,7 @@ def compare(maps: list[np.ndarray], frames: list[Frame], fa: float, edges: tuple
         float(hit[inside].mean()) if (inside := (snr >= low) & (snr < high)).any() else np.nan
         for low, high in itertools.pairwise(edges)
     ]
-    return Comparison(float(threshold), float(curves.fa[lowest]), float(hit.mean()) if len(hit) else np.nan, by_snr)
+    return Comparison(threshold, float(curves.fa[lowest]), float(hit.mean()) if len(hit) else np.nan, by_snr)
 
 
 def count_by_snr(frames: list[Frame], edges: tuple[float, ...]) -> list[int]:
