@@ -114,7 +114,7 @@ def open_video(path: Path) -> cv2.VideoCapture:
     capture = cv2.VideoCapture(str(path))
     if not capture.isOpened():
         raise InputError(
-            f"cannot open video {path}: damaged, incomplete, or of a format that OpenCV cannot decode; convert it to mp4"
+            f"cannot open video {path}: damaged, incomplete, or a format that OpenCV cannot decode; convert it to mp4"
         )
     return capture
 
