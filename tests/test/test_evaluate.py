@@ -101,6 +101,7 @@ def test_saved_maps_give_the_metrics_of_the_maps_to_the_last_bit(folders, tmp_pa
         for frame in ("9", "10"):
             mask = random.random((24, 30 + 8 * len(frame))) > 0.97
             logits = (random.normal(size=mask.shape) + 4 * mask - 2).astype(np.float32)
+            logits[0] = 3e-5  # 0.5000075, level 32768: just above one half in all three
             probability = expit(logits)
             levels = np.rint(probability * 65535).astype(np.uint16)
             names = (folder or None, frame)
