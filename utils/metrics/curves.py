@@ -12,7 +12,7 @@ from utils.metrics.rules import ratio
 from utils.metrics.target_curve import target_curve
 
 STEPS = 100  # N: the number of steps from threshold 0 to 1
-MAX_STEPS = 10_000  # finer thresholds approach the spacing of float32
+MOST_STEPS = 10_000  # finer thresholds come too near to the spacing of float32
 
 
 class Curves(NamedTuple):
@@ -36,8 +36,8 @@ class CurveAccumulator:
     """Curves over any number of images; counts are integers, so that neither their order nor merging has an effect."""
 
     def __init__(self, steps: int = STEPS):
-        if not 1 <= steps <= MAX_STEPS:
-            raise InputError(f"curves of {steps} steps given; expected 1 to {MAX_STEPS}")
+        if not 1 <= steps <= MOST_STEPS:
+            raise InputError(f"curves of {steps} steps given; expected 1 to {MOST_STEPS}")
         self.steps = steps
         self.target_levels = np.zeros(steps + 2, np.int64)  # target pixels of each level
         self.other_levels = np.zeros(steps + 2, np.int64)
