@@ -129,9 +129,11 @@ def test_every_file_of_weights_is_named():
 def test_every_path_exists(text):
     plain = BLOCK.sub("", text)
     links = {link for link in re.findall(r"\]\(([^)]+)\)", plain) if "://" not in link}
+    anchors = {link for link in links if link.startswith("#")}
+    assert anchors <= {"#" + title.lower().replace(" ", "-") for title in re.findall(r"^## (.+)$", text, re.MULTILINE)}
     folders = {path.name for path in REPOSITORY.iterdir() if path.is_dir()}
     named = set(re.findall(r"`([^`\s]+)`", plain))
-    paths = links | {
+    paths = (links - anchors) | {
         name for name in named if "/" in name and (name.endswith(SUFFIXES) or name.split("/")[0] in folders)
     }
     if text is CONTRIBUTING:
