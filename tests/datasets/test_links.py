@@ -44,7 +44,7 @@ def test_every_dataset_and_checkpoint_has_its_own_link():
 def test_the_codes_are_those_the_authors_published():
     links = [*(one.link for one in PUBLISHED_CHECKPOINTS), *(link for info in CATALOG.values() for link in info.links)]
     codes = [link.code for link in dict.fromkeys(links) if link.code]
-    assert codes == "eahf rgyh he34 i58c uhnj epsw i5ce 6m32 r29f mxhe".split()
+    assert codes == ["eahf", "rgyh", "he34", "i58c", "uhnj", "epsw", "i5ce", "6m32", "r29f", "mxhe"]
 
 
 def test_published_metrics_have_a_checkpoint_measured_by_the_same_protocol():

@@ -26,6 +26,7 @@ COMMANDS = {
     "benchmark": "test_script.benchmark",
     "check": "datasets.check",
     "synthetic": "datasets.synthetic",
+    "dim": "datasets.dim",
 }
 
 
@@ -339,6 +340,7 @@ def test_no_permission_to_write(command, world, tmp_path, monkeypatch, capfd):
         "benchmark": "--model datransnet --size 32 32 --output locked/metrics.json",
         "check": "--dataset {good} --preview locked/sheet.png",
         "synthetic": "--output locked/new --sequences 1 --frames 1",
+        "dim": "--dataset {video} --output locked/new",
     }[command]
     code = run(command, arguments, world, tmp_path, monkeypatch)
     error = sentence(capfd.readouterr().err)
