@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from datasets.backgrounds import CLUTTERS
 from datasets.rendering import SequenceSettings, frame_name, render_sequence
-from datasets.target_table import TARGET_TABLE, TargetRow, write_targets
+from datasets.targets import TARGET_TABLE, TargetRow, write_targets
 from datasets.varied_scenes import render_varied_sequence
 from utils.errors import InputError
 from utils.files import new_folder

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from datasets.backgrounds import build_background
-from datasets.target_table import TargetRow
+from datasets.targets import TargetRow
 
 NOISE = 0.03  # standard deviation of the sensor noise, of a full range of 1
 COLUMN_NOISE = 0.008  # of the fixed offsets of the sensor's columns

@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from datasets import ClipDataset, DatasetIndex, open_dataset
-from datasets.target_table import read_targets
+from datasets.targets import read_targets
 from datasets.transforms import to_float
 from test_script.predictor import Predictor
 from utils.errors import InputError, run_main

@@ -1,6 +1,6 @@
 """Inputs of `predict` as streams of frames: an image, a folder of images, a folder of such folders, or a video."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from utils.errors import InputError
-from utils.images import IMAGE_SUFFIXES, numeric_key, read_pixels, to_unit
+from utils.images import IMAGE_SUFFIXES, image_files, numeric_key, read_pixels, to_unit
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".m4v", ".wmv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".flv")
 DEFAULT_FPS = 25.0  # of the overlay video of an image sequence
@@ -43,11 +43,10 @@ def find_sources(path: str | Path) -> list[Source]:
     """
     path = Path(path)
     if path.is_dir():
-        images = images_in(path)
-        if images:
-            return [folder_source(path.resolve().name, images)]
+        if images := image_files(path):
+            return [folder_source(path.resolve().name, images.values())]
         folders = sorted((entry for entry in path.iterdir() if entry.is_dir()), key=lambda p: numeric_key(p.name))
-        sources = [folder_source(folder.name, images) for folder in folders if (images := images_in(folder))]
+        sources = [folder_source(entry.name, images.values()) for entry in folders if (images := image_files(entry))]
         if not sources:
             raise InputError(
                 f"folder {path} holds no images ({', '.join(IMAGE_SUFFIXES)}), nor do the folders in it; "
@@ -66,22 +65,8 @@ def find_sources(path: str | Path) -> list[Source]:
     )
 
 
-def images_in(folder: Path) -> list[Path]:
-    """The image files of a folder in numeric order."""
-    files = (
-        file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
-    )
-    return sorted((file for file in files if file.is_file()), key=lambda file: numeric_key(file.name))
-
-
-def folder_source(name: str, images: list[Path], kind: str = "folder") -> Source:
-    """Image files as one sequence."""
-    names = [image.stem for image in images]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InputError(
-            f"{images[0].parent} holds two images named {twice!r}; results are stored by name: rename or move one"
-        )
+def folder_source(name: str, images: Collection[Path], kind: str = "folder") -> Source:
+    """Image files as one sequence; a file that cannot be read is bad."""
 
     def frames(on_bad: Callable[[str, str], None]) -> Iterator[SourceFrame]:
         for image in images:

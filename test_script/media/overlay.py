@@ -6,10 +6,9 @@ import cv2
 import numpy as np
 
 from test_script.results.detections import Detection
-from utils.drawing import contact_sheet, grey_to_rgb, outline
+from utils.drawing import FOUND, contact_sheet, enlarge, grey_to_rgb, outline
 from utils.errors import InputError
 
-FOUND = (255, 80, 60)  # RGB of detections
 DISPLAY_SIDE = 640  # px, up to which the long side of small frames is enlarged, by an integer factor
 BOX_MARGIN = 5  # px between a region and its box in the enlarged picture
 MAX_BOXES = 50  # more boxes would hide the frame, so none is drawn
@@ -21,8 +20,8 @@ THUMBNAIL_SIDE = 240
 def draw_overlay(grey: np.ndarray, mask: np.ndarray, detections: list[Detection]) -> np.ndarray:
     """Draw outlines, boxes and peak scores onto a grey frame float [H, W] in 0..1; RGB uint8, enlarged if small."""
     factor = max(1, DISPLAY_SIDE // max(grey.shape))
-    picture = _enlarge(grey_to_rgb(grey), factor)
-    picture = outline(picture, _enlarge(mask.astype(np.uint8), factor).astype(bool), FOUND)
+    picture = enlarge(grey_to_rgb(grey), factor)
+    picture = outline(picture, enlarge(mask.astype(np.uint8), factor).astype(bool), FOUND)
     for found in detections if len(detections) <= MAX_BOXES else []:
         left, top = found.left * factor - BOX_MARGIN, found.top * factor - BOX_MARGIN
         right = (found.left + found.width) * factor + BOX_MARGIN
@@ -91,7 +90,3 @@ def fit(picture: np.ndarray, height: int, width: int) -> np.ndarray:
     canvas = np.zeros((height, width, 3), np.uint8)
     canvas[: picture.shape[0], : picture.shape[1]] = picture
     return canvas
-
-
-def _enlarge(image: np.ndarray, factor: int) -> np.ndarray:
-    return np.ascontiguousarray(image.repeat(factor, axis=0).repeat(factor, axis=1))

@@ -3,7 +3,7 @@ import pytest
 
 from datasets.rendered_dataset import DatasetSettings, render_dataset
 from datasets.rendering import SequenceSettings
-from datasets.target_table import read_targets
+from datasets.targets import read_targets
 from datasets.varied_scenes import VariedTarget, render_varied_sequence, varied_profile, visible_core
 from utils.images import read_mask, read_pixels
 

@@ -172,7 +172,7 @@ def test_list_protocols(capsys):
         ("pred/1.npy", spot(np.nan), r"1\.npy holds NaN"),
         ("pred/1.npy", np.zeros((3, 20, 24)), r"1\.npy has the shape \(3, 20, 24\); expected \[H, W\]"),
         ("pred/1.npy", np.array(["a"]), r"1\.npy holds <U1 of shape"),
-        ("pred/1.png", spot().astype(np.uint8), r"1\.npy and .*1\.png have one name"),
+        ("pred/1.png", spot().astype(np.uint8), r"1\.npy and .*1\.png have the same name"),
     ],
 )
 def test_clear_errors(flat, name, array, message):

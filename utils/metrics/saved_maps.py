@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.errors import InputError
-from utils.images import IMAGE_SUFFIXES, MASK_ENDING, numeric_key, read_mask, read_pixels
+from utils.images import IMAGE_SUFFIXES, MASK_ENDING, image_files, numeric_key, read_mask, read_pixels, size_text
 
 PREDICTION_SUFFIXES = (".npy", ".png")
 FULL_SCALE = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
@@ -54,15 +54,11 @@ def list_files(folder: Path, suffixes: tuple[str, ...], what: str) -> dict[tuple
     """Files of these suffixes by (sequence, name): those in the folder (sequence None) and in its folders."""
     if not folder.is_dir():
         raise InputError(f"--{what} {folder} is no folder; give the folder of {what}")
-    files: dict[tuple[str | None, str], Path] = {}
-    for path in sorted([*folder.iterdir(), *folder.glob("*/*")]):
-        if path.suffix.lower() not in suffixes or path.name.startswith(".") or not path.is_file():
-            continue
-        sequence = None if path.parent == folder else path.parent.name
-        key = (sequence, path.stem.removesuffix(MASK_ENDING))
-        if key in files:
-            raise InputError(f"{files[key]} and {path} have one name; keep one of them in {path.parent}")
-        files[key] = path
+    files = {
+        (None if place == folder else place.name, name): path
+        for place in (folder, *(path for path in folder.iterdir() if path.is_dir()))
+        for name, path in image_files(place, suffixes, lambda path: path.stem.removesuffix(MASK_ENDING)).items()
+    }
     if not files:
         raise InputError(f"--{what} {folder} holds no {', '.join(suffixes)} files, nor do the folders in it")
     return files
@@ -120,9 +116,8 @@ def read_pair(pair: Pair, logits: bool) -> tuple[np.ndarray, np.ndarray]:
     """A prediction, float [H, W], and its mask, bool [H, W]; `InputError` names the files where they do not fit."""
     score, mask = read_prediction(pair.prediction, logits), read_mask(pair.mask)
     if score.shape != mask.shape:
-        sizes = [f"{array.shape[1]} x {array.shape[0]}" for array in (score, mask)]
         raise InputError(
-            f"{pair.prediction} is {sizes[0]} and {pair.mask} is {sizes[1]} (width x height); "
+            f"{pair.prediction} is {size_text(score)} and {pair.mask} is {size_text(mask)} (width x height); "
             "resize the prediction to the mask's size"
         )
     return score, mask
