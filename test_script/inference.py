@@ -192,7 +192,7 @@ class Measurement:
         self.save_maps = save_maps
         self.needs_probability = any(protocol.scale == "probability" for protocol in protocols)
         self.needs_logit = any(protocol.scale == "logit" for protocol in protocols)
-        self.kept = KeptFrames(output / "parts" / "frames")
+        self.kept = KeptFrames(output / "report_frames")
 
     def __call__(self, part: Part, sample: ClipSample, maps: ScoreMaps) -> None:
         """Measure the next frame of `part`, and write the part's file after its last frame."""

@@ -61,12 +61,13 @@ function outline({context, zoom}, {width, height}, inside, colour) {
 
 function readCase(section) {
   const frame = channels(section.querySelector("img.frame")), crop = channels(section.querySelector("img.crop"));
-  const grey = map => i => [map.grey[i], map.grey[i], map.grey[i]];
+  const low = Math.min(...crop.grey), span = Math.max(1, Math.max(...crop.grey) - low);
+  const grey = value => [value, value, value];
   return {
     ...JSON.parse(section.dataset.case), section, frame, crop, turn: 0.6,
     paintings: {
-      frame: paint(frame, grey(frame)),
-      image: paint(crop, grey(crop)),
+      frame: paint(frame, i => grey(frame.grey[i])),
+      image: paint(crop, i => grey(255 * (crop.grey[i] - low) / span)),  // in its own contrast
       score: paint(crop, i => shade(crop.levels[i] / STEPS)),
       truth: paint(crop, i => crop.truth[i] ? [235, 240, 245] : [16, 23, 30]),
     },
