@@ -17,7 +17,7 @@ from utils.plots import write_curves
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """The options of the command."""
     parser = argparse.ArgumentParser(prog="python -m test_script.evaluate", description=__doc__)
     parser.add_argument(
         "--predictions", type=Path, help="folder of NAME.npy or NAME.png, or of one folder per sequence"
@@ -37,12 +37,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the metrics, ratios, as JSON")
     parser.add_argument("--per_image", type=Path, metavar="FILE.csv", help="write each image's metrics, ratios")
     parser.add_argument("--curves", type=Path, metavar="DIR", help="write PR, ROC and Pd over Fa as csv and png")
-    parser.add_argument("--list_protocols", action="store_true", help="say what each protocol is made of, and end")
+    parser.add_argument("--list_protocols", action="store_true", help="describe the protocols and exit")
     return parser
 
 
 def main(argv: list[str] | None = None) -> None:
-    """The command."""
+    """Run the command line `argv` (default: that of the process)."""
     args = build_parser().parse_args(argv)
     if args.list_protocols:
         print(protocols_text())
@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
 def measure(
     pairs: list[Pair], metrics: dict[str, MetricAccumulator], logits: bool, with_curves: bool
 ) -> dict[str | None, CurveAccumulator]:
-    """Update every protocol's metric with all predictions, on the scale that it wants; returns curves by sequence."""
+    """Update every protocol's metric with all predictions, as probabilities or logits; returns curves by sequence."""
     curves: dict[str | None, CurveAccumulator] = {}
     for pair in tqdm(pairs, unit="image", disable=None):
         score, mask = read_pair(pair, logits)
@@ -102,7 +102,7 @@ def collect(metric: MetricAccumulator, curves: dict[str | None, CurveAccumulator
 
 
 def print_results(results: dict[str, dict]) -> None:
-    """Protocols side by side, then what the first of them says of target areas, sequences and groups."""
+    """Print the protocols side by side, then the first one by target area, sequence and group."""
     first, result = next(iter(results.items()))
     print(f"{result['images']} images, {result['targets']} targets")
     print(metrics_table(results, "protocol"))
