@@ -84,6 +84,15 @@ def open_dataset(name_or_path: str | Path, data_root: str | Path | None = None) 
     )
 
 
+def open_datasets(names: str, data_root: str | Path | None = None) -> list[DatasetIndex]:
+    """`open_dataset` for one or several names or folders joined by '+'; `InputError` where two have the same name."""
+    indices = [open_dataset(name, data_root) for name in names.split("+")]
+    found = [index.info.name for index in indices]
+    if len(set(found)) < len(found):
+        raise InputError(f"{names} has datasets called {found}; expected datasets of different names")
+    return indices
+
+
 def _locate(name: str, data_root: str | Path | None) -> Path:
     """Folder of a dataset known by name."""
     paths = {key.lower(): path for key, path in DATASET_PATHS.items()}

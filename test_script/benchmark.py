@@ -10,7 +10,6 @@ the resident memory of a fresh process on a CPU (Linux only; the peak includes P
 """
 
 import argparse
-import json
 import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -26,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from models import build_model
 from utils.distributed import choose_device
 from utils.errors import InputError, run_main
-from utils.files import atomic_path, check_writable
+from utils.files import check_writable, write_json
 from utils.metrics.tables import text_table
 
 DEFAULT_SIZE = {"datransnet": (256, 256), "sgmp_unet": (320, 320)}
@@ -71,8 +70,7 @@ def main(argv: list[str] | None = None) -> None:
     }
     print(as_text(settings, metrics))
     if args.output:
-        with atomic_path(args.output) as temporary:
-            temporary.write_text(json.dumps({"settings": settings, **metrics}, indent=2) + "\n", encoding="utf-8")
+        write_json(args.output, {"settings": settings, **metrics})
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

@@ -4,7 +4,6 @@ Predictions are probability maps, as those of `inference --save_maps`: npy [H, W
 """
 
 import argparse
-import json
 from pathlib import Path
 
 from scipy.special import expit, logit
@@ -12,11 +11,11 @@ from tqdm import tqdm
 
 from test_script.results.result_files import write_table
 from utils.errors import InputError, run_main
-from utils.files import atomic_path, check_writable
+from utils.files import check_writable, write_json
 from utils.metrics import PROTOCOLS, MetricAccumulator, build_metric
-from utils.metrics.curves import CurveAccumulator
+from utils.metrics.curves import CurveAccumulator, collect_metrics, merge_curves
 from utils.metrics.saved_maps import Pair, check_groups, find_pairs, key_names, read_groups, read_names, read_pair
-from utils.metrics.tables import areas_table, json_ready, metrics_table, protocols_text
+from utils.metrics.tables import areas_table, metrics_table, protocols_text
 from utils.plots import write_curves
 
 
@@ -74,13 +73,12 @@ def main(argv: list[str] | None = None) -> None:
     results = {name: collect(metric, curves, groups) for name, metric in metrics.items()}
     print_results(results)
     if args.output:
-        with atomic_path(args.output) as path:
-            path.write_text(json.dumps(json_ready(results), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        write_json(args.output, results)
     if args.per_image:
         rows = ({"protocol": name} | one for name, metric in metrics.items() for one in metric.image_metrics())
         write_table(args.per_image, rows)
     if args.curves:
-        for file in write_curves(merged(curves).compute(), args.curves):
+        for file in write_curves(merge_curves(curves.values()).compute(), args.curves):
             print(f"wrote {file}")
 
 
@@ -101,36 +99,14 @@ def measure(
     return curves
 
 
-def merged(curves: dict[str | None, CurveAccumulator]) -> CurveAccumulator:
-    """The curves over all sequences."""
-    total = CurveAccumulator()
-    for part in curves.values():
-        total.merge(part)
-    return total
-
-
 def collect(metric: MetricAccumulator, curves: dict[str | None, CurveAccumulator], groups: dict[str, str]) -> dict:
-    """All metrics of one protocol, as the JSON has them: over the set, by target area, per sequence, per group."""
-    standard = metric.protocol.name == "standard"
-    result = metric.compute() | (curve_areas(merged(curves)) if standard else {"ap": None, "auc": None})
-    result |= metric.counts() | {"by_area": metric.area_metrics()}
-    sequences = metric.sequence_metrics()
-    if sequences:
-        result["sequence_mean"] = metric.sequence_mean()
-        result["sequences"] = {
-            name: one | (curve_areas(curves[name]) if standard else {}) for name, one in sequences.items()
-        }
+    """All metrics of one protocol as the JSON file has them: `collect_metrics`, and those of each group."""
+    result = collect_metrics(metric, curves)
     if groups:
         result["groups"] = metric.split(
             lambda row: next((groups[name] for name in key_names((row.sequence, row.frame)) if name in groups), None)
         )
     return result
-
-
-def curve_areas(curves: CurveAccumulator) -> dict[str, float]:
-    """Average precision and area under ROC."""
-    computed = curves.compute()
-    return {"ap": computed.ap, "auc": computed.auc}
 
 
 def print_results(results: dict[str, dict]) -> None:

@@ -1,34 +1,37 @@
-"""Run a network over a dataset: metrics by any protocols, masks, detections, curves, and a report to look at.
+"""Run a network over one or several datasets: metrics by any protocols, masks, detections, curves, and a report.
 
     python -m test_script.inference --model_path checkpoint_best.pth --dataset IRDST --flip --msc --output_dir ./predict
 
 Written to the output folder: report.html (open it in a browser), metrics.json, per_sequence.csv, per_image.csv,
-detections.csv, curves/, masks/<sequence>/<frame>.png by the first protocol, and with --save_probabilities
-probabilities/<sequence>/<frame>.png (16 bit). `torchrun --nproc_per_node=2 -m test_script.inference` shares the work
-between processes. After an interruption, the same command with --resume goes on.
+detections.csv, detections_coco.json, curves/, and masks/<sequence>/<frame>.png by the first protocol. --save_maps adds
+probabilities/<sequence>/<frame>.npy, float32 (and logits/ where a protocol measures logits), for which
+`python -m test_script.evaluate` gives the same metrics to the last bit, and which pyirstdmetrics takes as its `prob`;
+--save_maps png writes 16-bit pictures instead. `--dataset A+B` writes a folder for each dataset and per_dataset.csv.
+`torchrun --nproc_per_node=2 -m test_script.inference` shares the work between processes. After an interruption, the
+same command with --resume continues the run.
 """
 
 import argparse
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from scipy.special import expit
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-import datasets
-from datasets import ClipDataset, ClipSample
+from datasets import ClipDataset, ClipSample, DatasetIndex, open_datasets
 from datasets.catalog import DatasetInfo
 from models import load_model
 from test_script.predictor import Predictor, ScoreMaps
 from test_script.predictor.model_options import add_model_options, predictor_options
 from test_script.predictor.preparation import SGMP_PRESET, eval_transform, frame_preparation, preset_of, recipe_settings
 from test_script.report.report import write_report
-from test_script.results.background import BackgroundWriter
+from test_script.report.report_cases import KeptFrames
 from test_script.results.detections import find_detections
-from test_script.results.inference_results import merge_parts, published_lines, write_results
-from test_script.results.result_files import detection_row, frame_file, write_mask, write_probability
+from test_script.results.inference_results import merge_parts, published_lines, write_dataset_table, write_results
+from test_script.results.result_files import background_calls, detection_row, frame_file, write_map, write_mask
 from test_script.results.work_parts import Part, file_hash, load_part, loader_batches, save_part, split_work, start_run
 from utils.checkpoint import read_checkpoint
 from utils.distributed import barrier, end_distributed, init_distributed, is_main, rank, world_size
@@ -40,7 +43,7 @@ GPU_WORKERS = 4
 
 
 def main(argv: list[str] | None = None) -> None:
-    """The command."""
+    """Run the command line `argv` (default: that of the process)."""
     args = parse_arguments(argv)
     device = init_distributed(args.device)
     try:
@@ -50,73 +53,101 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(args: argparse.Namespace, device: torch.device) -> None:
-    """The command on one of its processes."""
-    index = datasets.open_dataset(args.dataset, args.data_root)
+    """Measure all datasets; called in each process."""
+    indices = open_datasets(args.dataset, args.data_root)
     options = {} if args.image_size is None else {"image_size": args.image_size}
     model = load_model(args.model_path, **options)
     settings = recipe_settings(read_checkpoint(args.model_path))
     transform = eval_transform(model, settings, tiled=args.tile is not None)
-    predictor = Predictor(model, frame_preparation(transform), device, **predictor_options(args))
-    dataset = ClipDataset(
-        index.split(args.split),
-        model.num_frames,
-        transform,
-        border="wrap" if preset_of(model, settings) == SGMP_PRESET else "clamp",  # as published
-        dataset_name=index.info.name,
-    )
-    protocols = choose_protocols(args.protocol, index.info)
-    output = Path(args.output_dir)
+    passes = predictor_options(args)
+    predictor = Predictor(model, frame_preparation(transform), device, **passes)
+    border = "wrap" if preset_of(model, settings) == SGMP_PRESET else "clamp"  # as published
+    sets = [
+        ClipDataset(index.split(args.split), model.num_frames, transform, border, index.info.name) for index in indices
+    ]
+    protocols = [choose_protocols(args.protocol, index.info) for index in indices]
+    facts = run_settings(args, model.name, passes)
+    metrics = {}
+    for index, dataset, rules in zip(indices, sets, protocols, strict=True):
+        output = Path(args.output_dir) / (index.info.name if len(indices) > 1 else "")
+        metrics[index.info.name] = measure_dataset(index, dataset, predictor, rules, output, facts, args)
+    if is_main() and len(indices) > 1:
+        write_dataset_table(Path(args.output_dir) / "per_dataset.csv", metrics)
+
+
+def measure_dataset(
+    index: DatasetIndex,
+    dataset: ClipDataset,
+    predictor: Predictor,
+    protocols: list[Protocol],
+    output: Path,
+    facts: dict[str, Any],
+    args: argparse.Namespace,
+) -> dict[str, dict]:
+    """Measure one dataset and write everything to `output`; the main process returns the metrics by protocol."""
     single_images = index.info.kind == "images"
     parts = split_work([number for number, _ in dataset.targets], single_images)
-
+    names = [protocol.name for protocol in protocols]
+    facts = {"dataset": index.info.name, **facts, "frames": len(dataset), "protocols": names}
     if is_main():
         print(index.summary)
-        start_run(output, run_settings(args, index.info.name, protocols, len(dataset)), args.resume)
-    barrier()  # nobody works before the folder is ready
+        start_run(output, facts, args.resume)
+    barrier()  # no process works before the folder is ready
     todo = [part for part in parts if not load_part(output / "parts", part)]
     if is_main() and len(todo) < len(parts):
         print(f"resuming: {len(parts) - len(todo)} of {len(parts)} parts are done")
-    barrier()  # everybody has looked before anybody writes
-    measure = Measurement(protocols, output, single_images, args.save_probabilities)
-    workers = args.num_workers if args.num_workers is not None else GPU_WORKERS if device.type == "cuda" else 0
+    barrier()  # every process has looked before any one writes
+    measure = Measurement(protocols, output, dataset, single_images, args.save_maps)
+    workers = GPU_WORKERS if predictor.device.type == "cuda" else 0
+    workers = workers if args.num_workers is None else args.num_workers
     predict_parts(todo[rank() :: world_size()], dataset, predictor, measure, workers)
     barrier()
+    if not is_main():
+        return {}
 
-    if is_main():
-        for part in parts:
-            load_part(output / "parts", part)
-        results = merge_parts(
-            parts, [] if single_images else [sequence.name for sequence in dataset.sequences], dataset
-        )
-        facts = run_facts(args, index.info, model.name)
-        metrics = write_results(output, results, index, facts)
-        print_results(metrics, index.info, args)
-        facts["notes"] = protocol_notes(list(metrics), args)
-        write_report(output / "report.html", results, metrics, index.info, facts, dataset, predictor)
-        print(f"results in {output}; open {output / 'report.html'} in a browser")
+    for part in parts:
+        load_part(output / "parts", part)
+    results = merge_parts(parts, dataset, single_images)
+    metrics = write_results(output, results, index, dataset, facts)
+    notes = protocol_notes(names, facts)
+    print_results(metrics, index.info, notes)
+    write_report(output / "report.html", results, metrics, index.info, facts, notes, measure.kept.folder)
+    print(f"results in {output}; open {output / 'report.html'} in a browser")
+    return metrics
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """The options of the command."""
     parser = argparse.ArgumentParser(
         prog="python -m test_script.inference",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_model_options(parser)
-    parser.add_argument("--dataset", required=True, help="name from datasets/catalog.py, or a folder of a known layout")
+    parser.add_argument(
+        "--dataset", required=True, help="name of a dataset or a folder of a known layout; several joined by '+'"
+    )
     parser.add_argument("--data_root", help="folder that holds the datasets by name; default datasets/path_config.py")
     parser.add_argument("--split", default="test", help="train, test or another list of the dataset; default test")
     parser.add_argument(
         "--protocol",
         nargs="+",
         metavar="NAME",
-        help=f"of {', '.join(PROTOCOLS)}; default: standard, and the one of the dataset's paper",
+        help=f"one or several of {', '.join(PROTOCOLS)}; default: standard, and that of the dataset's paper",
     )
     parser.add_argument("--output_dir", default="./predict", help="where to write; default ./predict")
-    parser.add_argument("--save_probabilities", action="store_true", help="write 16-bit probability maps too")
+    parser.add_argument(
+        "--save_maps",
+        nargs="?",
+        choices=("npy", "png"),
+        const="npy",
+        help="write the score maps as well: npy (default), exact, or png, 16-bit probabilities",
+    )
+    parser.add_argument(
+        "--save_probabilities", action="store_const", const="png", dest="save_maps", help="the same as --save_maps png"
+    )
     parser.add_argument("--num_workers", type=int, help="processes that read frames; default 4 with a GPU, else none")
-    parser.add_argument("--resume", action="store_true", help="go on with an interrupted run of the same options")
+    parser.add_argument("--resume", action="store_true", help="continue an interrupted run of the same options")
     args = parser.parse_args(argv)
     if args.num_workers is not None and args.num_workers < 0:
         raise InputError(f"--num_workers is {args.num_workers}; expected 0 or more")
@@ -124,37 +155,47 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def choose_protocols(asked: list[str] | None, info: DatasetInfo) -> list[Protocol]:
-    """The protocols asked for, or standard and the dataset's own; `InputError` for a name that does not exist."""
+    """Return the protocols asked for, or standard and the dataset's own; `InputError` for an unknown name."""
     names = dict.fromkeys(asked or ["standard", *([info.protocol] if info.protocol else [])])
     return [build_metric(name).protocol for name in names]
 
 
-def run_settings(args: argparse.Namespace, dataset: str, protocols: list[Protocol], count: int) -> dict[str, Any]:
-    """Everything that decides the results of a run, for run.json."""
-    names = ("split", "image_size", "tile", "amp", "compile", "flip", "save_probabilities")
+def run_settings(args: argparse.Namespace, model_name: str, passes: dict[str, Any]) -> dict[str, Any]:
+    """What decides the results beside dataset and protocols: for run.json, metrics.json and the report."""
     return {
-        "dataset": dataset,
-        "frames": count,
+        "split": args.split,
+        "model": model_name,
+        "checkpoint": str(args.model_path),
         "model_sha256": file_hash(args.model_path),
-        "protocols": [protocol.name for protocol in protocols],
-        "scales": list(predictor_options(args)["scales"]),
-        **{name: getattr(args, name) for name in names},
+        "image_size": args.image_size,
+        **{name: passes[name] for name in ("flip", "tile", "amp", "compile")},
+        "scales": list(passes["scales"]),
+        "save_maps": args.save_maps,
     }
 
 
 class Measurement:
-    """Scores frames by every protocol and writes their files; called in the background, a frame at a time."""
+    """Measures frames by every protocol and writes their files; called in the background, one frame at a time."""
 
-    def __init__(self, protocols: list[Protocol], output: Path, single_images: bool, save_probabilities: bool):
+    def __init__(
+        self,
+        protocols: list[Protocol],
+        output: Path,
+        dataset: ClipDataset,
+        single_images: bool,
+        save_maps: str | None,
+    ):
         self.protocols = protocols
         self.output = output
+        self.dataset = dataset
         self.single_images = single_images
-        self.save_probabilities = save_probabilities
+        self.save_maps = save_maps
         self.needs_probability = any(protocol.scale == "probability" for protocol in protocols)
         self.needs_logit = any(protocol.scale == "logit" for protocol in protocols)
+        self.kept = KeptFrames(output / "report_frames")
 
     def __call__(self, part: Part, sample: ClipSample, maps: ScoreMaps) -> None:
-        """Measure a frame into `part`, and write the part's file after its last frame."""
+        """Measure the next frame of `part`, and write the part's file after its last frame."""
         probability = maps.probability if maps.probability is not None else expit(maps.logit)
         scores = {"probability": probability, "logit": maps.logit}
         truth = sample.mask[0].numpy() > 0
@@ -170,11 +211,22 @@ class Measurement:
         names = (sample.sequence, sample.frame)
         part.detections += [detection_row(*names, found) for found in find_detections(mask, probability)]
         write_mask(frame_file(self.output / "masks", *names, self.single_images), mask)
-        if self.save_probabilities:
-            write_probability(frame_file(self.output / "probabilities", *names, self.single_images), probability)
-        part.seen += 1
-        if part.seen == len(part.items):
+        self.write_maps(names, probability, maps.logit)
+        item = part.items[len(part.sizes)]
+        number, index = self.dataset.targets[item]
+        image = self.dataset.sequences[number].frames[index].image
+        self.kept.offer(item, part.rows[first.name][-1], image, probability, truth)
+        part.sizes.append(truth.shape)
+        if part.done:
             save_part(self.output / "parts", part)
+
+    def write_maps(self, names: tuple[str, str], probability: np.ndarray, logit: np.ndarray | None) -> None:
+        """The score maps of a frame, as --save_maps asks for."""
+        if self.save_maps:
+            suffix = f".{self.save_maps}"
+            write_map(frame_file(self.output / "probabilities", *names, self.single_images, suffix), probability)
+            if self.save_maps == "npy" and logit is not None:
+                write_map(frame_file(self.output / "logits", *names, self.single_images, suffix), logit)
 
 
 def predict_parts(
@@ -193,7 +245,7 @@ def predict_parts(
         multiprocessing_context="spawn" if num_workers and predictor.device.type == "cuda" else None,
     )
     with (
-        BackgroundWriter() as writer,
+        background_calls() as submit,
         tqdm(
             total=len(part_of), desc=dataset.dataset_name, unit="frame", disable=None if is_main() else True
         ) as progress,
@@ -206,45 +258,33 @@ def predict_parts(
                 logit=measure.needs_logit,
             )
             for item, sample, scores in zip(items, samples, maps, strict=True):
-                writer.submit(measure, part_of[item], sample._replace(clip=None), scores)
+                submit(measure, part_of[item], sample._replace(clip=None), scores)
             progress.update(len(samples))
 
 
-def print_results(metrics: dict[str, dict], info: DatasetInfo, args: argparse.Namespace) -> None:
-    """Ours and the published metrics side by side."""
+def print_results(metrics: dict[str, dict], info: DatasetInfo, notes: list[str]) -> None:
+    """Print the measured and the published metrics side by side."""
     first = next(iter(metrics.values()))
     print(f"{first['images']} images, {first['targets']} targets")
     print(metrics_table(metrics | published_lines(info), "protocol"))
     if first.get("by_snr"):
         print(f"dimmer and brighter half of the frames with targets, {next(iter(metrics))}:")
         print(metrics_table(first["by_snr"], "dimmest target"))
-    for note in protocol_notes(list(metrics), args):
+    for note in notes:
         print(note)
 
 
-def protocol_notes(names: list[str], args: argparse.Namespace) -> list[str]:
-    """Where the passes that were run are not those of a protocol's published metrics."""
+def protocol_notes(names: list[str], facts: dict[str, Any]) -> list[str]:
+    """Notes on protocols whose published metrics rest on other test-time augmentation than this run."""
     notes = []
-    scales = predictor_options(args)["scales"]
-    if "sgmp-2025" in names and not args.flip:
+    flip, scales = facts["flip"], facts["scales"]
+    if "sgmp-2025" in names and not flip:
         notes.append("note: the published metrics of sgmp-2025 average over flips; add --flip to compare")
-    if "sgmp-2026" in names and (not args.flip or len(scales) == 1):
+    if "sgmp-2026" in names and (not flip or len(scales) == 1):
         notes.append("note: the published metrics of sgmp-2026 are with --flip --msc; add both to compare")
-    if "datransnet" in names and (args.flip or scales != (1.0,)):
+    if "datransnet" in names and (flip or scales != [1.0]):
         notes.append("note: the published metrics of datransnet are without --flip and --msc")
     return notes
-
-
-def run_facts(args: argparse.Namespace, info: DatasetInfo, model_name: str) -> dict[str, Any]:
-    """What the run was, for metrics.json and the report's head."""
-    options = predictor_options(args)
-    return {
-        "dataset": info.name,
-        "split": args.split,
-        "model": model_name,
-        "checkpoint": str(args.model_path),
-        **{name: options[name] for name in ("flip", "scales", "tile", "amp")},
-    }
 
 
 if __name__ == "__main__":

@@ -22,8 +22,14 @@ from test_script.media.frame_sources import LARGEST_FPS, Source, find_sources
 from test_script.media.overlay import OverlayVideo, Thumbnails, draw_overlay
 from test_script.predictor import FrameResult, Predictor
 from test_script.predictor.model_options import add_model_options, predictor_options
-from test_script.results.background import BackgroundWriter
-from test_script.results.result_files import DETECTION_COLUMNS, detection_row, frame_file, write_mask, write_png
+from test_script.results.result_files import (
+    DETECTION_COLUMNS,
+    background_calls,
+    detection_row,
+    frame_file,
+    write_mask,
+    write_png,
+)
 from utils.errors import InputError, run_main
 from utils.files import atomic_path
 
@@ -183,10 +189,10 @@ def predict_source(
             else:
                 video.add(picture)
 
-        writer = stack.enter_context(BackgroundWriter())
+        submit = stack.enter_context(background_calls())
         progress = stack.enter_context(tqdm(total=source.length, desc=source.name, unit="frame", disable=None))
         for result in predictor.stream(greys()):
-            writer.submit(write, names.pop(0), result)
+            submit(write, names.pop(0), result)
             count += 1
             progress.update()
         if not count:

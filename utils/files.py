@@ -1,11 +1,14 @@
 """Atomic writing: a file or folder appears complete or not at all."""
 
+import json
+import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from utils.errors import InputError
 
@@ -36,6 +39,22 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, content: Any, indent: int | None = 1) -> None:
+    """Write nested `content` as JSON, NaN as null; raises `InputError` as `atomic_path` does."""
+    text = json.dumps(json_ready(content), indent=indent, allow_nan=False)
+    with atomic_path(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def json_ready(value: Any) -> Any:
+    """The same nested value with NaN, which JSON lacks, as None."""
+    if isinstance(value, Mapping):
+        return {key: json_ready(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [json_ready(each) for each in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 @contextmanager

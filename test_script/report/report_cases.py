@@ -1,143 +1,183 @@
-"""The frames a report shows: which ones, and their pictures around the target."""
+"""The frames that a report shows: kept while they are measured, and what the page draws of them.
 
-from typing import NamedTuple
+A kept frame is one png with three channels: the grey image, the score levels, and the true mask. Score level n means
+that the probability exceeds n of the thresholds 0, 1/`STEPS`, ..., 1, so the page can move the threshold exactly.
+"""
+
+import base64
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
-from datasets import ClipDataset
-from test_script.predictor import Predictor, ScoreMaps
-from utils.drawing import FOUND, TRUTH, enlarge, grey_to_rgb, outline, stretch_contrast
+from test_script.results.result_files import encode_png, write_png
+from utils.drawing import stretch_contrast
+from utils.errors import InputError
 from utils.images import read_grey
-from utils.metrics import Protocol
 from utils.metrics.accumulator import ImageCounts
+from utils.metrics.curves import threshold_levels
+from utils.metrics.regions import find_regions
+from utils.metrics.target_curve import target_curve
 
 WORST, BEST = 8, 4
-MOST_PER_SEQUENCE = 2  # of each kind, as long as there are other sequences
+MOST_PER_SEQUENCE = 2  # of each kind, as long as there are others
+GOOD_IOU = 0.5
+STEPS = 200  # thresholds are multiples of 0.005; the levels fit into 8 bits
 CROP_SIDE = 48  # px of the part of the frame that is shown enlarged
-CROP_ZOOM = 5
-FRAME_SIDE = 384  # px, to which the whole frame is brought
-WHITE = (255, 255, 255)
+LARGEST_SIDE = 512  # px; larger frames are embedded at a reduced size
 
 
-class Case(NamedTuple):
-    """A frame as the report shows it; pictures are RGB uint8."""
+class KeptFrames:
+    """Keeps those of the frames measured so far that a report would show: at most `WORST` + `BEST` files in `folder`.
 
-    counts: ImageCounts
-    frame: np.ndarray  # whole, with outlines and the crop's place
-    image: np.ndarray  # the crop
-    prediction: np.ndarray  # the crop of the score, with outlines
-    mask: np.ndarray  # the crop of the true mask, with the prediction's outline
-    surface: np.ndarray  # score of the crop, uint8 0..255
+    A frame that belongs to the worst or best of the whole set also belongs to those of any part of it. So processes
+    that share a set, and interrupted runs, never drop a frame that the final report needs.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._rows: dict[int, ImageCounts] = {}
+
+    def offer(self, item: int, counts: ImageCounts, image: Path, probability: np.ndarray, truth: np.ndarray) -> None:
+        """Keep a frame if it belongs to the worst or best so far; probability float, truth bool [H, W]."""
+        self._rows[item] = counts
+        kept = {shown for kind in choose_items(self._rows) for shown in kind}
+        if item in kept:
+            levels = threshold_levels(probability, STEPS)
+            picture = np.stack(
+                [
+                    np.rint(np.clip(stretch_contrast(read_grey(image)), 0, 1) * 255).astype(np.uint8),
+                    levels,
+                    truth * np.uint8(255),
+                ],
+                axis=2,
+            )
+            write_png(frame_picture(self.folder, item), picture)
+        for other in self._rows.keys() - kept:
+            del self._rows[other]
+            frame_picture(self.folder, other).unlink(missing_ok=True)
 
 
-def choose_items(rows: list[ImageCounts]) -> tuple[list[int], list[int]]:
+def frame_picture(folder: Path, item: int) -> Path:
+    """The file of a kept frame."""
+    return folder / f"{item:06d}.png"
+
+
+def choose_items(rows: Mapping[int, ImageCounts]) -> tuple[list[int], list[int]]:
     """Items of the worst and of the best frames, the most extreme first, spread over the sequences; none is in both.
 
-    Worst: lowest IoU, then most missed targets, then most false pixels. Best: highest IoU among frames with a target.
+    Worst: lowest IoU, then most missed targets, then most false-alarm pixels. Best: highest IoU, targets hit only.
     """
+
+    def iou(item: int) -> float:
+        row = rows[item]
+        return row.intersection / row.union if row.union else 1.0
 
     def badness(item: int) -> tuple:
         row = rows[item]
-        iou = row.intersection / row.union if row.union else 1.0
-        return (iou, row.matched - row.targets, -row.false_pixels, item)
+        return (iou(item), row.matched - row.targets, -row.false_pixels, item)
 
-    order = sorted(range(len(rows)), key=badness)
-    half = (len(order) + 1) // 2  # of few frames, a half each
-    worst = _spread(order[:half], rows, WORST)
-    best = _spread([item for item in reversed(order[half:]) if rows[item].targets], rows, BEST)
-    return worst, best
+    order = sorted(rows, key=badness)
+    hits = [item for item in reversed(order) if rows[item].intersection]
+    best = _spread(hits, rows, BEST, lambda item: iou(item) >= GOOD_IOU)
+    worst = _spread(order, rows, WORST, lambda item: iou(item) < GOOD_IOU)
+    return [item for item in worst if item not in best], best
 
 
-def _spread(items: list[int], rows: list[ImageCounts], count: int) -> list[int]:
-    """The first `count` items, with at most `MOST_PER_SEQUENCE` of a sequence unless there are too few sequences."""
-    taken: dict[str | None, int] = {}
-    chosen, left = [], []
-    for item in items:
+def _spread(
+    order: list[int], rows: Mapping[int, ImageCounts], count: int, is_clear: Callable[[int], bool]
+) -> list[int]:
+    """`count` items in their order: clear cases first, of them at most `MOST_PER_SEQUENCE` a sequence if possible."""
+    seen: Counter = Counter()
+    rank = {}
+    for item in order:
         sequence = rows[item].sequence
-        full = sequence is not None and taken.get(sequence, 0) >= MOST_PER_SEQUENCE
-        (left if full else chosen).append(item)
-        taken[sequence] = taken.get(sequence, 0) + 1
-    chosen = chosen[:count]
-    chosen += left[: count - len(chosen)]
-    return sorted(chosen, key=items.index)
+        crowded = sequence is not None and seen[sequence] >= MOST_PER_SEQUENCE
+        rank[item] = int(crowded) if is_clear(item) else 2
+        seen[sequence] += 1
+    chosen = set(sorted(order, key=rank.__getitem__)[:count])
+    return [item for item in order if item in chosen]
 
 
-def show_case(item: int, counts: ImageCounts, dataset: ClipDataset, predictor: Predictor, protocol: Protocol) -> Case:
-    """Run the network again on one item and draw it."""
-    sample = dataset[item]
-    number, index = dataset.targets[item]
-    truth = sample.mask[0].numpy() > 0
-    wants_logit = protocol.scale == "logit"
-    (maps,) = predictor.score_maps([sample.clip], [truth.shape], probability=not wants_logit, logit=wants_logit)
-    score = _unit_score(maps)
-    found = protocol.iou_map(maps.logit if wants_logit else maps.probability)
-    grey = read_grey(dataset.sequences[number].frames[index].image)
-    window = crop_window(truth, found, score)
-    image = grey_to_rgb(stretch_contrast(grey))
-    rows, columns = window
-    heat = cv2.cvtColor(
-        cv2.applyColorMap(np.rint(score * 255).astype(np.uint8), cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB
-    )
-    flat = np.where(truth[..., None], 255, 16).astype(np.uint8).repeat(3, axis=2)
+def show_case(counts: ImageCounts, file: Path) -> dict[str, Any]:
+    """What the page needs of one kept frame: pictures as data URLs, and its counts at each threshold.
 
-    def zoomed(picture: np.ndarray, *lines: tuple[np.ndarray, tuple]) -> np.ndarray:
-        enlarged = enlarge(picture[rows, columns], CROP_ZOOM)
-        for region, color in lines:
-            enlarged = outline(enlarged, enlarge(region[rows, columns], CROP_ZOOM), color)
-        return enlarged
-
-    return Case(
-        counts,
-        frame=_whole_frame(image, truth, found, window),
-        image=enlarge(grey_to_rgb(stretch_contrast(grey[rows, columns])), CROP_ZOOM),
-        prediction=zoomed(heat, (truth, TRUTH), (found, FOUND)),
-        mask=zoomed(flat, (truth, TRUTH), (found, FOUND)),
-        surface=np.rint(score[rows, columns] * 255).astype(np.uint8),
-    )
-
-
-def crop_window(truth: np.ndarray, found: np.ndarray, score: np.ndarray) -> tuple[slice, slice]:
-    """The part of a frame to look at: around the target with the lowest peak score, else the largest false region.
-
-    With neither it is around the highest score. At most `CROP_SIDE` a side, inside the frame.
+    `data` is for the page's script. Its lists hold a count for each of the `STEPS` + 1 thresholds: predicted pixels,
+    those of them in targets, matched targets and false-alarm pixels by the standard protocol.
     """
-    region_map = truth if truth.any() else found
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(region_map.astype(np.uint8), connectivity=8)
-    if count == 1:
-        centre = np.unravel_index(np.argmax(score), score.shape)
+    picture = cv2.imread(str(file), cv2.IMREAD_COLOR)
+    if picture is None:
+        raise InputError(f"cannot read {file}, which the report shows; run inference again without --resume")
+    picture = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+    levels, truth = np.ascontiguousarray(picture[..., 1]), picture[..., 2] > 0
+    targets = find_regions(truth)
+    matched, matched_pixels = target_curve(levels, targets, STEPS)
+    predicted = _pixels_above(levels)
+    top, left, height, width = crop_window(truth, levels)
+    return {
+        "name": "/".join(part for part in (counts.sequence, counts.frame) if part),
+        "frame": png_url(_reduced(picture)),
+        "crop": png_url(picture[top : top + height, left : left + width]),
+        "data": {
+            "window": [top, left, height, width],
+            "size": truth.shape,
+            "targets": len(targets.areas),
+            "positives": int(truth.sum()),
+            "predicted": predicted.tolist(),
+            "hits": _pixels_above(levels[truth]).tolist(),
+            "matched": matched.tolist(),
+            "false_pixels": (predicted - matched_pixels).tolist(),
+        },
+    }
+
+
+def crop_window(truth: np.ndarray, levels: np.ndarray) -> tuple[int, int, int, int]:
+    """The part of a frame to enlarge, at most `CROP_SIDE` a side: top, left, height, width.
+
+    It lies around the target with the lowest peak score, else around the largest predicted region at threshold 0.5,
+    else around the highest score.
+    """
+    regions = find_regions(truth if truth.any() else levels > STEPS // 2)
+    if not len(regions.areas):
+        centre = np.unravel_index(np.argmax(levels), levels.shape)
+    elif truth.any():
+        peaks = np.zeros(len(regions.areas))
+        np.maximum.at(peaks, regions.owners, levels.ravel()[regions.pixels])
+        centre = regions.centroids[np.argmin(peaks)]
     else:
-        if truth.any():
-            peaks = np.zeros(count)
-            np.maximum.at(peaks, labels.ravel(), score.ravel())
-            label = 1 + int(np.argmin(peaks[1:]))
-        else:
-            label = 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
-        centre = tuple(np.mean(np.nonzero(labels == label), axis=1))
-    slices = []
-    for middle, side in zip(centre, score.shape, strict=True):
-        size = min(CROP_SIDE, side)
-        start = min(max(0, round(float(middle)) - size // 2), side - size)
-        slices.append(slice(start, start + size))
-    return slices[0], slices[1]
-
-
-def _whole_frame(image: np.ndarray, truth: np.ndarray, found: np.ndarray, window: tuple[slice, slice]) -> np.ndarray:
-    """The frame brought to `FRAME_SIDE`, with outlines and the window's frame."""
-    scale = FRAME_SIDE / max(image.shape[:2])
-    sides = [max(1, round(side * scale)) for side in image.shape[1::-1]]
-    picture = cv2.resize(image, sides, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST)
-    for region, color in ((truth, TRUTH), (found, FOUND)):
-        picture = outline(
-            picture, cv2.resize(region.astype(np.float32), sides, interpolation=cv2.INTER_AREA) > 0, color
-        )
-    rows, columns = window
-    corners = [
-        (round(x * scale), round(y * scale)) for x, y in ((columns.start, rows.start), (columns.stop, rows.stop))
+        centre = regions.centroids[np.argmax(regions.areas)]
+    sizes = [min(CROP_SIDE, side) for side in levels.shape]
+    starts = [
+        min(max(0, round(float(middle)) - size // 2), side - size)
+        for middle, size, side in zip(centre, sizes, levels.shape, strict=True)
     ]
-    cv2.rectangle(picture, *corners, WHITE, 2)
-    return picture
+    return *starts, *sizes
 
 
-def _unit_score(maps: ScoreMaps) -> np.ndarray:
-    return maps.probability if maps.probability is not None else 1 / (1 + np.exp(-maps.logit))
+def png_url(picture: np.ndarray) -> str:
+    """Data URL of a picture, RGB uint8 [H, W, 3]."""
+    return data_url(encode_png(picture))
+
+
+def data_url(png: bytes) -> str:
+    """Data URL of the bytes of a png file."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def _pixels_above(levels: np.ndarray) -> np.ndarray:
+    """The number of pixels above each of the thresholds, int64 [STEPS + 1]."""
+    counts = np.bincount(levels.ravel(), minlength=STEPS + 2)
+    return counts[::-1].cumsum()[::-1][1:]
+
+
+def _reduced(picture: np.ndarray) -> np.ndarray:
+    """The picture with its longer side at most `LARGEST_SIDE`; the maxima of scores and mask stay, so none vanishes."""
+    factor = -(-max(picture.shape[:2]) // LARGEST_SIDE)
+    if factor == 1:
+        return picture
+    largest = cv2.dilate(picture, np.ones((factor, factor), np.uint8), anchor=(0, 0))[::factor, ::factor]
+    largest[..., 0] = cv2.resize(picture[..., 0], largest.shape[1::-1], interpolation=cv2.INTER_AREA)
+    return largest

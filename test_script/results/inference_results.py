@@ -1,87 +1,94 @@
-"""A run's results over a dataset: the parts put together, and the tables written from them."""
+"""Results over a dataset: the parts of a run merged, its metrics, and the files written from them."""
 
-import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from datasets import ClipDataset, DatasetIndex
 from datasets.catalog import DatasetInfo
 from datasets.targets import TARGET_TABLE, read_frame_snr
-from test_script.results.result_files import DETECTION_COLUMNS, write_csv, write_table
+from test_script.results.result_files import DETECTION_COLUMNS, coco_detections, write_csv, write_table
 from test_script.results.work_parts import Part
-from utils.files import atomic_path
+from utils.files import write_json
 from utils.metrics import PROTOCOLS, MetricAccumulator
-from utils.metrics.curves import CurveAccumulator, Curves
-from utils.metrics.tables import json_ready
+from utils.metrics.accumulator import FIGURES
+from utils.metrics.curves import CURVE_AREAS, CurveAccumulator, collect_metrics, merge_curves
+from utils.metrics.tables import metrics_table
 from utils.plots import write_curves
 
 
 class Results(NamedTuple):
-    """What a whole run measured."""
+    """What a whole run measured, in the order of the dataset's frames."""
 
-    metrics: dict[str, MetricAccumulator]  # by protocol, the first one is that of the masks
-    curves: CurveAccumulator
-    sequence_curves: dict[str, CurveAccumulator]  # empty for single images
-    detections: list[list]
+    metrics: dict[str, MetricAccumulator]  # by protocol; the first one is that of the masks
+    curves: dict[str | None, CurveAccumulator]  # by sequence, None for single images
+    detections: list[list]  # rows of detections.csv
+    sizes: list[tuple[int, int]]  # height and width of each frame
 
 
-def merge_parts(parts: list[Part], sequence_names: list[str], dataset: ClipDataset) -> Results:
-    """All parts' results in order."""
+def merge_parts(parts: list[Part], dataset: ClipDataset, single_images: bool) -> Results:
+    """The results of all parts in order."""
     metrics = {
         name: MetricAccumulator(PROTOCOLS[name], (row for part in parts for row in part.rows[name]))
         for name in parts[0].rows
     }
-    curves = CurveAccumulator()
-    sequence_curves = {name: CurveAccumulator() for name in sequence_names}
+    curves: dict[str | None, CurveAccumulator] = {}
     for part in parts:
-        curves.merge(part.curves)
-        if sequence_names:
-            sequence_curves[sequence_names[dataset.targets[part.items[0]][0]]].merge(part.curves)
-    return Results(metrics, curves, sequence_curves, [row for part in parts for row in part.detections])
+        sequence = None if single_images else dataset.sequences[dataset.targets[part.items[0]][0]].name
+        curves.setdefault(sequence, CurveAccumulator()).merge(part.curves)
+    detections = [row for part in parts for row in part.detections]
+    return Results(metrics, curves, detections, [size for part in parts for size in part.sizes])
 
 
-def write_results(output: Path, results: Results, index: DatasetIndex, run: dict[str, Any]) -> dict[str, dict]:
-    """Write metrics.json (with what the `run` was), the tables and the curves; returns the metrics by protocol."""
-    curves = results.curves.compute()
-    metrics = {name: collect_metrics(metric, curves) for name, metric in results.metrics.items()}
-    if (index.root / TARGET_TABLE).is_file():
-        for name, metric in results.metrics.items():
+def write_results(
+    output: Path, results: Results, index: DatasetIndex, dataset: ClipDataset, run: dict[str, Any]
+) -> dict[str, dict]:
+    """Write metrics.json (which begins with `run`), the tables and the curves; returns the metrics by protocol."""
+    metrics = {name: collect_metrics(metric, results.curves) for name, metric in results.metrics.items()}
+    for name, metric in results.metrics.items():
+        if (index.root / TARGET_TABLE).is_file():
             metrics[name]["by_snr"] = halves_by_snr(metric, read_frame_snr(index.root))
-    sequences = {
-        (name, sequence): one | curve_areas(name, results.sequence_curves[sequence].compute())
-        for name, metric in results.metrics.items()
-        for sequence, one in metric.sequence_metrics().items()
-    } or {
-        (name, "all images"): metric.compute() | curve_areas(name, curves) for name, metric in results.metrics.items()
-    }
-    for name, one in metrics.items():
-        one["sequences"] = {sequence: values for (owner, sequence), values in sequences.items() if owner == name}
-    content = {
-        **run,
-        "protocols": metrics,
-        "published": [published._asdict() for published in index.info.metrics],
-    }
-    with atomic_path(output / "metrics.json") as path:
-        path.write_text(json.dumps(json_ready(content), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        if "sequences" not in metrics[name]:
+            metrics[name]["sequences"] = {"all images": {key: metrics[name][key] for key in (*FIGURES, *CURVE_AREAS)}}
+    published = [one._asdict() for one in index.info.metrics]
+    write_json(output / "metrics.json", run | {"protocols": metrics, "published": published})
     write_table(
-        output / "per_sequence.csv", ({"protocol": p, "sequence": s} | one for (p, s), one in sequences.items())
+        output / "per_sequence.csv",
+        (
+            {"protocol": name, "sequence": sequence} | values
+            for name, one in metrics.items()
+            for sequence, values in one["sequences"].items()
+        ),
     )
     write_table(
         output / "per_image.csv",
         ({"protocol": name} | one for name, metric in results.metrics.items() for one in metric.image_metrics()),
     )
     write_csv(output / "detections.csv", DETECTION_COLUMNS, results.detections)
-    write_curves(curves, output / "curves")
+    frames = [(dataset.sequences[number], dataset.sequences[number].frames[i]) for number, i in dataset.targets]
+    files = [
+        (sequence.name, frame.name, Path(os.path.relpath(frame.image, index.root)).as_posix())
+        for sequence, frame in frames
+    ]
+    coco = coco_detections(files, results.sizes, results.detections, f"{run['model']} on {run['dataset']}")
+    write_json(output / "detections_coco.json", coco, indent=None)
+    write_curves(merge_curves(results.curves.values()).compute(), output / "curves")
     return metrics
 
 
-def collect_metrics(metric: MetricAccumulator, curves: Curves) -> dict[str, Any]:
-    """All metrics of one protocol over the set."""
-    result = metric.compute() | curve_areas(metric.protocol.name, curves) | metric.counts()
-    result["by_area"] = metric.area_metrics()
-    if metric.sequence_metrics():
-        result["sequence_mean"] = metric.sequence_mean()
-    return result
+def write_dataset_table(path: Path, metrics: Mapping[str, Mapping[str, dict]]) -> None:
+    """Print and write one row per protocol and dataset; `metrics`: dataset -> protocol -> metrics."""
+    rows = []
+    for protocol in dict.fromkeys(name for one in metrics.values() for name in one):
+        datasets = {dataset: one[protocol] for dataset, one in metrics.items() if protocol in one}
+        print(metrics_table(datasets, f"dataset ({protocol})"))
+        rows += [
+            {"protocol": protocol, "dataset": dataset}
+            | {name: value for name, value in values.items() if not isinstance(value, dict)}
+            for dataset, values in datasets.items()
+        ]
+    write_table(path, rows)
 
 
 def halves_by_snr(metric: MetricAccumulator, snr: dict[tuple[str, str], float]) -> dict[str, dict[str, float | None]]:
@@ -97,13 +104,8 @@ def halves_by_snr(metric: MetricAccumulator, snr: dict[tuple[str, str], float]) 
     return {name: halves[name] for name in names if name in halves}
 
 
-def curve_areas(protocol: str, curves: Curves) -> dict[str, float]:
-    """Average precision and area under ROC, which go with the standard protocol."""
-    return {"ap": curves.ap, "auc": curves.auc} if protocol == "standard" else {}
-
-
 def published_lines(info: DatasetInfo) -> dict[str, dict[str, float]]:
-    """Published metrics as ratios, by a line's title that names their protocol."""
+    """Published metrics as ratios, by the title of their line, which names model and protocol."""
     return {
         f"published: {one.model}, {one.protocol}": {
             "iou": one.iou / 100,

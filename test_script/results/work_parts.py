@@ -1,8 +1,8 @@
-"""The work of a run in parts, so that processes share it and an interrupted run goes on.
+"""The work of a run in parts, so that processes share it and an interrupted run can be resumed.
 
 A part is up to `PART_FRAMES` consecutive frames of one sequence (or images of the set), whatever the batch size and the
-number of processes. Its results are whole numbers and text, in the order of its frames, and lie in one file; a run's
-results are the parts' in their order. That is why batch size, processes and interruptions do not change a bit of them.
+number of processes. Its results are integers and text in the order of its frames, saved in one file; the results of a
+run are those of its parts, in order. Therefore batch size, processes and interruptions do not change a single bit.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ import numpy as np
 
 from test_script.predictor.predictor import batched
 from utils.errors import InputError
-from utils.files import atomic_path
+from utils.files import write_json
 from utils.metrics.accumulator import ImageCounts
 from utils.metrics.curves import CurveAccumulator
 
@@ -27,14 +27,19 @@ CURVE_COUNTS = ("target_levels", "other_levels", "matched", "matched_pixels")
 
 @dataclass
 class Part:
-    """Items `items` of the dataset, and what came out for them."""
+    """Items `items` of the dataset, and their results."""
 
     number: int
     items: list[int]
     rows: dict[str, list[ImageCounts]] = field(default_factory=dict)  # by protocol
     curves: CurveAccumulator = field(default_factory=CurveAccumulator)
     detections: list[list] = field(default_factory=list)  # rows of detections.csv
-    seen: int = 0  # items measured so far
+    sizes: list[tuple[int, int]] = field(default_factory=list)  # height and width of the frames measured so far
+
+    @property
+    def done(self) -> bool:
+        """Whether all its items are measured."""
+        return len(self.sizes) == len(self.items)
 
 
 def split_work(sequence_of_item: list[int], single_images: bool) -> list[Part]:
@@ -67,13 +72,15 @@ def save_part(folder: Path, part: Part) -> None:
         "curves": {name: getattr(part.curves, name).tolist() for name in CURVE_COUNTS}
         | {"targets": part.curves.targets},
         "detections": part.detections,
+        "sizes": part.sizes,
     }
-    with atomic_path(_part_file(folder, part)) as temporary:
-        temporary.write_text(json.dumps(content), encoding="utf-8")
+    write_json(_part_file(folder, part), content, indent=None)
 
 
 def load_part(folder: Path, part: Part) -> bool:
-    """Fill `part` from its file; False if it has none."""
+    """Fill `part` from its file, unless it is measured already; False if there is no file."""
+    if part.done:
+        return True
     file = _part_file(folder, part)
     if not file.exists():
         return False
@@ -86,7 +93,7 @@ def load_part(folder: Path, part: Part) -> bool:
         setattr(part.curves, name, np.array(content["curves"][name], np.int64))
     part.curves.targets = content["curves"]["targets"]
     part.detections = content["detections"]
-    part.seen = len(part.items)
+    part.sizes = content["sizes"]
     return True
 
 
@@ -94,25 +101,25 @@ def _part_file(folder: Path, part: Part) -> Path:
     return folder / f"{part.number:06d}.json"
 
 
-def start_run(output: Path, settings: dict[str, Any], resume: bool) -> None:
-    """Note `settings`, all that decide the results, in `output`/run.json; without `resume` drop an earlier run's parts.
+def start_run(output: Path, run: dict[str, Any], resume: bool) -> None:
+    """Save what decides the results, `run`, in `output`/run.json; without `resume` delete the parts of an earlier run.
 
     Raises `InputError` where `output` holds another dataset's results, or where a run to be resumed had other settings.
+    The checkpoint may have moved: its content counts.
     """
     file, parts = output / "run.json", output / "parts"
     earlier = _read_run(file) if file.exists() else None
     if earlier is not None:
-        names = settings if resume else ("dataset", "split")
-        different = [name for name in names if earlier.get(name) != settings[name]]
+        names = run.keys() - {"checkpoint"} if resume else {"dataset", "split"}
+        different = [name for name in run if name in names and earlier.get(name) != run[name]]
         if different:
-            listing = ", ".join(f"{name} {earlier.get(name)!r}, now {settings[name]!r}" for name in different)
+            listing = ", ".join(f"{name} {earlier.get(name)!r}, now {run[name]!r}" for name in different)
             remedy = "give the same options, or leave --resume out" if resume else "choose another --output_dir"
             raise InputError(f"{output} holds a run with {listing}; {remedy}")
     if not resume or earlier is None:
         for old in parts.glob("*.json"):
             old.unlink()
-    with atomic_path(file) as temporary:
-        temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    write_json(file, run)
 
 
 def _read_run(file: Path) -> dict[str, Any]:
@@ -121,7 +128,7 @@ def _read_run(file: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {file}: {error}; remove it, or choose another --output_dir") from error
     if not isinstance(earlier, dict):
-        raise InputError(f"{file} was not written by a run of ours; remove it, or choose another --output_dir")
+        raise InputError(f"{file} was not written by an inference run; remove it, or choose another --output_dir")
     return earlier
 
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,12 +19,12 @@ from torch import nn
 
 from datasets.catalog import CATALOG
 from models import build_model
-from test_script import inference
+from test_script import evaluate, inference
 from test_script.predictor import PUBLISHED_SCALES, Predictor
 from test_script.results import work_parts
-from test_script.results.background import BackgroundWriter
 from test_script.results.detections import find_detections
 from test_script.results.inference_results import halves_by_snr
+from test_script.results.result_files import QUEUE_LENGTH, background_calls, coco_detections
 from test_script.results.work_parts import loader_batches, split_work
 from utils.checkpoint import save_checkpoint
 from utils.errors import InputError
@@ -125,6 +126,13 @@ def test_every_file_holds_what_the_network_says(done, checkpoint, sequences):
         for name, value in found._asdict().items():
             assert float(row[name]) == pytest.approx(value, abs=6e-4 if name in "xy" else 1e-6)
 
+    coco = json.loads((done / "detections_coco.json").read_text())
+    assert [image["file_name"] for image in coco["images"]] == [f"images/{s}/{n}.png" for s in "bc" for n in range(3)]
+    assert {(image["height"], image["width"]) for image in coco["images"]} == {(HEIGHT, WIDTH)}
+    assert [one["bbox"] for one in coco["annotations"]] == [
+        [found.left, found.top, found.width, found.height] for *_, found in expected_rows
+    ]
+
     saved = json.loads((done / "metrics.json").read_text())
     for metric in (standard, logits):
         metrics = saved["protocols"][metric.protocol.name]
@@ -141,6 +149,35 @@ def test_every_file_holds_what_the_network_says(done, checkpoint, sequences):
     assert [float(row["recall"]) for row in table(done / "curves" / "curves.csv")] == computed.recall.tolist()
     for name in ("precision_recall", "roc", "pd_over_fa"):
         assert cv2.imread(str(done / "curves" / f"{name}.png")) is not None
+
+
+def test_saved_maps_are_evaluated_to_the_same_bits(checkpoint, sequences, tmp_path):
+    out = tmp_path / "out"
+    inference.main(arguments(checkpoint, sequences, out, "--save_maps", "--protocol", "standard", "sgmp-2025"))
+    measured = json.loads((out / "metrics.json").read_text())["protocols"]
+    for folder, protocol, more in (("probabilities", "standard", []), ("logits", "sgmp-2025", ["--logits"])):
+        saved = ["--predictions", out / folder, "--masks", sequences / "masks", "--list", sequences / "val.txt"]
+        words = [*saved, *more, "--protocol", protocol, "--output", tmp_path / "evaluated.json"]
+        evaluate.main([str(word) for word in words])
+        assert json.loads((tmp_path / "evaluated.json").read_text()) == {protocol: measured[protocol]}
+
+
+def test_several_datasets_get_a_folder_each_and_one_table(done, checkpoint, sequences, tmp_path, capsys):
+    other = tmp_path / "OTHER"
+    shutil.copytree(sequences, other)
+    (other / "val.txt").write_text("c\n")
+    inference.main(arguments(checkpoint, f"{sequences}+{other}", tmp_path / "out", *OPTIONS))
+    assert contents(tmp_path / "out" / "TINY") == contents(done)
+    assert not (tmp_path / "out" / "metrics.json").exists()
+    rows = table(tmp_path / "out" / "per_dataset.csv")
+    assert [(row["protocol"], row["dataset"]) for row in rows] == [
+        (protocol, name) for protocol in ("standard", "sgmp-2025") for name in ("TINY", "OTHER")
+    ]
+    saved = json.loads((tmp_path / "out" / "OTHER" / "metrics.json").read_text())["protocols"]
+    assert (rows[3]["iou"], rows[3]["images"]) == (str(saved["sgmp-2025"]["iou"]), "3")
+    assert "dataset (standard)" in capsys.readouterr().out
+    with pytest.raises(InputError, match="different names"):
+        inference.main(arguments(checkpoint, f"{sequences}+{sequences}", tmp_path / "out"))
 
 
 def test_a_batch_of_four_changes_nothing(done, checkpoint, sequences, tmp_path):
@@ -171,13 +208,10 @@ def test_an_interrupted_run_goes_on_where_it_stopped(done, checkpoint, sequences
     assert sorted(file.name for file in (tmp_path / "parts").iterdir()) == ["000000.json"]
     assert not (tmp_path / "metrics.json").exists()
     calls.clear()
-    monkeypatch.setattr(inference, "write_report", lambda *_: None)
     monkeypatch.setattr(Predictor, "score_maps", lambda *a, **o: calls.append(1) or score_maps(*a, **o))
     inference.main([*command, "--resume"])
-    assert len(calls) == 3  # the second sequence alone
-    expected = contents(done)
-    del expected["report.html"]
-    assert contents(tmp_path) == expected
+    assert len(calls) == 3  # the second sequence alone; the report needs no further pass
+    assert contents(tmp_path) == contents(done)
     with pytest.raises(InputError, match="flip"):
         inference.main([*(word for word in command if word != "--flip"), "--resume"])
     other = sequences.parent / "OTHER"
@@ -270,8 +304,8 @@ def test_default_protocols_are_standard_and_the_papers():
 
 def test_published_metrics_stand_beside_ours(capsys):
     ours = {"iou": 0.5, "niou": 0.4, "pd": 0.9, "fa": 1e-5, "images": 7, "targets": 9}
-    args = SimpleNamespace(flip=True, scales=None, msc=False, tile=None, amp=False, compile=False, batch_size=1)
-    inference.print_results({"sgmp-2026": ours}, CATALOG["IRDST"], args)
+    notes = inference.protocol_notes(["sgmp-2026"], {"flip": True, "scales": [1.0]})
+    inference.print_results({"sgmp-2026": ours}, CATALOG["IRDST"], notes)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[-4:] for line in lines if "sgmp-20" in line and "note" not in line] == [
         ["50.00", "40.00", "90.00", "10.00"],
@@ -306,11 +340,51 @@ def test_parts_do_not_cross_sequences_and_workers_get_whole_parts(monkeypatch):
     assert sorted(item for batch in batches for item in batch) == list(range(9))
 
 
-def test_the_background_writer_keeps_the_order_and_raises():
+def test_background_calls_keep_their_order_wait_and_raise():
     seen = []
-    with BackgroundWriter() as writer:
+    with background_calls() as submit:
         for number in range(100):
-            writer.submit(seen.append, number)
+            submit(seen.append, number)
     assert seen == list(range(100))
-    with pytest.raises(InputError, match="disk"), BackgroundWriter() as writer:
-        writer.submit(lambda: (_ for _ in ()).throw(InputError("disk full")))
+
+    gate, submitted = threading.Event(), []
+
+    def submit_many():
+        with background_calls() as submit:
+            submit(gate.wait)
+            for number in range(100):
+                submit(str, number)
+                submitted.append(number)
+
+    thread = threading.Thread(target=submit_many)
+    thread.start()
+    thread.join(0.2)
+    assert len(submitted) == QUEUE_LENGTH - 1  # the caller waits
+    gate.set()
+    thread.join()
+    assert len(submitted) == 100
+
+    def fail():
+        raise InputError("disk full")
+
+    with pytest.raises(InputError, match="disk"), background_calls() as submit:
+        submit(fail)
+    with pytest.raises(InputError, match="disk"), background_calls() as submit:
+        while True:  # a later call raises it
+            submit(fail)
+
+
+def test_detections_in_the_coco_format():
+    row = ["b", "1", 1, 8.0, 0.5, 7, 0, 3, 2, 6, 0.25, 0.75]
+    files = [("a", "1", "images/a/1.png"), ("b", "1", "images/b/1.png")]
+    assert coco_detections(files, [(4, 5), (8, 10)], [row], "x on y") == {
+        "info": {"description": "x on y"},
+        "images": [
+            {"id": 1, "file_name": "images/a/1.png", "height": 4, "width": 5},
+            {"id": 2, "file_name": "images/b/1.png", "height": 8, "width": 10},
+        ],
+        "categories": [{"id": 1, "name": "target"}],
+        "annotations": [
+            {"id": 1, "image_id": 2, "category_id": 1, "bbox": [7, 0, 3, 2], "area": 6, "score": 0.75, "iscrowd": 0}
+        ],
+    }

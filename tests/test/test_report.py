@@ -13,9 +13,21 @@ import pytest
 import torch
 
 from test_script import inference
-from test_script.report.report_cases import BEST, MOST_PER_SEQUENCE, WORST, choose_items, crop_window
+from test_script.report import report_cases
+from test_script.report.report_cases import (
+    BEST,
+    MOST_PER_SEQUENCE,
+    STEPS,
+    WORST,
+    KeptFrames,
+    choose_items,
+    crop_window,
+    frame_picture,
+    show_case,
+)
 from tests.reference.local_contrast import LocalContrast
 from utils.metrics import build_metric
+from utils.metrics.curves import CurveAccumulator
 
 
 class Page(HTMLParser):
@@ -33,11 +45,17 @@ class Page(HTMLParser):
         self.texts.append(data)
 
 
+def decode(url):
+    """The picture of a data URL, RGB."""
+    data = np.frombuffer(base64.b64decode(url.removeprefix("data:image/png;base64,")), np.uint8)
+    return cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+
+
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     """A report on two sequences: "<easy>" with bright targets, "dim" where one of three is too weak to be found."""
     root = tmp_path_factory.mktemp("data") / "TINY"
-    for sequence, levels in (("a", [200]), ("<easy>", [200] * 3), ("dim", [200, 84, 200])):
+    for sequence, levels in (("a", [200]), ("<easy>", [200] * 3), ("dim", [200, 110, 200])):
         for index, level in enumerate(levels):
             image, mask = np.full((60, 80), 80, np.uint8), np.zeros((60, 80), np.uint8)
             image[30:33, 40:43], mask[30:33, 40:43] = level, 1
@@ -72,17 +90,17 @@ def test_the_page_shows_metrics_sequences_and_frames(report):
     cases = [part for part in page.texts if part in {f"{s}/{i}" for s in ("<easy>", "dim") for i in range(3)}]
     assert cases[0] == "dim/1" and len(cases) == len(set(cases)) == 6  # the missed target comes first
     pictures = [attributes["src"] for tag, attributes in page.tags if tag == "img"]
-    assert len(pictures) == 3 + 4 * 6
+    assert len(pictures) == 3 + 2 * 6
     for picture in pictures:
-        data = base64.b64decode(picture.removeprefix("data:image/png;base64,"))
-        assert cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) is not None
-    surfaces = [attributes for tag, attributes in page.tags if attributes.get("class") == "surface"]
-    assert len(surfaces) == 6
-    for one in surfaces:
-        scores = np.frombuffer(base64.b64decode(one["data-scores"]), np.uint8)
-        assert scores.size == int(one["data-rows"]) * int(one["data-columns"]) == 48 * 48
-    first, last = (np.frombuffer(base64.b64decode(surfaces[i]["data-scores"]), np.uint8) for i in (0, -1))
-    assert first.max() < 128 < last.max()  # missed, found
+        assert decode(picture) is not None
+    crops = [attributes["src"] for _, attributes in page.tags if attributes.get("class") == "crop"]
+    levels = [decode(crop)[..., 1] for crop in crops]
+    assert len(levels) == 6 and {one.shape for one in levels} == {(48, 48)}
+    assert levels[0].max() < STEPS // 2 < levels[-1].max()  # missed, found
+    titles = [
+        page.texts.index(text) for text in ("Worst and best frames", "Metrics by protocol", "Curves", "Sequences")
+    ]
+    assert page.texts.index("dim/1") < titles[1]  # the frames come first
 
 
 def test_the_page_runs_in_a_browser(report, tmp_path):
@@ -90,7 +108,12 @@ def test_the_page_runs_in_a_browser(report, tmp_path):
     if browser is None:
         pytest.skip("needs Chromium")
     probe = report.with_name("probe.html")  # the page, sorted by its second column twice (descending)
-    click = "<script>for (let i = 0; i < 2; i++) document.querySelectorAll('.sortable th button')[1].click();</script>"
+    click = """<script>for (let i = 0; i < 2; i++) document.querySelectorAll('.sortable th button')[1].click();
+    window.addEventListener("load", () => {
+      const start = document.getElementById("pd").textContent;
+      slider.value = 4; slider.dispatchEvent(new Event("input")); drawAll();
+      document.title = start + "|" + document.getElementById("pd").textContent + "|" + cases[0].crop.levels.join(" ");
+    });</script>"""
     probe.write_text(report.read_text(encoding="utf-8").replace("</body>", click + "</body>"), encoding="utf-8")
     options = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     options += f"--disable-component-update --disable-sync --user-data-dir={tmp_path} --window-size=390,800 --dump-dom"
@@ -100,7 +123,12 @@ def test_the_page_runs_in_a_browser(report, tmp_path):
     table = shown[shown.index('class="sortable"') :]
     assert table.index("&lt;easy&gt;") < table.index(">dim<")
     assert 'aria-sort="descending"' in table
-    assert shown.count('class="surface"') == len(re.findall(r'<canvas[^>]* width="\d+"[^>]* height="\d+"', shown)) == 6
+    start, moved, levels = re.search("<title>(.*?)</title>", shown)[1].split("|")
+    assert start == "83.3 % (5 of 6)" and moved == "100.0 % (6 of 6)"  # at thresholds 0.5 and 0.02
+    crop = next(a["src"] for _, a in Page(shown).tags if a.get("class") == "crop")
+    assert levels.split() == [str(level) for level in decode(crop)[..., 1].ravel()]
+    drawn = re.findall(r'<canvas class="(\w+)" width="\d+" height="\d+"', shown)
+    assert drawn == ["frame", "image", "score", "truth", "surface"] * 6
 
 
 def rows(*values):
@@ -110,7 +138,7 @@ def rows(*values):
     target[3:5, 3:5] = 1
     for number, (sequence, hit) in enumerate(values):
         metric.update(target * hit, target, sequence, str(number))
-    return metric.rows
+    return dict(enumerate(metric.rows))
 
 
 def test_worst_and_best_are_spread_over_the_sequences():
@@ -127,12 +155,52 @@ def test_worst_and_best_are_spread_over_the_sequences():
 
 
 def test_the_window_lies_around_the_target_that_was_seen_worst():
-    truth, score = np.zeros((100, 200), bool), np.zeros((100, 200), np.float32)
+    truth, levels = np.zeros((100, 200), bool), np.zeros((100, 200), np.uint8)
     truth[50:53, 60:63] = truth[10:12, 190:193] = True
-    score[51, 61] = 0.9
-    rows_, columns = crop_window(truth, score > 0.5, score)
-    assert (rows_.start, rows_.stop, columns.start, columns.stop) == (0, 48, 152, 200)
-    rows_, columns = crop_window(np.zeros_like(truth), score > 0.5, score)  # no target: the false alarm
-    assert rows_.start <= 51 - 20 and columns.start <= 61 - 20 and rows_.stop - rows_.start == 48
-    rows_, columns = crop_window(np.zeros((20, 30), bool), np.zeros((20, 30), bool), np.zeros((20, 30)))
-    assert (rows_, columns) == (slice(0, 20), slice(0, 30))
+    levels[51, 61] = 180
+    assert crop_window(truth, levels) == (0, 152, 48, 48)
+    assert crop_window(np.zeros_like(truth), levels) == (51 - 24, 61 - 24, 48, 48)  # no target: the false alarm
+    assert crop_window(np.zeros((20, 30), bool), np.zeros((20, 30), np.uint8)) == (0, 0, 20, 30)
+
+
+def test_a_kept_frame_has_the_curves_of_its_scores(tmp_path):
+    random = np.random.default_rng(2)
+    truth = np.zeros((40, 700), bool)
+    truth[4:7, 9:12] = truth[20:22, 600:603] = True
+    probability = (random.random(truth.shape) ** 9 * 0.7 + truth * 0.3).astype(np.float32)
+    cv2.imwrite(str(tmp_path / "image.png"), random.integers(0, 256, truth.shape).astype(np.uint8))
+    metric, curve = build_metric("standard"), CurveAccumulator(STEPS)
+    metric.update(probability, truth, "a", "7")
+    curve.update(probability, truth)
+    kept = KeptFrames(tmp_path / "kept")
+    kept.offer(3, metric.rows[0], tmp_path / "image.png", probability, truth)
+    case = show_case(metric.rows[0], frame_picture(kept.folder, 3))
+    data, curves = case["data"], curve.compute()
+    assert case["name"] == "a/7" and data["size"] == truth.shape
+    np.testing.assert_array_equal(np.array(data["matched"]) / data["targets"], curves.pd)
+    np.testing.assert_array_equal(np.array(data["false_pixels"]) / truth.size, curves.fa)
+    np.testing.assert_array_equal(np.array(data["hits"]) / data["positives"], curves.recall)
+    assert data["predicted"][100] == metric.rows[0].predicted and data["hits"][100] == metric.rows[0].intersection
+    frame = decode(case["frame"])  # reduced by 2, with the maxima of scores and mask
+    assert frame.shape == (20, 350, 3)
+    np.testing.assert_array_equal(frame[..., 2] > 0, truth.reshape(20, 2, 350, 2).any(axis=(1, 3)))
+
+
+def test_what_is_kept_on_the_way_holds_all_that_is_shown(tmp_path, monkeypatch):
+    """However the frames are shared between processes, and with few files on the disk."""
+    monkeypatch.setattr(report_cases, "read_grey", lambda path: np.zeros((8, 8), np.float32))
+    monkeypatch.setattr(report_cases, "write_png", lambda path, picture: path.touch())
+    random = np.random.default_rng(4)
+    for number in range(30):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        sequences = random.integers(1, 12)
+        all_rows = rows(*[(f"s{random.integers(sequences)}", random.random() < 0.7) for _ in range(60)])
+        all_rows = {item: row._replace(union=int(random.integers(4, 9))) for item, row in all_rows.items()}
+        workers = [KeptFrames(folder), KeptFrames(folder)]
+        for item, row in all_rows.items():
+            workers[item % 7 > 3].offer(item, row, None, np.zeros((8, 8), np.float32), np.zeros((8, 8), bool))
+        worst, best = choose_items(all_rows)
+        files = set(folder.iterdir())
+        assert {frame_picture(folder, item) for item in [*worst, *best]} <= files
+        assert len(files) <= 2 * (WORST + BEST)

@@ -1,17 +1,20 @@
 """Curves over the thresholds 0, 1/N, ..., 1: pixel precision-recall and ROC, target Pd over Fa (standard matching)."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from utils.errors import InputError
+from utils.metrics.accumulator import MetricAccumulator
 from utils.metrics.inputs import images
 from utils.metrics.regions import find_regions
 from utils.metrics.rules import ratio
 from utils.metrics.target_curve import target_curve
 
 STEPS = 100  # N: the number of steps from threshold 0 to 1
+CURVE_AREAS = ("ap", "auc")  # average precision and area under ROC, which belong to the standard protocol
 MOST_STEPS = 10_000  # finer thresholds come too near to the spacing of float32
 
 
@@ -86,6 +89,33 @@ class CurveAccumulator:
             ap=_average_precision(self.target_levels, true_positives, false_positives),
             auc=_area_under_roc(self.target_levels, self.other_levels),
         )
+
+
+def merge_curves(curves: Iterable[CurveAccumulator]) -> CurveAccumulator:
+    """The curves over all sequences."""
+    total = CurveAccumulator()
+    for one in curves:
+        total.merge(one)
+    return total
+
+
+def collect_metrics(metric: MetricAccumulator, curves: Mapping[str | None, CurveAccumulator]) -> dict[str, Any]:
+    """All metrics of one protocol: over the set, by target area and, if there are sequences, for each of them.
+
+    `curves` by sequence: their areas are given with the standard protocol.
+    """
+
+    def areas(accumulator: CurveAccumulator) -> dict[str, float]:
+        computed = accumulator.compute()
+        return {name: getattr(computed, name) for name in CURVE_AREAS}
+
+    standard = metric.protocol.name == "standard"
+    result = metric.compute() | (areas(merge_curves(curves.values())) if standard else dict.fromkeys(CURVE_AREAS))
+    result |= metric.counts() | {"by_area": metric.area_metrics()}
+    if sequences := metric.sequence_metrics():
+        result["sequence_mean"] = metric.sequence_mean()
+        result["sequences"] = {name: one | (areas(curves[name]) if standard else {}) for name, one in sequences.items()}
+    return result
 
 
 def _average_precision(target_levels: np.ndarray, true_positives: np.ndarray, false_positives: np.ndarray) -> float:

@@ -1,4 +1,4 @@
-"""Metrics and protocols as text for people, and as JSON for programs."""
+"""Metrics and protocols as text tables."""
 
 import inspect
 import math
@@ -76,12 +76,3 @@ def protocol_text(protocol: Protocol) -> str:
 def protocols_text() -> str:
     """The rules of all protocols."""
     return "\n\n".join(protocol_text(protocol) for protocol in PROTOCOLS.values())
-
-
-def json_ready(value):
-    """The same nested metrics with NaN, which JSON lacks, as None."""
-    if isinstance(value, Mapping):
-        return {key: json_ready(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [json_ready(each) for each in value]
-    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,195 @@
+"use strict";
+const COLORS = getComputedStyle(document.documentElement);
+const TRUTH = COLORS.getPropertyValue("--truth"), FOUND = COLORS.getPropertyValue("--found");
+const slider = document.getElementById("threshold"), STEPS = +slider.max;
+const GRID_SIDE = 512;  // canvas px of a frame's longer side, at least
+
+// Heights 0..1 to colours of the inferno map.
+const STOPS = [[12, 8, 38], [66, 10, 104], [147, 38, 103], [221, 81, 58], [252, 165, 10], [252, 255, 164]];
+function shade(height) {
+  const place = Math.min(0.9999, Math.max(0, height)) * (STOPS.length - 1), low = Math.floor(place), part = place - low;
+  return STOPS[low].map((c, i) => Math.round(c + (STOPS[low + 1][i] - c) * part));
+}
+
+// The channels of an embedded png: grey image, score levels (level n: above n of the thresholds), true mask.
+function channels(image) {
+  const width = image.naturalWidth, height = image.naturalHeight, canvas = document.createElement("canvas");
+  canvas.width = width; canvas.height = height;
+  const context = canvas.getContext("2d", {willReadFrequently: true});
+  context.drawImage(image, 0, 0);
+  const data = context.getImageData(0, 0, width, height).data;
+  const channel = k => Uint8Array.from({length: width * height}, (_, i) => data[4 * i + k]);
+  return {width, height, grey: channel(0), levels: channel(1), truth: channel(2).map(v => v > 127)};
+}
+
+// A canvas with a pixel of colour(i) for each pixel i of a map.
+function paint(map, colour) {
+  const canvas = document.createElement("canvas"), image = new ImageData(map.width, map.height);
+  canvas.width = map.width; canvas.height = map.height;
+  for (let i = 0; i < map.width * map.height; i++) image.data.set([...colour(i), 255], 4 * i);
+  canvas.getContext("2d").putImageData(image, 0, 0);
+  return canvas;
+}
+
+// Draws a painting enlarged by a whole factor; returns the context and the factor.
+function enlarge(canvas, painting) {
+  const zoom = Math.max(1, Math.ceil(GRID_SIDE / Math.max(painting.width, painting.height)));
+  canvas.width = painting.width * zoom; canvas.height = painting.height * zoom;
+  const context = canvas.getContext("2d");
+  context.imageSmoothingEnabled = false;
+  context.drawImage(painting, 0, 0, canvas.width, canvas.height);
+  return {context, zoom};
+}
+
+// A line just outside each region of pixels for which inside(i) holds.
+function outline({context, zoom}, {width, height}, inside, colour) {
+  const gap = 1.5;
+  const has = (x, y) => x >= 0 && y >= 0 && x < width && y < height && inside(y * width + x);
+  context.strokeStyle = colour; context.lineWidth = 3;
+  context.beginPath();
+  for (let y = 0; y < height; y++) for (let x = 0; x < width; x++) {
+    if (!has(x, y)) continue;
+    const left = x * zoom - gap, right = (x + 1) * zoom + gap, top = y * zoom - gap, bottom = (y + 1) * zoom + gap;
+    const line = (a, b, c, d) => { context.moveTo(a, b); context.lineTo(c, d); };
+    if (!has(x, y - 1)) line(left, top, right, top);
+    if (!has(x, y + 1)) line(left, bottom, right, bottom);
+    if (!has(x - 1, y)) line(left, top, left, bottom);
+    if (!has(x + 1, y)) line(right, top, right, bottom);
+  }
+  context.stroke();
+}
+
+function readCase(section) {
+  const frame = channels(section.querySelector("img.frame")), crop = channels(section.querySelector("img.crop"));
+  const low = Math.min(...crop.grey), span = Math.max(1, Math.max(...crop.grey) - low);
+  const grey = value => [value, value, value];
+  return {
+    ...JSON.parse(section.dataset.case), section, frame, crop, turn: 0.6,
+    paintings: {
+      frame: paint(frame, i => grey(frame.grey[i])),
+      image: paint(crop, i => grey(255 * (crop.grey[i] - low) / span)),  // in its own contrast
+      score: paint(crop, i => shade(crop.levels[i] / STEPS)),
+      truth: paint(crop, i => crop.truth[i] ? [235, 240, 245] : [16, 23, 30]),
+    },
+  };
+}
+
+function drawCase(one, threshold) {
+  const drawn = {};
+  for (const name in one.paintings)
+    drawn[name] = enlarge(one.section.querySelector("canvas." + name), one.paintings[name]);
+  for (const [name, map] of [["frame", one.frame], ["score", one.crop], ["truth", one.crop]]) {
+    if (name !== "truth") outline(drawn[name], map, i => map.truth[i], TRUTH);
+    outline(drawn[name], map, i => map.levels[i] > threshold, FOUND);
+  }
+  const [top, left, height, width] = one.window, {context, zoom} = drawn.frame;
+  const scale = zoom * one.frame.height / one.size[0];
+  context.strokeStyle = "#fff"; context.lineWidth = 2;
+  context.strokeRect(left * scale, top * scale, width * scale, height * scale);
+  drawSurface(one, threshold);
+}
+
+function drawSurface(one, threshold) {
+  const canvas = one.section.querySelector("canvas.surface"), {width: columns, height: rows, levels} = one.crop;
+  const ratio = window.devicePixelRatio || 1, width = canvas.clientWidth, height = canvas.clientHeight;
+  canvas.width = width * ratio; canvas.height = height * ratio;
+  const context = canvas.getContext("2d");
+  context.scale(ratio, ratio);
+  const cos = Math.cos(one.turn), sin = Math.sin(one.turn), size = width * 0.54, lift = height * 0.5;
+  const point = (x, y, z) => {
+    const u = x / Math.max(1, columns - 1) - 0.5, v = y / Math.max(1, rows - 1) - 0.5, depth = u * sin + v * cos;
+    return [width / 2 + (u * cos - v * sin) * size, height * 0.68 + depth * size * 0.42 - z * lift, depth];
+  };
+  const path = corners => {
+    context.beginPath();
+    corners.forEach((p, i) => i ? context.lineTo(p[0], p[1]) : context.moveTo(p[0], p[1]));
+  };
+  const floor = [[0, 0], [columns - 1, 0], [columns - 1, rows - 1], [0, rows - 1]];
+  const level = (z, colour) => {
+    context.strokeStyle = colour;
+    path(floor.map(p => point(...p, z))); context.closePath(); context.stroke();
+  };
+  const pole = floor.reduce((a, b) => point(...a, 0)[0] < point(...b, 0)[0] ? a : b);
+  context.strokeStyle = "rgba(255,255,255,.4)"; context.fillStyle = "rgba(255,255,255,.8)"; context.font = "11px system-ui";
+  path([point(...pole, 0), point(...pole, 1)]); context.stroke();
+  for (const z of [0, 0.5, 1]) {
+    const [x, y] = point(...pole, z);
+    context.fillText(z, x - 20, y + 4);
+  }
+  const cells = [];
+  for (let y = 0; y + 1 < rows; y++) for (let x = 0; x + 1 < columns; x++) {
+    const z = [[x, y], [x + 1, y], [x + 1, y + 1], [x, y + 1]].map(([a, b]) => levels[b * columns + a] / STEPS);
+    cells.push({x, y, z, depth: point(x + .5, y + .5, 0)[2]});
+  }
+  cells.sort((a, b) => a.depth - b.depth);
+  for (const {x, y, z} of cells) {
+    path([point(x, y, z[0]), point(x + 1, y, z[1]), point(x + 1, y + 1, z[2]), point(x, y + 1, z[3])]);
+    context.closePath();
+    context.fillStyle = context.strokeStyle = "rgb(" + shade(Math.max(...z)).join(",") + ")";
+    context.fill(); context.stroke();
+  }
+  level(0, "rgba(255,255,255,.4)");
+  level(threshold / STEPS, FOUND);
+}
+
+const percent = (part, whole) => whole ? (100 * part / whole).toFixed(1) + " %" : "-";
+
+function drawAll() {
+  const threshold = +slider.value, total = {targets: 0, matched: 0, false_pixels: 0, pixels: 0, hits: 0, union: 0};
+  for (const one of cases) {
+    const counts = {
+      targets: one.targets, matched: one.matched[threshold], false_pixels: one.false_pixels[threshold],
+      pixels: one.size[0] * one.size[1], hits: one.hits[threshold],
+      union: one.predicted[threshold] + one.positives - one.hits[threshold],
+    };
+    for (const name in total) total[name] += counts[name];
+    one.section.querySelector("small").textContent = `IoU ${percent(counts.hits, counts.union)} · ` +
+      `${counts.matched} of ${counts.targets} targets found · ${counts.false_pixels} false-alarm px`;
+    drawCase(one, threshold);
+  }
+  const show = (id, text) => { document.getElementById(id).textContent = text; };
+  show("value", (threshold / STEPS).toFixed(3));
+  show("pd", `${percent(total.matched, total.targets)} (${total.matched} of ${total.targets})`);
+  show("fa", total.pixels ? `${(1e6 * total.false_pixels / total.pixels).toFixed(2)} × 1e-6` : "-");
+  show("iou", percent(total.hits, total.union));
+}
+
+let cases = [];
+window.addEventListener("load", () => {  // by then the embedded pictures are decoded
+  cases = Array.from(document.querySelectorAll(".case"), readCase);
+  for (const one of cases) {
+    const canvas = one.section.querySelector("canvas.surface");
+    let from;
+    canvas.onpointerdown = event => { canvas.setPointerCapture(event.pointerId); from = event.clientX; };
+    canvas.onpointermove = event => {
+      if (from === undefined) return;
+      one.turn -= (event.clientX - from) / 90; from = event.clientX;
+      drawSurface(one, +slider.value);
+    };
+    canvas.onpointerup = canvas.onpointercancel = () => { from = undefined; };
+  }
+  let waiting = false;  // one drawing per animation frame, however fast the slider moves
+  slider.addEventListener("input", () => {
+    if (!waiting) requestAnimationFrame(() => { waiting = false; drawAll(); });
+    waiting = true;
+  });
+  window.addEventListener("resize", drawAll);
+  drawAll();
+});
+
+function sortTable(table, column, button) {
+  const heading = button.closest("th"), body = table.tBodies[0];
+  const descending = heading.getAttribute("aria-sort") === "ascending";
+  for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
+  heading.setAttribute("aria-sort", descending ? "descending" : "ascending");
+  const value = row => row.cells[column].dataset.v;
+  const rows = Array.from(body.rows).sort((a, b) => {
+    const x = value(a), y = value(b);
+    if (x === "" || y === "") return (x === "") - (y === "");  // no value: always last
+    const order = isNaN(x) || isNaN(y) ? x.localeCompare(y, undefined, {numeric: true}) : x - y;
+    return descending ? -order : order;
+  });
+  body.append(...rows);
+}
+for (const table of document.querySelectorAll("table.sortable"))
+  table.querySelectorAll("th button").forEach((button, i) => button.onclick = () => sortTable(table, i, button));
