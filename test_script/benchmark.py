@@ -14,7 +14,7 @@ import json
 import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -24,13 +24,12 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from models import build_model
-from utils.distributed import choose_device
+from utils.distributed import AMP_HELP, AMP_NAMES, autocast, choose_amp, choose_device
 from utils.errors import InputError, run_main
 from utils.files import atomic_path, check_writable
 from utils.metrics.tables import text_table
 
 DEFAULT_SIZE = {"datransnet": (256, 256), "sgmp_unet": (320, 320)}
-AMP_TYPES = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 MIB = 2**20
 
 
@@ -90,7 +89,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--batch_size", type=int, default=1, help="clips of a forward pass; default 1")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps; default auto")
-    parser.add_argument("--amp", default="none", help="none, bf16 or fp16 autocast; default none")
+    parser.add_argument(
+        "--amp", nargs="?", const="bf16", default="none", metavar="|".join(AMP_NAMES), help=f"{AMP_HELP}; default none"
+    )
     parser.add_argument("--compile", action="store_true", help="compile the network; the warm-up takes minutes")
     parser.add_argument("--warmup", type=int, default=3, help="passes before the measured ones; default 3")
     parser.add_argument("--runs", type=int, default=20, help="measured passes; default 20")
@@ -106,8 +107,7 @@ def check_arguments(args: argparse.Namespace, model: nn.Module, size: tuple[int,
     for name, least in (("batch_size", 1), ("warmup", 0), ("runs", 1)):
         if getattr(args, name) < least:
             raise InputError(f"--{name} is {getattr(args, name)}; give {least} or more")
-    if args.amp not in AMP_TYPES:
-        raise InputError(f"--amp is {args.amp!r}; give one of {', '.join(AMP_TYPES)}")
+    choose_amp(args.amp, choose_device(args.device))
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:
@@ -154,8 +154,7 @@ def latency(network: nn.Module, clip: Tensor, amp: str, warmup: int, runs: int) 
 
 def forward(network: nn.Module, clip: Tensor, amp: str) -> Tensor:
     """Logits, under autocast unless `amp` is none."""
-    dtype = AMP_TYPES[amp]
-    with nullcontext() if dtype is None else torch.autocast(clip.device.type, dtype):
+    with autocast(clip.device, choose_amp(amp, clip.device)):
         return network(clip)
 
 

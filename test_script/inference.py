@@ -23,7 +23,7 @@ from datasets.catalog import DatasetInfo
 from models import load_model
 from test_script.predictor import Predictor, ScoreMaps
 from test_script.predictor.model_options import add_model_options, predictor_options
-from test_script.predictor.preparation import SGMP_PRESET, eval_transform, frame_preparation, preset_of, recipe_settings
+from test_script.predictor.preparation import eval_dataset, frame_preparation, recipe_settings
 from test_script.report.report import write_report
 from test_script.results.background import BackgroundWriter
 from test_script.results.detections import find_detections
@@ -55,15 +55,9 @@ def run(args: argparse.Namespace, device: torch.device) -> None:
     options = {} if args.image_size is None else {"image_size": args.image_size}
     model = load_model(args.model_path, **options)
     settings = recipe_settings(read_checkpoint(args.model_path))
-    transform = eval_transform(model, settings, tiled=args.tile is not None)
-    predictor = Predictor(model, frame_preparation(transform), device, **predictor_options(args))
-    dataset = ClipDataset(
-        index.split(args.split),
-        model.num_frames,
-        transform,
-        border="wrap" if preset_of(model, settings) == SGMP_PRESET else "clamp",  # as published
-        dataset_name=index.info.name,
-    )
+    tiled = args.tile is not None
+    dataset = eval_dataset(index.split(args.split), model, settings, index.info.name, tiled)
+    predictor = Predictor(model, frame_preparation(dataset.transform), device, **predictor_options(args))
     protocols = choose_protocols(args.protocol, index.info)
     output = Path(args.output_dir)
     single_images = index.info.kind == "images"

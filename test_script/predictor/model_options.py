@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from test_script.predictor.predictor import PUBLISHED_SCALES
+from utils.distributed import AMP_HELP, AMP_NAMES
 
 
 def add_model_options(parser: argparse.ArgumentParser, default_model: str | None = None) -> None:
@@ -29,7 +30,9 @@ def add_model_options(parser: argparse.ArgumentParser, default_model: str | None
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps; default auto")
     parser.add_argument("--batch_size", type=int, default=4, help="frames worked on at a time; default 4")
-    parser.add_argument("--amp", action="store_true", help="bfloat16 where that is safe: faster on new GPUs")
+    parser.add_argument(
+        "--amp", nargs="?", const="bf16", default="none", metavar="|".join(AMP_NAMES), help=f"{AMP_HELP}; default none"
+    )
     parser.add_argument("--compile", action="store_true", help="compile the network; pays for thousands of frames")
 
 

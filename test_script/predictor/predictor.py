@@ -12,7 +12,6 @@ result.detections[3]        # list of Detection of frame 3: centroid and box in 
 import math
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -30,7 +29,7 @@ from test_script.predictor.preparation import eval_transform, frame_preparation,
 from test_script.predictor.tiling import pad_to_multiple, round_up, run_tiled
 from test_script.results.detections import Detection, find_detections
 from utils.checkpoint import read_checkpoint
-from utils.distributed import choose_device
+from utils.distributed import autocast, choose_amp, choose_device
 from utils.errors import InputError
 from utils.images import to_unit
 
@@ -72,7 +71,7 @@ class Predictor:
         flip: average with the left-right flipped clip.
         scales: average over the clip resized by each of these (1.0 alone: as it is).
         tile: side of square tiles, a multiple of the network's, for frames larger than that. None: whole frames.
-        amp: bfloat16 where that is safe.
+        amp: mixed precision: none, bf16, fp16 or auto (see `utils.distributed.choose_amp`).
         compile: compile the network (torch.compile); pays for thousands of frames of one size.
         batch_size: clips worked on at a time.
         threshold: a pixel is target where its probability is above it.
@@ -91,7 +90,7 @@ class Predictor:
         flip: bool = False,
         scales: tuple[float, ...] = (1.0,),
         tile: int | None = None,
-        amp: bool = False,
+        amp: str = "none",
         compile: bool = False,
         batch_size: int = 4,
         threshold: float = 0.5,
@@ -113,7 +112,7 @@ class Predictor:
         self.flip = flip
         self.scales = tuple(scales)
         self.tile = None if tile is None else round_up(tile, multiple)
-        self.amp = amp
+        self.amp = choose_amp(amp, self.device)
         self.batch_size = batch_size
         self.threshold = threshold
         self.compiled = compile
@@ -257,7 +256,7 @@ class Predictor:
 
     def _run(self, clips: Tensor) -> Tensor:
         """The network itself: clips [B, T, C, H, W] of a size it takes -> logits [B, 1, H, W], float32."""
-        with torch.autocast(self.device.type, torch.bfloat16) if self.amp else nullcontext():
+        with autocast(self.device, self.amp):
             return self._forward(clips).float()
 
 

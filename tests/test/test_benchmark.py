@@ -122,7 +122,7 @@ def test_autocast_and_a_clip_length(amp, monkeypatch, capsys):
         (["--model", "datransnet", "--batch_size", "0"], "--batch_size is 0; give 1 or more"),
         (["--model", "datransnet", "--runs", "0"], "--runs is 0"),
         (["--model", "datransnet", "--warmup", "-1"], "--warmup is -1"),
-        (["--model", "datransnet", "--amp", "int8"], "--amp is 'int8'; give one of none, bf16, fp16"),
+        (["--model", "datransnet", "--amp", "int8"], "amp is 'int8', expected one of auto, none, bf16, fp16"),
         (["--model", "datransnet", "--device", "cuda:99"], "device 'cuda:99'"),
     ],
 )
