@@ -1,6 +1,6 @@
 """Settings of a command: default file < configuration file < command line, checked against one dataclass.
 
-The dataclass gives names and types, the default file gives values, and the comments in it are the text of `--help`:
+The dataclass gives names, types and ranges, the default file gives values, and its comments are the text of `--help`:
 
     # == Optimiser ==
     lr: 0.0005  # learning rate
@@ -47,12 +47,19 @@ def nearest(name: str, known: typing.Iterable[str]) -> str:
 def convert(name: str, value: Any, annotation: Any) -> Any:
     """`value` (from yaml or the command line) as the annotated type, or `InputError`.
 
-    Types: bool, int, float, str, `Literal` of strings, `list[int]`, and any of them `| None` (written `none`).
+    Types: bool, int, float, str, `Literal` of strings, `list[int]`, any of them `| None` (written `none`), and
+    `Annotated[type, test, text]`: a value that fails the test is not what the text says was expected.
     """
     if typing.get_origin(annotation) in (types.UnionType, typing.Union):
         if value is None or (isinstance(value, str) and value.lower() in ("none", "null")):
             return None
         annotation = next(part for part in typing.get_args(annotation) if part is not type(None))
+    if typing.get_origin(annotation) is typing.Annotated:
+        kind, allowed, expected = typing.get_args(annotation)
+        converted = convert(name, value, kind)
+        if not allowed(converted):
+            raise InputError(f"{name} is {converted}, expected {expected}")
+        return converted
     text = str(value).strip()
     wrong = InputError(f"{name} is {text!r}, expected {describe_type(annotation)}; change it and run again")
     if typing.get_origin(annotation) is typing.Literal:
@@ -80,7 +87,9 @@ def convert(name: str, value: Any, annotation: Any) -> Any:
 
 
 def describe_type(annotation: Any) -> str:
-    """A type in words, for messages and for the placeholders of `--help`."""
+    """A type as messages and the placeholders of `--help` call it."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        annotation = typing.get_args(annotation)[0]
     if typing.get_origin(annotation) in (types.UnionType, typing.Union):
         return " or ".join(
             "none" if part is type(None) else describe_type(part) for part in typing.get_args(annotation)
@@ -103,7 +112,7 @@ def read_values(path: str | Path, kind: type) -> dict[str, Any]:
 
     Raises `InputError` for a missing or malformed file, an unknown name (with the nearest known one) or a wrong value.
     """
-    annotations = typing.get_type_hints(kind)
+    annotations = typing.get_type_hints(kind, include_extras=True)
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -125,9 +134,9 @@ def check_values(values: dict, annotations: dict[str, Any], source: str) -> dict
 
 
 def read_options(default_path: str | Path, kind: type) -> list[Option]:
-    """The settings of `kind` in the order, groups and words of the default file, which must hold every one."""
+    """The settings of `kind` in the order and with the comments of the default file, which must hold every one."""
     defaults = read_values(default_path, kind)
-    annotations = typing.get_type_hints(kind)
+    annotations = typing.get_type_hints(kind, include_extras=True)
     options, group = [], "Settings"
     for line in Path(default_path).read_text(encoding="utf-8").splitlines():
         if match := GROUP_LINE.match(line):
