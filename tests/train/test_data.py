@@ -1,9 +1,12 @@
 """Held-out sequences, and the order of batches drawn from one or several datasets."""
 
+from collections import Counter
+
 import pytest
+import torch
 
 from datasets import Sequence
-from train_script.data import EpochBatches, evenly, hold_out
+from train_script.data import EpochBatches, epoch_counts, evenly, hold_out
 from utils.errors import InputError
 
 
@@ -57,3 +60,37 @@ def test_processes_share_out_what_one_has(monkeypatch):
     alone = parts(0, 1, 2)
     first, second = parts(0, 2, 2), parts(1, 2, 2)
     assert [one + other for one, other in zip(first, second, strict=True)] == alone
+
+
+def test_an_epoch_is_shared_out_by_hand():
+    assert epoch_counts([10, 30], [], None) == [10, 30]  # by default everything once
+    assert epoch_counts([10, 30], [1, 1], None) == [20, 20]
+    assert epoch_counts([10, 30], [], 8) == [2, 6]
+    assert epoch_counts([5, 5, 5], [1, 1, 1], 10) == [4, 3, 3]  # 3.33 each: the rest goes to the first
+    assert epoch_counts([5, 5], [1, 2], 10) == [3, 7]  # 3.33 and 6.67: the rest goes to the larger remainder
+
+
+def drawn(batches, epoch):
+    """The samples of an epoch, in its order."""
+    batches.start(epoch, 0)
+    return [index for batch in batches for index in batch]
+
+
+def test_one_dataset_is_shuffled_as_before_several_were_possible():
+    batches = EpochBatches([list(range(100, 108))], [8], batch_size=4, accumulate=1, seed=5)
+    for epoch in range(2):
+        order = torch.randperm(8, generator=torch.Generator().manual_seed(5 * 1_000_003 + epoch)).tolist()
+        assert drawn(batches, epoch) == [100 + place for place in order]
+
+
+def test_samples_of_each_dataset_are_drawn_equally_often():
+    small, large = list(range(3)), list(range(3, 13))
+    batches = EpochBatches([small, large], [8, 4], batch_size=12, accumulate=1, seed=1)
+    total = Counter()
+    for epoch in range(15):  # 8 * 15 = 3 * 40 and 4 * 15 = 10 * 6
+        counts = Counter(drawn(batches, epoch))
+        assert sum(counts[item] for item in small) == 8 and sum(counts[item] for item in large) == 4
+        assert min(counts[item] for item in small) == 2
+        total += counts
+    assert {total[item] for item in small} == {40} and {total[item] for item in large} == {6}
+    assert drawn(batches, 3) != drawn(batches, 4)

@@ -338,6 +338,76 @@ def test_every_parameter_gets_a_gradient_from_the_main_output(name):
     assert [key for key, parameter in network.named_parameters() if parameter.grad is None] == []
 
 
+@pytest.fixture(scope="module")
+def two_datasets(dataset, tmp_path_factory):
+    """The dataset, and half of it as another one, joined by '+'."""
+    half = tmp_path_factory.mktemp("half") / "half"
+    shutil.copytree(dataset, half)
+    (half / "img_idx" / "train_blobs.txt").rename(half / "img_idx" / "train_half.txt")
+    (half / "img_idx" / "test_blobs.txt").rename(half / "img_idx" / "test_half.txt")
+    names = (half / "img_idx" / "train_half.txt").read_text().splitlines()[::2]
+    (half / "img_idx" / "train_half.txt").write_text("\n".join(names))
+    return f"{dataset}+{half}"
+
+
+def test_several_datasets_train_together_and_resume_exactly(two_datasets, tmp_path, monkeypatch, capsys):
+    given = {"dataset_weights": "1 3", "epoch_samples": 16, "save_steps": 1, "final_test": True}
+
+    def argv(name, **more):
+        words = arguments(two_datasets, tmp_path, name, **given, **more)
+        place = words.index("1 3")
+        return [*words[:place], "1", "3", *words[place + 1 :]]
+
+    assert main(argv("unbroken")) == 0
+    out = capsys.readouterr().out
+    assert "4 samples an epoch" in out and "12 samples an epoch" in out
+    assert "2 of 20 training sequences of blobs, 1 of 10 training sequences of half, held out" in out
+    with monkeypatch.context() as patch, pytest.raises(PowerCut):
+        cut_after(patch, 6)  # in the second epoch
+        main(argv("run"))
+    assert main(argv("run", resume="auto")) == 0
+    unbroken, resumed = (tmp_path / "blobs+half" / name / "train" for name in ("unbroken", "run"))
+    assert_same_run(resumed, unbroken)
+
+    report = json.loads((unbroken / "test.json").read_text())
+    for metrics, by_dataset in [(report["metrics"], report["by_dataset"])] + [
+        (row["val"], row["val_by_dataset"]) for row in rows(unbroken)
+    ]:
+        assert by_dataset.keys() == {"blobs", "half"}
+        for name in ("iou", "pd", "fa"):
+            assert metrics[name] == pytest.approx((by_dataset["blobs"][name] + by_dataset["half"][name]) / 2)
+    assert report == json.loads((resumed / "test.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("names", "given", "message"),
+    [
+        ("{0}+nowhere", {}, "no dataset 'nowhere'"),
+        ("{0}+{0}", {}, "all different"),
+        ("{0}+", {}, "expected names or folders, joined by '\\+'"),
+        ("{0}+{0}/../blobs", {}, "several of .* are called blobs, blobs; expected datasets of different names"),
+        ("{0}+NUDT-SIRST", {"dataset_weights": "1"}, "dataset_weights is .1.0., expected 2 number"),
+    ],
+)
+def test_mistakes_with_several_datasets_are_named(dataset, tmp_path, names, given, message):
+    with pytest.raises(InputError, match=message):
+        main(arguments(names.format(dataset), tmp_path, **given))
+
+
+def test_a_run_of_an_earlier_version_resumes(dataset, unbroken, tmp_path):
+    """Its settings hold names that are gone, or called otherwise now."""
+    folder = folder_of(tmp_path)
+    shutil.copytree(unbroken, folder)
+    content = torch.load(folder / "checkpoint_last.pth", weights_only=True)
+    assert content["training"].keys() == {"optimizer", "scaler", "position", "network", "updates"}
+    assert content["training"]["updates"] == 8  # two epochs of four steps
+    del content["settings"]["init"]
+    content["settings"] |= {"start": "published", "warmup_epochs": 0.0, "step_factor": 0.1, "channels_last": False}
+    torch.save(content, folder / "checkpoint_last.pth")
+    assert main(["--resume", str(folder), "--epochs", "3"]) == 0
+    assert [row["epoch"] for row in rows(folder)] == [1, 2, 3]
+
+
 def test_torchrun_writes_one_run_with_the_losses_of_one_process(dataset, tmp_path):
     options = {"epochs": 1, "final_test": True}
     assert main(arguments(dataset, tmp_path, "one", **options)) == 0
