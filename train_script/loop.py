@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from datasets import Sequence
+from models import load_weights
 from train_script.data import EpochBatches
 from train_script.engine import train_one_epoch, validate
 from train_script.interruption import Interrupted, StopSignal
@@ -19,7 +20,6 @@ from train_script.run_folder import BEST, Log, append_metrics, prune_checkpoints
 from train_script.settings import Settings
 from train_script.state import Training, training_state
 from train_script.tensorboard import ExampleImages, PixelHistogram
-from utils.checkpoint import load_weights
 from utils.distributed import all_reduce_max, barrier, gather_objects, is_main
 from utils.files import atomic_path
 from utils.metrics import PROTOCOLS, build_metric

@@ -4,6 +4,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
+from models import check_options
+from train_script.old_settings import ALIASES, renamed
 from utils.config import check_values, nearest, parse_arguments, read_options, read_values
 from utils.errors import InputError
 
@@ -38,10 +40,9 @@ class Settings:
     limit_val: int | None
     num_workers: int
 
-    model: Literal["sgmp_unet", "sgmp_unet_small", "datransnet"]
-    num_frames: int
-    image_size: int
-    start: Literal["published", "quiet"]
+    model: str
+    model_options: dict
+    init: Literal["published", "low_prior"]
     init_weights: str | None
     pretrained_backbone: str | None
 
@@ -106,20 +107,28 @@ def config_names() -> list[str]:
 def parse_command_line(argv: list[str] | None) -> tuple[str | None, dict[str, Any]]:
     """The command line as (configuration or None, settings given). With no --config and no --dataset: the demo."""
     options = read_options(CONFIGS / "default.yaml", Settings)
-    config, given = parse_arguments(options, argv, "python -m train_script.train", DESCRIPTION, config_names())
+    config, given = parse_arguments(options, argv, "python -m train_script.train", DESCRIPTION, config_names(), ALIASES)
     if config is None and not {"dataset", "resume"} & set(given):
         config = DEMO
     return config, given
 
 
 def merge_settings(config: str | None, given: dict[str, Any], saved: dict[str, Any] | None = None) -> Settings:
-    """Defaults < settings saved with a run that is continued < configuration < command line, checked."""
+    """Defaults < settings saved with a run that is continued < configuration < command line, checked.
+
+    Model options add up as long as the model stays the same.
+    """
     values = read_values(CONFIGS / "default.yaml", Settings)
-    if saved is not None:
-        values |= check_values(saved, get_type_hints(Settings), "the checkpoint")
+    layers = [given]
     if config is not None:
-        values |= read_values(find_config(config), Settings)
-    settings = Settings(**(values | given))
+        layers.insert(0, read_values(find_config(config), Settings, renamed))
+    if saved is not None:
+        layers.insert(0, check_values(renamed(saved), get_type_hints(Settings), "the checkpoint"))
+    for layer in layers:
+        kept = values["model_options"] if layer.get("model", values["model"]) == values["model"] else {}
+        values |= layer | {"model_options": kept | layer.get("model_options", {})}
+    values["model_options"] = check_options(values["model"], values["model_options"])
+    settings = Settings(**values)
     check_ranges(settings)
     return settings
 
@@ -127,7 +136,7 @@ def merge_settings(config: str | None, given: dict[str, Any], saved: dict[str, A
 def check_ranges(settings: Settings) -> None:
     """Raise `InputError` for a number outside its range, or settings that contradict each other."""
     at_least = {
-        1: "train_size val_size num_frames image_size epochs batch_size accumulate val_every val_batch_size save_steps "
+        1: "train_size val_size epochs batch_size accumulate val_every val_batch_size save_steps "
         "restart_epochs keep_best",
         0: "num_workers aux_weight lr lr_backbone weight_decay warmup_epochs lr_min",
     }

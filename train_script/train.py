@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from datasets import DatasetIndex, Sequence, open_dataset
-from models import build_model
+from models import build_model, load_weights
 from train_script.data import build_dataset, build_train_loader, build_val_loader, hold_out
 from train_script.engine import choose_amp
 from train_script.interruption import Interrupted, caught_signals
@@ -28,7 +28,7 @@ from train_script.settings import DEMO, Settings, changed_settings, merge_settin
 from train_script.state import Position, Training, restore
 from train_script.synced_layers import synchronise_layers
 from train_script.tensorboard import open_writer
-from utils.checkpoint import Checkpoint, load_weights
+from utils.checkpoint import Checkpoint
 from utils.config import write_settings
 from utils.distributed import barrier, end_distributed, init_distributed, is_main, world_size
 from utils.errors import InputError, run_main
@@ -168,17 +168,14 @@ def split_sequences(settings: Settings, index: DatasetIndex) -> dict[str, list[S
 def build_network(settings: Settings, device: torch.device, saved: Checkpoint | None) -> nn.Module:
     """The network on the device, with its first weights unless saved ones will follow."""
     torch.manual_seed(settings.seed)
-    options = (
-        {"image_size": settings.image_size} if settings.model == "datransnet" else {"num_frames": settings.num_frames}
-    )
-    network = build_model(settings.model, **options)
+    network = build_model(settings.model, **settings.model_options)
     for name in ("train_size", "val_size"):
         if getattr(settings, name) % network.size_multiple:
             raise InputError(
                 f"{name} is {getattr(settings, name)}, {network.name} expects a multiple of {network.size_multiple}"
             )
-    if settings.start == "quiet":
-        network.start_quietly()
+    if settings.init == "low_prior":
+        network.init_low_prior()
     if settings.pretrained_backbone and not saved:
         load_pretrained_backbone(network, settings.pretrained_backbone)
     if settings.init_weights and not saved:
