@@ -23,23 +23,23 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from models import build_model
+from models import MODELS, build_model
+from utils.config import add_pairs_option, convert
 from utils.distributed import AMP_HELP, AMP_NAMES, autocast, choose_amp, choose_device
 from utils.errors import InputError, run_main
 from utils.files import atomic_path, check_writable
 from utils.metrics.tables import text_table
 
-DEFAULT_SIZE = {"datransnet": (256, 256), "sgmp_unet": (320, 320)}
 MIB = 2**20
 
 
 def main(argv: list[str] | None = None) -> None:
-    """The command."""
+    """Measure a network, print the metrics and write them to the file asked for."""
     args = parse_arguments(argv)
     device = choose_device(args.device)
-    options = {name: getattr(args, name) for name in ("num_frames", "image_size") if getattr(args, name) is not None}
+    options = convert("--model_options", args.model_options, dict)
     model = build_model(args.model, **options).eval()
-    size = tuple(args.size or DEFAULT_SIZE[model.name])
+    size = tuple(args.size)
     check_arguments(args, model, size)
     if args.output:
         check_writable(args.output)
@@ -81,11 +81,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--model", required=True, help=f"network: {' or '.join(DEFAULT_SIZE)}")
-    parser.add_argument("--num_frames", type=int, help="frames of a clip (sgmp_unet)")
-    parser.add_argument("--image_size", type=int, help="size that the weights are for (datransnet): 256 or 512")
+    parser.add_argument("--model", required=True, help=f"network: {', '.join(MODELS)}")
+    add_pairs_option(parser, "model_options", "options of the network", ["num_frames", "image_size"])
     parser.add_argument(
-        "--size", type=int, nargs=2, metavar=("H", "W"), help="of the frames; default 256 256 or 320 320"
+        "--size", type=int, nargs=2, default=(256, 256), metavar=("H", "W"), help="of the frames; default 256 256"
     )
     parser.add_argument("--batch_size", type=int, default=1, help="clips of a forward pass; default 1")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps; default auto")

@@ -53,8 +53,9 @@ def run(args: argparse.Namespace, device: torch.device) -> None:
     """The command on one of its processes."""
     index = datasets.open_dataset(args.dataset, args.data_root)
     options = {} if args.image_size is None else {"image_size": args.image_size}
-    model = load_model(args.model_path, **options)
-    settings = recipe_settings(read_checkpoint(args.model_path))
+    checkpoint = read_checkpoint(args.model_path)
+    model = load_model(checkpoint, **options)
+    settings = recipe_settings(checkpoint)
     tiled = args.tile is not None
     dataset = eval_dataset(index.split(args.split), model, settings, index.info.name, tiled)
     predictor = Predictor(model, frame_preparation(dataset.transform), device, **predictor_options(args))

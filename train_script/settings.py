@@ -6,7 +6,9 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 from datasets.catalog import CATALOG
 from datasets.presets import PRESETS
+from models import MODELS, check_options, model_options
 from train_script.losses import LOSSES
+from train_script.old_settings import ALIASES, REMOVED, renamed
 from utils.config import check_values, nearest, parse_arguments, read_options, read_values
 from utils.distributed import AMP_NAMES
 from utils.errors import InputError
@@ -25,16 +27,6 @@ DESCRIPTION = """Train a network for infrared small target detection.
 
 The folders of the datasets stand in datasets/path_config.py; --data_root overrides it.
 Settings: configs/default.yaml < --config < command line."""
-
-# Settings of earlier versions that are constants now, and the constants: checkpoints that hold them go on loading.
-REMOVED = {
-    "target_share": 0.75,
-    "warmup_epochs": 0.0,
-    "step_factor": 0.1,
-    "restart_epochs": 10,
-    "lr_min": 1e-7,
-    "channels_last": False,
-}
 
 Count = Annotated[int, lambda number: number >= 1, "at least 1"]
 Whole = Annotated[int, lambda number: number >= 0, "at least 0"]
@@ -60,9 +52,8 @@ class Settings:
     limit_val: Count | None
     num_workers: Whole
 
-    model: Literal["sgmp_unet", "sgmp_unet_small", "datransnet"]
-    num_frames: Count
-    image_size: Count
+    model: Literal[tuple(MODELS)]
+    model_options: dict
     init: Literal["published", "low_prior"]
     init_weights: str | None
     pretrained_backbone: str | None
@@ -120,7 +111,7 @@ def read_config(name: str) -> dict[str, Any]:
     """
     path = Path(name)
     if path.is_file():
-        return read_values(path, Settings)
+        return read_values(path, Settings, renamed)
     recipes, asked = config_names(), name.removesuffix(".yaml")
     for recipe in recipes:
         named = {f"{recipe}_{dataset}".lower().replace("-", "_"): {"dataset": dataset} for dataset in CATALOG}
@@ -133,40 +124,40 @@ def read_config(name: str) -> dict[str, Any]:
 def parse_command_line(argv: list[str] | None) -> tuple[str | None, dict[str, Any]]:
     """The command line as (configuration or None, settings given). With no --config and no --dataset: the demo."""
     options = read_options(DEFAULTS, Settings)
-    config, given = parse_arguments(options, argv, "python -m train_script.train", DESCRIPTION, config_names())
+    config, given = parse_arguments(options, argv, "python -m train_script.train", DESCRIPTION, config_names(), ALIASES)
     if config is None and not {"dataset", "resume"} & set(given):
         config = DEMO
     return config, given
 
 
 def merge_settings(config: str | None, given: dict[str, Any], saved: dict[str, Any] | None = None) -> Settings:
-    """Defaults < published sizes < settings saved with a run that is continued < configuration < command line."""
-    hints = get_type_hints(Settings, include_extras=True)
-    defaults = read_values(DEFAULTS, Settings)
-    chosen = check_values(upgrade(saved or {}), hints, "the checkpoint")
-    chosen |= read_config(config) if config is not None else {}
-    chosen |= given
-    settings = Settings(**(defaults | published_sizes(defaults | chosen) | chosen))
+    """Defaults < published sizes < settings saved with a run that is continued < configuration < command line, checked.
+
+    Model options add up as long as the model stays the same.
+    """
+    values = read_values(DEFAULTS, Settings)
+    kept = {name: value for name, value in renamed(saved or {}).items() if name not in REMOVED}
+    layers = [check_values(kept, get_type_hints(Settings, include_extras=True), "the checkpoint")]
+    layers += [read_config(config) if config is not None else {}, given]
+    merged = {name: value for layer in (values, *layers) for name, value in layer.items()}
+    for layer in [published_sizes(merged), *layers]:
+        options = values["model_options"] if layer.get("model", values["model"]) == values["model"] else {}
+        values |= layer | {"model_options": options | layer.get("model_options", {})}
+    values["model_options"] = check_options(values["model"], values["model_options"])
+    settings = Settings(**values)
     check_datasets(settings)
     return settings
 
 
-def upgrade(saved: dict[str, Any]) -> dict[str, Any]:
-    """Settings saved by this version or an earlier one, under today's names."""
-    kept = {name: value for name, value in saved.items() if name not in REMOVED}
-    if "start" in kept:
-        kept["init"] = {"quiet": "low_prior"}.get(start := kept.pop("start"), start)
-    return kept
-
-
-def published_sizes(values: dict[str, Any]) -> dict[str, int]:
+def published_sizes(values: dict[str, Any]) -> dict[str, Any]:
     """The sizes that belong to a published preset: those of the dataset's paper, where the catalog knows it."""
-    preset = values["preset"]
-    by_name = {name.lower(): info for name, info in CATALOG.items()}
-    info = by_name.get(Path(values["dataset"]).name.lower())
+    preset, model = values["preset"], values["model"]
+    info = {name.lower(): info for name, info in CATALOG.items()}.get(Path(values["dataset"]).name.lower())
     size = info.image_size if info and info.preset == preset else PRESETS[preset].size
-    names = ("train_size", "val_size", "image_size") if preset == values["model"] else ("train_size", "val_size")
-    return dict.fromkeys(names, size) if size else {}
+    if size is None:
+        return {}
+    options = {"image_size": size} if preset == model and "image_size" in model_options(model) else {}
+    return {"train_size": size, "val_size": size, "model": model, "model_options": options}
 
 
 def check_datasets(settings: Settings) -> None:
@@ -184,7 +175,7 @@ def check_datasets(settings: Settings) -> None:
 def changed_settings(old: dict[str, Any], new: Settings) -> list[str]:
     """'name old -> new' for every setting that differs from those saved with a run, but for where and how it runs."""
     place = {"resume", "data_root", "output_root", "experiment_name", "num_workers", "save_steps", "tensorboard"}
-    before = {name: old[name] for name in REMOVED if name in old} | upgrade(old)
+    before = renamed(old)
     return [
         f"{name} {before[name]} -> {value}"
         for name, value in (asdict(new) | REMOVED).items()

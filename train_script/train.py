@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from datasets import DatasetIndex
-from models import build_model
+from models import build_model, load_weights
 from train_script.data import (
     EvaluatedSet,
     build_evaluated_set,
@@ -34,7 +34,7 @@ from train_script.state import Training, restore
 from train_script.synced_layers import synchronise_layers
 from train_script.tensorboard import open_writer
 from train_script.trainer import Run, run_epochs
-from utils.checkpoint import Checkpoint, load_weights
+from utils.checkpoint import Checkpoint
 from utils.config import write_settings
 from utils.distributed import choose_amp, end_distributed, init_distributed, is_main, world_size
 from utils.errors import InputError, run_main
@@ -145,16 +145,13 @@ def train(settings: Settings, folder: Path, saved: Checkpoint | None, device: to
 def build_network(settings: Settings, device: torch.device, saved: Checkpoint | None) -> nn.Module:
     """The network on the device, with its first weights unless saved ones will follow."""
     torch.manual_seed(settings.seed)
-    options = (
-        {"image_size": settings.image_size} if settings.model == "datransnet" else {"num_frames": settings.num_frames}
-    )
-    network = build_model(settings.model, **options)
+    network = build_model(settings.model, **settings.model_options)
     if settings.train_size % network.size_multiple:
         raise InputError(
             f"train_size is {settings.train_size}, {network.name} expects a multiple of {network.size_multiple}"
         )
     if settings.init == "low_prior":
-        network.start_quietly()
+        network.init_low_prior()
     if settings.pretrained_backbone and not saved:
         load_pretrained_backbone(network, settings.pretrained_backbone)
     if settings.init_weights and not saved:

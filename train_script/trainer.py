@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from models import load_weights
 from test_script.predictor import Predictor
 from test_script.predictor.preparation import frame_preparation
 from train_script.data import EpochBatches, EvaluatedSet
@@ -25,7 +26,6 @@ from train_script.run_folder import BEST, Log, append_metrics, prune_checkpoints
 from train_script.settings import Settings
 from train_script.state import Training, training_state
 from train_script.tensorboard import ExampleImages, PixelHistogram
-from utils.checkpoint import load_weights
 from utils.distributed import all_reduce_max, autocast, barrier, gather_objects, is_main
 from utils.errors import InputError
 from utils.files import atomic_path

@@ -127,8 +127,9 @@ class Predictor:
         `device`: auto, cpu, cuda, cuda:N or mps. `image_size`: for DATransNet files that do not say it (256 for
         NUDT-SIRST, 512 for IRSTD-1K). Raises `InputError` where the file is no checkpoint.
         """
-        model = load_model(path, **({} if image_size is None else {"image_size": image_size}))
-        settings = recipe_settings(read_checkpoint(path))
+        checkpoint = read_checkpoint(path)
+        model = load_model(checkpoint, **({} if image_size is None else {"image_size": image_size}))
+        settings = recipe_settings(checkpoint)
         transform = eval_transform(model, settings, tiled=options.get("tile") is not None)
         return cls(model, frame_preparation(transform), choose_device(device), **options)
 
