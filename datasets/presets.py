@@ -1,13 +1,21 @@
-"""Train and eval pipelines by name: "sgmp_unet" and "datransnet" as published, and our "fast" and "contrast"."""
+"""Preprocessing by name: "sgmp_unet" and "datransnet" as published, and our "fast" and "contrast"; a row each.
 
-from dataclasses import dataclass
+Every function here maps frames [T, H, W] (uint8, or float32 in 0..1) and a mask bool [H, W] to a clip [T, C, H', W']
+and a mask [1, h, w]. `size` is the side of a training sample, or what the evaluation resizes to, in pixels; `channels`
+is the network's: 1 for grey in 0..1, 3 for replicated grey with ImageNet mean and std (for "contrast" the local
+contrast in either). In training h x w is H' x W'; in evaluation the mask keeps its size, and the predictor pads clips
+to the network's multiple.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from datasets.clips import Transform
 from datasets.transforms import (
-    contrast_input,
     crop_around,
     linear_weights,
     local_contrast,
@@ -23,10 +31,12 @@ from datasets.transforms import (
 )
 from utils.errors import InputError
 
-PRESETS = ("sgmp_unet", "datransnet", "fast", "contrast")
+Sample = tuple[torch.Tensor, torch.Tensor]
 
-SIZE_MULTIPLE = 32  # of both networks' inputs
-EVAL_LONG_SIDE = 576  # SGMP-UNet, for a short side of 320
+SGMP_SIZE = 320  # short side in evaluation, and side of a training sample
+SGMP_LONG_SIDE = 576  # of evaluated frames with a short side of 320
+SGMP_MULTIPLE = 32  # that sides of evaluated frames are rounded to
+DATRANSNET_SIZE = 256  # on NUDT-SIRST; datasets/catalog.py knows that of other datasets
 
 FIRST_SHORT_SIDES = range(480, 801, 32)  # SGMP-UNet's training, in the order of its steps
 FIRST_LONG_SIDE = 800
@@ -39,39 +49,32 @@ NATIVE_SCALE_SHARE = 0.5  # of the fast preset's crops
 LARGEST_SCALE = 1.5
 GAIN = (0.7, 1.4)
 OFFSET = 0.1
+TARGET_SHARE = 0.75  # of the fast preset's crops contain a target for certain, where the frame has one
 TARGET_MARGIN = 8  # pixels that a target keeps from the edge of its crop, where the image allows
 
 
-@dataclass(frozen=True)
-class SgmpTrain:
+def sgmp_train(frames: np.ndarray, mask: np.ndarray, random: np.random.Generator, size: int, channels: int) -> Sample:
     """SGMP-UNet's training: flip, resize, photometric distortion per frame, resize, crop, resize to `size` x `size`.
 
     The three resizes and the crop are one product of weights, applied once. Frames are grey in equal RGB channels,
     which saturation, hue and channel shuffle leave as they are; brightness and contrast are affine and so commute with
     resizing, up to the clipping at black and white, which happens here on the stored pixels.
     """
-
-    size: int
-    channels: int
-
-    def __call__(
-        self, frames: np.ndarray, mask: np.ndarray, random: np.random.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        if random.random() < 0.5:
-            frames, mask = frames[:, :, ::-1], mask[:, ::-1]
-        first = short_side_size(*mask.shape, int(random.choice(FIRST_SHORT_SIDES)), FIRST_LONG_SIDE)
-        clip = np.stack([_distort(frame, random) for frame in to_float(frames)])
-        second = short_side_size(*first, int(random.choice(SECOND_SHORT_SIDES)))
-        weights, indices = [], []
-        for side, length, middle in zip(mask.shape, first, second, strict=True):
-            crop = int(random.integers(CROP_SIDES[0], min(middle, CROP_SIDES[1]), endpoint=True))
-            start = int(random.integers(0, middle - crop, endpoint=True))
-            window = slice(start, start + crop)
-            chain = linear_weights(length, middle)[window] @ linear_weights(side, length)
-            weights.append(linear_weights(crop, self.size) @ chain)
-            chain = nearest_indices(side, length)[nearest_indices(length, middle)[window]]
-            indices.append(chain[nearest_indices(crop, self.size)])
-        return network_input(resample(clip, *weights), self.channels), mask_tensor(mask[np.ix_(*indices)])
+    if random.random() < 0.5:
+        frames, mask = frames[:, :, ::-1], mask[:, ::-1]
+    first = short_side_size(*mask.shape, int(random.choice(FIRST_SHORT_SIDES)), FIRST_LONG_SIDE)
+    clip = np.stack([_distort(frame, random) for frame in to_float(frames)])
+    second = short_side_size(*first, int(random.choice(SECOND_SHORT_SIDES)))
+    weights, indices = [], []
+    for side, length, middle in zip(mask.shape, first, second, strict=True):
+        crop = int(random.integers(CROP_SIDES[0], min(middle, CROP_SIDES[1]), endpoint=True))
+        start = int(random.integers(0, middle - crop, endpoint=True))
+        window = slice(start, start + crop)
+        chain = linear_weights(length, middle)[window] @ linear_weights(side, length)
+        weights.append(linear_weights(crop, size) @ chain)
+        chain = nearest_indices(side, length)[nearest_indices(length, middle)[window]]
+        indices.append(chain[nearest_indices(crop, size)])
+    return network_input(resample(clip, *weights), channels), mask_tensor(mask[np.ix_(*indices)])
 
 
 def _distort(frame: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -81,54 +84,37 @@ def _distort(frame: np.ndarray, random: np.random.Generator) -> np.ndarray:
     return np.clip((frame + np.float32(offset)) * np.float32(gain), 0, 1)
 
 
-@dataclass(frozen=True)
-class SgmpEval:
+def sgmp_evaluate(
+    frames: np.ndarray, mask: np.ndarray, random: np.random.Generator, size: int | None, channels: int
+) -> Sample:
     """SGMP-UNet's evaluation: short side to `size`, long side at most 1.8 times that, both rounded to multiples of 32.
 
-    The mask keeps its size.
+    Without a size (for tiles) frames keep theirs.
     """
-
-    size: int
-    channels: int
-
-    def __call__(
-        self, frames: np.ndarray, mask: np.ndarray, random: np.random.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        long_limit = round(self.size * EVAL_LONG_SIDE / 320)
-        sides = short_side_size(*frames.shape[1:], self.size, long_limit)
-        clip = resize(frames, *(_to_multiple(side) for side in sides))
-        return network_input(clip, self.channels), mask_tensor(mask)
+    if size is None:
+        return keep_size(frames, mask, random, size, channels)
+    sides = short_side_size(*frames.shape[1:], size, round(size * SGMP_LONG_SIDE / SGMP_SIZE))
+    # to the nearest multiple, upwards from the middle
+    height, width = (max(1, (side + SGMP_MULTIPLE // 2) // SGMP_MULTIPLE) * SGMP_MULTIPLE for side in sides)
+    return network_input(resize(frames, height, width), channels), mask_tensor(mask)
 
 
-@dataclass(frozen=True)
-class DatransnetTrain:
+def datransnet_train(
+    frames: np.ndarray, mask: np.ndarray, random: np.random.Generator, size: int, channels: int
+) -> Sample:
     """DATransNet's training: no augmentation; image and mask at `size` x `size`, resized only where they are not."""
-
-    size: int
-    channels: int
-
-    def __call__(
-        self, frames: np.ndarray, mask: np.ndarray, random: np.random.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        clip = resize(frames, self.size, self.size)
-        return network_input(clip, self.channels), mask_tensor(resize_mask(mask, self.size, self.size))
+    return network_input(resize(frames, size, size), channels), mask_tensor(resize_mask(mask, size, size))
 
 
-@dataclass(frozen=True)
-class DatransnetEval:
-    """DATransNet's evaluation: the image at `size` x `size`; the mask keeps its size."""
-
-    size: int
-    channels: int
-
-    def __call__(
-        self, frames: np.ndarray, mask: np.ndarray, random: np.random.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        return network_input(resize(frames, self.size, self.size), self.channels), mask_tensor(mask)
-
-
-@dataclass(frozen=True)
-class FastTrain:
+def fast_train(
+    frames: np.ndarray,
+    mask: np.ndarray,
+    random: np.random.Generator,
+    size: int,
+    channels: int,
+    contrast: bool = False,
+    target_share: float = TARGET_SHARE,
+) -> Sample:
     """A crop, at most one resize of it, flips and quarter turns, and brightness and contrast of the whole clip.
 
     The crop contains a target with probability `target_share` (where the frame has one), and otherwise lies anywhere.
@@ -137,76 +123,69 @@ class FastTrain:
     With `contrast`, frames become their local contrast before they are cropped, as in evaluation; brightness is no part
     of it.
     """
-
-    size: int
-    channels: int
-    target_share: float = 0.75
-    contrast: bool = False
-
-    def __call__(
-        self, frames: np.ndarray, mask: np.ndarray, random: np.random.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        clip = local_contrast(to_float(frames)) if self.contrast else frames
-        scale = 1.0 if random.random() < NATIVE_SCALE_SHARE else random.uniform(1, LARGEST_SCALE)
-        side = min(round(self.size / scale), *mask.shape)
-        around_target = random.random() < self.target_share
-        top, left = crop_around(mask if around_target else None, mask.shape, side, TARGET_MARGIN, random)
-        window = (slice(top, top + side), slice(left, left + side))
-        clip = resize_crop(to_float(clip[(slice(None), *window)]), self.size)
-        mask = resize_mask(mask[window], self.size, self.size)
-        if random.random() < 0.5:
-            clip, mask = clip[:, :, ::-1], mask[:, ::-1]
-        turns = int(random.integers(4))
-        clip, mask = np.rot90(clip, turns, axes=(1, 2)), np.rot90(mask, turns)
-        gain, offset = np.float32(random.uniform(*GAIN)), np.float32(random.uniform(-OFFSET, OFFSET))
-        if self.contrast:
-            return contrast_input(clip * gain, self.channels), mask_tensor(mask)
-        clip = clip * gain + ((1 - gain) * clip.mean() + offset)
-        return network_input(clip, self.channels), mask_tensor(mask)
+    clip = local_contrast(to_float(frames)) if contrast else frames
+    scale = 1.0 if random.random() < NATIVE_SCALE_SHARE else random.uniform(1, LARGEST_SCALE)
+    side = min(round(size / scale), *mask.shape)
+    around_target = random.random() < target_share
+    top, left = crop_around(mask if around_target else None, mask.shape, side, TARGET_MARGIN, random)
+    window = (slice(top, top + side), slice(left, left + side))
+    clip = resize_crop(to_float(clip[(slice(None), *window)]), size)
+    mask = resize_mask(mask[window], size, size)
+    if random.random() < 0.5:
+        clip, mask = clip[:, :, ::-1], mask[:, ::-1]
+    turns = int(random.integers(4))
+    clip, mask = np.rot90(clip, turns, axes=(1, 2)), np.rot90(mask, turns)
+    gain, offset = np.float32(random.uniform(*GAIN)), np.float32(random.uniform(-OFFSET, OFFSET))
+    clip = clip * gain if contrast else clip * gain + ((1 - gain) * clip.mean() + offset)
+    return network_input(clip, channels, normalise=not contrast), mask_tensor(mask)
 
 
-@dataclass(frozen=True)
-class FastEval:
-    """Every image at its own scale, as the fast training sees it.
+def keep_size(
+    frames: np.ndarray,
+    mask: np.ndarray,
+    random: np.random.Generator,
+    size: int | None,
+    channels: int,
+    contrast: bool = False,
+) -> Sample:
+    """Evaluation of frames, or with `contrast` of their local contrast, at their own size, whatever `size` is."""
+    clip = local_contrast(to_float(frames)) if contrast else to_float(frames)
+    return network_input(clip, channels, normalise=not contrast), mask_tensor(mask)
 
-    Sides that are no multiple of 32 are resized up to one. The mask keeps its size.
+
+class Preset(NamedTuple):
+    """How samples are made for training and evaluation, and how clips continue at the ends of a sequence.
+
+    `border` is that of `ClipDataset`; `size` that of published training and evaluation, None for presets of ours.
     """
 
-    channels: int
-    contrast: bool = False
-
-    def __call__(
-        self, frames: np.ndarray, mask: np.ndarray, random: np.random.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        height, width = (-(-side // SIZE_MULTIPLE) * SIZE_MULTIPLE for side in frames.shape[1:])
-        clip = resize(frames, height, width)
-        if self.contrast:
-            return contrast_input(local_contrast(clip), self.channels), mask_tensor(mask)
-        return network_input(clip, self.channels), mask_tensor(mask)
+    train: Callable[..., Sample]
+    evaluate: Callable[..., Sample]
+    border: str = "clamp"
+    size: int | None = None
 
 
-def build_transform(
-    preset: str, train: bool, size: int, channels: int, target_share: float = FastTrain.target_share
-) -> Transform:
-    """Pipeline of a preset: frames and mask -> clip [T, C, H, W] and mask [1, h, w] (in training, h x w is H x W).
+PRESETS = {
+    "sgmp_unet": Preset(sgmp_train, sgmp_evaluate, "wrap", SGMP_SIZE),
+    "datransnet": Preset(datransnet_train, keep_size, size=DATRANSNET_SIZE),
+    "fast": Preset(fast_train, keep_size),
+    "contrast": Preset(partial(fast_train, contrast=True), partial(keep_size, contrast=True)),
+}
 
-    `channels` is the network's: 1 for grey in 0..1, 3 for replicated grey with ImageNet mean and std ("contrast":
-    the local contrast in either). `size` is the side of a training crop, or in evaluation the short side ("sgmp_unet")
-    or both sides ("datransnet"); evaluation of "fast" and "contrast" keeps each image's own scale and ignores it.
-    `target_share` is the share of these two presets' training crops that contain a target for certain.
+
+def find_preset(name: str) -> Preset:
+    """The row of a preset; `InputError` for one that does not exist."""
+    if name not in PRESETS:
+        raise InputError(f"preset {name!r} is unknown; expected one of {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def build_transform(preset: str, train: bool, size: int | None, channels: int) -> Transform:
+    """What `ClipDataset` calls: the training or evaluation function of a preset with `size` and `channels` filled in.
+
+    Raises `InputError` for a preset that does not exist, and for other numbers of channels than 1 and 3.
     """
+    row = find_preset(preset)
     if channels not in (1, 3):
         raise InputError(f"{channels} channels; expected 1 (grey) or 3 (RGB)")
-    if preset == "sgmp_unet":
-        return SgmpTrain(size, channels) if train else SgmpEval(size, channels)
-    if preset == "datransnet":
-        return DatransnetTrain(size, channels) if train else DatransnetEval(size, channels)
-    if preset in ("fast", "contrast"):
-        contrast = preset == "contrast"
-        return FastTrain(size, channels, target_share, contrast) if train else FastEval(channels, contrast)
-    raise InputError(f"preset {preset!r} is unknown; expected one of {', '.join(PRESETS)}")
-
-
-def _to_multiple(side: int) -> int:
-    """The nearest multiple of 32, upwards from the middle; at least 32."""
-    return max(1, (side + SIZE_MULTIPLE // 2) // SIZE_MULTIPLE) * SIZE_MULTIPLE
+    return partial(row.train if train else row.evaluate, size=size, channels=channels)

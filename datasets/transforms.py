@@ -18,11 +18,16 @@ def to_float(frames: np.ndarray) -> np.ndarray:
     return frames.astype(np.float32) / np.float32(255) if frames.dtype == np.uint8 else frames
 
 
-def network_input(clip: np.ndarray, channels: int) -> torch.Tensor:
-    """Grey clip float32 in 0..1 [T, H, W] -> [T, C, H, W]: C = 1 as it is, C = 3 replicated, ImageNet-normalised."""
+def network_input(clip: np.ndarray, channels: int, normalise: bool = True) -> torch.Tensor:
+    """Clip float32 [T, H, W] -> [T, C, H, W]: C = 1 as it is, C = 3 replicated.
+
+    With `normalise`, three channels of grey in 0..1 are normalised by ImageNet's mean and std; local contrast is not.
+    """
     grey = torch.from_numpy(np.ascontiguousarray(clip))[:, None]
     if channels == 1:
         return grey
+    if not normalise:
+        return grey.repeat(1, channels, 1, 1)
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     return torch.addcmul(-mean / std, grey, 1 / std)
 
@@ -38,11 +43,6 @@ def local_contrast(clip: np.ndarray) -> np.ndarray:
         np.subtract(frame, around, out=out)
         out /= max(float(out.std()), LEAST_CONTRAST)
     return contrast
-
-
-def contrast_input(contrast: np.ndarray, channels: int) -> torch.Tensor:
-    """Local contrast float32 [T, H, W] -> [T, C, H, W], the same in each channel."""
-    return torch.from_numpy(np.ascontiguousarray(contrast))[:, None].repeat(1, channels, 1, 1)
 
 
 def mask_tensor(mask: np.ndarray) -> torch.Tensor:

@@ -1,15 +1,19 @@
-"""The networks: `build_model(name, **options)`, and `load_model(path)` for a checkpoint of any known format."""
+"""The networks: `build_model(name, **options)` with fresh weights, `load_model(path)` with those of a checkpoint."""
 
 import functools
 import inspect
 from pathlib import Path
-
-from torch import nn
+from typing import Any
 
 from models.datransnet import DATransNet
+from models.network import Network
 from models.sgmp_unet import SMALL, SGMPUNet
-from utils.checkpoint import load_weights, read_checkpoint
+from models.weights import load_weights, unknown_network
+from utils.checkpoint import Checkpoint, read_checkpoint
+from utils.config import convert
 from utils.errors import InputError
+
+__all__ = ["MODELS", "Network", "build_model", "check_options", "load_model", "load_weights"]
 
 MODELS = {
     "sgmp_unet": SGMPUNet,
@@ -18,26 +22,55 @@ MODELS = {
 }
 
 
-def build_model(name: str, **options) -> nn.Module:
-    """A network with fresh weights; touches neither disk nor network.
+def check_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """`options`, whose values may be text, converted to the types in the signature of the model's constructor.
 
-    Raises InputError for a name or an option that does not exist, listing those that do.
+    Raises InputError for a model or an option that does not exist, listing those that do, or a value of another type.
     """
     if name not in MODELS:
         raise InputError(f"unknown model '{name}'; known models: {', '.join(sorted(MODELS))}")
-    known = inspect.signature(MODELS[name]).parameters
+    known = model_options(name)
     if unknown := sorted(set(options) - set(known)):
         raise InputError(f"model '{name}' has no option '{', '.join(unknown)}'; its options: {', '.join(known)}")
-    return MODELS[name](**options)
+    return {
+        option: convert(f"option {option} of {name}", value, known[option].annotation)
+        for option, value in options.items()
+    }
 
 
-def load_model(path: str | Path, **options) -> nn.Module:
-    """The network of a checkpoint file, ours or published, with its weights, in eval mode.
+def model_options(name: str) -> dict[str, inspect.Parameter]:
+    """The options of a model: the parameters of its constructor, with their types and defaults."""
+    return dict(inspect.signature(MODELS[name], eval_str=True).parameters)
 
-    Name and options are those of the file; `options` override them (e.g. `image_size` for a published DATransNet file,
-    which does not say it).
+
+def build_model(name: str, **options) -> Network:
+    """A network with fresh weights; touches neither disk nor network.
+
+    Raises InputError for a name or an option that does not exist, listing those that do, and for a value that does not
+    fit. The network's `options` hold the values of all its options.
     """
-    checkpoint = read_checkpoint(path)
-    model = build_model(checkpoint.model_name, **{**checkpoint.options, **options})
+    options = check_options(name, options)
+    network = MODELS[name](**options)
+    network.options = {option: parameter.default for option, parameter in model_options(name).items()} | options
+    return network
+
+
+def load_model(source: str | Path | Checkpoint, **options) -> Network:
+    """The network of a checkpoint, ours or published, with its weights, in eval mode.
+
+    `source` is the file, or a checkpoint already read with `utils.checkpoint.read_checkpoint`. Name and options are
+    those of the file; `options` override them (e.g. `image_size` for a published DATransNet file, which does not
+    record it). Raises InputError where the file is no checkpoint of a known network.
+    """
+    checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(source)
+    name, own = checkpoint.model_name, checkpoint.options
+    if checkpoint.kind == "published":
+        networks = [network for network in MODELS.values() if isinstance(network, type)]
+        found = {network.name: network.published_options(checkpoint.weights) for network in networks}
+        name = next((name for name, options in found.items() if options is not None), None)
+        if name is None:
+            raise unknown_network(checkpoint, list(found))
+        own = found[name]
+    model = build_model(name, **{**own, **options})
     load_weights(model, checkpoint)
     return model.eval()

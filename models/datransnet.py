@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.blocks import FIRST_LOGIT, check_clip, down_one, rename_weights
 from models.gradient_transformer import GradientTransformer
+from models.network import PRIOR_LOGIT, Network
 from models.ops.norms import conv_norm
+from models.weights import down_one, rename_weights
 from utils.errors import InputError
 
 LEAKY_SLOPE = 0.01
@@ -114,7 +115,7 @@ def upsample(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
-class DATransNet(nn.Module):
+class DATransNet(Network):
     """Logits of small targets in one grey image.
 
     Args:
@@ -124,15 +125,14 @@ class DATransNet(nn.Module):
     """
 
     name = "datransnet"
-    num_frames = 1
-    in_channels = 1
     size_multiple = 32
 
     def __init__(self, image_size: int = 256, width: int = 16):
         super().__init__()
         if image_size < 1:
             raise InputError(f"datransnet takes an image_size of at least 1 pixel; got {image_size}")
-        self.options = {"image_size": image_size, "width": width}
+        if width < 4 or width % 4:
+            raise InputError(f"datransnet takes a width that is a multiple of 4; got {width}")
         c = width
         self.encoders = nn.ModuleList(
             [
@@ -158,14 +158,15 @@ class DATransNet(nn.Module):
         self.head = OutputHead(c)
         self.to(memory_format=torch.channels_last)
 
-    def backbone_parameters(self) -> list[nn.Parameter]:
-        """Parameters that start from pretrained weights: none."""
-        return []
+    def init_low_prior(self) -> None:
+        """Set the output bias to PRIOR_LOGIT."""
+        nn.init.constant_(self.head.logit.bias, PRIOR_LOGIT)
 
-    @torch.no_grad()
-    def start_quietly(self) -> None:
-        """Let the map of a network without weights yet begin near FIRST_LOGIT."""
-        nn.init.constant_(self.head.logit.bias, FIRST_LOGIT)
+    @staticmethod
+    def published_options(weights: dict[str, Tensor]) -> dict | None:
+        """The width, if these weights are those of a published checkpoint; they do not tell the image size."""
+        query = weights.get("contras1.query_convs.0.weight")  # [hidden, width, 1, 1]
+        return None if query is None or query.dim() < 2 else {"width": query.shape[1]}
 
     @staticmethod
     def from_published(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -174,7 +175,7 @@ class DATransNet(nn.Module):
 
     def forward(self, clip: Tensor, with_aux: bool = False) -> Tensor | list[Tensor]:
         """clip [B, 1, 1, H, W], grey in 0..1, to logits [B, 1, H, W]; `with_aux` puts them into a list of one."""
-        check_clip(self, clip)
+        self.check_clip(clip)
         x = clip[:, 0].contiguous(memory_format=torch.channels_last)
         skips = []  # of the levels at 1, 1/2, 1/4, 1/8 of the size
         for encoder in self.encoders[:-1]:

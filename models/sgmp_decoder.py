@@ -4,12 +4,9 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
-from torchvision.models.swin_transformer import SwinTransformerBlockV2
 
-from models.blocks import rising_drops
-from models.ops.mlp import chunked_mlp
 from models.ops.norms import NarrowLayerNorm
-from models.ops.window_attention import FastWindowAttentionV2
+from models.ops.swin import SwinBlockV2, rising_drops, swin_blocks
 
 WINDOW = (7, 7)
 
@@ -45,32 +42,6 @@ class PatchExpand(nn.Module):
         return self.norm(self.project(x))
 
 
-class SwinBlock(SwinTransformerBlockV2):
-    """torchvision's block with fast forms of its parts, [B, H, W, C] -> same."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.stochastic_depth(self.norm1(self.attn(x)))
-        return x + self.stochastic_depth(self.norm2(chunked_mlp(x, self.mlp)))
-
-
-def swin_blocks(channels: int, heads: int, drops: list[float]) -> nn.Sequential:
-    """Swin V2 blocks, every second one shifted; one a stochastic-depth probability in `drops`."""
-    return nn.Sequential(
-        *(
-            SwinBlock(
-                channels,
-                heads,
-                list(WINDOW),
-                [0, 0] if layer % 2 == 0 else [extent // 2 for extent in WINDOW],
-                stochastic_depth_prob=drop,
-                norm_layer=NarrowLayerNorm,
-                attn_layer=FastWindowAttentionV2,
-            )
-            for layer, drop in enumerate(drops)
-        )
-    )
-
-
 def _initialise(module: nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, nn.Linear):
@@ -87,11 +58,9 @@ class Decoder(nn.Module):
     def __init__(self, width: int, depths: tuple[int, ...], heads: tuple[int, ...]):
         super().__init__()
         channels = [4 * width, 2 * width, width]
-        drops = rising_drops(depths)
         self.expands = nn.ModuleList(PatchExpand(2 * c) for c in channels)
-        self.blocks = nn.ModuleList(
-            swin_blocks(c, head, drop) for c, head, drop in zip(channels, heads, drops, strict=True)
-        )
+        stages = zip(channels, heads, rising_drops(depths), strict=True)
+        self.blocks = nn.ModuleList(swin_blocks(SwinBlockV2, WINDOW, *stage) for stage in stages)
         self.norm = nn.LayerNorm(width)
         _initialise(self)
 
@@ -108,11 +77,9 @@ class Head(nn.Module):
     def __init__(self, width: int, depths: tuple[int, ...], heads: tuple[int, ...]):
         super().__init__()
         channels = [width, width // 4, width // 16]
-        drops = rising_drops(depths)
         self.expands = nn.ModuleList(PatchExpand(c) for c in channels[:-1])
-        self.blocks = nn.ModuleList(
-            swin_blocks(c, head, drop) for c, head, drop in zip(channels[1:], heads, drops, strict=True)
-        )
+        stages = zip(channels[1:], heads, rising_drops(depths), strict=True)
+        self.blocks = nn.ModuleList(swin_blocks(SwinBlockV2, WINDOW, *stage) for stage in stages)
         self.side = nn.ModuleList(nn.Conv2d(c, 1, 1) for c in channels)
         self.main = nn.Conv2d(len(channels), 1, 1)
         _initialise(self)

@@ -6,26 +6,16 @@ Maps of the spatial branch are [B, C, H, W] in channels-last memory, those of th
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.swin_transformer import PatchMerging, PatchMergingV2, SwinTransformerBlock
+from torchvision.models.swin_transformer import PatchMerging, PatchMergingV2
 from torchvision.models.video.swin_transformer import PatchEmbed3d
 
-from models.blocks import rising_drops
 from models.ops.attention import multihead_attention
-from models.ops.mlp import chunked_mlp
 from models.ops.norms import conv_norm
-from models.ops.pooling import MeanAndMax
-from models.ops.window_attention import FastWindowAttention3d
+from models.ops.pooling import mean_and_max
+from models.ops.swin import SwinBlock3d, rising_drops, swin_blocks
 
 WINDOW = (8, 7, 7)
 ATTENTION_REDUCTION = 16
-
-
-class SwinBlock(SwinTransformerBlock):
-    """torchvision's block with fast forms of its parts, [B, T, H, W, C] -> same."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.stochastic_depth(self.attn(self.norm1(x)))
-        return x + self.stochastic_depth(chunked_mlp(self.norm2(x), self.mlp))
 
 
 class ChannelAttention(nn.Module):
@@ -37,7 +27,7 @@ class ChannelAttention(nn.Module):
         self.expand = nn.Conv2d(max(1, channels // ATTENTION_REDUCTION), channels, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        average, largest = MeanAndMax.apply(x, (2, 3))
+        average, largest = mean_and_max(x, (2, 3))
         return self.expand(self.reduce(average).relu() + self.reduce(largest).relu()).sigmoid()
 
 
@@ -49,7 +39,7 @@ class SpatialAttention(nn.Module):
         self.conv = nn.Conv2d(2, 1, 7, padding=3, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(torch.cat(MeanAndMax.apply(x, (1,)), dim=1)).sigmoid()
+        return self.conv(torch.cat(mean_and_max(x, (1,)), dim=1)).sigmoid()
 
 
 class CBAMBlock(nn.Module):
@@ -140,31 +130,15 @@ class Encoder(nn.Module):
         self.patch_embed = PatchEmbed3d([2, 4, 4], 3, width, nn.LayerNorm)
         drops = rising_drops(depths)
         self.stages = nn.ModuleList()
-        for index, depth in enumerate(depths):
+        for index in range(len(depths)):
             channels, spatial_channels = width * 2**index, spatial_width * 2**index
-            temporal = [
-                SwinBlock(
-                    channels,
-                    heads[index],
-                    list(WINDOW),
-                    [0, 0, 0] if layer % 2 == 0 else [extent // 2 for extent in WINDOW],
-                    stochastic_depth_prob=drops[index][layer],
-                    attn_layer=FastWindowAttention3d,
-                )
-                for layer in range(depth)
-            ]
-            spatial = [
-                CBAMBlock(spatial_channels // 2 if index else spatial_width, spatial_channels, 2 if index else 1)
-            ]
+            temporal = swin_blocks(SwinBlock3d, WINDOW, channels, heads[index], drops[index])
+            stride = 2 if index else 1
+            spatial = [CBAMBlock(spatial_channels // stride, spatial_channels, stride)]
             spatial += [CBAMBlock(spatial_channels, spatial_channels, 1) for _ in range(spatial_depths[index] - 1)]
-            self.stages.append(
-                Stage(
-                    nn.Sequential(*spatial),
-                    PatchMerging(channels // 2) if index else nn.Identity(),
-                    nn.Sequential(*temporal),
-                    Fusion(spatial_channels, channels, fusion_heads[index], time_tokens),
-                )
-            )
+            merge = PatchMerging(channels // 2) if index else nn.Identity()
+            fusion = Fusion(spatial_channels, channels, fusion_heads[index], time_tokens)
+            self.stages.append(Stage(nn.Sequential(*spatial), merge, temporal, fusion))
         self.norm = nn.LayerNorm(channels)
         self._initialise()
 

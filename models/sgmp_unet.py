@@ -5,11 +5,13 @@ A Video Swin branch over the clip, guided by a residual network over the target 
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.swin_transformer import SwinTransformerBlockV2
+from torchvision.models.video import Swin3D_T_Weights
 
-from models.blocks import FIRST_LOGIT, check_clip, down_one, rename_weights
+from models.network import PRIOR_LOGIT, Network
+from models.ops.swin import SwinBlockV2
 from models.sgmp_decoder import Decoder, Head, Skip
 from models.sgmp_encoder import Encoder
+from models.weights import down_one, rename_weights
 from utils.errors import InputError
 
 # The options of `sgmp_unet_small`: the same architecture in 9.9 M parameters instead of 66.5 M.
@@ -23,7 +25,7 @@ SMALL = {
 }
 
 
-class SGMPUNet(nn.Module):
+class SGMPUNet(Network):
     """Logits of small targets in the target frame (number T // 2) of a clip.
 
     Args:
@@ -40,6 +42,9 @@ class SGMPUNet(nn.Module):
     name = "sgmp_unet"
     in_channels = 3
     size_multiple = 32
+    any_size_onnx = False  # windows, their padding and their masks are laid out for one size
+    pretrained = Swin3D_T_Weights.KINETICS400_V1
+    pretrained_part = r"encoder\.(patch_embed|norm|stages\.\d\.(merge|temporal))\."  # the temporal branch
 
     def __init__(
         self,
@@ -58,11 +63,18 @@ class SGMPUNet(nn.Module):
         super().__init__()
         if num_frames < 2 or num_frames % 2:
             raise InputError(f"sgmp_unet takes an even number of frames from 2; got num_frames={num_frames}")
-        self.options = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        if width % 16:
+            raise InputError(f"sgmp_unet takes a width that is a multiple of 16; got {width}")
+        if spatial_width < 1:
+            raise InputError(f"sgmp_unet takes a spatial_width of at least 1; got {spatial_width}")
+        channels = [width, 2 * width, 4 * width, 8 * width]
+        _check_stages("temporal", channels, depths, heads)
+        _check_stages("spatial", channels, spatial_depths, fusion_heads)
+        _check_stages("decoder", channels[2::-1], decoder_depths, decoder_heads)
+        _check_stages("head", [width // 4, width // 16], head_depths, head_heads)
         self.num_frames = num_frames
         tokens = num_frames // 2
         self.encoder = Encoder(tokens, width, depths, heads, spatial_width, spatial_depths, fusion_heads)
-        channels = [width, 2 * width, 4 * width, 8 * width]
         self.skips = nn.ModuleList(Skip(c, c // 2 if c < channels[-1] else c, tokens) for c in channels)
         self.decoder = Decoder(width, decoder_depths, decoder_heads)
         self.head = Head(width, head_depths, head_heads)
@@ -72,19 +84,30 @@ class SGMPUNet(nn.Module):
         return [weight for name, weight in self.encoder.named_parameters() if ".fusion." not in name]
 
     @torch.no_grad()
-    def start_quietly(self) -> None:
-        """Set weights from which a network without pretraining learns sooner than from the published random ones.
+    def init_low_prior(self) -> None:
+        """Initialise for training without pretraining, which then converges sooner than from the published init.
 
         Decoder blocks begin as the identity: Swin V2 scales its residual branches by layer norms, whose gains are 0 at
         first in its authors' code (Liu et al. 2022) and 1 in torchvision's, where they blow up branches that are almost
-        zero. Every map begins near FIRST_LOGIT.
+        zero. The biases of all outputs are set to PRIOR_LOGIT, of which the main output begins as the mean.
         """
-        for block in [module for module in self.modules() if isinstance(module, SwinTransformerBlockV2)]:
+        for block in [module for module in self.modules() if isinstance(module, SwinBlockV2)]:
             nn.init.zeros_(block.norm1.weight)
             nn.init.zeros_(block.norm2.weight)
         for side in self.head.side:
-            nn.init.constant_(side.bias, FIRST_LOGIT)
+            nn.init.constant_(side.bias, PRIOR_LOGIT)
         nn.init.constant_(self.head.main.weight, 1 / len(self.head.side))
+
+    @staticmethod
+    def published_options(weights: dict[str, Tensor]) -> dict | None:
+        """The number of frames, if these weights are those of a published checkpoint."""
+        key = weights.get("encoder.model.1.fusionst.proj_k.weight")  # [1, T / 2, 1, 1]
+        return None if key is None or key.dim() < 2 else {"num_frames": 2 * key.shape[1]}
+
+    @staticmethod
+    def from_pretrained(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """torchvision's weights of Video Swin-T under the names of the temporal branch, without the class head."""
+        return rename_weights(weights, PRETRAINED_NAMES, unused=("head.",))
 
     @staticmethod
     def from_published(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -100,12 +123,29 @@ class SGMPUNet(nn.Module):
 
         `with_aux`: a list of the main logits and the auxiliary ones of strides 1, 2 and 4, all at full size.
         """
-        check_clip(self, clip)
+        self.check_clip(clip)
         features = self.encoder(clip)
         skips = [skip(feature) for skip, feature in zip(self.skips, features, strict=True)]
         logits = self.head(self.decoder(skips))
         return logits if with_aux else logits[0]
 
+
+def _check_stages(part: str, channels: list[int], depths: tuple[int, ...], heads: tuple[int, ...]) -> None:
+    """Raise InputError unless there is a depth and a number of heads for each stage that its channels can have."""
+    fits = len(depths) == len(heads) == len(channels) and min(*depths, *heads) >= 1
+    if not fits or any(c < 1 or c % h for c, h in zip(channels, heads, strict=True)):
+        raise InputError(
+            f"sgmp_unet has {len(channels)} {part} stages of {channels} channels with this width; got depths {depths} "
+            f"and heads {heads}, expected a depth and a divisor of the channels for each stage"
+        )
+
+
+# Names of the weights of torchvision's `swin3d_t`, whose `features` alternate blocks and mergings -> names here.
+PRETRAINED_NAMES = (
+    (r"^features\.(\d*[02468])\.", lambda match: f"stages.{int(match[1]) // 2}.temporal."),
+    (r"^features\.(\d*[13579])\.", lambda match: f"stages.{int(match[1]) // 2 + 1}.merge."),
+    (r"^", "encoder."),
+)
 
 # Parameter names of the published checkpoints -> names here, for `rename_weights`.
 PUBLISHED_NAMES = (

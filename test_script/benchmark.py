@@ -13,7 +13,7 @@ import argparse
 import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -22,24 +22,23 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from models import build_model
-from utils.distributed import choose_device
+from models import MODELS, build_model
+from utils.config import add_pairs_option, convert
+from utils.distributed import AMP_HELP, AMP_NAMES, autocast, choose_amp, choose_device
 from utils.errors import InputError, run_main
 from utils.files import check_writable, write_json
 from utils.metrics.tables import text_table
 
-DEFAULT_SIZE = {"datransnet": (256, 256), "sgmp_unet": (320, 320)}
-AMP_TYPES = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 MIB = 2**20
 
 
 def main(argv: list[str] | None = None) -> None:
-    """The command."""
+    """Measure a network, print the metrics and write them to the file asked for."""
     args = parse_arguments(argv)
     device = choose_device(args.device)
-    options = {name: getattr(args, name) for name in ("num_frames", "image_size") if getattr(args, name) is not None}
+    options = convert("--model_options", args.model_options, dict)
     model = build_model(args.model, **options).eval()
-    size = tuple(args.size or DEFAULT_SIZE[model.name])
+    size = tuple(args.size)
     check_arguments(args, model, size)
     if args.output:
         check_writable(args.output)
@@ -80,15 +79,16 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--model", required=True, help=f"network: {' or '.join(DEFAULT_SIZE)}")
-    parser.add_argument("--num_frames", type=int, help="frames of a clip (sgmp_unet)")
-    parser.add_argument("--image_size", type=int, help="size that the weights are for (datransnet): 256 or 512")
+    parser.add_argument("--model", required=True, help=f"network: {', '.join(MODELS)}")
+    add_pairs_option(parser, "model_options", "options of the network", ["num_frames", "image_size"])
     parser.add_argument(
-        "--size", type=int, nargs=2, metavar=("H", "W"), help="of the frames; default 256 256 or 320 320"
+        "--size", type=int, nargs=2, default=(256, 256), metavar=("H", "W"), help="of the frames; default 256 256"
     )
     parser.add_argument("--batch_size", type=int, default=1, help="clips of a forward pass; default 1")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps; default auto")
-    parser.add_argument("--amp", default="none", help="none, bf16 or fp16 autocast; default none")
+    parser.add_argument(
+        "--amp", nargs="?", const="bf16", default="none", metavar="|".join(AMP_NAMES), help=f"{AMP_HELP}; default none"
+    )
     parser.add_argument("--compile", action="store_true", help="compile the network; the warm-up takes minutes")
     parser.add_argument("--warmup", type=int, default=3, help="passes before the measured ones; default 3")
     parser.add_argument("--runs", type=int, default=20, help="measured passes; default 20")
@@ -104,8 +104,7 @@ def check_arguments(args: argparse.Namespace, model: nn.Module, size: tuple[int,
     for name, least in (("batch_size", 1), ("warmup", 0), ("runs", 1)):
         if getattr(args, name) < least:
             raise InputError(f"--{name} is {getattr(args, name)}; give {least} or more")
-    if args.amp not in AMP_TYPES:
-        raise InputError(f"--amp is {args.amp!r}; give one of {', '.join(AMP_TYPES)}")
+    choose_amp(args.amp, choose_device(args.device))
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:
@@ -152,8 +151,7 @@ def latency(network: nn.Module, clip: Tensor, amp: str, warmup: int, runs: int) 
 
 def forward(network: nn.Module, clip: Tensor, amp: str) -> Tensor:
     """Logits, under autocast unless `amp` is none."""
-    dtype = AMP_TYPES[amp]
-    with nullcontext() if dtype is None else torch.autocast(clip.device.type, dtype):
+    with autocast(clip.device, choose_amp(amp, clip.device)):
         return network(clip)
 
 

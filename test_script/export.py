@@ -19,13 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from models import load_model
-from test_script.exportable import exportable_forms
+from utils.config import add_pairs_option, convert
 from utils.errors import InputError, run_main
 from utils.files import atomic_path, check_writable
 
 NEEDED = ("onnx", "onnxruntime", "onnxscript")
 OLDEST_TORCH = (2, 8)  # 2.6 does not translate every network; 2.7 was not tried
-FIXED_SIZE = ("sgmp_unet",)  # its windows, their padding and their masks are laid out for one size
 TOLERANCE = 1e-3  # of the probability
 ROUNDING = 4
 OPSET = 18
@@ -45,7 +44,7 @@ class Probability(nn.Module):
 
 
 def main(argv: list[str] | None = None) -> None:
-    """The command."""
+    """Export a checkpoint's network to ONNX and check the file."""
     parser = argparse.ArgumentParser(
         prog="python -m test_script.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -53,18 +52,18 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", required=True, help="file to write, such as model.onnx")
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="size of the frames; default 256 256")
     parser.add_argument("--dynamic", action="store_true", help="let height and width vary")
-    parser.add_argument("--image_size", type=int, help="DATransNet files that do not say it: 256 or 512")
+    add_pairs_option(parser, "model_options", "options of the network that the file lacks", ["image_size"])
     args = parser.parse_args(argv)
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(
             f"export needs the packages {', '.join(missing)}; install them: pip install {' '.join(missing)}"
         )
-    model = load_model(args.model_path, **({} if args.image_size is None else {"image_size": args.image_size}))
+    model = load_model(args.model_path, **convert("--model_options", args.model_options, dict))
     size = tuple(args.size or (256, 256))
     if any(side < 1 or side % model.size_multiple for side in size):
         raise InputError(f"size {size[0]} {size[1]} given; expected multiples of {model.size_multiple}")
-    if args.dynamic and model.name in FIXED_SIZE:
+    if args.dynamic and not model.any_size_onnx:
         raise InputError(f"{model.name} can be exported for one size only; leave --dynamic out and give --size")
     check_writable(args.output)
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < OLDEST_TORCH:
@@ -83,15 +82,14 @@ def export(model: nn.Module, path: Path, size: tuple[int, int], dynamic: bool) -
     if dynamic:
         axes |= {3: torch.export.Dim.DYNAMIC, 4: torch.export.Dim.DYNAMIC}
     clip = torch.rand(2, model.num_frames, model.in_channels, *size)
-    with exportable_forms(model):
-        program = torch.onnx.export(
-            torch.export.export(Probability(model).eval(), (clip,), dynamic_shapes={"clip": axes}, strict=False),
-            input_names=["clip"],
-            output_names=["probability"],
-            opset_version=OPSET,
-            optimize=False,  # onnxruntime does it on loading; here it takes minutes
-            verbose=False,
-        )
+    program = torch.onnx.export(
+        torch.export.export(Probability(model).eval(), (clip,), dynamic_shapes={"clip": axes}, strict=False),
+        input_names=["clip"],
+        output_names=["probability"],
+        opset_version=OPSET,
+        optimize=False,  # onnxruntime does it on loading; here it takes minutes
+        verbose=False,
+    )
     with atomic_path(path) as temporary:
         program.save(temporary, external_data=False)
 

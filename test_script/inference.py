@@ -26,7 +26,7 @@ from datasets.catalog import DatasetInfo
 from models import load_model
 from test_script.predictor import Predictor, ScoreMaps
 from test_script.predictor.model_options import add_model_options, predictor_options
-from test_script.predictor.preparation import SGMP_PRESET, eval_transform, frame_preparation, preset_of, recipe_settings
+from test_script.predictor.preparation import eval_dataset, frame_preparation, recipe_settings
 from test_script.report.report import write_report
 from test_script.report.report_cases import KeptFrames
 from test_script.results.detections import find_detections
@@ -56,15 +56,12 @@ def run(args: argparse.Namespace, device: torch.device) -> None:
     """Measure all datasets; called in each process."""
     indices = open_datasets(args.dataset, args.data_root)
     options = {} if args.image_size is None else {"image_size": args.image_size}
-    model = load_model(args.model_path, **options)
-    settings = recipe_settings(read_checkpoint(args.model_path))
-    transform = eval_transform(model, settings, tiled=args.tile is not None)
+    checkpoint = read_checkpoint(args.model_path)
+    model = load_model(checkpoint, **options)
+    settings, tiled = recipe_settings(checkpoint), args.tile is not None
     passes = predictor_options(args)
-    predictor = Predictor(model, frame_preparation(transform), device, **passes)
-    border = "wrap" if preset_of(model, settings) == SGMP_PRESET else "clamp"  # as published
-    sets = [
-        ClipDataset(index.split(args.split), model.num_frames, transform, border, index.info.name) for index in indices
-    ]
+    sets = [eval_dataset(index.split(args.split), model, settings, index.info.name, tiled) for index in indices]
+    predictor = Predictor(model, frame_preparation(sets[0].transform), device, **passes)
     protocols = [choose_protocols(args.protocol, index.info) for index in indices]
     facts = run_settings(args, model.name, passes)
     metrics = {}

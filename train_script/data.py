@@ -2,18 +2,50 @@
 (seed, epoch) alone."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
+from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader, Sampler, Subset
 
-from datasets import ClipDataset, Sequence, collate
-from datasets.presets import build_transform
+from datasets import ClipDataset, DatasetIndex, Sequence, collate, open_dataset
+from datasets.presets import build_transform, find_preset
+from test_script.predictor.preparation import eval_dataset
 from train_script.settings import SEEDS, Settings
-from utils.distributed import rank, world_size
+from utils.distributed import barrier, is_main, rank, world_size
 from utils.errors import InputError
 
 HOLDOUT_SHARE = 0.1
+
+
+class EvaluatedSet(NamedTuple):
+    """A dataset of clips to evaluate on, and the loader of the frames that this process evaluates, in lists."""
+
+    dataset: ClipDataset
+    loader: DataLoader
+
+
+def open_datasets(settings: Settings) -> list[DatasetIndex]:
+    """Open the datasets, on the main process first: the demo is rendered on first use."""
+    indices = [open_dataset(name, settings.data_root) for name in settings.datasets] if is_main() else []
+    barrier()
+    indices = indices or [open_dataset(name, settings.data_root) for name in settings.datasets]
+    found = [index.info.name for index in indices]
+    if len(set(found)) < len(found):
+        raise InputError(
+            f"several of {settings.dataset} are called {', '.join(found)}; expected datasets of different names"
+        )
+    return indices
+
+
+def split_sequences(settings: Settings, index: DatasetIndex) -> dict[str, list[Sequence]]:
+    """The sequences of a dataset that train ("train"), choose the best epoch ("val") and test the result ("test")."""
+    train, test = index.split("train"), index.split("test")
+    if settings.select_on == "test":
+        return {"train": train, "val": test, "test": test}
+    train, held = hold_out(train, settings.seed)
+    return {"train": train, "val": held, "test": test}
 
 
 def hold_out(
@@ -120,18 +152,15 @@ class MixedDataset(ConcatDataset):
             dataset.set_epoch(epoch)
 
 
-def build_dataset(
-    settings: Settings, sequences: list[Sequence], name: str, model: nn.Module, train: bool
-) -> ClipDataset:
-    """Clips of `sequences` with the training or the evaluation transform of the preset."""
-    size = settings.train_size if train else settings.val_size
-    transform = build_transform(settings.preset, train, size, model.in_channels, settings.target_share)
-    border = "wrap" if settings.preset == "sgmp_unet" else "clamp"
+def build_train_dataset(settings: Settings, sequences: list[Sequence], name: str, model: nn.Module) -> ClipDataset:
+    """Clips of `sequences` as the preset trains on them."""
+    transform = build_transform(settings.preset, True, settings.train_size, model.in_channels)
+    border = find_preset(settings.preset).border
     return ClipDataset(sequences, model.num_frames, transform, border, name, seed=settings.seed)
 
 
 def build_train_loader(settings: Settings, datasets: list[ClipDataset], pin: bool) -> tuple[DataLoader, EpochBatches]:
-    """Loader of this process's parts of the training batches, and the sampler that sets its epoch and first step."""
+    """Loader of this process's share of the training batches, and the sampler that sets its epoch and first step."""
     mixed = MixedDataset(datasets)
     starts = [0, *mixed.cumulative_sizes]
     indices = [
@@ -150,14 +179,16 @@ def build_train_loader(settings: Settings, datasets: list[ClipDataset], pin: boo
     ), batches
 
 
-def build_val_loader(settings: Settings, dataset: ClipDataset, limit: int | None, pin: bool) -> DataLoader:
-    """Loader of this process's share of the frames to measure, at most `limit`: every world_size()-th one."""
-    mine = evenly(len(dataset), limit)[rank() :: world_size()]
-    return DataLoader(
-        Subset(dataset, mine),
+def build_evaluated_set(
+    settings: Settings, sequences: list[Sequence], name: str, model: nn.Module, limit: int | None
+) -> EvaluatedSet:
+    """At most `limit` frames of `sequences`, evenly spread; of these this process evaluates every world_size()-th."""
+    dataset = eval_dataset(sequences, model, asdict(settings), name)
+    loader = DataLoader(
+        Subset(dataset, evenly(len(dataset), limit)[rank() :: world_size()]),
         batch_size=settings.val_batch_size,
         num_workers=settings.num_workers,
         persistent_workers=settings.num_workers > 0,
-        collate_fn=collate,
-        pin_memory=pin,
+        collate_fn=list,  # sizes may differ within a batch
     )
+    return EvaluatedSet(dataset, loader)

@@ -1,9 +1,11 @@
 """Losses on logits. All sums run over the whole global batch, on however many processes it lies."""
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torchvision.ops import sigmoid_focal_loss
 
 from utils.distributed import all_reduce_sum
 
@@ -24,11 +26,7 @@ def soft_iou_loss(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 def focal_loss(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Focal loss (Lin et al. 2017), alpha 0.25 and gamma 2: mean over a sample's pixels, summed over the batch."""
-    cross_entropy = F.binary_cross_entropy_with_logits(logits, mask, reduction="none")
-    probability = logits.sigmoid()
-    wrongness = probability + mask - 2 * probability * mask  # 1 - p of the true class
-    alpha = FOCAL_ALPHA * mask + (1 - FOCAL_ALPHA) * (1 - mask)
-    return all_reduce_sum((alpha * wrongness**FOCAL_GAMMA * cross_entropy).flatten(1).mean(1).sum())
+    return all_reduce_sum(sigmoid_focal_loss(logits, mask, FOCAL_ALPHA, FOCAL_GAMMA).flatten(1).mean(1).sum())
 
 
 def dice_loss(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -53,26 +51,32 @@ def bce_soft_iou_loss(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return total / pixels + soft_iou_loss(logits, mask)
 
 
-LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
-    "soft_iou": soft_iou_loss,
-    "focal_dice": focal_dice_loss,
-    "bce_soft_iou": bce_soft_iou_loss,
+class Loss(NamedTuple):
+    """A loss of logits and masks [B, 1, H, W], and whether it is a sum over the batch (otherwise it is a mean)."""
+
+    function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    summed: bool = False
+
+
+LOSSES = {
+    "soft_iou": Loss(soft_iou_loss),
+    "focal_dice": Loss(focal_dice_loss, summed=True),
+    "bce_soft_iou": Loss(bce_soft_iou_loss),
 }
-SUMMED_OVER_BATCH = frozenset({"focal_dice"})
 
 
 def total_loss(
-    name: str, outputs: Sequence[torch.Tensor], mask: torch.Tensor, aux_weight: float, parts: int = 1
+    name: str, outputs: Sequence[torch.Tensor], mask: torch.Tensor, aux_weight: float, accumulation_steps: int = 1
 ) -> torch.Tensor:
     """Loss of the main output plus `aux_weight` times that of each auxiliary one, in float32 at least.
 
-    outputs: logits [B, 1, H, W], main first. With `parts` > 1 this is one part of a step's batch: losses that are
-    means over the batch are divided by it, so that the parts' losses and gradients add up to the step's.
+    outputs: logits [B, 1, H, W], main first. With several gradient accumulation steps, this is the loss of one of them:
+    means over the batch are divided by their number, so that losses and gradients add up to those of the batch.
     """
-    loss = LOSSES[name]
+    loss, summed = LOSSES[name]
     with torch.autocast(mask.device.type, enabled=False):
         precise = [logits.to(torch.promote_types(logits.dtype, torch.float32)) for logits in outputs]
         total = loss(precise[0], mask)
         for logits in precise[1:]:
             total = total + aux_weight * loss(logits, mask)
-    return total if name in SUMMED_OVER_BATCH else total / parts
+    return total if summed else total / accumulation_steps

@@ -1,16 +1,19 @@
-"""Optimiser, parameter groups, learning-rate schedules and averaged weights."""
+"""Optimiser, parameter groups, learning-rate schedules and EMA weights."""
 
-import copy
 import math
 from collections.abc import Callable
 
 import torch
+from timm.utils import ModelEmaV3
 from torch import nn
 
 from train_script.settings import Settings
 
+STEP_FACTOR = 0.1  # multi_step: of the rate at each milestone
+RESTART_EPOCHS = 10  # cosine_restarts: from restart to restart
+RESTART_END = 1e-7  # cosine_restarts: rate before a restart
 ONE_CYCLE_RISE = 0.3  # share of the steps in which the rate rises
-ONE_CYCLE_START = 1 / 25  # first rate over the greatest
+ONE_CYCLE_START = 1 / 25  # first rate over the highest
 ONE_CYCLE_END = 1e-4  # last rate over the first
 
 
@@ -47,11 +50,11 @@ def build_schedule(settings: Settings, steps_per_epoch: int) -> Callable[[float,
 
     def multi_step(base: float, step: int) -> float:
         epoch = step // steps_per_epoch
-        return base * settings.step_factor ** sum(epoch >= milestone for milestone in settings.milestones)
+        return base * STEP_FACTOR ** sum(epoch >= milestone for milestone in settings.milestones)
 
     def cosine_restarts(base: float, step: int) -> float:
-        position = (step // steps_per_epoch) % settings.restart_epochs / settings.restart_epochs
-        return cosine(base, settings.lr_min, position)
+        position = (step // steps_per_epoch) % RESTART_EPOCHS / RESTART_EPOCHS
+        return cosine(base, RESTART_END, position)
 
     def one_cycle(base: float, step: int) -> float:
         last = max(settings.epochs * steps_per_epoch - 1, 1)
@@ -60,14 +63,12 @@ def build_schedule(settings: Settings, steps_per_epoch: int) -> Callable[[float,
             return cosine(base * ONE_CYCLE_START, base, step / peak)
         return cosine(base, base * ONE_CYCLE_START * ONE_CYCLE_END, min(1.0, (step - peak) / (last - peak)))
 
-    rate = {
+    return {
         "constant": constant,
         "multi_step": multi_step,
         "cosine_restarts": cosine_restarts,
         "one_cycle": one_cycle,
     }[settings.schedule]
-    warmup_steps = round(settings.warmup_epochs * steps_per_epoch)
-    return lambda base, step: rate(base, step) * min(1.0, (step + 1) / max(warmup_steps, 1))
 
 
 def cosine(start: float, end: float, position: float) -> float:
@@ -81,25 +82,17 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, schedule: Callable[[flo
         group["lr"] = schedule(group["base_lr"], step)
 
 
-class AveragedWeights:
-    """Exponential moving average of a network's weights and buffers, in a copy of the network (`model`).
+def build_ema(model: nn.Module, decay: float) -> ModelEmaV3:
+    """Exponential moving average of a network's weights and buffers, in a copy of it (`module`).
 
     Early in training the decay is (1 + n) / (10 + n) after n updates where that is less, so that the random start
     is soon forgotten.
     """
+    ema = ModelEmaV3(model, decay, use_warmup=True, warmup_gamma=9, warmup_power=1)
+    ema.module.requires_grad_(False)
+    return ema
 
-    def __init__(self, model: nn.Module, decay: float):
-        self.model = copy.deepcopy(model).requires_grad_(False)
-        self.decay = decay
-        self.updates = 0
 
-    @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Move the average towards the weights of `model`."""
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        self.updates += 1
-        averages, values = self.model.state_dict(), model.state_dict()
-        floats = [name for name, value in values.items() if value.is_floating_point()]
-        torch._foreach_lerp_([averages[name] for name in floats], [values[name] for name in floats], 1 - decay)
-        for name in values.keys() - set(floats):
-            averages[name].copy_(values[name])
+def update_ema(ema: ModelEmaV3, model: nn.Module, updates: int) -> None:
+    """Move the average towards the weights of `model`, after `updates` earlier updates."""
+    ema.update(model, step=updates + 2)  # timm's warm-up of step s is that of (s - 1) / (s + 8)

@@ -14,16 +14,15 @@ from utils.errors import InputError
 from utils.files import atomic_path, check_writable
 
 LAST = "checkpoint_last.pth"
-PREVIOUS = "checkpoint_previous.pth"
 BEST = "checkpoint_best.pth"
 METRICS = "metrics.jsonl"
-COPIES_OF_WEIGHTS_IN_LAST = 4  # weights, their average, two moments of Adam
+COPIES_OF_WEIGHTS_IN_LAST = 4  # weights, their EMA, two moments of Adam
 
 
 def check_space(folder: Path, model: nn.Module, keep_best: int) -> None:
     """Raise `InputError` now if the checkpoints of a run could not be written to `folder`."""
     size = sum(value.numel() * value.element_size() for value in model.state_dict().values())
-    needed = size * (3 * COPIES_OF_WEIGHTS_IN_LAST + keep_best + 2)
+    needed = size * (2 * COPIES_OF_WEIGHTS_IN_LAST + keep_best + 2)
     check_writable(folder / LAST)
     free = shutil.disk_usage(folder).free
     if free < needed:
@@ -35,41 +34,32 @@ def check_space(folder: Path, model: nn.Module, keep_best: int) -> None:
 
 def holds_run(folder: Path) -> bool:
     """True if a run was begun in `folder` and left something to continue from."""
-    return (folder / LAST).exists() or (folder / PREVIOUS).exists()
+    return (folder / LAST).exists()
 
 
 def save_last(folder: Path, model: nn.Module, settings: dict, training: dict) -> None:
-    """Write checkpoint_last.pth and keep its predecessor. Killed at any moment, at least one of them is whole."""
-    new = folder / "checkpoint_new.pth"
-    save_checkpoint(new, model, settings, training)
-    if (folder / LAST).exists():
-        (folder / LAST).replace(folder / PREVIOUS)
-    new.replace(folder / LAST)
+    """Write checkpoint_last.pth; killed at any moment, it is whole, this one or the one before."""
+    save_checkpoint(folder / LAST, model, settings, training)
 
 
-def read_last(path: Path) -> tuple[Checkpoint, list[str]]:
-    """The checkpoint to continue from, and what to tell the user about damaged ones.
+def read_last(path: Path) -> Checkpoint:
+    """The checkpoint to continue from: `path`, or checkpoint_last.pth in this folder of a run.
 
-    `path` is a checkpoint or the folder of a run, whose checkpoint_last.pth is meant. A file that is truncated or
-    foreign gives way to its predecessor; without a good one, `InputError`.
+    Raises `InputError` where it is missing or damaged, or holds weights alone.
     """
-    if path.is_dir():
-        path = path / LAST
-    problems = []
-    for candidate in (path, path.with_name(PREVIOUS)):
-        if not candidate.exists():
-            continue
-        try:
-            checkpoint = read_checkpoint(candidate)
-            if "position" not in checkpoint.training:
-                raise InputError(f"{candidate} holds weights but no state of training; use it with --init_weights")
-        except InputError as error:
-            problems.append(str(error))
-            continue
-        return checkpoint, [f"{problem}; using {candidate.name} instead" for problem in problems]
-    if problems:
-        raise InputError("no checkpoint to continue from: " + "; ".join(problems))
-    raise InputError(f"{path} does not exist, nor a {PREVIOUS} beside it; give --resume a checkpoint or a run's folder")
+    path = path / LAST if path.is_dir() else path
+    if not path.exists():
+        raise InputError(f"{path} does not exist; give --resume a checkpoint or a run's folder")
+    try:
+        checkpoint = read_checkpoint(path)
+    except InputError as error:
+        raise InputError(
+            f"cannot continue: {error}; to go on from the best weights, give --init_weights {path.parent / BEST} and "
+            "another --experiment_name"
+        ) from error
+    if "position" not in checkpoint.training:
+        raise InputError(f"{path} holds weights but no state of training; use it with --init_weights")
+    return checkpoint
 
 
 def best_name(key: str, score: float, epoch: int) -> str:

@@ -3,13 +3,12 @@
 from dataclasses import asdict, dataclass, field
 
 import torch
+from timm.utils import ModelEmaV3
 from torch import nn
-
-from train_script.optim import AveragedWeights
 
 
 @dataclass
-class Position:
+class Progress:
     """How far a run has come."""
 
     epoch: int = 0  # epochs completed, validation included
@@ -28,12 +27,13 @@ class Training:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    averaged: AveragedWeights | None
-    position: Position
+    ema: ModelEmaV3 | None = None
+    ema_updates: int = 0
+    progress: Progress = field(default_factory=Progress)
 
     def weights(self) -> nn.Module:
-        """The network that is validated and kept: the averaged one where there is one."""
-        return self.averaged.model if self.averaged else self.network
+        """The network that is validated and saved: that with the EMA weights where there are some."""
+        return self.ema.module if self.ema else self.network
 
 
 def training_state(training: Training) -> dict:
@@ -44,22 +44,21 @@ def training_state(training: Training) -> dict:
     state = {
         "optimizer": training.optimizer.state_dict()["state"],
         "scaler": training.scaler.state_dict(),
-        "position": asdict(training.position),
+        "position": asdict(training.progress),
     }
-    if training.averaged:
+    if training.ema:
         state["network"] = training.network.state_dict()
-        state["updates"] = training.averaged.updates
+        state["updates"] = training.ema_updates
     return state
 
 
 def restore(training: Training, weights: dict[str, torch.Tensor], state: dict) -> None:
     """Continue from a checkpoint's weights and training state; learning rates and the like stay those of now."""
-    network_weights = state.get("network", weights)
-    training.network.load_state_dict(network_weights)
-    if training.averaged:
-        training.averaged.model.load_state_dict(weights)
-        training.averaged.updates = state.get("updates", 0)
+    training.network.load_state_dict(state.get("network", weights))
+    if training.ema:
+        training.ema.module.load_state_dict(weights)
+        training.ema_updates = state.get("updates", 0)
     groups = training.optimizer.state_dict()["param_groups"]
     training.optimizer.load_state_dict({"state": state["optimizer"], "param_groups": groups})
     training.scaler.load_state_dict(state["scaler"])
-    training.position = Position(**state["position"])
+    training.progress = Progress(**state["position"])

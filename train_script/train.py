@@ -7,13 +7,18 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from datasets import DatasetIndex, Sequence, open_dataset
-from models import build_model
-from train_script.data import build_dataset, build_train_loader, build_val_loader, hold_out
-from train_script.engine import choose_amp
+from datasets import DatasetIndex
+from models import build_model, load_weights
+from train_script.data import (
+    EvaluatedSet,
+    build_evaluated_set,
+    build_train_dataset,
+    build_train_loader,
+    open_datasets,
+    split_sequences,
+)
 from train_script.interruption import Interrupted, caught_signals
-from train_script.loop import MeasuredSet, Run, run_epochs
-from train_script.optim import AveragedWeights, build_optimizer, build_schedule
+from train_script.optim import build_ema, build_optimizer, build_schedule
 from train_script.pretrained import load_pretrained_backbone
 from train_script.run_folder import (
     LAST,
@@ -25,12 +30,13 @@ from train_script.run_folder import (
     read_last,
 )
 from train_script.settings import DEMO, Settings, changed_settings, merge_settings, parse_command_line
-from train_script.state import Position, Training, restore
+from train_script.state import Training, restore
 from train_script.synced_layers import synchronise_layers
 from train_script.tensorboard import open_writer
-from utils.checkpoint import Checkpoint, load_weights
+from train_script.trainer import Run, run_epochs
+from utils.checkpoint import Checkpoint
 from utils.config import write_settings
-from utils.distributed import barrier, end_distributed, init_distributed, is_main, world_size
+from utils.distributed import choose_amp, end_distributed, init_distributed, is_main, world_size
 from utils.errors import InputError, run_main
 from utils.metrics import build_metric
 
@@ -44,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     device = init_distributed(settings.device)
     log = Log()
     try:
-        folder, saved = find_run(settings, config, log)
+        folder, saved = find_run(settings, config)
         if saved and config is None:
             settings = merge_settings(None, given, saved.settings)
         return train(settings, folder, saved, device, log)
@@ -52,13 +58,13 @@ def main(argv: list[str] | None = None) -> int:
         end_distributed()
 
 
-def find_run(settings: Settings, config: str | None, log: Log) -> tuple[Path, Checkpoint | None]:
+def find_run(settings: Settings, config: str | None) -> tuple[Path, Checkpoint | None]:
     """The run's folder, and the checkpoint to continue from if --resume asks for one.
 
     `auto` looks in the folder that the settings name, and begins there if nothing was begun.
     """
     name = settings.experiment_name or (Path(config).stem if config and config != DEMO else settings.model)
-    dataset = "+".join(Path(part).name for part in settings.dataset.split("+"))
+    dataset = "+".join(Path(part).name for part in settings.datasets)
     folder = Path(settings.output_root) / dataset / name / "train"
     if settings.resume is None:
         if holds_run(folder):
@@ -69,37 +75,29 @@ def find_run(settings: Settings, config: str | None, log: Log) -> tuple[Path, Ch
     if settings.resume == "auto" and not holds_run(folder):
         return folder, None
     path = folder if settings.resume == "auto" else Path(settings.resume)
-    checkpoint, problems = read_last(path)
-    for problem in problems:
-        log(f"warning: {problem}")
-    return path if path.is_dir() else path.parent, checkpoint
+    return path if path.is_dir() else path.parent, read_last(path)
 
 
 def train(settings: Settings, folder: Path, saved: Checkpoint | None, device: torch.device, log: Log) -> int:
     """One run, from the data to the final metrics."""
-    indices = open_on_all(settings)
+    if settings.amp == "fp16" and device.type != "cuda":
+        raise InputError("amp fp16 needs a CUDA GPU for its loss scaling; use --amp bf16, auto or none")
+    indices = open_datasets(settings)
     network = build_network(settings, device, saved)
     protocols = {settings.protocol or index.info.protocol or "standard" for index in indices}
     protocol = protocols.pop() if len(protocols) == 1 else "standard"
     select_by = choose_metric(settings, protocol)
     parts = [split_sequences(settings, index) for index in indices]
+    names = [index.info.name for index in indices]
     train_data = [
-        build_dataset(settings, part["train"], index.info.name, network, train=True)
-        for index, part in zip(indices, parts, strict=True)
+        build_train_dataset(settings, part["train"], name, network) for name, part in zip(names, parts, strict=True)
     ]
-    amp, pin = choose_amp(settings.amp, device), device.type == "cuda"
-    train_loader, batches = build_train_loader(settings, train_data, pin)
+    train_loader, batches = build_train_loader(settings, train_data, pin=device.type == "cuda")
 
-    def measured(split: str, limit: int | None) -> list[MeasuredSet]:
+    def evaluated(split: str, limit: int | None) -> list[EvaluatedSet]:
         return [
-            MeasuredSet(
-                index.info.name,
-                part[split],
-                build_val_loader(
-                    settings, build_dataset(settings, part[split], index.info.name, network, train=False), limit, pin
-                ),
-            )
-            for index, part in zip(indices, parts, strict=True)
+            build_evaluated_set(settings, part[split], name, network, limit)
+            for name, part in zip(names, parts, strict=True)
         ]
 
     if is_main():
@@ -109,23 +107,23 @@ def train(settings: Settings, folder: Path, saved: Checkpoint | None, device: to
     training = build_training(settings, network, device)
     if saved:
         continue_from(saved, training, settings, folder, log)
-    position = training.position
+    progress = training.progress
     with caught_signals() as stop, clear_write_errors(folder):
         run = Run(
             settings=settings,
             folder=folder,
             device=device,
-            amp=amp,
+            amp=choose_amp(settings.amp, device),
             protocol=protocol,
             select_by=select_by,
             train_loader=train_loader,
             batches=batches,
-            val_sets=measured("val", settings.limit_val),
-            test_sets=measured("test", None),
+            val_sets=evaluated("val", settings.limit_val),
+            test_sets=evaluated("test", None),
             schedule=build_schedule(settings, batches.steps),
             log=log,
             stop=stop,
-            writer=open_writer(folder, position.epoch * batches.steps + position.step)
+            writer=open_writer(folder, progress.epoch * batches.steps + progress.step)
             if settings.tensorboard and is_main()
             else None,
         )
@@ -134,7 +132,7 @@ def train(settings: Settings, folder: Path, saved: Checkpoint | None, device: to
             run_epochs(run, training)
         except Interrupted as interruption:
             log(
-                f"interrupted in epoch {training.position.epoch + 1} after step {training.position.step} of "
+                f"interrupted in epoch {progress.epoch + 1} after step {progress.step} of "
                 f"{batches.steps}; saved in {folder / LAST}; continue with --resume {folder}"
             )
             return 128 + interruption.signum
@@ -144,64 +142,34 @@ def train(settings: Settings, folder: Path, saved: Checkpoint | None, device: to
     return 0
 
 
-def open_on_all(settings: Settings) -> list[DatasetIndex]:
-    """Open the datasets, on the main process first: the demo is rendered on first use."""
-    names = settings.dataset.split("+")
-    indices = [open_dataset(name, settings.data_root) for name in names] if is_main() else []
-    barrier()
-    indices = indices or [open_dataset(name, settings.data_root) for name in names]
-    found = [index.info.name for index in indices]
-    if len(set(found)) < len(found):
-        raise InputError(f"several of {settings.dataset} are called {found}; expected datasets of different names")
-    return indices
-
-
-def split_sequences(settings: Settings, index: DatasetIndex) -> dict[str, list[Sequence]]:
-    """The sequences of a dataset that train ("train"), choose the best epoch ("val") and are measured once ("test")."""
-    parts = {"train": index.split("train"), "test": index.split("test")}
-    parts["val"] = parts["test"]
-    if settings.select_on == "holdout":
-        parts["train"], parts["val"] = hold_out(parts["train"], settings.seed)
-    return parts
-
-
 def build_network(settings: Settings, device: torch.device, saved: Checkpoint | None) -> nn.Module:
     """The network on the device, with its first weights unless saved ones will follow."""
     torch.manual_seed(settings.seed)
-    options = (
-        {"image_size": settings.image_size} if settings.model == "datransnet" else {"num_frames": settings.num_frames}
-    )
-    network = build_model(settings.model, **options)
-    for name in ("train_size", "val_size"):
-        if getattr(settings, name) % network.size_multiple:
-            raise InputError(
-                f"{name} is {getattr(settings, name)}, {network.name} expects a multiple of {network.size_multiple}"
-            )
-    if settings.start == "quiet":
-        network.start_quietly()
+    network = build_model(settings.model, **settings.model_options)
+    if settings.train_size % network.size_multiple:
+        raise InputError(
+            f"train_size is {settings.train_size}, {network.name} expects a multiple of {network.size_multiple}"
+        )
+    if settings.init == "low_prior":
+        network.init_low_prior()
     if settings.pretrained_backbone and not saved:
         load_pretrained_backbone(network, settings.pretrained_backbone)
     if settings.init_weights and not saved:
         load_weights(network, settings.init_weights)
-    network.to(device)
-    if settings.channels_last:
-        for parameter in network.parameters():
-            if parameter.dim() == 4:
-                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-    return network
+    return network.to(device)
 
 
 def build_training(settings: Settings, network: nn.Module, device: torch.device) -> Training:
     """The network with all that trains it; in several processes, synchronised between them."""
     if world_size() > 1:
         synchronise_layers(network)
-    averaged = AveragedWeights(network, settings.ema) if settings.ema else None
+    ema = build_ema(network, settings.ema) if settings.ema else None
     model = torch.compile(network) if settings.compile else network
     if world_size() > 1:
         model = share_gradients(model, device)
     optimizer = build_optimizer(network, settings)
     scaler = torch.amp.GradScaler(device.type, enabled=settings.amp == "fp16")
-    return Training(network, model, optimizer, scaler, averaged, Position())
+    return Training(network, model, optimizer, scaler, ema)
 
 
 def share_gradients(model: nn.Module, device: torch.device) -> DistributedDataParallel:
@@ -227,12 +195,12 @@ def continue_from(saved: Checkpoint, training: Training, settings: Settings, fol
             f"{saved.path} is a run of a network with options {saved.options}, expected {training.network.options}"
         )
     restore(training, saved.weights, saved.training)
-    position = training.position
-    log(f"continuing {saved.path} after epoch {position.epoch}" + f", step {position.step}" * (position.step > 0))
+    progress = training.progress
+    log(f"continuing {saved.path} after epoch {progress.epoch}" + f", step {progress.step}" * (progress.step > 0))
     if changes := changed_settings(saved.settings, settings):
         log(f"warning: settings changed since then, the run will differ from an unbroken one: {', '.join(changes)}")
     if is_main():
-        forget_later_metrics(folder, position.epoch)
+        forget_later_metrics(folder, progress.epoch)
 
 
 def choose_metric(settings: Settings, protocol: str) -> str:
@@ -249,7 +217,7 @@ def choose_metric(settings: Settings, protocol: str) -> str:
 
 
 def announce(run: Run, indices: list[DatasetIndex], network: nn.Module) -> None:
-    """Say what is going to happen."""
+    """Log what is going to be trained on what, and how."""
     settings, log = run.settings, run.log
     millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
     frames = f"{network.num_frames} frames" if network.num_frames > 1 else "single frames"
@@ -263,24 +231,25 @@ def announce(run: Run, indices: list[DatasetIndex], network: nn.Module) -> None:
         )
     log(
         f"{settings.epochs} epochs of {run.batches.steps} steps; batch {settings.batch_size} = {world_size()} "
-        f"process(es) x {settings.accumulate} part(s) x {share}; preset {settings.preset}, {settings.train_size} px; "
-        f"{settings.loss}; {settings.optimizer}, lr {settings.lr:g} ({settings.schedule}); "
+        f"process(es) x {settings.accumulate} accumulation step(s) x {share}; "
+        f"preset {settings.preset}, {settings.train_size} px; {settings.loss}; "
+        f"{settings.optimizer}, lr {settings.lr:g} ({settings.schedule}); "
         f"{run.device}, {'float32' if run.amp is None else str(run.amp).removeprefix('torch.')}"
     )
     if settings.select_on == "test":
         log(
-            f"selection: best {run.select_by} ({run.protocol}) ON THE TEST SET, as the published recipe does; "
-            "the chosen epoch's test metrics flatter"
+            f"selection: best {run.select_by} ({run.protocol}) ON THE TEST SET, as in the published recipe; "
+            "the test metrics of the chosen epoch are optimistic"
         )
     else:
         log(
             f"selection: best {run.select_by} ({run.protocol}) on "
             + ", ".join(
-                f"{len(part.sequences)} of {len(index.split('train'))} training sequences of {part.name}"
+                f"{len(part.dataset.sequences)} of {len(index.split('train'))} training sequences of {index.info.name}"
                 for part, index in zip(run.val_sets, indices, strict=True)
             )
             + ", held out; "
-            f"the test set is {'measured once, at the end' if settings.final_test else 'not used'}"
+            f"the test set is {'evaluated once, at the end' if settings.final_test else 'not used'}"
         )
     log(f"output: {run.folder}")
 

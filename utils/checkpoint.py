@@ -1,7 +1,7 @@
-"""Checkpoint files: ours written and read, both published formats read, no code of a file ever run.
+"""Checkpoint files: ours written and read, published ones read, no code of a file ever run.
 
-Ours is a dict {"format", "version", "model": {"name", "options"}, "weights", "settings", "training"}. The published
-ones are recognised by the names of their weights.
+Ours is a dict {"format", "version", "model": {"name", "options"}, "weights", "settings", "training"}. Of which network
+a published file is, `models.load_model` tells from the names of its weights.
 """
 
 import argparse
@@ -21,13 +21,7 @@ from utils.files import atomic_path
 FORMAT = "istd-checkpoint"
 VERSION = 1
 
-# One weight that only this network's published checkpoints have, by network.
-PUBLISHED_MARKS = {
-    "datransnet": "contras1.query_convs.0.weight",
-    "sgmp_unet": "encoder.model.1.fusionst.proj_k.weight",
-}
 WRAPPER_PREFIXES = ("module.", "model.", "_orig_mod.")  # of DataParallel, a Lightning-like holder, torch.compile
-LISTED = 8  # names shown of each kind of mismatch
 
 # Beyond tensors and plain containers, what published files pickle; none of these runs anything when it is built.
 NUMPY_SCALAR = np.float64(0).__reduce__()[0]
@@ -47,15 +41,16 @@ SAFE_TYPES = [
 class Checkpoint:
     """What a checkpoint file holds.
 
-    kind is "ours" or "published"; options are those of `models.build_model`; weights carry the file's own names, less
-    wrappers' prefixes; training is empty where the file has no training state of ours.
+    kind is "ours" or "published". The name and the options (those of `models.build_model`) are known of ours only.
+    Weights carry the file's own names, without wrappers' prefixes; training is empty where the file has no training
+    state of ours.
     """
 
     path: Path
     kind: str
-    model_name: str
-    options: dict
     weights: dict[str, Tensor]
+    model_name: str | None = None
+    options: dict = field(default_factory=dict)
     settings: dict = field(default_factory=dict)
     training: dict = field(default_factory=dict)
 
@@ -78,60 +73,17 @@ def save_checkpoint(path: str | Path, model: nn.Module, settings: dict, training
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a checkpoint of ours or of a published format onto the CPU.
+    """Read a checkpoint of ours or a published one onto the CPU.
 
-    Raises InputError for a file that is missing, truncated, not a checkpoint, of an unknown network, or that asks for
-    anything but plain data.
+    Raises InputError for a file that is missing, truncated, not a checkpoint, or that asks for anything but plain data.
     """
     path = Path(path)
     content = _load_safely(path)
     if isinstance(content, dict) and content.get("format") == FORMAT:
         return _read_ours(content, path)
-    weights = _find_weights(content, path)
-    for name, mark in PUBLISHED_MARKS.items():
-        if mark in weights and weights[mark].dim() > 1:
-            settings = content.get("args")
-            settings = vars(settings) if isinstance(settings, argparse.Namespace) else {}
-            options = {"num_frames": 2 * weights[mark].shape[1]} if name == "sgmp_unet" else {}
-            return Checkpoint(path, "published", name, options, weights, settings)
-    raise InputError(
-        f"{path} holds weights of an unknown network (first names: {', '.join(list(weights)[:3])}); "
-        f"expected a checkpoint of this repository or a published one of {' or '.join(PUBLISHED_MARKS)}"
-    )
-
-
-def load_weights(model: nn.Module, source: str | Path | Checkpoint) -> Checkpoint:
-    """Fill `model` with the weights of a checkpoint file (or of one already read), which is returned.
-
-    Raises InputError if the file is of another network, or if any weight is missing, left over or of another shape.
-    """
-    checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(source)
-    if checkpoint.model_name != model.name:
-        raise InputError(f"{checkpoint.path} holds a {checkpoint.model_name} checkpoint; expected one of {model.name}")
-    weights = checkpoint.weights
-    if checkpoint.kind == "published":
-        weights = model.from_published(weights)
-    own = model.state_dict()
-    misshapen = [
-        f"{name} {list(weights[name].shape)}, expected {list(own[name].shape)}"
-        for name in own
-        if name in weights and weights[name].shape != own[name].shape
-    ]
-    problems = {
-        "missing": [name for name in own if name not in weights],
-        "unexpected": [name for name in weights if name not in own],
-        "of another shape": misshapen,
-    }
-    if any(problems.values()):
-        text = "; ".join(_listing(kind, names) for kind, names in problems.items() if names)
-        raise InputError(f"{checkpoint.path} does not fit {model.name} with options {model.options}: {text}")
-    model.load_state_dict(weights)
-    return checkpoint
-
-
-def _listing(kind: str, names: list[str]) -> str:
-    more = f", and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return f"{len(names)} weights {kind}: {', '.join(names[:LISTED])}{more}"
+    settings = content.get("args") if isinstance(content, dict) else None
+    settings = vars(settings) if isinstance(settings, argparse.Namespace) else {}
+    return Checkpoint(path, "published", _find_weights(content, path), settings=settings)
 
 
 def _read_ours(content: dict, path: Path) -> Checkpoint:
@@ -141,8 +93,8 @@ def _read_ours(content: dict, path: Path) -> Checkpoint:
                 f"{path} was written by a newer version of this code (format {content['version']}, known up to "
                 f"{VERSION}); update this code"
             )
-        model, parts = content["model"], (content["weights"], content["settings"], content["training"])
-        return Checkpoint(path, "ours", model["name"], model["options"], *parts)
+        model, parts = content["model"], (content["settings"], content["training"])
+        return Checkpoint(path, "ours", content["weights"], model["name"], model["options"], *parts)
     except (KeyError, TypeError) as error:
         raise InputError(f"{path} lacks a part of a checkpoint ({error}); it was not written by this code") from error
 

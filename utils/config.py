@@ -1,6 +1,6 @@
 """Settings of a command: default file < configuration file < command line, checked against one dataclass.
 
-The dataclass gives names and types, the default file gives values, and the comments in it are the text of `--help`:
+The dataclass gives names, types and ranges, the default file gives values, and its comments are the text of `--help`:
 
     # == Optimiser ==
     lr: 0.0005  # learning rate
@@ -13,6 +13,7 @@ import difflib
 import re
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -47,12 +48,20 @@ def nearest(name: str, known: typing.Iterable[str]) -> str:
 def convert(name: str, value: Any, annotation: Any) -> Any:
     """`value` (from yaml or the command line) as the annotated type, or `InputError`.
 
-    Types: bool, int, float, str, `Literal` of strings, `list[int]`, and any of them `| None` (written `none`).
+    Types: bool, int, float, str, `Literal` of strings, `list[int]`, `tuple[int, ...]`, dict (a mapping, or texts
+    `NAME=VALUE`), any of them `| None` (written `none`), and `Annotated[type, test, text]`: a value that fails the test
+    is not what the text says was expected.
     """
     if typing.get_origin(annotation) in (types.UnionType, typing.Union):
         if value is None or (isinstance(value, str) and value.lower() in ("none", "null")):
             return None
         annotation = next(part for part in typing.get_args(annotation) if part is not type(None))
+    if typing.get_origin(annotation) is typing.Annotated:
+        kind, allowed, expected = typing.get_args(annotation)
+        converted = convert(name, value, kind)
+        if not allowed(converted):
+            raise InputError(f"{name} is {converted}, expected {expected}")
+        return converted
     text = str(value).strip()
     wrong = InputError(f"{name} is {text!r}, expected {describe_type(annotation)}; change it and run again")
     if typing.get_origin(annotation) is typing.Literal:
@@ -60,6 +69,13 @@ def convert(name: str, value: Any, annotation: Any) -> Any:
         if text not in choices:
             raise InputError(f"{name} is {text!r}, expected one of {', '.join(choices)}{nearest(text, choices)}")
         return text
+    if annotation is dict:
+        if isinstance(value, dict):
+            return value
+        pairs = value if isinstance(value, list) else text.split()
+        if not all(isinstance(pair, str) and "=" in pair for pair in pairs):
+            raise wrong
+        return dict(pair.split("=", 1) for pair in pairs)
     if annotation is bool:
         if text.lower() not in ("true", "false", "yes", "no", "on", "off"):
             raise wrong
@@ -69,9 +85,9 @@ def convert(name: str, value: Any, annotation: Any) -> Any:
             raise wrong
         return text
     try:
-        if typing.get_origin(annotation) is list:
-            parts = value if isinstance(value, list) else text.strip("[]").replace(",", " ").split()
-            return [convert(name, part, typing.get_args(annotation)[0]) for part in parts]
+        if (kind := typing.get_origin(annotation)) in (list, tuple):
+            parts = value if isinstance(value, list | tuple) else text.strip("[]()").replace(",", " ").split()
+            return kind(convert(name, part, typing.get_args(annotation)[0]) for part in parts)
         if isinstance(value, bool) or value is None:
             raise wrong
         return int(text) if annotation is int else float(text)
@@ -80,16 +96,18 @@ def convert(name: str, value: Any, annotation: Any) -> Any:
 
 
 def describe_type(annotation: Any) -> str:
-    """A type in words, for messages and for the placeholders of `--help`."""
+    """A type as messages and the placeholders of `--help` call it."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        annotation = typing.get_args(annotation)[0]
     if typing.get_origin(annotation) in (types.UnionType, typing.Union):
         return " or ".join(
             "none" if part is type(None) else describe_type(part) for part in typing.get_args(annotation)
         )
     if typing.get_origin(annotation) is typing.Literal:
         return "|".join(typing.get_args(annotation))
-    if typing.get_origin(annotation) is list:
+    if typing.get_origin(annotation) in (list, tuple):
         return f"{describe_type(typing.get_args(annotation)[0])}s"
-    return {bool: "true|false", int: "integer", float: "number", str: "text"}[annotation]
+    return {bool: "true|false", int: "integer", float: "number", str: "text", dict: "NAME=VALUE"}[annotation]
 
 
 def placeholder(annotation: Any) -> str:
@@ -98,12 +116,16 @@ def placeholder(annotation: Any) -> str:
     return words if "|" in words else words.upper()
 
 
-def read_values(path: str | Path, kind: type) -> dict[str, Any]:
+def read_values(
+    path: str | Path, kind: type, rename: Callable[[dict[str, Any]], dict[str, Any]] = dict
+) -> dict[str, Any]:
     """Settings in a yaml file, converted to the types of the dataclass `kind`.
+
+    `rename` brings settings of earlier versions under today's names.
 
     Raises `InputError` for a missing or malformed file, an unknown name (with the nearest known one) or a wrong value.
     """
-    annotations = typing.get_type_hints(kind)
+    annotations = typing.get_type_hints(kind, include_extras=True)
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -113,7 +135,7 @@ def read_values(path: str | Path, kind: type) -> dict[str, Any]:
     values = {} if values is None else values
     if not isinstance(values, dict):
         raise InputError(f"{path} holds a {type(values).__name__}, expected lines of the form `name: value`")
-    return check_values(values, annotations, str(path))
+    return check_values(rename(values), annotations, str(path))
 
 
 def check_values(values: dict, annotations: dict[str, Any], source: str) -> dict[str, Any]:
@@ -125,9 +147,9 @@ def check_values(values: dict, annotations: dict[str, Any], source: str) -> dict
 
 
 def read_options(default_path: str | Path, kind: type) -> list[Option]:
-    """The settings of `kind` in the order, groups and words of the default file, which must hold every one."""
+    """The settings of `kind` in the order and with the comments of the default file, which must hold every one."""
     defaults = read_values(default_path, kind)
-    annotations = typing.get_type_hints(kind)
+    annotations = typing.get_type_hints(kind, include_extras=True)
     options, group = [], "Settings"
     for line in Path(default_path).read_text(encoding="utf-8").splitlines():
         if match := GROUP_LINE.match(line):
@@ -149,9 +171,17 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse_arguments(
-    options: list[Option], argv: list[str] | None, prog: str, description: str, config_names: list[str]
+    options: list[Option],
+    argv: list[str] | None,
+    prog: str,
+    description: str,
+    config_names: list[str],
+    aliases: dict[str, tuple[str, Callable[[str], str]]] | None = None,
 ) -> tuple[str | None, dict[str, Any]]:
-    """The command line as (configuration file or None, settings given). Unknown options raise `InputError`."""
+    """The command line as (configuration file or None, settings given). Unknown options raise `InputError`.
+
+    `aliases`: options of earlier versions, to today's name and what becomes of the value's text.
+    """
     parser = _Parser(
         prog=prog,
         usage=f"{prog} [--config FILE|NAME] [--SETTING VALUE ...]",
@@ -169,13 +199,21 @@ def parse_arguments(
         if option.group not in groups:
             groups[option.group] = parser.add_argument_group(option.group)
         default = str(option.default).lower() if option.default in (True, False, None) else option.default
+        is_list = typing.get_origin(option.annotation) is list
         groups[option.group].add_argument(
             f"--{option.name}",
             metavar=placeholder(option.annotation),
-            nargs="+" if typing.get_origin(option.annotation) is list else "?" if option.annotation is bool else None,
+            nargs="+" if is_list or option.annotation is dict else "?" if option.annotation is bool else None,
+            action="extend" if option.annotation is dict else "store",
             const=True if option.annotation is bool else None,
             default=argparse.SUPPRESS,
             help=f"{option.help} [{default}]".replace("%", "%%"),
+        )
+    annotations = {option.name: option.annotation for option in options}
+    for old, (name, translate) in (aliases or {}).items():
+        action = "append" if annotations[name] is dict else "store"
+        parser.add_argument(
+            f"--{old}", dest=name, action=action, type=translate, default=argparse.SUPPRESS, help=argparse.SUPPRESS
         )
     given, unknown = parser.parse_known_args(argv)
     if unknown and not unknown[0].startswith("-"):
@@ -186,8 +224,16 @@ def parse_arguments(
         raise InputError(f"unknown option {unknown[0]}{nearest(name, known)}; --help lists the options")
     values = vars(given)
     config = values.pop("config")
-    annotations = {option.name: option.annotation for option in options}
     return config, {name: convert(f"--{name}", value, annotations[name]) for name, value in values.items()}
+
+
+def add_pairs_option(parser: argparse.ArgumentParser, name: str, help: str, shorthands: list[str]) -> None:
+    """Add the option `--name NAME=VALUE ...`, to be read as `convert(name, value, dict)`, and shorthands for pairs."""
+    parser.add_argument(f"--{name}", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help=help)
+    for short in shorthands:
+        parser.add_argument(
+            f"--{short}", dest=name, action="append", type=f"{short}={{}}".format, help=f"as --{name} {short}=VALUE"
+        )
 
 
 def write_settings(path: str | Path, settings: Any) -> None:

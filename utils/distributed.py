@@ -1,7 +1,11 @@
-"""Several processes that work as one (torchrun): gloo on CPUs, nccl on GPUs. Alone, everything here is a no-op."""
+"""Where and how a command computes: its device, its mixed precision, and the processes that torchrun started.
+
+Several processes work as one over gloo on CPUs and nccl on GPUs. Alone, the collectives here are no-ops.
+"""
 
 import os
 import time
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -11,6 +15,8 @@ from utils.errors import InputError
 
 T = TypeVar("T")
 KINDS = ("cpu", "cuda", "mps")  # of devices
+AMP_NAMES = ("auto", "none", "bf16", "fp16")
+AMP_HELP = "mixed precision: none (float32), bf16, fp16, or auto (bf16 where the processor computes fast in it)"
 # In torch 2.6 the end of a gloo group holds Python's lock while it waits for its threads, and one of them may need that
 # lock to let go of the last collective's tensors: a deadlock, unless it has had the time to do so.
 SETTLING_SECONDS = 0.1
@@ -53,6 +59,24 @@ def choose_device(name: str, local_rank: int | None = None) -> torch.device:
     return device
 
 
+def choose_amp(name: str, device: torch.device) -> torch.dtype | None:
+    """The number format of mixed precision by its name in `AMP_NAMES`, None for float32; `InputError` for another."""
+    if name not in AMP_NAMES:
+        raise InputError(f"amp is {name!r}, expected one of {', '.join(AMP_NAMES)}")
+    if name == "auto":
+        fast = {
+            "cuda": lambda: torch.cuda.get_device_capability(device) >= (8, 0),
+            "cpu": torch.cpu._is_amx_tile_supported,
+        }.get(device.type)
+        name = "bf16" if fast and fast() else "none"
+    return {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager:
+    """Mixed precision in `dtype`, as `choose_amp` gives it."""
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
+
+
 def end_distributed() -> None:
     """Leave the group of processes."""
     if dist.is_available() and dist.is_initialized():
@@ -85,7 +109,10 @@ def gather_objects(item: T) -> list[T]:
 
 
 class _AllReduceSum(torch.autograd.Function):
-    """Sum over processes. Each process's output depends on every input, so the backward pass sums the gradients."""
+    """Sum over processes. Each process's output depends on every input, so the backward pass sums the gradients.
+
+    `torch.distributed.nn.functional.all_reduce` does the same, but is deprecated, and refuses to be compiled.
+    """
 
     @staticmethod
     def forward(ctx, tensor: torch.Tensor) -> torch.Tensor:
@@ -111,7 +138,7 @@ def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def all_reduce_max(number: int, device: torch.device) -> int:
-    """The greatest of all processes' numbers, on every rank."""
+    """The maximum of all processes' numbers, on every rank."""
     if world_size() == 1:
         return number
     tensor = torch.tensor(number, device=device)

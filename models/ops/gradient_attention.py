@@ -6,18 +6,66 @@ and applies 1x1 convolutions to them. Two identities make that cheap, both exact
 * A 1x1 convolution of "neighbour minus centre" is one 3x3 convolution with dilation d whose outer taps are the eight
   blocks of its weight and whose centre tap is minus their sum (`surround_kernel`).
 * softmax(scores) @ value is linear in the value, so attention and value weights fold into one small 3x3 convolution per
-  sample (`convolve_each`).
+  sample (`attend_surround`).
 
-Of the keys only their products with the queries and their norms are needed (`KeyProducts`); both are summed over bands
-of rows that stay in the processor's cache, and recomputed in the backward pass, so that no key map is ever stored.
+Of the keys only their products with the queries and their norms are needed (`surround_similarities`); both are summed
+over bands of rows that stay in the processor's cache, and recomputed in the backward pass, so that no key map is ever
+stored.
 """
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
+
+from models.ops import is_exporting
 
 BAND_BYTES = 4 << 20  # of key values in flight on a CPU: about the size of two cores' second-level caches
+
+
+NORM_EPS = 1e-12  # of the L2 normalisation of queries and keys
+
+
+def pad_for_surround(x: Tensor, shifts: tuple[int, ...]) -> Tensor:
+    """Reflect [B, C, H, W] at its borders by the largest shift, in its own type also under autocast."""
+    with torch.autocast(x.device.type, enabled=False):
+        return F.pad(x, (max(shifts),) * 4, mode="reflect")
+
+
+def surround_similarities(query: Tensor, padded: Tensor, key: nn.ModuleList, shifts: tuple[int, ...]) -> Tensor:
+    """Cosine similarities, over all pixels, of every query channel to the keys of its head, in float32 or better.
+
+    query [B, width, H, W]; padded: the input after `pad_for_surround`; key: the 1x1 convolutions of the surround, one a
+    shift. Returns [B, heads, hidden, shifts, keys of a shift], with as many heads as shifts.
+    """
+    heads = len(shifts)
+    kernels = torch.stack([surround_kernel(conv.weight.flatten(1)) for conv in key]).to(query.dtype)
+    with torch.autocast(query.device.type, enabled=False):
+        query_energy, products, key_energy = KeyProducts.apply(query, padded, kernels, shifts)
+        query_scale = query_energy.clamp_min(NORM_EPS**2).rsqrt()
+        key_scale = key_energy.clamp_min(NORM_EPS**2).rsqrt()
+        scores = products * query_scale[None, :, :, None] * key_scale[:, :, None]
+        # a head's queries meet that head's keys only
+        scores = rearrange(scores, "s b (g q) (h k) -> g h b q s k", g=heads, h=heads)
+        return torch.stack([scores[head, head] for head in range(heads)], dim=1)
+
+
+def attend_surround(
+    attention: Tensor, padded: Tensor, value: nn.ModuleList, project: nn.Conv2d, shifts: tuple[int, ...]
+) -> Tensor:
+    """`project` of the values weighted by `attention` [B, heads, hidden, shifts, keys of a shift]: [B, C, H, W].
+
+    padded: the input after `pad_for_surround`; value: the 1x1 convolutions of the surround, one a shift.
+    """
+    values = torch.stack([conv.weight.flatten(1) for conv in value])
+    values = rearrange(values, "s (h k) c -> h s k c", h=len(shifts)).to(attention.dtype)
+    projects = project.out_channels <= project.in_channels  # then the kernel does not grow by the projection
+    with torch.autocast(padded.device.type, enabled=False):
+        folded = torch.einsum("bhqsk, hskc -> sbhqc", attention, values).flatten(2, 3)  # [S, B, width, 8C]
+        if projects:
+            folded = project.weight.flatten(1).to(folded.dtype) @ folded
+        out = convolve_each(padded, [surround_kernel(taps).to(padded.dtype) for taps in folded], shifts)
+    return out if projects else project(out)
 
 
 def surround_kernel(taps: Tensor) -> Tensor:
@@ -51,12 +99,17 @@ def _pixels(maps: Tensor) -> Tensor:
     return maps.permute(0, 2, 3, 1).flatten(1, 2)
 
 
+def _widened(x: Tensor) -> Tensor:
+    """float16 as float32, any other type as it is."""
+    return x.float() if x.dtype == torch.float16 else x
+
+
 class KeyProducts(torch.autograd.Function):
     """Products of queries and keys, and squared norms of both, summed over all pixels.
 
     query [B, Q, H, W]; padded [B, C, H + 2m, W + 2m]; kernels [S, K, C, 3, 3] of S shifts, where K = 8 * hidden.
     Returns query_energy [B, Q], and stacked over shifts products [S, B, Q, K] and key_energy [S, B, K], in float32
-    or better.
+    or better. Float16 could not hold the sums, so there the products are computed in float32 too.
     """
 
     @staticmethod
@@ -71,10 +124,10 @@ class KeyProducts(torch.autograd.Function):
         products = torch.zeros(len(shifts), batch, queries, keys, **total)
         key_energy = torch.zeros(len(shifts), batch, keys, **total)
         for first, last in _bands(query, keys):
-            rows = _pixels(query[:, :, first:last])
+            rows = _widened(_pixels(query[:, :, first:last]))
             query_energy += rows.square().sum(dim=1, dtype=total["dtype"])
             for index, (shift, kernel) in enumerate(zip(shifts, kernels, strict=True)):
-                key = _pixels(F.conv2d(_window(padded, first, last, margin, shift), kernel, dilation=shift))
+                key = _widened(_pixels(F.conv2d(_window(padded, first, last, margin, shift), kernel, dilation=shift)))
                 products[index] += rows.transpose(1, 2) @ key
                 key_energy[index] += key.square_().sum(dim=1, dtype=total["dtype"])
         return query_energy, products, key_energy
@@ -86,20 +139,20 @@ class KeyProducts(torch.autograd.Function):
         grad_query = torch.empty_like(query)
         grad_padded = torch.zeros_like(padded)
         grad_kernels = torch.zeros_like(kernels, dtype=grad_products.dtype)
-        twice_query = (2 * grad_query_energy).to(query.dtype)[:, None]
-        twice_key = (2 * grad_key_energy).to(query.dtype)[:, :, None]
-        grad_products = grad_products.to(query.dtype)
+        wide = _widened(query[:0]).dtype
+        twice_query = (2 * grad_query_energy).to(wide)[:, None]
+        twice_key = (2 * grad_key_energy).to(wide)[:, :, None]
+        grad_products = grad_products.to(wide)
         for first, last in _bands(query, kernels.shape[1]):
-            rows = _pixels(query[:, :, first:last])
+            rows = _widened(_pixels(query[:, :, first:last]))
             grad_rows = rows * twice_query
             for index, (shift, kernel) in enumerate(zip(shifts, kernels, strict=True)):
                 window = _window(padded, first, last, margin, shift)
-                key_map = F.conv2d(window, kernel, dilation=shift)
-                key = _pixels(key_map)
+                key = _widened(_pixels(F.conv2d(window, kernel, dilation=shift)))
                 grad_rows = torch.baddbmm(grad_rows, key, grad_products[index].transpose(1, 2))
                 grad_key = torch.baddbmm(key * twice_key[index], rows, grad_products[index])
                 grad_window, grad_kernel, _ = torch.ops.aten.convolution_backward(
-                    rearrange(grad_key, "b (h w) k -> b k h w", h=last - first),
+                    rearrange(grad_key, "b (h w) k -> b k h w", h=last - first).to(kernel.dtype),
                     window, kernel, None, [1, 1], [0, 0], [shift, shift], False, [0, 0], 1, [True, True, False],
                 )  # fmt: skip
                 _window(grad_padded, first, last, margin, shift).add_(grad_window)
@@ -113,6 +166,8 @@ def convolve_each(padded: Tensor, kernels: list[Tensor], shifts: tuple[int, ...]
 
     padded: [B, C, H + 2m, W + 2m]; kernels: [B, O, C, 3, 3] each. Returns [B, O, H, W].
     """
+    if is_exporting():
+        return _convolve_each_by_taps(padded, kernels, shifts)
     margin = max(shifts)
     height = padded.shape[2] - 2 * margin
     outputs = []
@@ -123,3 +178,18 @@ def convolve_each(padded: Tensor, kernels: list[Tensor], shifts: tuple[int, ...]
         ]
         outputs.append(maps[0] if len(maps) == 1 else maps[0] + maps[1])
     return torch.cat(outputs)
+
+
+def _convolve_each_by_taps(padded: Tensor, kernels: list[Tensor], shifts: tuple[int, ...]) -> Tensor:
+    """`convolve_each` as one matrix product over the nine taps: ONNX has no convolution with a kernel per sample."""
+    margin = max(shifts)
+    height, width = padded.shape[2] - 2 * margin, padded.shape[3] - 2 * margin
+    windows, taps = [], []
+    for shift, kernel in zip(shifts, kernels, strict=True):
+        for row in range(3):
+            for column in range(3):
+                top, left = margin + (row - 1) * shift, margin + (column - 1) * shift
+                windows.append(padded[:, :, top : top + height, left : left + width])
+        taps.append(kernel.flatten(3).transpose(2, 3).flatten(2))  # [B, O, 9 C], tap outer
+    product = torch.cat(taps, dim=2) @ torch.cat(windows, dim=1).flatten(2)
+    return product.unflatten(2, (height, width))

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 
-class MeanAndMax(torch.autograd.Function):
-    """Mean and maximum over some sides, which stay with length 1. Equal maxima share their gradient equally."""
+class _MeanAndMax(torch.autograd.Function):
+    """Mean and maximum; equal maxima share their gradient equally, as in `amax`."""
 
     @staticmethod
     def forward(ctx, x: Tensor, sides: tuple[int, ...]) -> tuple[Tensor, Tensor]:
@@ -21,3 +21,8 @@ class MeanAndMax(torch.autograd.Function):
         chosen = x == largest
         count = chosen.sum(dim=ctx.sides, keepdim=True, dtype=x.dtype)
         return torch.where(chosen, grad_largest / count + grad_mean, grad_mean), None
+
+
+def mean_and_max(x: Tensor, sides: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """`x.mean(sides, keepdim=True)` and `x.amax(sides, keepdim=True)`, with their gradients in one pass."""
+    return _MeanAndMax.apply(x, sides)

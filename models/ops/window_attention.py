@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from torchvision.models.swin_transformer import ShiftedWindowAttentionV2
 from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d
 
+from models.ops import is_exporting
+
 SCORES_BYTES = 8 << 20  # of scores in flight on a CPU: less than a third-level cache
 KEPT_RATIO = 2  # weights are kept where there are at most so many times as many of them as of queries, keys and values
-NORM_EPS = 1e-12  # of `F.normalize`
+NORM_EPS = 1e-12  # of `F.normalize`; vectors that are not longer become zero here
 MASKED = -100.0  # what torchvision adds to the score of two tokens that a cyclic shift brought together
 
 
@@ -59,7 +61,9 @@ def _mask(window: tuple[int, ...], shift: tuple[int, ...], ends: tuple, like: Te
 
 def _unit(x: Tensor) -> tuple[Tensor, Tensor]:
     """Vectors [..., d] of length 1, as `F.normalize`, and what they were multiplied by [..., 1]."""
-    factor = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min_(NORM_EPS).reciprocal_()
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    # padded tokens have keys of zero, and NORM_EPS itself is zero in float16
+    factor = norm.reciprocal().masked_fill_(norm <= max(NORM_EPS, torch.finfo(x.dtype).tiny), 0)
     return x * factor, factor
 
 
@@ -269,6 +273,8 @@ class FastWindowAttention3d(ShiftedWindowAttention3d):
     """torchvision's attention of Video Swin, x [B, T, H, W, C] -> same shape."""
 
     def forward(self, x: Tensor) -> Tensor:
+        if is_exporting():
+            return super().forward(x)
         size = x.shape[1:4]
         window = tuple(min(side, extent) for side, extent in zip(size, self.window_size, strict=True))
         tokens = math.prod(window)
@@ -281,6 +287,8 @@ class FastWindowAttentionV2(ShiftedWindowAttentionV2):
     """torchvision's attention of Swin V2 (cosine scores), x [B, H, W, C] -> same shape."""
 
     def forward(self, x: Tensor) -> Tensor:
+        if is_exporting():
+            return super().forward(x)
         bias = self.get_relative_position_bias()[0]
         window, shift = (1, *self.window_size), (0, *_module_shift(self, x.shape[1:3]))
         return _attend(x[:, None], self, bias, window, shift, cosine=True)[:, 0]

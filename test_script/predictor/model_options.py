@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from test_script.predictor.predictor import PUBLISHED_SCALES
+from utils.distributed import AMP_HELP, AMP_NAMES
 
 
 def add_model_options(parser: argparse.ArgumentParser, path_required: bool = True) -> None:
@@ -33,7 +34,9 @@ def add_model_options(parser: argparse.ArgumentParser, path_required: bool = Tru
     parser.add_argument(
         "--batch_size", type=int, help="frames processed at a time; default 4, on a CPU enough to fill its cores"
     )
-    parser.add_argument("--amp", action="store_true", help="bfloat16 mixed precision, faster on recent GPUs")
+    parser.add_argument(
+        "--amp", nargs="?", const="bf16", default="none", metavar="|".join(AMP_NAMES), help=f"{AMP_HELP}; default none"
+    )
     parser.add_argument("--compile", action="store_true", help="compile the network; pays for thousands of frames")
 
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -19,7 +19,7 @@ from test_script.predictor.preparation import eval_transform, frame_preparation,
 from test_script.predictor.tiling import pad_to_multiple, resize_clips, resize_map, round_up, run_tiled
 from test_script.results.detections import Detection, find_detections
 from utils.checkpoint import read_checkpoint
-from utils.distributed import choose_device
+from utils.distributed import autocast, choose_amp, choose_device
 from utils.errors import InputError
 
 PUBLISHED_SCALES = (0.8, 0.9, 1.0, 1.1, 1.2, 1.3)  # of --msc in SGMP-UNet's 2026 release
@@ -63,7 +63,7 @@ class Predictor:
         flip: average with the left-right flipped clip.
         scales: average over the clip resized by each of these (1.0 alone: as it is).
         tile: side of square tiles, rounded up to a multiple of the network's, for larger frames. None: whole frames.
-        amp: bfloat16 autocast.
+        amp: mixed precision: none, bf16, fp16 or auto (see `utils.distributed.choose_amp`).
         compile: compile the network (torch.compile); pays for thousands of frames of one size.
         batch_size: clips processed at a time. None: 4, and on a CPU at least as many as occupy its cores.
         threshold: a pixel is target where its probability is above it.
@@ -86,7 +86,7 @@ class Predictor:
         flip: bool = False,
         scales: tuple[float, ...] = (1.0,),
         tile: int | None = None,
-        amp: bool = False,
+        amp: str = "none",
         compile: bool = False,
         batch_size: int | None = None,
         threshold: float = 0.5,
@@ -109,7 +109,7 @@ class Predictor:
         self.flip = flip
         self.scales = tuple(scales)
         self.tile = None if tile is None else round_up(tile, multiple)
-        self.amp = amp
+        self.amp = choose_amp(amp, self.device)
         to_fill = -(-torch.get_num_threads() // len(self._passes(self.scales))) if self.device.type == "cpu" else 1
         self.batch_size = batch_size or max(DEFAULT_BATCH, to_fill)
         self.threshold = threshold
@@ -126,8 +126,9 @@ class Predictor:
         `device`: auto, cpu, cuda, cuda:N or mps. `image_size`: for DATransNet files that do not record it (256 for
         NUDT-SIRST, 512 for IRSTD-1K). Raises `InputError` if the file is not a checkpoint.
         """
-        model = load_model(path, **({} if image_size is None else {"image_size": image_size}))
-        settings = recipe_settings(read_checkpoint(path))
+        checkpoint = read_checkpoint(path)
+        model = load_model(checkpoint, **({} if image_size is None else {"image_size": image_size}))
+        settings = recipe_settings(checkpoint)
         transform = eval_transform(model, settings, tiled=options.get("tile") is not None)
         return cls(model, frame_preparation(transform), choose_device(device), **options)
 
@@ -265,7 +266,7 @@ class Predictor:
 
     def _run(self, clips: Tensor) -> Tensor:
         """The network itself: clips [B, T, C, H, W] of a size it takes -> logits [B, 1, H, W], float32."""
-        with torch.autocast(self.device.type, torch.bfloat16) if self.amp else nullcontext():
+        with autocast(self.device, self.amp):
             return self._forward(clips).float()
 
 

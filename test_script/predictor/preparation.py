@@ -1,59 +1,48 @@
-"""From decoded frames to a network's input, as the network was trained."""
+"""From decoded frames to a network's input, as the network was trained; the same for training's validation, inference
+and prediction."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from datasets import ClipDataset, Sequence
 from datasets.clips import Transform
-from datasets.presets import build_transform
-from datasets.transforms import contrast_input, local_contrast, mask_tensor, network_input, to_float
+from datasets.presets import PRESETS, build_transform, find_preset
 from utils.checkpoint import Checkpoint
 
-SGMP_PRESET = "sgmp_unet"
-SGMP_SHORT_SIDE = 320
-
-
-@dataclass(frozen=True)
-class NativeSize:
-    """Frames at their own size, of any size: the predictor pads them. The mask keeps its size too."""
-
-    channels: int
-    contrast: bool = False
-
-    def __call__(
-        self, frames: np.ndarray, mask: np.ndarray, random: np.random.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        clip = to_float(frames)
-        if self.contrast:
-            return contrast_input(local_contrast(clip), self.channels), mask_tensor(mask)
-        return network_input(clip, self.channels), mask_tensor(mask)
+DEFAULT_PRESET = "fast"  # of a network without a preset of its own: frames as they are
 
 
 def recipe_settings(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The settings a network of ours was trained with; a published file's say nothing here."""
+    """The settings a network of ours was trained with; those of a published file have other names and meanings."""
     return checkpoint.settings if checkpoint.kind == "ours" else {}
 
 
-def eval_transform(model: nn.Module, settings: dict[str, Any], tiled: bool = False) -> Transform:
-    """What to do with a clip before `model` sees it; `settings` are those its checkpoint holds.
+def preset_of(model: nn.Module, settings: dict[str, Any]) -> str:
+    """The preset a network was trained with; without one in its `settings`, that of its paper."""
+    own = model.name if model.name in PRESETS else DEFAULT_PRESET
+    return settings.get("preset") or own
 
-    A network trained with the SGMP-UNet preset sees frames with their short side at 320 (or the `val_size` it was
-    validated with); every other one, and every one that works in tiles, sees them at their own size.
+
+def eval_transform(model: nn.Module, settings: dict[str, Any], tiled: bool = False) -> Transform:
+    """The evaluation of the preset in the `settings` of a network's training, at the `val_size` of its validation.
+
+    A network that works in tiles sees frames at their own size.
     """
     preset = preset_of(model, settings)
-    if preset == SGMP_PRESET and not tiled:
-        size = settings.get("val_size") or SGMP_SHORT_SIDE
-        return build_transform(SGMP_PRESET, train=False, size=size, channels=model.in_channels)
-    return NativeSize(model.in_channels, contrast=preset == "contrast")
+    size = None if tiled else settings.get("val_size") or find_preset(preset).size
+    return build_transform(preset, False, size, model.in_channels)
 
 
-def preset_of(model: nn.Module, settings: dict[str, Any]) -> str:
-    """The preprocessing a network was trained with; a published checkpoint's is that of its paper."""
-    return settings.get("preset") or model.name
+def eval_dataset(
+    sequences: list[Sequence], model: nn.Module, settings: dict[str, Any], name: str, tiled: bool = False
+) -> ClipDataset:
+    """The clips and masks on which a network is evaluated; arguments as in `eval_transform`, `name` for messages."""
+    border = find_preset(preset_of(model, settings)).border
+    return ClipDataset(sequences, model.num_frames, eval_transform(model, settings, tiled), border, name)
 
 
 def frame_preparation(transform: Transform) -> Callable[[np.ndarray], torch.Tensor]:

@@ -65,7 +65,7 @@ def main():
     options = {"flip": True, "scales": tuple(args.scales)}
     predictors = {
         "predictor": Predictor(fast, None, device, **options),
-        "predictor --amp": Predictor(fast, None, device, amp=True, **options),
+        "predictor --amp": Predictor(fast, None, device, amp="bf16", **options),
     }
     runs = {"plain loop": lambda clip: plain_loop(plain, clip, size, args.scales)}
     for name, predictor in predictors.items():

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from models import MODELS, build_model
+from models.sgmp_unet import SMALL as SMALL_VARIANT
 from utils.errors import InputError
 
 NARROW = {
@@ -50,6 +51,32 @@ def test_an_unknown_option_lists_the_known_ones():
         InputError, match="'sgmp_unet' has no option 'a, b'; its options: num_frames, width, depths, heads"
     ):
         build_model("sgmp_unet", b=1, a=2, num_frames=4)
+
+
+def test_options_are_converted_to_the_types_of_the_signature_or_refused():
+    model = build_model("sgmp_unet_small", num_frames="2", depths=[1, 1, 1, 1], decoder_depths="1,1,1")
+    given = {"num_frames": 2, "depths": (1, 1, 1, 1), "decoder_depths": (1, 1, 1)}
+    assert model.name == "sgmp_unet" and model.num_frames == 2
+    assert model.options == {**build_model("sgmp_unet").options, **SMALL_VARIANT, **given}
+    for value in ("wide", 8.5, True, None):
+        with pytest.raises(InputError, match=r"option width of datransnet is '.*', expected integer"):
+            build_model("datransnet", width=value)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("sgmp_unet", {"width": 50}, "width that is a multiple of 16; got 50"),
+        ("sgmp_unet", {"width": 64}, r"4 temporal stages of \[64, 128, 256, 512\] channels"),
+        ("sgmp_unet", {"decoder_depths": (2, 2)}, "3 decoder stages"),
+        ("sgmp_unet", {"head_heads": (6, 0)}, r"2 head stages of \[24, 6\] channels"),
+        ("sgmp_unet", {"spatial_width": 0}, "spatial_width of at least 1"),
+        ("datransnet", {"width": 6}, "width that is a multiple of 4; got 6"),
+    ],
+)
+def test_options_that_do_not_fit_together_are_explained(name, options, message):
+    with pytest.raises(InputError, match=message):
+        build_model(name, **options)
 
 
 def test_images_of_datransnet_have_a_size():
@@ -183,6 +210,24 @@ def test_bf16_autocast_is_close(network):
     close, alike = {"datransnet": (0.02, 0.99), "sgmp_unet": (0.15, 0.75)}[network.name]
     assert (half_logits - logits).abs().mean() < close * logits.abs().mean()
     assert nn.functional.cosine_similarity(half_gradients, gradients, dim=0) > alike
+
+
+def test_fp16_autocast_is_finite_and_close(network):
+    """Padding gives window attention keys of zero, and the key products of DATransNet exceed what float16 can hold."""
+    clip = random_clip(network, batch=2, seed=3)
+    network.zero_grad()
+    with torch.no_grad():
+        exact = network(clip)
+    with torch.no_grad(), torch.autocast("cpu", torch.float16):
+        inferred = network(clip).float()
+    with torch.autocast("cpu", torch.float16):
+        logits = network(clip).float()
+    (16 * nn.functional.softplus(logits).mean()).backward()
+    assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
+    network.zero_grad()
+    for half in (inferred, logits.detach()):
+        assert not torch.equal(half, exact)  # autocast was on
+        assert (half - exact).abs().mean() < 0.05 * exact.abs().mean()
 
 
 def test_the_compilers_graph_of_datransnet_equals_eager(networks):

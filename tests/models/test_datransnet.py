@@ -65,6 +65,23 @@ def test_float32_differs_by_rounding_only():
     assert (single - exact).abs().median() <= 1e-6
 
 
+def test_key_products_beyond_float16_stay_finite():
+    """With the shipped weights the sums over all pixels reach 2.4e6; float16 ends at 65504."""
+    generator = torch.Generator().manual_seed(0)
+    query, padded = 3 * torch.rand(1, 4, 64, 64, generator=generator), 9 * torch.rand(1, 4, 66, 66, generator=generator)
+    kernels = torch.rand(1, 8, 4, 3, 3, generator=generator)
+    exact = [part.half().float().requires_grad_() for part in (query, padded, kernels)]
+    half = [part.half().requires_grad_() for part in (query, padded, kernels)]
+    results = []
+    for inputs in (exact, half):
+        outputs = gradient_attention.KeyProducts.apply(*inputs, (1,))
+        sum((1e-6 * output).sum() for output in outputs).backward()
+        results.append([*(output.detach() for output in outputs), *(part.grad.float() for part in inputs)])
+    assert results[0][1].max() > torch.finfo(torch.float16).max
+    for reference, mine in zip(*results, strict=True):
+        torch.testing.assert_close(mine, reference, rtol=2e-2, atol=2e-2 * reference.abs().max().item())
+
+
 def test_image_size_scales_the_scores():
     """The side it is built for is part of the network: 512 gives other logits than 256 with the same weights."""
     fast, _ = pair(256)
@@ -102,9 +119,9 @@ def test_single_equals_batched():
     torch.testing.assert_close(batched, single, rtol=0, atol=1e-12)
 
 
-def test_a_quiet_start_says_two_percent():
+def test_the_low_prior_is_two_percent():
     network = build_model("datransnet").eval()
-    network.start_quietly()
+    network.init_low_prior()
     with torch.no_grad():
         logit = network.head.logit(torch.zeros(1, 16, 2, 2))
     torch.testing.assert_close(logit.sigmoid(), torch.full((1, 1, 2, 2), 0.02))

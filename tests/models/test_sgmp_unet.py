@@ -14,7 +14,7 @@ from models.ops import window_attention
 from models.ops.attention import multihead_attention
 from models.ops.mlp import chunked_mlp
 from models.ops.norms import NarrowLayerNorm
-from models.ops.pooling import MeanAndMax
+from models.ops.pooling import mean_and_max
 from models.ops.window_attention import FastWindowAttention3d, FastWindowAttentionV2
 from tests.reference.network_cases import assert_same, fill_deterministically
 from tests.reference.plain_sgmp_unet import PlainSGMPUNet
@@ -142,7 +142,7 @@ def test_the_narrow_norm_equals_layer_norm(channels):
 def test_mean_and_maximum_equal_pytorchs_also_where_maxima_tie(sides):
     x = torch.randn(2, 4, 5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64).round()
     results = []
-    for pool in (MeanAndMax.apply, lambda x, sides: (x.mean(sides, keepdim=True), x.amax(sides, keepdim=True))):
+    for pool in (mean_and_max, lambda x, sides: (x.mean(sides, keepdim=True), x.amax(sides, keepdim=True))):
         inputs = x.clone().requires_grad_()
         mean, largest = pool(inputs, sides)
         (mean.square().sum() + (3 * largest.square()).sum()).backward()
@@ -167,10 +167,10 @@ def test_the_fusions_attention_is_pytorchs(heads, positions):
         torch.testing.assert_close(mine, reference, rtol=0, atol=1e-10)
 
 
-def test_a_quiet_start_says_two_percent_and_passes_the_skips_on():
+def test_the_low_prior_is_two_percent_and_decoder_blocks_begin_as_the_identity():
     torch.manual_seed(0)
     network = build_model("sgmp_unet").double().eval()
-    network.start_quietly()
+    network.init_low_prior()
     block = network.decoder.blocks[0][0]
     x = torch.randn(1, 8, 8, 384, dtype=torch.float64)
     with torch.no_grad():

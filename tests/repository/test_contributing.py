@@ -78,6 +78,7 @@ def test_the_commands_run(changed):
     checked, trained, measured, listed = result.stdout.split("== ")[1:]
     assert "MY-IR: 12 images" in checked and "train 10 images, test 2 images" in checked
     assert "train contrast_net" in trained and "test set (confident)" in trained
+    assert "preset uniform, 32 px; tversky" in trained
     assert re.search(r"^confident ", measured, re.MULTILINE) and re.search(r"^basicirstd ", measured, re.MULTILINE)
     assert "confident: this example" in listed and "P > 0.9" in listed
     assert (changed / "predict" / "report.html").is_file()

@@ -1,4 +1,4 @@
-"""Imports between our packages run one way: utils <- datasets, models <- train_script, test_script."""
+"""Imports between our packages run one way: utils <- datasets, models <- test_script <- train_script."""
 
 import ast
 from pathlib import Path
@@ -11,7 +11,7 @@ MAY_IMPORT = {
     "datasets": {"utils", "datasets"},
     "models": {"utils", "models"},
     "test_script": {"utils", "datasets", "models", "test_script"},
-    "train_script": {"utils", "datasets", "models", "train_script"},
+    "train_script": {"utils", "datasets", "models", "test_script", "train_script"},
 }
 
 

@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from models import build_model
 from models.ops.mlp import chunked_mlp
-from models.sgmp_encoder import FastWindowAttention3d
+from models.ops.window_attention import FastWindowAttention3d
 from test_script import benchmark
 from utils.errors import InputError
 
@@ -106,7 +106,7 @@ def test_the_command_prints_and_writes_its_metrics(tmp_path, capsys):
 def test_autocast_and_a_clip_length(amp, monkeypatch, capsys):
     monkeypatch.setattr(benchmark, "in_fresh_process", lambda function, *arguments: None)
     small = ["--size", "32", "32", "--runs", "1", "--warmup", "0", "--device", "cpu"]
-    benchmark.main(["--model", "sgmp_unet", "--num_frames", "2", *small, "--amp", amp])
+    benchmark.main(["--model", "sgmp_unet_small", "--num_frames", "2", *small, "--amp", amp])
     table = capsys.readouterr().out
     assert "T = 2" in table
     assert f"amp {amp}" in table
@@ -118,11 +118,12 @@ def test_autocast_and_a_clip_length(amp, monkeypatch, capsys):
     [
         (["--model", "unet"], "unknown model 'unet'; known models: datransnet, sgmp_unet"),
         (["--model", "datransnet", "--num_frames", "6"], "has no option 'num_frames'"),
+        (["--model", "datransnet", "--model_options", "width=wide"], "option width of datransnet is 'wide'"),
         (["--model", "datransnet", "--size", "100", "64"], "--size is 100 64; datransnet takes multiples of 32"),
         (["--model", "datransnet", "--batch_size", "0"], "--batch_size is 0; give 1 or more"),
         (["--model", "datransnet", "--runs", "0"], "--runs is 0"),
         (["--model", "datransnet", "--warmup", "-1"], "--warmup is -1"),
-        (["--model", "datransnet", "--amp", "int8"], "--amp is 'int8'; give one of none, bf16, fp16"),
+        (["--model", "datransnet", "--amp", "int8"], "amp is 'int8', expected one of auto, none, bf16, fp16"),
         (["--model", "datransnet", "--device", "cuda:99"], "device 'cuda:99'"),
     ],
 )

@@ -10,7 +10,6 @@ from torch import nn
 from models import gradient_transformer
 from models.ops import gradient_attention, window_attention
 from test_script import export
-from test_script.exportable import convolve_each, exportable_forms
 from utils.errors import InputError
 
 needs_onnx = pytest.mark.skipif(
@@ -23,7 +22,7 @@ needs_onnx = pytest.mark.skipif(
 class Small(nn.Module):
     """A stand-in of any frame size."""
 
-    name, num_frames, in_channels, size_multiple = "small", 1, 1, 32
+    name, num_frames, in_channels, size_multiple, any_size_onnx = "small", 1, 1, 32, True
 
     def __init__(self):
         super().__init__()
@@ -79,27 +78,26 @@ def test_dynamic_sides_and_a_wrong_file(tmp_path):
             export.check(model, tmp_path / "small.onnx", (32, 32), dynamic=True)
 
 
-def test_exportable_forms_compute_the_same():
+def test_the_forms_for_export_compute_the_same(monkeypatch):
     random = torch.Generator().manual_seed(0)
     padded = torch.rand(2, 4, 16, 18, generator=random)
     kernels = [torch.rand(2, 6, 4, 3, 3, generator=random) for _ in range(2)]
     for shifts in ((1, 3), (1,)):
         given = kernels[: len(shifts)]
-        torch.testing.assert_close(
-            convolve_each(padded, given, shifts), gradient_attention.convolve_each(padded, given, shifts)
-        )
+        expected = gradient_attention.convolve_each(padded, given, shifts)
+        torch.testing.assert_close(gradient_attention._convolve_each_by_taps(padded, given, shifts), expected)
     model, clip = Parts().eval(), torch.rand(2, 2, 1, 32, 64, generator=random)
     with torch.no_grad():
         expected = model(clip)
-        with exportable_forms(model):
-            torch.testing.assert_close(model(clip), expected)
-            assert type(model.windows).__name__ == "ShiftedWindowAttentionV2"
-    assert type(model.windows) is window_attention.FastWindowAttentionV2
+        for module in (gradient_attention, window_attention):
+            monkeypatch.setattr(module, "is_exporting", lambda: True)
+        monkeypatch.setattr(window_attention, "_attend", None)  # torchvision's own form is taken
+        torch.testing.assert_close(model(clip), expected)
 
 
 def test_what_cannot_be_exported_is_said(monkeypatch, tmp_path):
     command = ["--model_path", "any.pth", "--output", str(tmp_path / "m.onnx")]
-    monkeypatch.setattr(export, "load_model", lambda path: type("Wide", (Small,), {"name": "sgmp_unet"})())
+    monkeypatch.setattr(export, "load_model", lambda path: type("Wide", (Small,), {"any_size_onnx": False})())
     monkeypatch.setattr(export, "NEEDED", ())
     with pytest.raises(InputError, match="one size only"):
         export.main([*command, "--dynamic"])

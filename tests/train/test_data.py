@@ -1,12 +1,12 @@
-"""Held-out sequences, the order of batches, and scores in validation."""
+"""Held-out sequences, and the order of batches drawn from one or several datasets."""
+
+from collections import Counter
 
 import pytest
 import torch
-from torch import nn
 
 from datasets import Sequence
-from train_script.data import EpochBatches, evenly, hold_out
-from train_script.engine import choose_amp, predict_scores
+from train_script.data import EpochBatches, epoch_counts, evenly, hold_out
 from utils.errors import InputError
 
 
@@ -31,7 +31,7 @@ def test_a_limit_spreads_evenly():
 
 
 def test_an_epoch_is_a_shuffle_of_whole_batches():
-    batches = EpochBatches(list(range(100, 111)), batch_size=3, accumulate=1, seed=5)
+    batches = EpochBatches([list(range(100, 111))], [11], batch_size=3, accumulate=1, seed=5)
     epochs = []
     for epoch in range(3):
         batches.start(epoch, 0)
@@ -43,7 +43,7 @@ def test_an_epoch_is_a_shuffle_of_whole_batches():
 
 
 def test_an_epoch_goes_on_where_it_was_left():
-    batches = EpochBatches(list(range(11)), batch_size=4, accumulate=2, seed=5)
+    batches = EpochBatches([list(range(11))], [11], batch_size=4, accumulate=2, seed=5)
     batches.start(1, 0)
     whole = list(batches)
     batches.start(1, 1)
@@ -55,43 +55,42 @@ def test_processes_share_out_what_one_has(monkeypatch):
     def parts(rank, world, accumulate):
         monkeypatch.setattr("train_script.data.rank", lambda: rank)
         monkeypatch.setattr("train_script.data.world_size", lambda: world)
-        return list(EpochBatches(list(range(24)), 8, accumulate, seed=1))
+        return list(EpochBatches([list(range(24))], [24], 8, accumulate, seed=1))
 
     alone = parts(0, 1, 2)
     first, second = parts(0, 2, 2), parts(1, 2, 2)
     assert [one + other for one, other in zip(first, second, strict=True)] == alone
 
 
-class LeftHalf(nn.Module):
-    """Logits 4 in the left half, and as high everywhere as the clip's first pixel."""
-
-    def forward(self, clip):
-        logits = torch.zeros_like(clip[:, 0])
-        logits[..., : logits.shape[-1] // 2] = 4
-        return logits + clip[:, :1, 0, :1, :1]
-
-
-def test_flipped_scores_are_means_of_what_the_protocol_averages():
-    clip = torch.zeros(1, 1, 1, 2, 4)
-    clip[..., 0, 3] = 1  # the first pixel of the mirrored frame
-    score = predict_scores(LeftHalf(), clip, (2, 4), flip=True)[0, 0, 0]
-    left, right = torch.tensor([4.0, 0.0]).sigmoid(), torch.tensor([1.0, 5.0]).sigmoid()
-    torch.testing.assert_close(score, ((left + right) / 2).repeat_interleave(2))
-    logits = predict_scores(LeftHalf(), clip, (2, 4), flip=True, as_logits=True)[0, 0, 0]
-    assert logits.tolist() == [2.5, 2.5, 2.5, 2.5]
+def test_an_epoch_is_shared_out_by_hand():
+    assert epoch_counts([10, 30], [], None) == [10, 30]  # by default everything once
+    assert epoch_counts([10, 30], [1, 1], None) == [20, 20]
+    assert epoch_counts([10, 30], [], 8) == [2, 6]
+    assert epoch_counts([5, 5, 5], [1, 1, 1], 10) == [4, 3, 3]  # 3.33 each: the rest goes to the first
+    assert epoch_counts([5, 5], [1, 2], 10) == [3, 7]  # 3.33 and 6.67: the rest goes to the larger remainder
 
 
-def test_scores_have_the_size_of_the_mask():
-    clip = torch.zeros(2, 1, 1, 32, 32)
-    scores = predict_scores(LeftHalf(), clip, (50, 30))
-    assert scores.shape == (2, 1, 50, 30) and scores.dtype == torch.float32
-    assert scores[0, 0, 0, 0] == torch.tensor(4.0).sigmoid()
+def drawn(batches, epoch):
+    """The samples of an epoch, in its order."""
+    batches.start(epoch, 0)
+    return [index for batch in batches for index in batch]
 
 
-def test_mixed_precision_by_name():
-    cpu = torch.device("cpu")
-    assert choose_amp("none", cpu) is None
-    assert choose_amp("bf16", cpu) is torch.bfloat16
-    assert choose_amp("auto", cpu) is (torch.bfloat16 if torch.cpu._is_amx_tile_supported() else None)
-    with pytest.raises(InputError, match="needs a CUDA GPU"):
-        choose_amp("fp16", cpu)
+def test_one_dataset_is_shuffled_as_before_several_were_possible():
+    batches = EpochBatches([list(range(100, 108))], [8], batch_size=4, accumulate=1, seed=5)
+    for epoch in range(2):
+        order = torch.randperm(8, generator=torch.Generator().manual_seed(5 * 1_000_003 + epoch)).tolist()
+        assert drawn(batches, epoch) == [100 + place for place in order]
+
+
+def test_samples_of_each_dataset_are_drawn_equally_often():
+    small, large = list(range(3)), list(range(3, 13))
+    batches = EpochBatches([small, large], [8, 4], batch_size=12, accumulate=1, seed=1)
+    total = Counter()
+    for epoch in range(15):  # 8 * 15 = 3 * 40 and 4 * 15 = 10 * 6
+        counts = Counter(drawn(batches, epoch))
+        assert sum(counts[item] for item in small) == 8 and sum(counts[item] for item in large) == 4
+        assert min(counts[item] for item in small) == 2
+        total += counts
+    assert {total[item] for item in small} == {40} and {total[item] for item in large} == {6}
+    assert drawn(batches, 3) != drawn(batches, 4)

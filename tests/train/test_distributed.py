@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,12 +17,12 @@ from torchvision.ops import StochasticDepth
 from datasets import ClipSample, collate
 from models import build_model
 from train_script.data import EpochBatches
-from train_script.engine import train_one_epoch
 from train_script.losses import LOSSES
 from train_script.optim import build_optimizer, build_schedule
 from train_script.settings import merge_settings
-from train_script.state import Position, Training
+from train_script.state import Training
 from train_script.synced_layers import SyncedBatchNorm, SyncedStochasticDepth, synchronise_layers
+from train_script.trainer import train_step
 from utils import distributed
 from utils.errors import InputError
 
@@ -59,9 +60,6 @@ class Blobs(Dataset):
     def __len__(self):
         return 4 * STEPS
 
-    def set_epoch(self, epoch):
-        pass
-
     def __getitem__(self, item):
         generator = torch.Generator().manual_seed(item)
         clip = torch.rand(self.frames, self.channels, 32, 32, generator=generator, dtype=torch.float64)
@@ -83,15 +81,16 @@ def train_blobs(kind, loss, accumulate=1):
     if distributed.world_size() > 1:
         model = DistributedDataParallel(synchronise_layers(network), broadcast_buffers=False)
     optimizer = build_optimizer(network, settings)
-    training = Training(network, model, optimizer, torch.amp.GradScaler("cpu", enabled=False), None, Position())
+    training = Training(network, model, optimizer, torch.amp.GradScaler("cpu", enabled=False))
     dataset, seen = Blobs(network.num_frames, network.in_channels), []
-    batches = EpochBatches(list(range(len(dataset))), settings.batch_size, accumulate, seed=1)
+    batches = EpochBatches([list(range(len(dataset)))], [len(dataset)], settings.batch_size, accumulate, seed=1)
     loader = torch.utils.data.DataLoader(dataset, batch_sampler=batches, collate_fn=collate)
-    schedule = build_schedule(settings, batches.steps)
-    device = torch.device("cpu")
-    train_one_epoch(
-        training, loader, batches, schedule, settings, device, None, lambda loss, norm: seen.append([loss, norm])
-    )
+    schedule, device = build_schedule(settings, batches.steps), torch.device("cpu")
+    run = SimpleNamespace(settings=settings, batches=batches, schedule=schedule, device=device, amp=None)
+    parts = iter(loader)
+    for _ in range(batches.steps):
+        seen.append(train_step(run, training, parts))
+        training.progress.step += 1
     return {"steps": torch.tensor(seen), "weights": network.state_dict()}
 
 
@@ -100,7 +99,7 @@ CASES += [("sgmp_unet", "focal_dice", 1)]
 
 
 def worker(folder: Path) -> None:
-    """What each of the processes does."""
+    """What each of the processes computes."""
     distributed.init_distributed("cpu")
     rank = distributed.rank()
     results = {str(case): train_blobs(*case) for case in CASES}

@@ -60,9 +60,11 @@ def test_auxiliary_outputs_count_with_their_weight():
 
 def test_parts_of_a_step_add_up_to_its_batch():
     whole = total_loss("focal_dice", [LOGITS], MASK, 0.0)
-    parts = sum(total_loss("focal_dice", [LOGITS[i : i + 1]], MASK[i : i + 1], 0.0, parts=2) for i in range(2))
+    parts = sum(
+        total_loss("focal_dice", [LOGITS[i : i + 1]], MASK[i : i + 1], 0.0, accumulation_steps=2) for i in range(2)
+    )
     assert parts.item() == pytest.approx(whole.item())
-    mean = sum(total_loss("bce_soft_iou", [LOGITS], MASK, 0.0, parts=2) for _ in range(2))
+    mean = sum(total_loss("bce_soft_iou", [LOGITS], MASK, 0.0, accumulation_steps=2) for _ in range(2))
     assert mean.item() == pytest.approx(bce_soft_iou_loss(LOGITS, MASK).item())
 
 

@@ -1,11 +1,14 @@
 """Kinetics-400 weights find their places in SGMP-UNet."""
 
+import re
+
 import pytest
 import torch
 from torchvision.models.video import swin3d_t
 
 from models import build_model
-from train_script.pretrained import WEIGHTS, load_pretrained_backbone, our_name
+from models.sgmp_unet import SGMPUNet
+from train_script.pretrained import load_pretrained_backbone
 from utils.errors import InputError
 
 
@@ -32,18 +35,19 @@ def test_the_temporal_branch_computes_what_torchvisions_network_does(network, tm
 
 def test_every_weight_but_the_head_has_a_place(network):
     own = network.state_dict()
-    for name, weight in swin3d_t().state_dict().items():
-        assert our_name(name) is None if name.startswith("head.") else own[our_name(name)].shape == weight.shape
+    weights = swin3d_t().state_dict()
+    renamed = network.from_pretrained(weights)
+    assert len(renamed) == sum(not name.startswith("head.") for name in weights)
+    assert all(own[name].shape == weight.shape for name, weight in renamed.items())
+    assert all(re.match(network.pretrained_part, name) for name in renamed)
 
 
 def test_other_files_and_networks_are_refused(network, tmp_path):
     torch.save({"weight": torch.ones(2)}, tmp_path / "other.pth")
-    with pytest.raises(InputError, match="does not hold torchvision's swin3d_t weights"):
+    with pytest.raises(InputError, match=r"other\.pth do not fit sgmp_unet .*expected torchvision's Swin3D_T_Weights"):
         load_pretrained_backbone(network, str(tmp_path / "other.pth"))
-    (tmp_path / "text.pth").write_text("hello")
-    for name in ("text.pth", "none.pth"):
-        with pytest.raises(InputError, match="cannot read the backbone weights"):
-            load_pretrained_backbone(network, str(tmp_path / name))
+    with pytest.raises(InputError, match="there is no checkpoint file"):
+        load_pretrained_backbone(network, str(tmp_path / "none.pth"))
     with pytest.raises(InputError, match="datransnet has no pretrained backbone"):
         load_pretrained_backbone(build_model("datransnet"), "download")
 
@@ -52,6 +56,6 @@ def test_a_failed_download_says_what_to_do(network, monkeypatch):
     def fail(*given, **named):
         raise OSError("no route to host")
 
-    monkeypatch.setattr(type(WEIGHTS), "get_state_dict", fail)
+    monkeypatch.setattr(type(SGMPUNet.pretrained), "get_state_dict", fail)
     with pytest.raises(InputError, match=r"no route to host; fetch https://.* elsewhere"):
         load_pretrained_backbone(network, "download")

@@ -16,7 +16,7 @@ import torch
 from torchvision.ops import StochasticDepth
 
 from models import build_model, load_model
-from train_script import engine, run_folder
+from train_script import run_folder, trainer
 from train_script.losses import total_loss
 from train_script.train import main
 from utils.checkpoint import read_checkpoint
@@ -128,7 +128,7 @@ def cut_after(monkeypatch, writings):
         if count == writings:
             raise PowerCut
 
-    monkeypatch.setattr("train_script.loop.save_last", save_last)
+    monkeypatch.setattr("train_script.trainer.save_last", save_last)
 
 
 def test_a_run_leaves_what_it_promises(dataset, tmp_path, capsys):
@@ -138,7 +138,7 @@ def test_a_run_leaves_what_it_promises(dataset, tmp_path, capsys):
     names = {path.name for path in folder.iterdir()}
     best = [name for name in names if name.startswith("checkpoint_best_val_iou_")]
     assert len(best) == 1
-    plain = {"checkpoint_best.pth", "checkpoint_last.pth", "checkpoint_previous.pth", "metrics.jsonl", "settings.yaml"}
+    plain = {"checkpoint_best.pth", "checkpoint_last.pth", "metrics.jsonl", "settings.yaml"}
     assert names == plain | {"train.log", "tensorboard", "test.json", *best}
     lines = rows(folder)
     assert [line["epoch"] for line in lines] == [1, 2, 3]
@@ -150,7 +150,7 @@ def test_a_run_leaves_what_it_promises(dataset, tmp_path, capsys):
     assert model.name == "datransnet" and not model.training
     out = capsys.readouterr().out
     assert out == (folder / "train.log").read_text()
-    assert "held out; the test set is measured once, at the end" in out
+    assert "held out; the test set is evaluated once, at the end" in out
     assert "2 of 20 training sequences" in out
 
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -190,12 +190,12 @@ def test_killed_in_mid_epoch_and_resumed_equals_unbroken(dataset, unbroken, tmp_
     with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL) as process:
         for _ in range(3000):
             time.sleep(0.01)
-            if last.exists() and (last.parent / "checkpoint_previous.pth").exists():
+            if last.exists():
                 process.send_signal(signal.SIGKILL)
                 break
     assert process.returncode == -signal.SIGKILL
     position = read_checkpoint(last).training["position"]
-    assert position["epoch"] == 0 and 2 <= position["step"] < 4
+    assert position["epoch"] == 0 and 1 <= position["step"] < 4
     assert main(argv) == 0
     assert_same_run(last.parent, unbroken)
 
@@ -228,24 +228,12 @@ def test_accumulated_parts_resume_too(dataset, tmp_path, monkeypatch):
     assert_same_run(folder_of(tmp_path), folder_of(tmp_path, "unbroken"))
 
 
-def test_a_truncated_checkpoint_gives_way_to_the_one_before(dataset, unbroken, tmp_path, monkeypatch, capsys):
-    with monkeypatch.context() as patch, pytest.raises(PowerCut):
-        cut_after(patch, 3)
-        main(arguments(dataset, tmp_path, save_steps=1))
-    last = folder_of(tmp_path) / "checkpoint_last.pth"
-    os.truncate(last, last.stat().st_size // 2)
-    assert main(arguments(dataset, tmp_path, resume="auto")) == 0
-    out = capsys.readouterr().out
-    assert "truncated" in out and "using checkpoint_previous.pth instead" in out
-    assert "after epoch 0, step 2" in out
-    assert_same_run(folder_of(tmp_path), unbroken)
-
-
-def test_without_a_good_checkpoint_it_stops(dataset, tmp_path):
+def test_without_a_good_checkpoint_it_stops(dataset, unbroken, tmp_path):
     folder = folder_of(tmp_path)
-    folder.mkdir(parents=True)
-    (folder / "checkpoint_last.pth").write_bytes(b"PK")
-    with pytest.raises(InputError, match="no checkpoint to continue from"):
+    shutil.copytree(unbroken, folder)
+    last = folder / "checkpoint_last.pth"
+    os.truncate(last, last.stat().st_size // 2)
+    with pytest.raises(InputError, match=r"cannot continue: .*truncated.* --init_weights .*checkpoint_best.pth"):
         main(arguments(dataset, tmp_path, resume="auto"))
     with pytest.raises(InputError, match="does not exist"):
         main(arguments(dataset, tmp_path, resume=tmp_path / "nothing.pth"))
@@ -267,7 +255,7 @@ def test_changed_settings_are_said(dataset, unbroken, tmp_path, capsys):
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_and_sigterm_save_and_exit(dataset, unbroken, tmp_path, monkeypatch, capsys, signum):
-    real, count = engine.accumulate_gradients, 0
+    real, count = trainer.accumulate_gradients, 0
 
     def interrupted(*given):
         nonlocal count
@@ -277,7 +265,7 @@ def test_ctrl_c_and_sigterm_save_and_exit(dataset, unbroken, tmp_path, monkeypat
         return real(*given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "accumulate_gradients", interrupted)
+        patch.setattr(trainer, "accumulate_gradients", interrupted)
         assert main(arguments(dataset, tmp_path)) == 128 + signum
     assert "interrupted in epoch 1 after step 3 of 4" in capsys.readouterr().out
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
@@ -286,14 +274,14 @@ def test_ctrl_c_and_sigterm_save_and_exit(dataset, unbroken, tmp_path, monkeypat
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_samples_named(dataset, tmp_path, monkeypatch):
-    real, count = engine.total_loss, 0
+    real, count = trainer.total_loss, 0
 
     def broken(*given):
         nonlocal count
         count += 1
         return real(*given) * (float("nan") if count == 3 else 1)
 
-    monkeypatch.setattr(engine, "total_loss", broken)
+    monkeypatch.setattr(trainer, "total_loss", broken)
     with pytest.raises(InputError, match=r"epoch 1, step 3: loss nan.*samples were \d\d/\d\d, .*last good checkpoint"):
         main(arguments(dataset, tmp_path, save_steps=1))
     saved = read_checkpoint(folder_of(tmp_path) / "checkpoint_last.pth")
@@ -350,6 +338,76 @@ def test_every_parameter_gets_a_gradient_from_the_main_output(name):
     assert [key for key, parameter in network.named_parameters() if parameter.grad is None] == []
 
 
+@pytest.fixture(scope="module")
+def two_datasets(dataset, tmp_path_factory):
+    """The dataset, and half of it as another one, joined by '+'."""
+    half = tmp_path_factory.mktemp("half") / "half"
+    shutil.copytree(dataset, half)
+    (half / "img_idx" / "train_blobs.txt").rename(half / "img_idx" / "train_half.txt")
+    (half / "img_idx" / "test_blobs.txt").rename(half / "img_idx" / "test_half.txt")
+    names = (half / "img_idx" / "train_half.txt").read_text().splitlines()[::2]
+    (half / "img_idx" / "train_half.txt").write_text("\n".join(names))
+    return f"{dataset}+{half}"
+
+
+def test_several_datasets_train_together_and_resume_exactly(two_datasets, tmp_path, monkeypatch, capsys):
+    given = {"dataset_weights": "1 3", "epoch_samples": 16, "save_steps": 1, "final_test": True}
+
+    def argv(name, **more):
+        words = arguments(two_datasets, tmp_path, name, **given, **more)
+        place = words.index("1 3")
+        return [*words[:place], "1", "3", *words[place + 1 :]]
+
+    assert main(argv("unbroken")) == 0
+    out = capsys.readouterr().out
+    assert "4 samples an epoch" in out and "12 samples an epoch" in out
+    assert "2 of 20 training sequences of blobs, 1 of 10 training sequences of half, held out" in out
+    with monkeypatch.context() as patch, pytest.raises(PowerCut):
+        cut_after(patch, 6)  # in the second epoch
+        main(argv("run"))
+    assert main(argv("run", resume="auto")) == 0
+    unbroken, resumed = (tmp_path / "blobs+half" / name / "train" for name in ("unbroken", "run"))
+    assert_same_run(resumed, unbroken)
+
+    report = json.loads((unbroken / "test.json").read_text())
+    for metrics, by_dataset in [(report["metrics"], report["by_dataset"])] + [
+        (row["val"], row["val_by_dataset"]) for row in rows(unbroken)
+    ]:
+        assert by_dataset.keys() == {"blobs", "half"}
+        for name in ("iou", "pd", "fa"):
+            assert metrics[name] == pytest.approx((by_dataset["blobs"][name] + by_dataset["half"][name]) / 2)
+    assert report == json.loads((resumed / "test.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("names", "given", "message"),
+    [
+        ("{0}+nowhere", {}, "no dataset 'nowhere'"),
+        ("{0}+{0}", {}, "all different"),
+        ("{0}+", {}, "expected names or folders, joined by '\\+'"),
+        ("{0}+{0}/../blobs", {}, "several of .* are called blobs, blobs; expected datasets of different names"),
+        ("{0}+NUDT-SIRST", {"dataset_weights": "1"}, "dataset_weights is .1.0., expected 2 number"),
+    ],
+)
+def test_mistakes_with_several_datasets_are_named(dataset, tmp_path, names, given, message):
+    with pytest.raises(InputError, match=message):
+        main(arguments(names.format(dataset), tmp_path, **given))
+
+
+def test_a_run_of_an_earlier_version_resumes(dataset, unbroken, tmp_path):
+    """Its settings hold names that are gone, or called otherwise now."""
+    folder = folder_of(tmp_path)
+    shutil.copytree(unbroken, folder)
+    content = torch.load(folder / "checkpoint_last.pth", weights_only=True)
+    assert content["training"].keys() == {"optimizer", "scaler", "position", "network", "updates"}
+    assert content["training"]["updates"] == 8  # two epochs of four steps
+    del content["settings"]["init"]
+    content["settings"] |= {"start": "published", "warmup_epochs": 0.0, "step_factor": 0.1, "channels_last": False}
+    torch.save(content, folder / "checkpoint_last.pth")
+    assert main(["--resume", str(folder), "--epochs", "3"]) == 0
+    assert [row["epoch"] for row in rows(folder)] == [1, 2, 3]
+
+
 def test_torchrun_writes_one_run_with_the_losses_of_one_process(dataset, tmp_path):
     options = {"epochs": 1, "final_test": True}
     assert main(arguments(dataset, tmp_path, "one", **options)) == 0
@@ -358,7 +416,7 @@ def test_torchrun_writes_one_run_with_the_losses_of_one_process(dataset, tmp_pat
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert "batch 4 = 2 process(es) x 1 part(s) x 2" in done.stdout
+    assert "batch 4 = 2 process(es) x 1 accumulation step(s) x 2" in done.stdout
     assert done.stdout.count("output: ") == 1
     one, two = rows(folder_of(tmp_path, "one")), rows(folder_of(tmp_path, "two"))
     assert len(two) == 1

@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch import nn
 
-from models import build_model, load_model
+from models import build_model, load_model, load_weights
 from tests.reference.plain_datransnet import PlainDATransNet
 from tests.reference.plain_sgmp_unet import PlainSGMPUNet
-from utils.checkpoint import FORMAT, SAFE_TYPES, VERSION, load_weights, read_checkpoint, save_checkpoint
+from utils.checkpoint import FORMAT, SAFE_TYPES, VERSION, read_checkpoint, save_checkpoint
 from utils.errors import InputError
 
 
@@ -92,7 +92,7 @@ def test_our_format_comes_back_whole(datransnet, tmp_path):
     assert checkpoint.training["epoch"] == 3
     assert checkpoint.training["random"] == (1, "x", b"bytes")
     assert torch.equal(checkpoint.training["optimizer"]["state"][0]["exp_avg"], torch.arange(3.0))
-    model = load_model(path)
+    model = load_model(checkpoint)  # read once, used for both
     assert not model.training
     assert model.options == datransnet.options
     assert_same_weights(model, datransnet)
@@ -113,9 +113,10 @@ def test_options_with_lists_of_numbers_come_back(tmp_path):
 def test_published_datransnet(prefix, tmp_path):
     plain = published_datransnet(tmp_path / "model.pth.tar", image_size=512, prefix=prefix)
     checkpoint = read_checkpoint(tmp_path / "model.pth.tar")
-    assert (checkpoint.kind, checkpoint.model_name) == ("published", "datransnet")
+    assert (checkpoint.kind, checkpoint.model_name) == ("published", None)
     assert (checkpoint.options, checkpoint.settings, checkpoint.training) == ({}, {}, {})
-    model = load_model(tmp_path / "model.pth.tar", image_size=512).double()
+    model = load_model(checkpoint, image_size=512).double()
+    assert (model.name, model.options) == ("datransnet", {"image_size": 512, "width": 16})
     image = torch.rand(2, 1, 64, 32, generator=torch.Generator().manual_seed(1)).double()
     with torch.no_grad():
         torch.testing.assert_close(model(image[:, None]), plain.double()(image), rtol=0, atol=1e-8)
@@ -124,12 +125,11 @@ def test_published_datransnet(prefix, tmp_path):
 def test_published_sgmp_unet(published_sgmp_unet):
     path, plain = published_sgmp_unet
     checkpoint = read_checkpoint(path)
-    assert (checkpoint.kind, checkpoint.model_name) == ("published", "sgmp_unet")
-    assert checkpoint.options == {"num_frames": 4}
+    assert checkpoint.kind == "published"
     assert checkpoint.settings["dataset_name"] == "IRDST"
     assert str(checkpoint.settings["output"]) == os.path.join("runs", "first")
-    model = build_model("sgmp_unet", num_frames=4).eval()
-    assert load_weights(model, path).options == {"num_frames": 4}
+    model = load_model(path)
+    assert (model.name, model.num_frames) == ("sgmp_unet", 4)
     clip = torch.randn(1, 4, 3, 32, 64, generator=torch.Generator().manual_seed(1)).double()
     with torch.no_grad():
         expected = plain.double()(clip.transpose(1, 2))
@@ -138,7 +138,7 @@ def test_published_sgmp_unet(published_sgmp_unet):
 
 
 def test_checkpoints_of_the_other_network_say_so(published_sgmp_unet, datransnet, tmp_path):
-    with pytest.raises(InputError, match=r"holds a sgmp_unet checkpoint; expected one of datransnet"):
+    with pytest.raises(InputError, match=r"an unknown network .*expected .* or a published one of datransnet"):
         load_weights(datransnet, published_sgmp_unet[0])
     save_checkpoint(tmp_path / "ours.pth", datransnet, {})
     other = nn.Linear(1, 1)
@@ -272,7 +272,7 @@ def test_newer_and_incomplete_files_of_our_format(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"weight": torch.ones(1)}, r"weights of an unknown network \(first names: weight\)"),
+        ({"weight": torch.ones(1)}, r"unknown network \(first names: weight\); .* one of sgmp_unet or datransnet"),
         ({"model": {1: torch.ones(1)}}, "holds no network weights"),
         ({"model": {"weight": 3}}, "holds no network weights"),
         ([torch.ones(1)], "holds no network weights"),
@@ -282,7 +282,7 @@ def test_newer_and_incomplete_files_of_our_format(tmp_path):
 def test_other_contents(content, message, tmp_path):
     torch.save(content, tmp_path / "file.pth")
     with pytest.raises(InputError, match=message):
-        read_checkpoint(tmp_path / "file.pth")
+        load_model(tmp_path / "file.pth")
 
 
 def test_a_failed_write_leaves_the_old_file(datransnet, tmp_path):

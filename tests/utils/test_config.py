@@ -6,7 +6,7 @@ from typing import Literal
 import pytest
 import yaml
 
-from train_script.settings import CONFIGS, Settings, find_config, merge_settings, parse_command_line
+from train_script.settings import CONFIGS, Settings, changed_settings, merge_settings, parse_command_line, read_config
 from utils.config import convert, parse_arguments, read_options, read_values, write_settings
 from utils.errors import InputError
 
@@ -156,15 +156,63 @@ def test_every_recipe_is_valid_and_holds_differences_only():
 
 def test_unknown_configuration_suggests_the_nearest():
     with pytest.raises(InputError, match="did you mean datransnet_fast"):
-        find_config("datransnet_fst")
+        read_config("datransnet_fst")
 
 
 @pytest.mark.parametrize(
-    "given", [{"epochs": 0}, {"ema": 1.0}, {"clip_norm": 0.0}, {"lr": float("nan")}, {"limit_val": 0}]
+    ("option", "message"),
+    [
+        ("--epochs 0", "--epochs is 0, expected at least 1"),
+        ("--ema 1", "--ema is 1.0, expected 0 .off. or a decay below 1"),
+        ("--clip_norm 0", "--clip_norm is 0.0, expected a number above 0"),
+        ("--lr nan", "--lr is nan, expected at least 0"),
+        ("--limit_val 0", "--limit_val is 0, expected at least 1"),
+        ("--dataset_weights 1 0", "--dataset_weights is 0.0, expected a number above 0"),
+        ("--experiment_name a/b", "--experiment_name is a/b, expected the name of one folder"),
+    ],
 )
-def test_numbers_out_of_range_are_refused(given):
-    with pytest.raises(InputError, match=next(iter(given))):
-        merge_settings(None, given)
+def test_numbers_out_of_range_are_refused(option, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        parse_command_line(option.split())
+
+
+def test_ranges_hold_in_files_too(tmp_path):
+    (tmp_path / "mine.yaml").write_text("epochs: 0\n")
+    with pytest.raises(InputError, match=r"epochs in .*mine.yaml is 0, expected at least 1"):
+        merge_settings(str(tmp_path / "mine.yaml"), {})
+
+
+@pytest.mark.parametrize(
+    ("config", "given", "dataset", "size"),
+    [
+        ("sgmp_unet", {}, "NUDT-MIRSDT", 320),
+        ("sgmp_unet", {"dataset": "IRDST"}, "IRDST", 320),
+        ("sgmp_unet_irdst", {}, "IRDST", 320),
+        ("sgmp_unet_nudt_mirsdt", {}, "NUDT-MIRSDT", 320),
+        ("sgmp_unet_tsirmt.yaml", {}, "TSIRMT", 320),
+        ("datransnet", {"dataset": "IRSTD-1K"}, "IRSTD-1K", 512),
+        ("datransnet", {"dataset": "/data/irstd-1k"}, "/data/irstd-1k", 512),
+        ("datransnet_irstd_1k", {}, "IRSTD-1K", 512),
+        ("datransnet_nudt_sirst", {}, "NUDT-SIRST", 256),
+        ("datransnet", {"dataset": "mine"}, "mine", 256),
+        ("datransnet_irstd_1k", {"train_size": 96}, "IRSTD-1K", 96),
+        (None, {"dataset": "IRSTD-1K"}, "IRSTD-1K", 128),  # the preset is not the published one
+    ],
+)
+def test_published_recipes_take_their_sizes_from_the_catalog(config, given, dataset, size):
+    settings = merge_settings(config, given)
+    assert (settings.dataset, settings.train_size) == (dataset, size)
+    if config and config.startswith("datransnet") and "train_size" not in given:
+        assert settings.val_size == settings.model_options["image_size"] == size
+
+
+def test_settings_of_earlier_versions_go_on_loading():
+    saved = {"start": "quiet", "target_share": 0.75, "lr_min": 1e-7, "warmup_epochs": 2.0, "epochs": 9, "lr": 0.5}
+    settings = merge_settings(None, {}, saved)
+    assert (settings.init, settings.epochs, settings.lr) == ("low_prior", 9, 0.5)
+    assert changed_settings(saved, settings) == ["warmup_epochs 2.0 -> 0.0"]
+    with pytest.raises(InputError, match="unknown setting 'sise' in the checkpoint"):
+        merge_settings(None, {}, {"sise": 3})
 
 
 def test_written_settings_read_back_equal(tmp_path):

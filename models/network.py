@@ -1,0 +1,69 @@
+"""What every network of this repository is and promises."""
+
+import math
+
+from torch import Tensor, nn
+from torchvision.models import WeightsEnum
+
+from utils.errors import InputError
+
+# `init_low_prior` lets maps begin at a probability of 0.02, a few times the share of target pixels in a crop around a
+# target, instead of 0.5, so that no steps go into learning that targets are rare (Lin et al. 2017, section 4.1).
+PRIOR_LOGIT = math.log(0.02 / (1 - 0.02))
+
+
+class Network(nn.Module):
+    """Base class of the networks: a clip [B, T, C, H, W] to logits [B, 1, H, W] of its target frame, number T // 2.
+
+    A subclass sets the attributes below, implements `forward(clip, with_aux=False)`, which with `with_aux` returns a
+    list of logits, the main ones first, and overrides what applies to it. Its options are the parameters of its
+    constructor, annotated with their types; `models.build_model` checks them and records them in `options`.
+    """
+
+    name: str
+    num_frames: int = 1  # T
+    in_channels: int = 1  # C: grey, or 3 for grey replicated to RGB
+    size_multiple: int = 1  # H and W are multiples of it
+    any_size_onnx: bool = True  # whether one ONNX file can serve every size
+    pretrained: WeightsEnum | None = None  # torchvision's weights that `--pretrained_backbone` loads
+    pretrained_part: str = ""  # regular expression of the names of the parameters that start from them
+    options: dict
+
+    def backbone_parameters(self) -> list[nn.Parameter]:
+        """The parameters that train at `lr_backbone`."""
+        return []
+
+    def init_low_prior(self) -> None:
+        """Set the output bias to PRIOR_LOGIT, and whatever else lets training from random weights start sooner."""
+        raise InputError(f"{self.name} has no low-prior initialisation; leave --init at published")
+
+    @staticmethod
+    def published_options(weights: dict[str, Tensor]) -> dict | None:
+        """The options of a published checkpoint of this network, read from its weights; None for any other weights."""
+        return None
+
+    @staticmethod
+    def from_published(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A published checkpoint's weights under the names, and in the shapes, of this network."""
+        raise NotImplementedError
+
+    @staticmethod
+    def from_pretrained(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The `pretrained` weights under the names of this network, without those that it does not take."""
+        raise NotImplementedError
+
+    def check_clip(self, clip: Tensor) -> None:
+        """Raise ValueError, saying what came and what was expected, unless `clip` fits this network."""
+        frames, channels, multiple = self.num_frames, self.in_channels, self.size_multiple
+        expected = f"{self.name} expects a float clip [B, {frames}, {channels}, H, W], H and W multiples of {multiple}"
+        shape = list(clip.shape)
+        if clip.dim() != 5:
+            raise ValueError(f"{expected}; got a tensor of shape {shape}, which has {clip.dim()} dimensions")
+        if clip.shape[1] != frames:
+            raise ValueError(f"{expected}; got T = {clip.shape[1]} frames in shape {shape}")
+        if clip.shape[2] != channels:
+            raise ValueError(f"{expected}; got C = {clip.shape[2]} channels in shape {shape}")
+        if clip.shape[3] % multiple or clip.shape[4] % multiple or not clip.shape[3] or not clip.shape[4]:
+            raise ValueError(f"{expected}; got H x W = {clip.shape[3]} x {clip.shape[4]}; pad or resize the frames")
+        if not clip.is_floating_point():
+            raise ValueError(f"{expected}; got dtype {clip.dtype}; convert the frames to float in the range it takes")

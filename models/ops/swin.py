@@ -1,0 +1,59 @@
+"""torchvision's Swin blocks of both versions, made of the fast forms of their attention, perceptrons and norms."""
+
+from torch import Tensor, nn
+from torchvision.models.swin_transformer import SwinTransformerBlock, SwinTransformerBlockV2
+
+from models.ops.mlp import chunked_mlp
+from models.ops.norms import NarrowLayerNorm
+from models.ops.window_attention import FastWindowAttention3d, FastWindowAttentionV2
+
+STOCHASTIC_DEPTH = 0.1  # of the last block
+
+
+class SwinBlock3d(SwinTransformerBlock):
+    """torchvision's block of Video Swin, [B, T, H, W, C] -> same."""
+
+    def __init__(self, channels: int, heads: int, window: list[int], shift: list[int], drop: float):
+        super().__init__(channels, heads, window, shift, stochastic_depth_prob=drop, attn_layer=FastWindowAttention3d)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.stochastic_depth(self.attn(self.norm1(x)))
+        return x + self.stochastic_depth(chunked_mlp(self.norm2(x), self.mlp))
+
+
+class SwinBlockV2(SwinTransformerBlockV2):
+    """torchvision's block of Swin V2, [B, H, W, C] -> same."""
+
+    def __init__(self, channels: int, heads: int, window: list[int], shift: list[int], drop: float):
+        super().__init__(
+            channels,
+            heads,
+            window,
+            shift,
+            stochastic_depth_prob=drop,
+            norm_layer=NarrowLayerNorm,
+            attn_layer=FastWindowAttentionV2,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.stochastic_depth(self.norm1(self.attn(x)))
+        return x + self.stochastic_depth(self.norm2(chunked_mlp(x, self.mlp)))
+
+
+def swin_blocks(
+    block: type[SwinBlock3d | SwinBlockV2], window: tuple[int, ...], channels: int, heads: int, drops: list[float]
+) -> nn.Sequential:
+    """A stage: one `block` for each stochastic-depth probability in `drops`, every second one with shifted windows."""
+    shifts = [0] * len(window), [extent // 2 for extent in window]
+    return nn.Sequential(
+        *(block(channels, heads, list(window), shifts[layer % 2], drop) for layer, drop in enumerate(drops))
+    )
+
+
+def rising_drops(depths: tuple[int, ...]) -> list[list[float]]:
+    """Stochastic-depth probabilities of stages of blocks: from 0 at the very first to the last, linearly."""
+    last = max(1, sum(depths) - 1)
+    return [
+        [STOCHASTIC_DEPTH * (sum(depths[:stage]) + layer) / last for layer in range(depth)]
+        for stage, depth in enumerate(depths)
+    ]

@@ -1,0 +1,49 @@
+"""Settings of earlier versions are read under today's names, wherever they come from."""
+
+import pytest
+import yaml
+
+from models import load_model
+from tests.reference.datasets_folders import REPOSITORY
+from train_script.settings import Settings, merge_settings, parse_command_line
+from utils.checkpoint import read_checkpoint
+from utils.errors import InputError
+
+
+def merged(*argv, saved=None) -> Settings:
+    return merge_settings(*parse_command_line(list(argv)), saved)
+
+
+def network(settings: Settings) -> tuple:
+    return settings.model, settings.model_options, settings.init
+
+
+def test_the_command_line():
+    assert network(merged("--num_frames", "4", "--start", "quiet")) == ("sgmp_unet", {"num_frames": 4}, "low_prior")
+    given = merged("--model", "datransnet", "--image_size=512", "--model_options", "width=8", "--start", "published")
+    assert network(given) == ("datransnet", {"image_size": 512, "width": 8}, "published")
+    with pytest.raises(InputError, match="'datransnet' has no option 'num_frames'; its options: image_size, width"):
+        merged("--model", "datransnet", "--num_frames", "4")
+
+
+def test_a_configuration_and_the_settings_saved_with_a_run(tmp_path):
+    old = {"model": "datransnet", "num_frames": 6, "image_size": 512, "start": "quiet"}  # both were always written
+    (tmp_path / "old.yaml").write_text(yaml.safe_dump(old))
+    expected = ("datransnet", {"image_size": 512}, "low_prior")
+    assert network(merged("--config", str(tmp_path / "old.yaml"))) == expected
+    assert network(merged("--dataset", "demo", saved=old)) == expected
+
+
+def test_model_options_add_up_as_long_as_the_model_stays():
+    assert merged("--config", "datransnet_irstd_1k").model_options == {"image_size": 512}
+    more = merged("--config", "datransnet_irstd_1k", "--model_options", "width=8")
+    assert more.model_options == {"image_size": 512, "width": 8}
+    assert merged("--config", "datransnet_irstd_1k", "--model", "sgmp_unet_small").model_options == {}
+
+
+def test_the_checkpoint_in_weights_continues_under_todays_names():
+    (path,) = (REPOSITORY / "weights").glob("*.pth")
+    checkpoint = read_checkpoint(path)
+    settings = merged("--dataset", "demo", saved=checkpoint.settings)
+    assert network(settings) == ("datransnet", {"image_size": 256}, "published")
+    assert load_model(checkpoint).options == {"image_size": 256, "width": 16}

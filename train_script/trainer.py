@@ -1,0 +1,300 @@
+"""The epochs of a run, read downwards: train, validate, choose, save; at the end the test metrics."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from models import load_weights
+from test_script.predictor import Predictor
+from test_script.predictor.preparation import frame_preparation
+from train_script.data import EpochBatches, EvaluatedSet
+from train_script.interruption import Interrupted, StopSignal
+from train_script.losses import total_loss
+from train_script.optim import set_learning_rates, update_ema
+from train_script.run_folder import BEST, Log, append_metrics, prune_checkpoints, save_best, save_last
+from train_script.settings import Settings
+from train_script.state import Training, training_state
+from train_script.tensorboard import ExampleImages, PixelHistogram
+from utils.distributed import all_reduce_max, autocast, barrier, gather_objects, is_main
+from utils.errors import InputError
+from utils.files import atomic_path
+from utils.metrics import PROTOCOLS, build_metric
+from utils.metrics.accumulator import mean_metrics
+from utils.metrics.tables import json_ready
+
+STEPS_BETWEEN_POINTS = 10  # of the TensorBoard curves of loss, learning rate and gradient norm
+SHOWN_METRICS = ("iou", "niou", "pd", "fa", "f1")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What stays as it is while a run trains."""
+
+    settings: Settings
+    folder: Path
+    device: torch.device
+    amp: torch.dtype | None
+    protocol: str
+    select_by: str
+    train_loader: DataLoader
+    batches: EpochBatches
+    val_sets: list[EvaluatedSet]
+    test_sets: list[EvaluatedSet]
+    schedule: Callable[[float, int], float]
+    log: Log
+    stop: StopSignal
+    writer: Any  # a SummaryWriter, or None
+
+
+def run_epochs(run: Run, training: Training) -> None:
+    """Train the epochs that are left, then evaluate on the test set. Raises `Interrupted` with everything saved."""
+    while training.progress.epoch < run.settings.epochs:
+        train_one_epoch(run, training)
+        finish_epoch(run, training)
+    report = run.folder / "test.json"
+    if run.settings.final_test and not report.exists():
+        evaluate_test(run, training, report)
+
+
+def train_one_epoch(run: Run, training: Training) -> None:
+    """Train to the end of the current epoch; checkpoint_last.pth is saved every `save_steps` and at the end."""
+    progress, settings, steps = training.progress, run.settings, run.batches.steps
+    training.model.train()
+    run.batches.start(progress.epoch, progress.step)
+    run.train_loader.dataset.set_epoch(progress.epoch)
+    parts = iter(run.train_loader)
+    since = time.perf_counter()
+    with tqdm(
+        total=steps,
+        initial=progress.step,
+        desc=f"epoch {progress.epoch + 1}/{settings.epochs}",
+        unit="step",
+        leave=False,
+        disable=None if is_main() else True,
+    ) as bar:
+        while progress.step < steps:
+            loss, norm = train_step(run, training, parts)
+            progress.step += 1
+            progress.loss_sum += loss
+            progress.train_seconds += (now := time.perf_counter()) - since
+            since = now
+            bar.update()
+            bar.set_postfix(loss=f"{progress.loss_sum / progress.step:.4f}", refresh=False)
+            write_points(run, training, loss, norm)
+            signum = all_reduce_max(run.stop.signum, run.device)
+            if signum or progress.step % settings.save_steps == 0 or progress.step == steps:
+                save_progress(run, training)
+            if signum:
+                raise Interrupted(signum)
+
+
+def train_step(run: Run, training: Training, parts: Iterator) -> tuple[float, float]:
+    """One step of the optimiser; returns the loss, and the norm of the gradients before clipping.
+
+    Raises `InputError` for a loss or gradient that is not finite, before it reaches the weights.
+    """
+    progress = training.progress
+    global_step = progress.epoch * run.batches.steps + progress.step
+    set_learning_rates(training.optimizer, run.schedule, global_step)
+    loss, norm, names = accumulate_gradients(run, training, parts, global_step)
+    if not math.isfinite(loss) or (run.amp != torch.float16 and not math.isfinite(norm)):
+        everyone = [name for part in gather_objects(names) for name in part]
+        raise InputError(
+            f"epoch {progress.epoch + 1}, step {progress.step + 1}: loss {loss}, gradient norm {norm}, expected finite "
+            f"numbers; the samples were {', '.join(everyone)}; look at them, or lower lr, or use --amp none; the last "
+            "good checkpoint is kept"
+        )
+    training.scaler.step(training.optimizer)
+    training.scaler.update()
+    training.optimizer.zero_grad(set_to_none=True)
+    if training.ema:
+        update_ema(training.ema, training.network, training.ema_updates)
+        training.ema_updates += 1
+    return loss, norm
+
+
+def accumulate_gradients(
+    run: Run, training: Training, parts: Iterator, global_step: int
+) -> tuple[float, float, list[str]]:
+    """Forward and backward over a step's batch; (loss, norm of the gradients before clipping, names of the samples)."""
+    settings = run.settings
+    step_loss, names = 0.0, []
+    for part in range(settings.accumulate):
+        batch = next(parts)
+        names += [f"{sequence}/{frame}" for sequence, frame in zip(batch.sequence, batch.frame, strict=True)]
+        clip, mask = (tensor.to(run.device, non_blocking=True) for tensor in (batch.clip, batch.mask))
+        # The same on every process; see SyncedStochasticDepth.
+        torch.manual_seed((settings.seed * 1_000_003 + global_step) * settings.accumulate + part)
+        last = part == settings.accumulate - 1
+        waits = isinstance(training.model, DistributedDataParallel) and not last
+        with training.model.no_sync() if waits else nullcontext():
+            with autocast(run.device, run.amp):
+                outputs = training.model(clip, with_aux=True) if settings.aux_weight else [training.model(clip)]
+            loss = total_loss(settings.loss, outputs, mask, settings.aux_weight, settings.accumulate)
+            training.scaler.scale(loss).backward()
+        step_loss += loss.item()
+    training.scaler.unscale_(training.optimizer)
+    norm = nn.utils.clip_grad_norm_(training.network.parameters(), settings.clip_norm or math.inf)
+    return step_loss, norm.item(), names
+
+
+def finish_epoch(run: Run, training: Training) -> None:
+    """After the last step of an epoch: validate, keep what is best, write metrics.jsonl, and move on."""
+    progress, settings = training.progress, run.settings
+    epoch = progress.epoch + 1
+    row = {
+        "epoch": epoch,
+        "step": epoch * run.batches.steps,
+        "loss": progress.loss_sum / run.batches.steps,
+        "lr": run.schedule(settings.lr, epoch * run.batches.steps - 1),
+        "train_seconds": round(progress.train_seconds, 2),
+    }
+    progress.seconds += progress.train_seconds
+    line = f"epoch {epoch}/{settings.epochs}: loss {row['loss']:.4f}, {progress.train_seconds:.0f} s"
+    if epoch % settings.val_every == 0 or epoch == settings.epochs:
+        since = time.perf_counter()
+        metrics, by_dataset = evaluate_sets(run, training, run.val_sets, "val", row["step"])
+        seconds = time.perf_counter() - since
+        progress.seconds += seconds
+        row |= {"val_seconds": round(seconds, 2), "protocol": run.protocol, "selected_on": settings.select_on}
+        row |= {"val": metrics}
+        if len(by_dataset) > 1:
+            row |= {"val_by_dataset": by_dataset}
+            line += "".join(f"\n  {name}: {format_metrics(one)}" for name, one in by_dataset.items()) + "\n  mean"
+        line += f"; validation ({settings.select_on}, {run.protocol}): {format_metrics(metrics)}, {seconds:.0f} s"
+        line += keep_if_best(run, training, metrics[run.select_by], epoch)
+    row["minutes"] = round(progress.seconds / 60, 3)
+    progress.epoch, progress.step, progress.loss_sum, progress.train_seconds = epoch, 0, 0.0, 0.0
+    if is_main():
+        append_metrics(run.folder, row)
+    run.log(line)
+    save_progress(run, training)
+    if is_main():
+        prune_checkpoints(run.folder, run.select_by, progress.best)
+
+
+def save_progress(run: Run, training: Training) -> None:
+    """Write checkpoint_last.pth, on the main process."""
+    if is_main():
+        save_last(run.folder, training.weights(), asdict(run.settings), training_state(training))
+
+
+def keep_if_best(run: Run, training: Training, score: float | None, epoch: int) -> str:
+    """Keep the weights if their score is among the best; ' (best)' for the log if it is the best."""
+    progress = training.progress
+    entry = [-1.0 if score is None else float(score), epoch]  # undefined metrics lose to all others
+    progress.best = sorted([*progress.best, entry], key=lambda kept: (-kept[0], kept[1]))[: run.settings.keep_best]
+    if is_main():
+        save_best(run.folder, training.weights(), asdict(run.settings), run.select_by, progress.best, epoch)
+    return " (best)" if progress.best[0] == entry else ""
+
+
+def evaluate_sets(
+    run: Run, training: Training, sets: list[EvaluatedSet], tag: str, step: int
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Metrics of the network: each one's mean over the datasets where it is defined, and those of each dataset."""
+    by_dataset = {}
+    for part in sets:
+        name = part.dataset.dataset_name
+        by_dataset[name] = evaluate(run, training, part, tag if len(sets) == 1 else f"{tag}/{name}", step)
+    return json_ready(mean_metrics(by_dataset.values())), json_ready(by_dataset)
+
+
+def evaluate(run: Run, training: Training, part: EvaluatedSet, tag: str, step: int) -> dict[str, float | None]:
+    """Metrics of the network over the frames of one dataset, shared between the processes, known to all."""
+    as_logits = PROTOCOLS[run.protocol].scale == "logit"
+    mergeable = [build_metric(run.protocol)]
+    if run.settings.tensorboard:
+        mergeable.append(PixelHistogram(as_logits))
+    examples = [ExampleImages(part.dataset.sequences, as_logits)] if run.writer else []
+    predictor = Predictor(
+        training.weights(),
+        frame_preparation(part.dataset.transform),
+        run.device,
+        flip=run.settings.val_flip,
+        amp=run.settings.amp,
+        batch_size=run.settings.val_batch_size,
+    )
+    for samples in tqdm(part.loader, desc=tag, unit="batch", leave=False, disable=None if is_main() else True):
+        run.stop.check()
+        clips, sizes = zip(*((sample.clip, tuple(sample.mask.shape[-2:])) for sample in samples), strict=True)
+        maps = predictor.score_maps(clips, sizes, probability=not as_logits, logit=as_logits)
+        for sample, (probability, logit) in zip(samples, maps, strict=True):
+            for observer in [*mergeable, *examples]:
+                score = torch.from_numpy(logit if as_logits else probability)
+                observer.update(score, sample.mask[0], sample.sequence, sample.frame)
+    shares = gather_objects(mergeable)
+    for share in shares[1:]:
+        for whole, other in zip(shares[0], share, strict=True):
+            whole.merge(other)
+    metrics = shares[0][0].compute()
+    if run.writer:
+        for name, value in json_ready(metrics).items():
+            if value is not None:
+                run.writer.add_scalar(f"{tag}/{name}", value, step)
+        shares[0][1].write(run.writer, f"{tag}/pixel precision-recall", step)
+        examples[0].write(run.writer, f"{tag}/mask green, prediction red", step)
+        run.writer.flush()
+    return metrics
+
+
+def evaluate_test(run: Run, training: Training, report: Path) -> None:
+    """Evaluate the best weights on the whole test set, once, and write test.json."""
+    score, epoch = training.progress.best[0]
+    barrier()  # checkpoint_best.pth has been written
+    load_weights(training.weights(), run.folder / BEST)
+    since = time.perf_counter()
+    step = run.settings.epochs * run.batches.steps
+    metrics, by_dataset = evaluate_sets(run, training, run.test_sets, "test", step)
+    run.log(
+        f"test set ({run.protocol}), weights of epoch {int(epoch)}: {format_metrics(metrics)}, "
+        f"{time.perf_counter() - since:.0f} s; "
+        + (
+            "that epoch was chosen on the same images, as in the published recipe: these metrics are optimistic"
+            if run.settings.select_on == "test"
+            else "the test set was not used before"
+        )
+    )
+    if is_main():
+        note = {"by_dataset": by_dataset} if len(by_dataset) > 1 else {}
+        note |= {"epoch": int(epoch), "selected_by": run.select_by, "selected_on": run.settings.select_on}
+        with atomic_path(report) as temporary:
+            text = json.dumps(note | {"val_score": score, "protocol": run.protocol, "metrics": metrics}, indent=1)
+            temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def write_points(run: Run, training: Training, loss: float, norm: float) -> None:
+    """TensorBoard points of a step, every few steps."""
+    progress = training.progress
+    if run.writer and progress.step % STEPS_BETWEEN_POINTS == 0:
+        step = progress.epoch * run.batches.steps + progress.step
+        run.writer.add_scalar("train/loss", loss, step)
+        run.writer.add_scalar("train/gradient norm", norm, step)
+        for group in training.optimizer.param_groups:
+            run.writer.add_scalar(f"train/learning rate {group['name']}", group["lr"], step)
+
+
+def format_metrics(metrics: dict[str, Any]) -> str:
+    """The main metrics in one line; '-' where undefined."""
+    texts = []
+    for name in SHOWN_METRICS:
+        if name in metrics:
+            value = metrics[name]
+            if value is None:
+                texts.append(f"{name} -")
+            elif name == "fa":
+                texts.append(f"fa {value * 1e6:.1f}e-6")
+            else:
+                texts.append(f"{name} {value:.4f}")
+    return ", ".join(texts)
