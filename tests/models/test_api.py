@@ -59,7 +59,7 @@ def test_options_are_converted_to_the_types_of_the_signature_or_refused():
     assert model.name == "sgmp_unet" and model.num_frames == 2
     assert model.options == {**build_model("sgmp_unet").options, **SMALL_VARIANT, **given}
     for value in ("wide", 8.5, True, None):
-        with pytest.raises(InputError, match="option width of datransnet is '.*', expected integer"):
+        with pytest.raises(InputError, match=r"option width of datransnet is '.*', expected integer"):
             build_model("datransnet", width=value)
 
 
