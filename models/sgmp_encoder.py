@@ -128,11 +128,10 @@ class Encoder(nn.Module):
         super().__init__()
         self.spatial_stem = SpatialStem(nn.Conv2d(3, spatial_width, 1, bias=False), nn.BatchNorm2d(spatial_width))
         self.patch_embed = PatchEmbed3d([2, 4, 4], 3, width, nn.LayerNorm)
-        drops = rising_drops(depths)
         self.stages = nn.ModuleList()
-        for index in range(len(depths)):
+        for index, drops in enumerate(rising_drops(depths)):
             channels, spatial_channels = width * 2**index, spatial_width * 2**index
-            temporal = swin_blocks(SwinBlock3d, WINDOW, channels, heads[index], drops[index])
+            temporal = swin_blocks(SwinBlock3d, WINDOW, channels, heads[index], drops)
             stride = 2 if index else 1
             spatial = [CBAMBlock(spatial_channels // stride, spatial_channels, stride)]
             spatial += [CBAMBlock(spatial_channels, spatial_channels, 1) for _ in range(spatial_depths[index] - 1)]

@@ -1,5 +1,7 @@
 """torchvision's Swin blocks of both versions, made of the fast forms of their attention, perceptrons and norms."""
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 from torchvision.models.swin_transformer import SwinTransformerBlock, SwinTransformerBlockV2
 
@@ -13,8 +15,7 @@ STOCHASTIC_DEPTH = 0.1  # of the last block
 class SwinBlock3d(SwinTransformerBlock):
     """torchvision's block of Video Swin, [B, T, H, W, C] -> same."""
 
-    def __init__(self, channels: int, heads: int, window: list[int], shift: list[int], drop: float):
-        super().__init__(channels, heads, window, shift, stochastic_depth_prob=drop, attn_layer=FastWindowAttention3d)
+    layers: ClassVar = {"attn_layer": FastWindowAttention3d}
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.stochastic_depth(self.attn(self.norm1(x)))
@@ -24,16 +25,7 @@ class SwinBlock3d(SwinTransformerBlock):
 class SwinBlockV2(SwinTransformerBlockV2):
     """torchvision's block of Swin V2, [B, H, W, C] -> same."""
 
-    def __init__(self, channels: int, heads: int, window: list[int], shift: list[int], drop: float):
-        super().__init__(
-            channels,
-            heads,
-            window,
-            shift,
-            stochastic_depth_prob=drop,
-            norm_layer=NarrowLayerNorm,
-            attn_layer=FastWindowAttentionV2,
-        )
+    layers: ClassVar = {"attn_layer": FastWindowAttentionV2, "norm_layer": NarrowLayerNorm}
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.stochastic_depth(self.norm1(self.attn(x)))
@@ -46,7 +38,10 @@ def swin_blocks(
     """A stage: one `block` for each stochastic-depth probability in `drops`, every second one with shifted windows."""
     shifts = [0] * len(window), [extent // 2 for extent in window]
     return nn.Sequential(
-        *(block(channels, heads, list(window), shifts[layer % 2], drop) for layer, drop in enumerate(drops))
+        *(
+            block(channels, heads, list(window), shifts[layer % 2], stochastic_depth_prob=drop, **block.layers)
+            for layer, drop in enumerate(drops)
+        )
     )
 
 

@@ -209,7 +209,7 @@ def test_no_damage_ends_in_a_traceback(zipped, tmp_path):
             damaged[numbers.randrange(min(len(whole), 1200))] = numbers.randrange(256)
         path.write_bytes(damaged)
         with pytest.raises(InputError, match=re.escape(str(path))):
-            read_checkpoint(path)
+            load_model(path)
 
 
 @pytest.mark.parametrize(
