@@ -1,7 +1,7 @@
-"""Datasets found in any layout, checked, and served as clips."""
+"""Infrared datasets: found in any layout, checked, and served as clips."""
 
 from datasets.clips import ClipDataset, ClipSample, collate
 from datasets.index import DatasetIndex, open_dataset
-from datasets.sequences import Frame, Sequence
+from datasets.layouts import Frame, Sequence
 
 __all__ = ["ClipDataset", "ClipSample", "DatasetIndex", "Frame", "Sequence", "collate", "open_dataset"]

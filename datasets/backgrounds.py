@@ -48,7 +48,7 @@ def build_background(clutter: str, shape: tuple[int, int], random: np.random.Gen
 def _clouds(shape: tuple[int, int], random: np.random.Generator) -> Background:
     """Two layers of cloud at different speeds before a sky that brightens downwards."""
     layers = [Texture(shape, random.uniform(2.6, 3.2), random) for _ in range(2)]
-    winds = [_velocity(random, 0.1, 0.8) for _ in layers]
+    winds = [random_velocity(random, 0.1, 0.8) for _ in layers]
     cover = random.uniform(-0.6, 0.4)
     sky = _gradient(shape, random)
 
@@ -63,9 +63,9 @@ def _clouds(shape: tuple[int, int], random: np.random.Generator) -> Background:
 def _sea(shape: tuple[int, int], random: np.random.Generator) -> Background:
     """Waves that run against each other, with glints, under a hazy sky; the horizon is level."""
     waves = [Texture(shape, random.uniform(1.6, 2.2), random, aspect=3.0) for _ in range(2)]
-    speeds = [_velocity(random, 0.3, 1.0) for _ in waves]
+    speeds = [random_velocity(random, 0.3, 1.0) for _ in waves]
     haze = Texture(shape, 3.2, random)
-    drift = _velocity(random, 0.05, 0.3)
+    drift = random_velocity(random, 0.05, 0.3)
     horizon = random.uniform(0.2, 0.45) * shape[0]
     sky, sea = _gradient(shape, random), random.uniform(0.25, 0.4)
     rows = np.arange(shape[0], dtype=np.float32)[:, None]
@@ -76,7 +76,7 @@ def _sea(shape: tuple[int, int], random: np.random.Generator) -> Background:
         nearness = np.clip(0.35 + height / shape[0], 0.35, 1)
         water = sea + CONTRAST * nearness * (0.7 * swell + 0.25 * np.maximum(swell - 1, 0) ** 2)
         air = sky + 0.5 * CONTRAST * haze.window(*(drift * frame - offset))
-        return _below(height, water, air)
+        return below(height, water, air)
 
     return render
 
@@ -85,7 +85,7 @@ def _ground(shape: tuple[int, int], random: np.random.Generator) -> Background:
     """Patched terrain under a ragged skyline, seen from a slowly panning platform."""
     terrain, patches = Texture(shape, random.uniform(1.8, 2.3), random), Texture(shape, 3.0, random)
     haze = Texture(shape, 3.2, random)
-    pan = _velocity(random, 0.1, 0.7) * (0.2, 1.0)
+    pan = random_velocity(random, 0.1, 0.7) * (0.2, 1.0)
     ridge = Texture((1, shape[1]), 3.6, random)
     horizon = random.uniform(0.15, 0.4) * shape[0]
     relief = random.uniform(0.02, 0.06) * shape[0]
@@ -96,12 +96,12 @@ def _ground(shape: tuple[int, int], random: np.random.Generator) -> Background:
         move = pan * frame - offset
         height = rows + np.float32(move[0]) - horizon - relief * ridge.window(0, move[1])
         soil = land + CONTRAST * (0.8 * np.tanh(2 * patches.window(*move)) + 0.8 * terrain.window(*move))
-        return _below(height, soil, sky + 0.4 * CONTRAST * haze.window(*(0.3 * move)))
+        return below(height, soil, sky + 0.4 * CONTRAST * haze.window(*(0.3 * move)))
 
     return render
 
 
-def _below(height: np.ndarray, surface: np.ndarray, air: np.ndarray) -> np.ndarray:
+def below(height: np.ndarray, surface: np.ndarray, air: np.ndarray) -> np.ndarray:
     """`surface` where `height` (pixels below the skyline) is positive, `air` above, blurred over the edge."""
     share = 1 / (1 + np.exp(np.clip(-height / HORIZON_BLUR, -30, 30)))
     return share * surface + (1 - share) * air
@@ -113,7 +113,7 @@ def _gradient(shape: tuple[int, int], random: np.random.Generator) -> np.ndarray
     return np.linspace(top, top + random.uniform(0.02, 0.12), shape[0], dtype=np.float32)[:, None]
 
 
-def _velocity(random: np.random.Generator, low: float, high: float) -> np.ndarray:
+def random_velocity(random: np.random.Generator, low: float, high: float) -> np.ndarray:
     """A random velocity (y, x) in pixels a frame, mostly sideways."""
     speed, angle = random.uniform(low, high), random.normal(0, 0.4)
     return speed * random.choice((-1, 1)) * np.array([np.sin(angle), np.cos(angle)])

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from datasets.sequences import Frame, Sequence
+from datasets.layouts import Frame, Sequence
 from utils.errors import InputError
-from utils.images import read_mask, read_pixels, to_unit
+from utils.images import read_mask, read_pixels, size_text, to_unit
 
 BORDERS = ("clamp", "wrap")
 CACHE_BYTES = 512 * 2**20  # per worker; 8192 frames of 256 x 256 at 8 bit
@@ -135,7 +135,7 @@ class ClipDataset(Dataset):
         mask = self._cache.mask(target.mask)
         if mask.shape != frames.shape[1:]:
             raise InputError(
-                f"mask {target.mask} is {_size(mask)}, its image {target.image} {_size(frames[0])}; "
+                f"mask {target.mask} is {size_text(mask)}, its image {target.image} {size_text(frames[0])}; "
                 "expected the same size"
             )
         random = np.random.default_rng([self.seed, int(self._epoch), item])
@@ -155,8 +155,8 @@ class ClipDataset(Dataset):
         for frame, array in zip(frames, pixels, strict=True):
             if array.shape != pixels[0].shape:
                 raise InputError(
-                    f"frame {frame.image} is {_size(array)}, frame {frames[0].image} of the same sequence "
-                    f"{_size(pixels[0])}; expected one size"
+                    f"frame {frame.image} is {size_text(array)}, frame {frames[0].image} of the same sequence "
+                    f"{size_text(pixels[0])}; expected one size"
                 )
         if len({array.dtype for array in pixels}) > 1:  # 8- and 16-bit files side by side
             pixels = [to_unit(array) if array.dtype == np.uint8 else array for array in pixels]
@@ -177,7 +177,3 @@ def collate(samples: list[ClipSample]) -> ClipSample:
         torch.stack([sample.mask for sample in samples]),
         *([getattr(sample, part) for sample in samples] for part in ClipSample._fields[2:]),
     )
-
-
-def _size(array: np.ndarray) -> str:
-    return f"{array.shape[1]} x {array.shape[0]}"

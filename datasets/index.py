@@ -1,4 +1,4 @@
-"""`open_dataset`: from a name or a folder to the sequences of its splits."""
+"""`open_dataset`: from the name or folder of a dataset to the sequences of its splits."""
 
 import difflib
 import os
@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from datasets.catalog import CATALOG, DatasetInfo
-from datasets.layouts import EXPECTED_LAYOUTS, find_layout
+from datasets.layouts import EXPECTED_LAYOUTS, Sequence, find_layout
 from datasets.path_config import DATASET_PATHS
 from datasets.rendered_dataset import ensure_demo
-from datasets.sequences import Sequence
 from datasets.split_lists import find_split
 from utils.errors import InputError
 
@@ -19,7 +18,7 @@ DATA_ROOT_VARIABLE = "ISTD_DATA_ROOT"
 
 @dataclass(frozen=True)
 class DatasetIndex:
-    """A dataset as found on the disk. `missing_entries`: split -> list entries without an image there."""
+    """A dataset as found on disk. `missing_entries`: split -> list entries without an image."""
 
     info: DatasetInfo
     root: Path
@@ -31,22 +30,22 @@ class DatasetIndex:
     masks_without_image: list[Path] = field(default_factory=list)
 
     def split(self, name: str) -> list[Sequence]:
-        """Sequences of "train", "test" or a further list of the dataset. Raises `InputError` if there are none."""
+        """Sequences of "train", "test" or another list of the dataset. Raises `InputError` if there are none."""
         if name not in self.parts:
             raise InputError(f"{self.info.name} has no split {name!r}; expected one of {', '.join(self.parts)}")
         if not self.parts[name]:
             raise InputError(
-                f"split {name!r} of {self.info.name} is empty: none of its entries lie in {self.root} "
+                f"split {name!r} of {self.info.name} is empty: none of its entries is in {self.root} "
                 f"(split from {self.split_source}); add the images or the lists"
             )
         return self.parts[name]
 
     @property
     def summary(self) -> str:
-        """One line: layout, source of the split, counts, and what of the split is missing."""
+        """One line: layout, source of the split, counts, and missing entries."""
         parts = ", ".join(f"{name} {_count(self.info.kind, sequences)}" for name, sequences in self.parts.items())
         lost = [
-            f"{len(entries)} entries of {part} are not on the disk (first: {entries[0]})"
+            f"{len(entries)} entries of {part} have no file (first: {entries[0]})"
             for part, entries in self.missing_entries.items()
         ]
         return (
@@ -56,22 +55,23 @@ class DatasetIndex:
 
 
 def open_dataset(name_or_path: str | Path, data_root: str | Path | None = None) -> DatasetIndex:
-    """Find a dataset of the catalog by name, or any folder of the same shape by path, and its splits.
+    """Find a dataset by its name in path_config.py or the catalog (in any case), or any folder by path, and its splits.
 
-    `data_root` (a folder that holds the datasets by name), then the environment variable ISTD_DATA_ROOT, then
-    `datasets/path_config.py` tell where a name lies. `demo` is rendered on first use.
-    Raises `InputError` where nothing is found or recognised.
+    A name's folder is looked up in `data_root` (a folder that contains the datasets by name), else in the environment
+    variable ISTD_DATA_ROOT, else in `datasets/path_config.py`. `demo` is rendered on first use. Raises `InputError` if
+    nothing is found or recognised.
     """
-    name = str(name_or_path)
-    known = {key.lower(): key for key in CATALOG}.get(name.lower())
-    root = _locate(known, data_root) if known else _locate_path(name, data_root)
+    names = {name.lower(): name for name in (*DATASET_PATHS, *CATALOG)}
+    name = names.get(str(name_or_path).lower())
+    root = _locate(name, data_root) if name else _locate_folder(str(name_or_path), data_root, names)
     layout = find_layout(root)
-    info = CATALOG.get(known or root.name) or DatasetInfo(root.name, layout.kind)
+    name = name or names.get(root.name.lower(), root.name)
+    info = CATALOG.get(name) or DatasetInfo(name, layout.kind)
     if info.kind != layout.kind:
         raise InputError(
-            f"{info.name} is a dataset of {info.kind}, but {root} holds {layout.kind}; give its own folder"
+            f"{info.name} is a dataset of {info.kind}, but {root} contains {layout.kind}; give the right folder"
         )
-    split = find_split(layout, dict.fromkeys((info.name, root.name)), info.name if info.published_split else None)
+    split = find_split(layout, dict.fromkeys((name, root.name)), info.name if info.published_split else None)
     return DatasetIndex(
         info=info,
         root=layout.root,
@@ -85,32 +85,37 @@ def open_dataset(name_or_path: str | Path, data_root: str | Path | None = None) 
 
 
 def _locate(name: str, data_root: str | Path | None) -> Path:
-    """Folder of a dataset of the catalog."""
+    """Folder of a dataset known by name."""
+    paths = {key.lower(): path for key, path in DATASET_PATHS.items()}
+    configured = REPOSITORY / Path(paths.get(name.lower(), f"data/{name}")).expanduser()
     tried = data_root or os.environ.get(DATA_ROOT_VARIABLE)
-    configured = REPOSITORY / Path(DATASET_PATHS[name]).expanduser()
     root = Path(tried) / name if tried else configured
     if name == "demo" and not root.is_dir():
         root = configured
         ensure_demo(root)
     if not root.is_dir():
-        said_by = "--data_root" if data_root else DATA_ROOT_VARIABLE if tried else "datasets/path_config.py"
+        source = "--data_root" if data_root else DATA_ROOT_VARIABLE if tried else "datasets/path_config.py"
+        links = CATALOG[name].links if name in CATALOG else ()
         raise InputError(
-            f"{name} is not at {root} (from {said_by}); write its folder into datasets/path_config.py, or name "
-            f"a folder that holds {name}/ with --data_root or {DATA_ROOT_VARIABLE}; {EXPECTED_LAYOUTS}"
+            f"{name} is not at {root} (from {source}); write its folder into datasets/path_config.py, or give "
+            f"the folder that contains {name}/ with --data_root or {DATA_ROOT_VARIABLE}"
+            f"{', or download it as named below' if links else ''}; {EXPECTED_LAYOUTS}"
+            + "".join(f"\n  download: {link}" for link in links)
         )
     return root
 
 
-def _locate_path(name: str, data_root: str | Path | None) -> Path:
-    """Folder given as a path, or by its name under the data root."""
+def _locate_folder(path: str, data_root: str | Path | None, names: dict[str, str]) -> Path:
+    """Folder given by its path, or by its name under the data root; `names`: the known ones by lower case."""
     data_root = data_root or os.environ.get(DATA_ROOT_VARIABLE)
-    for root in (Path(name), *([Path(data_root) / name] if data_root else [])):
+    for root in (Path(path), *([Path(data_root) / path] if data_root else [])):
         if root.is_dir():
             return root.resolve()
-    close = difflib.get_close_matches(name, CATALOG, n=1, cutoff=0.5)
-    hint = f"; did you mean {close[0]}?" if close else ""
+    close = difflib.get_close_matches(path.lower(), names, n=1, cutoff=0.5)
+    hint = f"; did you mean {names[close[0]]}?" if close else ""
     raise InputError(
-        f"no dataset {name!r}: expected one of {', '.join(CATALOG)}, or an existing folder{hint}; {EXPECTED_LAYOUTS}"
+        f"no dataset {path!r}: expected one of {', '.join(names.values())}, or an existing folder{hint}; "
+        f"{EXPECTED_LAYOUTS}"
     )
 
 

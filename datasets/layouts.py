@@ -1,19 +1,18 @@
-"""Folder layouts -> sequences of frames. Every layout that the datasets are handed around in is recognised."""
+"""From a dataset's folder to sequences of frames: all layouts in which the datasets are distributed are recognised."""
 
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from datasets.sequences import Frame, Sequence
 from utils.errors import InputError
-from utils.images import IMAGE_SUFFIXES, MASK_ENDING, numeric_key
+from utils.images import MASK_ENDING, image_files, numeric_key
 
 FOLDER_PAIRS = (("images", "masks"), ("IRSTD1k_Img", "IRSTD1k_Label"), ("image", "mask"))
 TRAIN_FOLDERS = ("trainval", "train")
 TEST_FOLDERS = ("test", "val")
-BRACKET_NUMBER = re.compile(r"\(([0-9]+)\)$")  # IRDST as released: 1(12), also 1 (12)
+BRACKET_NUMBER = re.compile(r"\(([0-9]+)\)$")  # IRDST is released with frames named 1(12), also 1 (12)
 
-EXPECTED_LAYOUTS = """expected one of
+EXPECTED_LAYOUTS = """expected one of the layouts
   images/NAME.png + masks/NAME.png              (with lists in img_idx/, 50_50/, idx_427/ or beside them)
   trainval/images + trainval/masks, test/images + test/masks
   IRSTD1k_Img/NAME.png + IRSTD1k_Label/NAME.png
@@ -22,8 +21,25 @@ EXPECTED_LAYOUTS = """expected one of
 
 
 @dataclass(frozen=True)
+class Frame:
+    """One image file; `mask` is None if the frame is context only."""
+
+    name: str
+    image: Path
+    mask: Path | None
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """Frames in temporal order. A single image is a sequence of one frame with the same name."""
+
+    name: str
+    frames: tuple[Frame, ...]
+
+
+@dataclass(frozen=True)
 class Layout:
-    """What lies in a dataset's folder `root`: `folder_splits` where folders, not lists, tell train from test."""
+    """The contents of a dataset's folder `root`; `folder_splits` is filled if folders, not lists, define the split."""
 
     root: Path
     name: str
@@ -34,10 +50,10 @@ class Layout:
 
 
 def find_layout(root: Path) -> Layout:
-    """Recognise the layout of `root` and list its sequences in numeric order. Raises `InputError` for others."""
+    """Recognise the layout of `root` and list its sequences in numeric order. Raises `InputError` for any other."""
     inner = _subfolders(root)
     unpacked = len(inner) == 1 and inner[0].name not in sum(FOLDER_PAIRS, ())
-    if unpacked and _holds_lists(inner[0]):  # an archive unpacked into a folder of its own
+    if unpacked and _holds_lists(inner[0]):  # an archive that unpacked into a folder inside
         return find_layout(inner[0])
     layout = _split_folders(root) or _paired_folders(root) or _sequence_folders(root)
     if layout is not None:
@@ -45,7 +61,7 @@ def find_layout(root: Path) -> Layout:
     if unpacked:
         return find_layout(inner[0])
     found = ", ".join(sorted(path.name for path in root.iterdir())[:8]) or "nothing"
-    raise InputError(f"no dataset layout recognised in {root} (it holds: {found}); {EXPECTED_LAYOUTS}")
+    raise InputError(f"no dataset layout recognised in {root} (it contains: {found}); {EXPECTED_LAYOUTS}")
 
 
 def _split_folders(root: Path) -> Layout | None:
@@ -58,7 +74,7 @@ def _split_folders(root: Path) -> Layout | None:
     kinds = {part.kind for part in parts.values()}
     if len(kinds) != 1:
         raise InputError(
-            f"{train} and {test} hold images in one and sequences in the other; expected the same kind in both"
+            f"of {train} and {test}, one contains single images and the other sequences; expected the same kind in both"
         )
     return Layout(
         root=root,
@@ -71,13 +87,13 @@ def _split_folders(root: Path) -> Layout | None:
 
 
 def _paired_folders(root: Path) -> Layout | None:
-    """images/ beside masks/, which hold files (single images) or a folder per sequence."""
+    """images/ beside masks/, with files (single images) or a folder per sequence in each."""
     pair = _pair_in(root)
     if pair is None:
         return None
     images, masks = pair
     folders = _subfolders(images)
-    if not folders or _image_files(images):
+    if not folders or image_files(images):
         frames, orphans = _match(images, masks)
         singles = [Sequence(frame.name, (frame,)) for frame in frames]
         return Layout(root, f"{images.name}/NAME + {masks.name}/NAME", "images", singles, masks_without_image=orphans)
@@ -89,7 +105,7 @@ def _paired_folders(root: Path) -> Layout | None:
             sequences.append(Sequence(folder.name, tuple(frames)))
     for folder in _subfolders(masks):
         if not (images / folder.name).is_dir():
-            orphans += _image_files(folder).values()
+            orphans += image_files(folder).values()
     bracketed = bool(sequences) and all(BRACKET_NUMBER.search(frame.name) for frame in sequences[0].frames)
     frame_pattern = "N(FRAME)" if bracketed else "FRAME"
     name = f"{images.name}/SEQUENCE/{frame_pattern} + {masks.name}/SEQUENCE/{frame_pattern}"
@@ -120,12 +136,12 @@ def _pair_in(folder: Path) -> tuple[Path, Path] | None:
 
 
 def _match(images: Path, masks: Path) -> tuple[list[Frame], list[Path]]:
-    """Frames of a folder in order, each with its mask if there is one; and the masks that no image goes with."""
-    image_files = _image_files(images)
-    mask_files = {key.removesuffix(MASK_ENDING): path for key, path in _image_files(masks).items()}
-    frames = [Frame(path.stem, path, mask_files.get(key)) for key, path in image_files.items()]
+    """Frames of a folder in order, each with its mask if there is one; and the masks without an image."""
+    found = image_files(images, key=lambda path: file_key(path.stem))
+    mask_files = image_files(masks, key=lambda path: file_key(path.stem).removesuffix(MASK_ENDING))
+    frames = [Frame(path.stem, path, mask_files.get(key)) for key, path in found.items()]
     frames.sort(key=lambda frame: _frame_key(frame.name))
-    return frames, [path for key, path in mask_files.items() if key not in image_files]
+    return frames, [path for key, path in mask_files.items() if key not in found]
 
 
 def _holds_lists(folder: Path) -> bool:
@@ -133,25 +149,8 @@ def _holds_lists(folder: Path) -> bool:
     return any(any(folder.glob(pattern)) for pattern in ("*.txt", "*/*.txt"))
 
 
-def _image_files(folder: Path) -> dict[str, Path]:
-    """Image files of a folder by `file_key`."""
-    files: dict[str, Path] = {}
-    if not folder.is_dir():
-        return files
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
-            continue
-        key = file_key(path.stem)
-        if key in files:
-            raise InputError(
-                f"{files[key]} and {path} bear the same name; expected one file per frame; remove one of them"
-            )
-        files[key] = path
-    return files
-
-
 def file_key(stem: str) -> str:
-    """Name under which image, mask and list entry meet: without spaces, so that "1 (3)" meets "1(3)"."""
+    """Key that matches images, masks and list entries: the name without spaces, so that "1 (3)" equals "1(3)"."""
     return "".join(stem.split())
 
 

@@ -1,8 +1,9 @@
-"""Where your datasets lie. This is the one file of `datasets/` that you edit.
+"""Where your datasets are stored: the only file in `datasets/` that you need to edit.
 
-One entry per dataset: its name and its folder. Relative paths start at the repository. Any layout that the dataset is
-handed around in is recognised; nothing has to be renamed or moved. `--data_root D` and the environment variable
-ISTD_DATA_ROOT name a folder that holds the datasets by name, and override this file, in that order.
+A dataset is one line, its name and its folder; `--dataset NAME` then finds it (in any case), whether or not the catalog
+lists it. Relative paths start at the repository. All layouts in which the datasets are distributed are recognised, so
+nothing has to be renamed or moved. `--data_root DIR`, or else the environment variable ISTD_DATA_ROOT, names a folder
+that contains the datasets by name and overrides this file. Download links: `python -m datasets.links`.
 """
 
 DATASET_PATHS = {
@@ -15,6 +16,6 @@ DATASET_PATHS = {
     "NUDT-SIRST": "data/NUDT-SIRST",
     "IRSTD-1K": "data/IRSTD-1K",
     "NUAA-SIRST": "data/NUAA-SIRST",
-    # rendered here on first use
+    # rendered on first use
     "demo": "data/demo",
 }

@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from datasets.backgrounds import CLUTTERS
 from datasets.rendering import SequenceSettings, frame_name, render_sequence
-from datasets.target_table import TARGET_TABLE, TargetRow, write_targets
+from datasets.targets import TARGET_TABLE, TargetRow, write_targets
+from datasets.varied_scenes import render_varied_sequence
 from utils.errors import InputError
 from utils.files import new_folder
 
@@ -25,7 +26,8 @@ PNG_COMPRESSION = 1  # noise hardly compresses, so more costs time alone
 class DatasetSettings:
     """A dataset to render: ranges are (lowest, highest); size is (H, W); speed in pixels a frame.
 
-    SNR = (target peak - local mean) / local standard deviation (`datasets.rendering.local_statistics`).
+    SNR = |target peak - local mean| / local standard deviation (`datasets.rendering.local_statistics`). With
+    the clutter "varied" it is the least that a sequence's targets have (`datasets.varied_scenes`).
     """
 
     sequences: int = 32
@@ -85,7 +87,8 @@ def _render_into(folder: Path, settings: DatasetSettings) -> None:
 def _render_one(folder: Path, name: str, number: int, settings: DatasetSettings) -> list[TargetRow]:
     random = np.random.default_rng([settings.seed, number])
     share = (number * GOLDEN_RATIO + 0.5) % 1
-    rendered = render_sequence(
+    render = render_varied_sequence if settings.clutter == "varied" else render_sequence
+    rendered = render(
         name,
         SequenceSettings(
             clutter=CLUTTERS[number % len(CLUTTERS)] if settings.clutter == "mixed" else settings.clutter,

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from datasets.backgrounds import build_background
-from datasets.target_table import TargetRow
+from datasets.targets import TargetRow
 
 NOISE = 0.03  # standard deviation of the sensor noise, of a full range of 1
 COLUMN_NOISE = 0.008  # of the fixed offsets of the sensor's columns
@@ -66,9 +66,9 @@ def render_sequence(name: str, settings: SequenceSettings, random: np.random.Gen
     """Render the sequence `name`. The same settings and generator state give the same arrays."""
     background = build_background(settings.clutter, settings.shape, random)
     targets = [_draw_target(settings, random) for _ in range(random.integers(*settings.targets, endpoint=True))]
-    offsets = _platform_offsets(settings.frames, random)
+    offsets = platform_offsets(settings.frames, random)
     columns = random.normal(0, COLUMN_NOISE, settings.shape[1]).astype(np.float32)
-    spoil = _bad_pixels(settings.shape, random)
+    spoil = bad_pixels(settings.shape, random)
 
     frames = np.empty((settings.frames, *settings.shape), np.float32)
     masks = np.zeros(frames.shape, bool)
@@ -96,51 +96,63 @@ def render_sequence(name: str, settings: SequenceSettings, random: np.random.Gen
             light[window] += np.float32(amplitude) * profile
             masks[number][window] |= core
             snr = (excess + amplitude * profile.max()) / deviation
-            rows.append(_row(name, number, label, place, window, core, snr))
+            rows.append(target_row(name, number, label, place, window, core, snr))
         frames[number] = clutter + noise + light
     frames *= min(1.0, BRIGHTEST / float(frames.max()))
     return RenderedSequence(np.clip(spoil(frames), 0, 1), masks, rows)
 
 
-def local_statistics(frame: np.ndarray, place: tuple[int, int]) -> tuple[float, float]:
-    """Mean and standard deviation of the 21 x 21 pixels around `place` (row, column) without the inner 9 x 9."""
-    top, left = (max(at - SNR_RADIUS, 0) for at in place)
-    window = frame[top : place[0] + SNR_RADIUS + 1, left : place[1] + SNR_RADIUS + 1]
-    rows = np.abs(np.arange(top, top + window.shape[0]) - place[0]) > SNR_GUARD
-    columns = np.abs(np.arange(left, left + window.shape[1]) - place[1]) > SNR_GUARD
+def local_statistics(frame: np.ndarray, place: tuple[int, int], guard: int = SNR_GUARD) -> tuple[float, float]:
+    """Mean and standard deviation of the pixels around `place` (row, column) without those of the target.
+
+    With the default `guard` of 4 pixels these are a window of 21 x 21 without the inner 9 x 9; larger targets need a
+    larger guard, and the window grows with it.
+    """
+    radius = guard + SNR_RADIUS - SNR_GUARD
+    top, left = (max(at - radius, 0) for at in place)
+    window = frame[top : place[0] + radius + 1, left : place[1] + radius + 1]
+    rows = np.abs(np.arange(top, top + window.shape[0]) - place[0]) > guard
+    columns = np.abs(np.arange(left, left + window.shape[1]) - place[1]) > guard
     around = window[rows[:, None] | columns]
     return float(around.mean()), float(around.std())
 
 
 def target_profile(
-    place: np.ndarray, heading: float, length: float, width: float, shape: tuple[int, int]
+    place: np.ndarray,
+    heading: float,
+    length: float,
+    width: float,
+    shape: tuple[int, int],
+    radius: int = PATCH_RADIUS,
+    flatness: float = 1.0,
 ) -> tuple[tuple[slice, slice], np.ndarray] | None:
     """A Gaussian spot at sub-pixel `place` (y, x), integrated over pixels, the whole spot's highest pixel being 1.
 
     Returns the window of the image that it covers and its values there, or None where it lies outside altogether.
-    `length` and `width` are the sigmas along and across `heading` (radians, 0 pointing to growing x).
+    `length` and `width` are the sigmas along and across `heading` (radians, 0 pointing to growing x). The spot is cut
+    `radius` pixels from its centre; `flatness` above 1 makes it flat-topped: exp(-(r^2)^flatness / 2).
     """
     centre = np.floor(place + 0.5).astype(int)
-    steps = (np.arange((2 * PATCH_RADIUS + 1) * SUBSAMPLES) + 0.5) / SUBSAMPLES - 0.5 - PATCH_RADIUS
+    steps = (np.arange((2 * radius + 1) * SUBSAMPLES) + 0.5) / SUBSAMPLES - 0.5 - radius
     dy = (steps + centre[0] - place[0])[:, None]
     dx = (steps + centre[1] - place[1])[None]
     along = (np.cos(heading) * dx + np.sin(heading) * dy) / length
     across = (np.cos(heading) * dy - np.sin(heading) * dx) / width
-    fine = np.exp(-0.5 * (along**2 + across**2)).astype(np.float32)
-    size = 2 * PATCH_RADIUS + 1
+    fine = np.exp(-0.5 * (along**2 + across**2) ** flatness).astype(np.float32)
+    size = 2 * radius + 1
     profile = fine.reshape(size, SUBSAMPLES, size, SUBSAMPLES).mean(axis=(1, 3))
     profile /= profile.max()
-    start = np.maximum(centre - PATCH_RADIUS, 0)
-    stop = np.minimum(centre + PATCH_RADIUS + 1, shape)
+    start = np.maximum(centre - radius, 0)
+    stop = np.minimum(centre + radius + 1, shape)
     if (start >= stop).any():
         return None
-    inner = start - (centre - PATCH_RADIUS)
+    inner = start - (centre - radius)
     y, x = (slice(int(low), int(low + high - at)) for low, high, at in zip(inner, stop, start, strict=True))
     return tuple(slice(int(at), int(end)) for at, end in zip(start, stop, strict=True)), profile[y, x]
 
 
-def _draw_target(settings: SequenceSettings, random: np.random.Generator) -> Target:
-    """A smooth, slightly turning flight through a random point of the image at a random time."""
+def draw_flight(settings: SequenceSettings, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Positions [T, 2], headings [T] and visible [T] of a slightly turning flight through a random image point."""
     times = np.arange(settings.frames)
     middle = int(random.integers(settings.frames))
     headings = random.uniform(0, 2 * np.pi) + random.normal(0, TURN) * (times - middle)
@@ -150,14 +162,19 @@ def _draw_target(settings: SequenceSettings, random: np.random.Generator) -> Tar
     visible = np.ones(settings.frames, bool)
     if random.random() < BRIEF_SHARE:
         visible = (times >= random.integers(0, middle + 1)) & (times <= random.integers(middle, settings.frames))
+    return positions, headings, visible
+
+
+def _draw_target(settings: SequenceSettings, random: np.random.Generator) -> Target:
+    flight = draw_flight(settings, random)
     length = width = random.uniform(*POINT_SPREAD)
     if random.random() < EXTENDED_SHARE:
         length = random.uniform(*EXTENDED_LENGTH)
     snr = float(np.clip(settings.snr * SNR_SPREAD ** random.uniform(-1, 1), *settings.snr_limits))
-    return Target(positions, headings, visible, length, width, snr)
+    return Target(*flight, length, width, snr)
 
 
-def _platform_offsets(frames: int, random: np.random.Generator) -> np.ndarray:
+def platform_offsets(frames: int, random: np.random.Generator) -> np.ndarray:
     """Wander of the platform, pixels (y, x) [T, 2]: each frame remembers part of the last offset."""
     offsets = random.normal(0, JITTER, (frames, 2))
     for number in range(1, frames):
@@ -165,7 +182,7 @@ def _platform_offsets(frames: int, random: np.random.Generator) -> np.ndarray:
     return offsets
 
 
-def _bad_pixels(shape: tuple[int, int], random: np.random.Generator):
+def bad_pixels(shape: tuple[int, int], random: np.random.Generator):
     """A function that spoils frames [T, H, W] at fixed places: a third dead, a third stuck at full, a third too hot."""
     count = int(random.binomial(shape[0] * shape[1], BAD_PIXELS))
     places = tuple(random.integers((0, 0), shape, (count, 2)).T)
@@ -180,7 +197,7 @@ def _bad_pixels(shape: tuple[int, int], random: np.random.Generator):
     return spoil
 
 
-def _row(
+def target_row(
     name: str, number: int, label: int, place: np.ndarray, window: tuple[slice, slice], core: np.ndarray, snr: float
 ) -> TargetRow:
     y, x = np.nonzero(core)

@@ -1,12 +1,11 @@
-"""Which sequences train and which test: published lists that come with us, lists beside the data, or a seeded split."""
+"""Training and test sequences: from folders, published lists shipped here, lists beside the data, or a seeded split."""
 
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from datasets.layouts import Layout, file_key
-from datasets.sequences import Frame, Sequence
+from datasets.layouts import Frame, Layout, Sequence, file_key
 from utils.errors import InputError
 from utils.images import IMAGE_SUFFIXES, numeric_key
 
@@ -17,7 +16,7 @@ TRAIN_SHARE = 0.8
 
 @dataclass(frozen=True)
 class Split:
-    """`parts`: "train", "test" and any further list -> sequences; `missing`: entries of a list that name no file."""
+    """`parts`: "train", "test" and any further list -> sequences; `missing`: part -> list entries without a file."""
 
     source: str
     parts: dict[str, list[Sequence]]
@@ -25,9 +24,9 @@ class Split:
 
 
 def find_split(layout: Layout, names: Iterable[str], published: str | None) -> Split:
-    """Split `layout`: by folders, by the published lists of dataset `published`, by lists in its folder, or seeded.
+    """Split `layout` by folders, by the published lists of dataset `published`, by lists in its folder, or at random.
 
-    `names` are the dataset's names, to choose among several lists in img_idx/.
+    `names` are the names of the dataset, which select among several lists in img_idx/.
     """
     if layout.folder_splits:
         return Split("folders", layout.folder_splits)
@@ -39,7 +38,7 @@ def find_split(layout: Layout, names: Iterable[str], published: str | None) -> S
         source = f"published (SGMP-UNet, datasets/splits/{published}/)"
         if lists:
             others = " and ".join(str(path.relative_to(root)) for path in lists.values())
-            source += f"; {others} not used: another split, whose metrics do not compare"
+            source += f"; {others} ignored: metrics on another split are not comparable"
         return _split_by(shipped, layout, source, by_number=True)
     if lists:
         source = ", ".join(path.relative_to(root).as_posix() for path in lists.values())
@@ -48,7 +47,7 @@ def find_split(layout: Layout, names: Iterable[str], published: str | None) -> S
 
 
 def read_list(path: Path) -> list[str]:
-    """Entries of a list file, without blank lines, carriage returns, image suffixes and slashes at either end."""
+    """Entries of a list file, without blank lines, carriage returns, image suffixes, and slashes at either end."""
     entries = []
     for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines():
         entry = line.strip().replace("\\", "/").strip("/")
@@ -60,7 +59,7 @@ def read_list(path: Path) -> list[str]:
 
 
 def _lists_beside(root: Path, names: list[str]) -> dict[str, Path]:
-    """The list files of a dataset's folder: img_idx/ first, then the folder itself, then its other subfolders."""
+    """List files in a dataset's folder: of img_idx/, else of the folder itself, else of its other subfolders."""
     by_name = root / "img_idx"
     if by_name.is_dir():
         for name in names:
@@ -73,7 +72,7 @@ def _lists_beside(root: Path, names: list[str]) -> dict[str, Path]:
         if any(found.values()):
             counts = " and ".join(f"{len(paths)} {part}" for part, paths in found.items())
             raise InputError(
-                f"{by_name} holds {counts} lists, none named for {' or '.join(names)}; "
+                f"{by_name} contains {counts} lists, none named after {' or '.join(names)}; "
                 f"expected train_{names[0]}.txt and test_{names[0]}.txt; rename or remove lists"
             )
     for folder in (root, *sorted(path for path in root.iterdir() if path.is_dir())):
@@ -92,7 +91,7 @@ def _split_by(lists: dict[str, Path], layout: Layout, source: str, by_number: bo
 
 
 def _resolve(entries: list[str], layout: Layout, by_number: bool) -> tuple[list[Sequence], list[str]]:
-    """Entries -> sequences in numeric order (images: in list order), and the entries that name nothing on the disk."""
+    """Entries -> sequences in numeric order (images: in list order), and the entries without a file."""
     by_name = {file_key(sequence.name): sequence for sequence in layout.sequences}
     numbers = {_last_number(name): sequence for name, sequence in by_name.items()} if by_number else {}
     if layout.kind == "images":
@@ -100,7 +99,7 @@ def _resolve(entries: list[str], layout: Layout, by_number: bool) -> tuple[list[
         found = {key: by_name[key] for key in keys if key in by_name}
         return list(found.values()), [entry for entry, key in zip(entries, keys, strict=True) if key not in by_name]
     found, missing = {}, []
-    chosen_frames: dict[str, set[str]] = {}  # of lists that name frames, such as 44/1(814)
+    chosen_frames: dict[str, set[str]] = {}  # for lists of frames, such as 44/1(814)
     for entry in entries:
         name, _, frame = entry.removeprefix("images/").partition("/")
         sequence = by_name.get(file_key(name)) or numbers.get(_last_number(name))
@@ -118,7 +117,7 @@ def _resolve(entries: list[str], layout: Layout, by_number: bool) -> tuple[list[
 
 
 def _only(sequence: Sequence, names: set[str] | None) -> Sequence:
-    """The sequence with masks on the named frames alone; all others are context."""
+    """The sequence with masks on the named frames only; all others become context."""
     if names is None:
         return sequence
     frames = (
@@ -140,4 +139,4 @@ def _seeded(layout: Layout) -> Split:
         "train": [sequence for index, sequence in enumerate(layout.sequences) if index in train],
         "test": [sequence for index, sequence in enumerate(layout.sequences) if index not in train],
     }
-    return Split(f"no list found, so a random {TRAIN_SHARE:.0%} trains (seed {SPLIT_SEED})", parts)
+    return Split(f"no list found: a random {TRAIN_SHARE:.0%} for training (seed {SPLIT_SEED})", parts)

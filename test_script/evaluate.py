@@ -1,4 +1,7 @@
-"""Measure saved predictions of any method: python -m test_script.evaluate --predictions DIR --masks DIR."""
+"""Measure saved predictions of any method: python -m test_script.evaluate --predictions DIR --masks DIR.
+
+Predictions are probability maps, as those of `inference --save_maps`: npy [H, W], or png of 8 or 16 bits.
+"""
 
 import argparse
 import json
@@ -18,7 +21,7 @@ from utils.plots import write_curves
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """The parser of the command line."""
     parser = argparse.ArgumentParser(prog="python -m test_script.evaluate", description=__doc__)
     parser.add_argument(
         "--predictions", type=Path, help="folder of NAME.npy or NAME.png, or of one folder per sequence"
@@ -29,21 +32,26 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="+",
         action="extend",
         metavar="NAME",
-        help="protocols to measure by, or 'all'; standard if not given",
+        help="protocols to use, or 'all'; default standard",
     )
     parser.add_argument("--logits", action="store_true", help="predictions are logits (npy), not probabilities")
-    parser.add_argument("--list", type=Path, metavar="FILE", help="measure these names only (or sequences), one a line")
-    parser.add_argument("--groups", type=Path, metavar="FILE.csv", help="lines NAME,GROUP (a sequence or an image; "
-                        "for instance by SNR): metrics of each group too")  # fmt: skip
-    parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the metrics, ratios, as JSON")
-    parser.add_argument("--per_image", type=Path, metavar="FILE.csv", help="write each image's metrics, ratios")
-    parser.add_argument("--curves", type=Path, metavar="DIR", help="write PR, ROC and Pd over Fa as csv and png")
-    parser.add_argument("--list_protocols", action="store_true", help="say what each protocol is made of, and end")
+    parser.add_argument("--list", type=Path, metavar="FILE", help="measure only these images or sequences, one a line")
+    parser.add_argument("--groups", type=Path, metavar="FILE.csv", help="also report the metrics of groups of images, "
+                        "for instance by SNR: lines NAME,GROUP with the name of an image or a sequence")  # fmt: skip
+    parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the metrics, as ratios, as JSON")
+    parser.add_argument("--per_image", type=Path, metavar="FILE.csv", help="write the metrics of each image, as ratios")
+    parser.add_argument(
+        "--curves",
+        type=Path,
+        metavar="DIR",
+        help="write PR, ROC and Pd over Fa curves as csv and png",
+    )
+    parser.add_argument("--list_protocols", action="store_true", help="print the rules of each protocol and exit")
     return parser
 
 
 def main(argv: list[str] | None = None) -> None:
-    """The command."""
+    """Measure the predictions by each protocol; print the metrics and write the requested files."""
     args = build_parser().parse_args(argv)
     if args.list_protocols:
         print(protocols_text())
@@ -79,7 +87,7 @@ def main(argv: list[str] | None = None) -> None:
 def measure(
     pairs: list[Pair], metrics: dict[str, MetricAccumulator], logits: bool, with_curves: bool
 ) -> dict[str | None, CurveAccumulator]:
-    """Update every protocol's metric with all predictions, on the scale that it wants; returns curves by sequence."""
+    """Update the metric of each protocol with all predictions, on its scale; returns the curves by sequence."""
     curves: dict[str | None, CurveAccumulator] = {}
     for pair in tqdm(pairs, unit="image", disable=None):
         score, mask = read_pair(pair, logits)
@@ -126,7 +134,7 @@ def curve_areas(curves: CurveAccumulator) -> dict[str, float]:
 
 
 def print_results(results: dict[str, dict]) -> None:
-    """Protocols side by side, then what the first of them says of target areas, sequences and groups."""
+    """Print all protocols, then the first one by target area, sequence and group."""
     first, result = next(iter(results.items()))
     print(f"{result['images']} images, {result['targets']} targets")
     print(metrics_table(results, "protocol"))

@@ -1,11 +1,11 @@
-"""Find targets in your own images or videos; no labels needed.
+"""Detect targets in your own images and videos; no labels are needed.
 
     python -m test_script.predict --input video.mp4
 
-Without --model_path it runs the weights in weights/. The input is an image, a folder of images (one sequence in numeric
-order), a folder of such folders, or a video. Written to the output folder: masks/<sequence>/<frame>.png, detections.csv
-and .json, and for each sequence overlays/<sequence>.mp4 (a png for a single image) and contact_sheets/<sequence>.png.
-Everything streams: a long video needs no more memory than a short one.
+The input is an image, a folder of images (one sequence, in numeric order), a folder of such folders, or a video. The
+network is one of those in weights/ (--weights) or any other checkpoint (--model_path). The output folder receives
+masks/<sequence>/<frame>.png, detections.csv and .json, and for each sequence overlays/<sequence>.mp4 (.png for a single
+image) and contact_sheets/<sequence>.png. Frames are streamed: a long video needs no more memory than a short one.
 """
 
 import argparse
@@ -27,18 +27,22 @@ from test_script.results.result_files import DETECTION_COLUMNS, detection_row, f
 from utils.errors import InputError, run_main
 from utils.files import atomic_path
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-OUR_WEIGHTS = Path("weights/datransnet_nudt-sirst.pth")
-OUR_TRAINING = "DATransNet, trained by us on NUDT-SIRST"
+WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
+DEFAULT_WEIGHTS = ("datransnet", "datransnet_nudt-sirst")  # the first of these that exists
 
 
 def main(argv: list[str] | None = None) -> None:
-    """The command."""
+    """Predict the sequences of --input and write the results to --output_dir."""
     args = parse_arguments(argv)
     sources = find_sources(args.input)
-    model_path = args.model_path or our_weights()
+    model_path = args.model_path or weights_file(args.weights)
     predictor = Predictor.from_checkpoint(
-        model_path, args.device, args.image_size, threshold=args.threshold, **predictor_options(args)
+        model_path,
+        args.device,
+        args.image_size,
+        threshold=args.threshold,
+        deterministic=args.deterministic,
+        **predictor_options(args),
     )
     output = Path(args.output_dir)
     start = time.perf_counter()
@@ -58,36 +62,55 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse and check the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m test_script.predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add_model_options(parser, default_model=f"{OUR_WEIGHTS} ({OUR_TRAINING})")
     parser.add_argument("--input", required=True, help="image, folder of images, folder of such folders, or video")
-    parser.add_argument("--output_dir", default="./predict", help="where to write; default ./predict")
-    parser.add_argument("--threshold", type=float, default=0.5, help="probability above which a pixel is target; 0.5")
-    parser.add_argument("--fps", type=float, help="frames per second of the overlay; default: the video's, else 25")
-    parser.add_argument("--skip_bad", action="store_true", help="name and leave out frames that cannot be read")
+    parser.add_argument(
+        "--weights",
+        metavar="NAME",
+        help=f"network of weights/ to use, e.g. {DEFAULT_WEIGHTS[1]} (see weights/README.md); default: DATransNet's",
+    )
+    add_model_options(parser, path_required=False)
+    parser.add_argument("--output_dir", default="./predict", help="output folder; default ./predict")
+    parser.add_argument("--threshold", type=float, default=0.5, help="a pixel is target above this probability; 0.5")
+    parser.add_argument("--fps", type=float, help="frame rate of the overlay video; default: the input's, else 25")
+    parser.add_argument("--skip_bad", action="store_true", help="report and skip frames that cannot be read")
+    parser.add_argument(
+        "--deterministic",
+        action="store_true",
+        help="the same bits for a single image on any number of cores, which is slower",
+    )
     args = parser.parse_args(argv)
     if args.fps is not None and not 0 < args.fps < LARGEST_FPS:
         raise InputError(f"--fps is {args.fps:g}; expected a number above 0, below {LARGEST_FPS}")
+    if args.model_path and args.weights:
+        raise InputError(
+            f"--weights {args.weights} and --model_path {args.model_path} given; expected only one of them"
+        )
     return args
 
 
-def our_weights() -> Path:
-    """The checkpoint that comes with the repository, once said which it is. Raises `InputError` where it is missing."""
-    path = REPOSITORY / OUR_WEIGHTS
-    if not path.is_file():
+def weights_file(name: str | None) -> Path:
+    """The file of weights/ with this stem, or the default one, which is announced.
+
+    Raises `InputError` with the names of those that exist if it does not.
+    """
+    files = {file.stem: file for file in sorted(WEIGHTS.glob("*.pth"))}
+    asked = [name] if name else DEFAULT_WEIGHTS
+    file = next((files[one] for one in asked if one in files), None)
+    if file is None:
         raise InputError(
-            f"our weights {path} are missing; fetch them from the repository again, or give another checkpoint with "
-            "--model_path"
+            f"--weights {asked[-1]}: {WEIGHTS} has no {asked[-1]}.pth; choose one of {', '.join(files) or '(none)'}, "
+            "or give a checkpoint with --model_path"
         )
-    print(f"{OUR_WEIGHTS}: {OUR_TRAINING}; for another checkpoint give --model_path")
-    return path
+    print(f"network: weights/{file.name} (of {', '.join(files)}; choose with --weights)")
+    return file
 
 
 class DetectionFiles:
-    """detections.csv and detections.json, written as the frames come; they appear when all is done."""
+    """detections.csv and detections.json, written frame by frame; the files appear when the run is complete."""
 
     def __init__(self, stack: ExitStack, output: Path):
         self.count = 0
@@ -98,7 +121,7 @@ class DetectionFiles:
         self._json.write('{"detections": [')
 
     def add(self, sequence: str, frame: str, result: FrameResult) -> None:
-        """The detections of one frame."""
+        """Append the detections of one frame."""
         for detection in result.detections:
             row = detection_row(sequence, frame, detection)
             self._csv.writerow(row)
@@ -108,7 +131,7 @@ class DetectionFiles:
             self.count += 1
 
     def finish(self, settings: dict, frames: int, bad: list[dict]) -> None:
-        """Close the list and add what the run was."""
+        """Close the list and append the settings, the number of frames and the skipped frames."""
         rest = json.dumps({**settings, "frames": frames, "skipped": bad}, indent=1)
         self._json.write("],\n" + rest.removeprefix("{\n"))
 
@@ -127,15 +150,15 @@ def predict_source(
     fps: float | None,
     bad: list[dict],
 ) -> int:
-    """Predict one sequence and write its files; returns the number of its frames and adds bad ones to `bad`."""
+    """Predict one sequence and write its files; returns the number of frames and appends unreadable ones to `bad`."""
 
     def on_bad(name: str, reason: str) -> None:
         if not skip_bad:
-            raise InputError(f"{reason} (or leave such frames out with --skip_bad)")
+            raise InputError(f"{reason} (--skip_bad leaves such frames out)")
         tqdm.write(f"skipped {source.name}/{name}: {reason}")
         bad.append({"sequence": source.name, "frame": name, "reason": reason})
 
-    names: list[str] = []  # of frames read and not yet predicted: a clip and a batch of them
+    names: list[str] = []  # of the frames read but not yet predicted
 
     def greys():
         for frame in source.frames(on_bad):

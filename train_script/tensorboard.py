@@ -6,14 +6,12 @@ import numpy as np
 import torch
 
 from datasets import Sequence
-from utils.drawing import contact_sheet, grey_to_rgb, outline
+from utils.drawing import FOUND, TRUTH, contact_sheet, grey_to_rgb, outline
 from utils.images import read_grey
 
 PR_BINS = 127  # as many as TensorBoard draws
 EXAMPLES = 6
 EXAMPLE_COLUMNS = 3
-MASK_COLOR = (0, 255, 0)
-PREDICTION_COLOR = (255, 0, 0)
 
 
 def open_writer(folder: Path, first_step: int):
@@ -66,8 +64,8 @@ class ExampleImages:
         path = self.paths.get((sequence, frame))
         if len(self.tiles) >= EXAMPLES or path is None or not bool((mask > 0).any()):
             return
-        rgb = outline(grey_to_rgb(read_grey(path)), mask.numpy() > 0, MASK_COLOR)
-        self.tiles.append(outline(rgb, score.numpy() > self.threshold, PREDICTION_COLOR))
+        rgb = outline(grey_to_rgb(read_grey(path)), mask.numpy() > 0, TRUTH)
+        self.tiles.append(outline(rgb, score.numpy() > self.threshold, FOUND))
         self.labels.append(f"{sequence}/{frame}" if sequence != frame else frame)
 
     def write(self, writer, tag: str, step: int) -> None:

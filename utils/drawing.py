@@ -1,26 +1,41 @@
-"""Pictures of results: outlined regions and contact sheets. Images are RGB, uint8, [H, W, 3]."""
+"""Drawing frames, outlined regions and contact sheets. Pictures are RGB, uint8, [H, W, 3]."""
 
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
 
+TRUTH = (31, 200, 95)  # outline of the true mask, in every picture
+FOUND = (255, 80, 60)  # outline of the prediction
+DISPLAY_PERCENTILES = (0.5, 99.9)  # of the grey levels, shown as black and white
+
 LABEL_HEIGHT = 14
 GAP = 4
-PAPER = 24  # grey level between the tiles
-INK = (220, 220, 220)
+SHEET_GREY = 24  # level between the tiles
+TEXT_COLOR = (220, 220, 220)
 
 
 def grey_to_rgb(grey: np.ndarray) -> np.ndarray:
-    """Float [H, W] in 0..1 -> RGB uint8 [H, W, 3]; values outside are clipped."""
+    """Convert grey levels, float [H, W] in 0..1 (clipped), to RGB uint8 [H, W, 3]."""
     levels = np.rint(np.clip(grey, 0, 1) * 255).astype(np.uint8)
     return np.repeat(levels[..., None], 3, axis=2)
+
+
+def stretch_contrast(grey: np.ndarray) -> np.ndarray:
+    """Map the 0.5th to the 99.9th percentile of float [H, W] to 0..1, so that dim frames are legible."""
+    low, high = np.percentile(grey, DISPLAY_PERCENTILES)
+    return (grey - low) / max(float(high - low), 1e-6)
+
+
+def enlarge(image: np.ndarray, factor: int) -> np.ndarray:
+    """Repeat every pixel of an image [H, W, ...] `factor` times along both sides."""
+    return np.ascontiguousarray(image.repeat(factor, axis=0).repeat(factor, axis=1))
 
 
 def outline(rgb: np.ndarray, mask: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:
     """Copy of `rgb` uint8 [H, W, 3] with a one-pixel line in `color` around every region of `mask` bool [H, W].
 
-    The line lies on the pixels just outside the region, so that a target of one pixel stays visible inside it.
+    The line runs just outside the region, so that a target of a single pixel stays visible inside it.
     """
     if rgb.shape[:2] != mask.shape:
         raise ValueError(f"image {rgb.shape[:2]} and mask {mask.shape} differ in size")
@@ -32,7 +47,7 @@ def outline(rgb: np.ndarray, mask: np.ndarray, color: tuple[int, int, int]) -> n
 
 
 def contact_sheet(tiles: Sequence[np.ndarray], labels: Sequence[str], columns: int) -> np.ndarray:
-    """Lay `tiles` (RGB uint8, sizes may differ) out in rows of `columns`, each above its label; returns RGB uint8."""
+    """Arrange `tiles` (RGB uint8, sizes may differ) in rows of `columns`, each above its label; returns RGB uint8."""
     if len(tiles) != len(labels) or not tiles:
         raise ValueError(f"{len(tiles)} tiles and {len(labels)} labels; expected the same number, at least one")
     columns = min(columns, len(tiles))
@@ -40,15 +55,13 @@ def contact_sheet(tiles: Sequence[np.ndarray], labels: Sequence[str], columns: i
     height = max(tile.shape[0] for tile in tiles)
     width = max(tile.shape[1] for tile in tiles)
     step_y, step_x = height + LABEL_HEIGHT + GAP, width + GAP
-    sheet = np.full((rows * step_y + GAP, columns * step_x + GAP, 3), PAPER, np.uint8)
+    sheet = np.full((rows * step_y + GAP, columns * step_x + GAP, 3), SHEET_GREY, np.uint8)
     for index, (tile, label) in enumerate(zip(tiles, labels, strict=True)):
         top = GAP + index // columns * step_y
         left = GAP + index % columns * step_x
         sheet[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
-        strip = sheet[
-            top + height : top + height + LABEL_HEIGHT, left : left + width
-        ]  # a view: text is cut at its edge
+        strip = sheet[top + height : top + height + LABEL_HEIGHT, left : left + width]  # cuts long labels
         text = np.ascontiguousarray(strip)
-        cv2.putText(text, label, (1, LABEL_HEIGHT - 4), cv2.FONT_HERSHEY_SIMPLEX, 0.34, INK, 1, cv2.LINE_AA)
+        cv2.putText(text, label, (1, LABEL_HEIGHT - 4), cv2.FONT_HERSHEY_SIMPLEX, 0.34, TEXT_COLOR, 1, cv2.LINE_AA)
         strip[:] = text
     return sheet

@@ -1,13 +1,13 @@
-"""One kind of error for a user's mistake, and the wrapper that shows it without a traceback."""
+"""The error raised for user mistakes, and the wrapper that reports it without a traceback."""
 
 import sys
 from collections.abc import Callable
 
 
 class InputError(Exception):
-    """Something the user gave is wrong; the message names it, says what was expected and what to do.
+    """Invalid user input; the message says what was given, what was expected and what to do.
 
-    PyTorch builds an error of a DataLoader's worker anew, from the text of its traceback; only the message is kept.
+    PyTorch re-raises the error of a DataLoader worker with its traceback as text; only the message is kept.
     """
 
     def __init__(self, message: str):
@@ -15,9 +15,9 @@ class InputError(Exception):
 
 
 def run_main(main: Callable[[], int | None]) -> None:
-    """Run a command's `main` and exit: its return value, 130 for Ctrl-C, 2 for an `InputError` or too little memory.
+    """Run a command's `main` and exit with its return value, 2 for an `InputError` or lack of memory, 130 for Ctrl-C.
 
-    Either of the last two is told in one line.
+    `InputError` and lack of memory are reported in one sentence, without a traceback.
     """
     try:
         sys.exit(main() or 0)
@@ -25,24 +25,24 @@ def run_main(main: Callable[[], int | None]) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except (MemoryError, RuntimeError) as error:
-        if not lacks_memory(error):
+        if not is_out_of_memory(error):
             raise
         print(
-            "error: there is too little memory; lower --batch_size, raise --accumulate (training), or work on smaller "
-            "frames (--size, --tile)",
+            "error: out of memory; lower --batch_size, raise --accumulate (training), or use smaller frames "
+            "(--size, --tile)",
             file=sys.stderr,
         )
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:  # the reader of a pipe (`| head`) has left; nobody is there to be told
+    except BrokenPipeError:  # the reader of the pipe (`| head`) has exited
         sys.stderr.close()
         sys.exit(0)
 
 
-def lacks_memory(error: Exception) -> bool:
-    """Whether memory ran out: Python's or numpy's, a GPU's (torch.OutOfMemoryError), or torch's on the processor."""
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether Python, numpy, a GPU (torch.OutOfMemoryError) or torch on the CPU ran out of memory."""
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Atomic writing: a file or folder appears complete or not at all."""
 
 import os
 import shutil
@@ -9,15 +9,15 @@ from pathlib import Path
 
 from utils.errors import InputError
 
-PROBE_BYTES = 4096  # on a full disk an empty file could still be made
+PROBE_BYTES = 4096  # an empty file can be created even on a full disk
 
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; flush it to disk and rename it to `path` if the block succeeds.
 
-    A reader never sees a half-written file, and an older file of that name stays until the new one is whole.
-    The folder is created. Raises `InputError` where the folder cannot be written or the disk is full.
+    A reader never sees a half-written file, and an existing file is kept until the new one is complete.
+    The folder is created. Raises `InputError` if the folder cannot be written to or the disk is full.
     """
     path = Path(path)
     temporary = None
@@ -29,9 +29,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes files that only their owner reads
+        temporary.chmod(0o666 & ~_umask())  # mkstemp creates files that only their owner can read
         temporary.replace(path)
     except OSError as error:
         raise cannot_write(path, error) from error
@@ -44,17 +42,17 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 def new_folder(path: str | Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path` and rename it to `path` if the block succeeds.
 
-    Raises `InputError` where `path` exists and is not an empty folder, or cannot be written.
+    Raises `InputError` if `path` exists and is not an empty folder, or cannot be written.
     """
     path = Path(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise InputError(f"{path} exists and is not empty; expected a new folder; choose another or remove it")
+        raise InputError(f"{path} exists and is not an empty folder; choose a new one or remove it")
     unfinished = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
         yield unfinished
-        unfinished.chmod(0o755)  # mkdtemp makes folders that only their owner reads
+        unfinished.chmod(0o777 & ~_umask())  # mkdtemp creates folders that only their owner can read
         unfinished.replace(path)
     except OSError as error:
         raise cannot_write(path, error) from error
@@ -64,20 +62,26 @@ def new_folder(path: str | Path) -> Iterator[Path]:
 
 
 def cannot_write(path: Path, error: OSError) -> InputError:
-    """What to tell the user of an error in making `path`."""
+    """The `InputError` for a failure to create `path`."""
     of_folder = isinstance(error, FileExistsError | NotADirectoryError)
     reason = f"{path.parent} is not a folder" if of_folder else error.strerror or error
     return InputError(f"cannot write {path}: {reason}; choose a folder with space and write permission")
 
 
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
 class _Discarded(Exception):
-    """Ends the block of `atomic_path` without a file."""
+    """Leaves the block of `atomic_path` without writing a file."""
 
 
 def check_writable(path: str | Path) -> None:
-    """Raise `InputError` now if `path` could not be written later, after long work. The folder is created."""
+    """Raise `InputError` now, before long work, if `path` cannot be written. The folder is created."""
     if Path(path).is_dir():
-        raise InputError(f"cannot write {path}: it is a folder; give the name of a file")
+        raise InputError(f"cannot write {path}: it is a folder; give a file name")
     with suppress(_Discarded), atomic_path(path) as temporary:
         temporary.write_bytes(b"\0" * PROBE_BYTES)
         raise _Discarded

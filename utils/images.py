@@ -1,6 +1,8 @@
-"""Reading grey frames and masks of every kind that infrared datasets come in."""
+"""Find and read the grey frames and masks of infrared datasets, whatever their format and bit depth."""
 
 import re
+from collections.abc import Callable
+from operator import attrgetter
 from pathlib import Path
 
 import cv2
@@ -9,7 +11,7 @@ import numpy as np
 from utils.errors import InputError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-MASK_ENDING = "_pixels0"  # NUAA-SIRST's masks are called NAME_pixels0.png as released
+MASK_ENDING = "_pixels0"  # NUAA-SIRST is released with masks named NAME_pixels0.png
 PNG_START, PNG_END = b"\x89PNG", b"IEND"
 JPG_START, JPG_SCAN, JPG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 
@@ -17,22 +19,43 @@ JPG_START, JPG_SCAN, JPG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 def numeric_key(name: str) -> tuple:
     """Sort key that orders names by the numbers in them: "1(2)" before "1(10)", "f9" before "f10".
 
-    Spaces do not count ("1 (3)" lies between "1(2)" and "1(4)"). Numbers come before letters.
+    Spaces are ignored ("1 (3)" lies between "1(2)" and "1(4)"). Numbers come before letters.
     """
     parts = re.findall(r"[0-9]+|[^0-9\s]+", name)
     return (tuple((0, int(part), "") if part[0] in "0123456789" else (1, 0, part) for part in parts), name)
+
+
+def image_files(
+    folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES, key: Callable[[Path], str] = attrgetter("stem")
+) -> dict[str, Path]:
+    """Files of `folder` with one of `suffixes`, by `key`, ordered by the numbers in their names; hidden ones excluded.
+
+    Empty where there is no such folder. Raises `InputError` for two files with the same key.
+    """
+    files: dict[str, Path] = {}
+    for path in sorted(folder.iterdir() if folder.is_dir() else (), key=lambda path: numeric_key(path.name)):
+        if path.suffix.lower() not in suffixes or path.name.startswith(".") or not path.is_file():
+            continue
+        if (other := files.setdefault(key(path), path)) is not path:
+            raise InputError(f"{other} and {path} have the same name; expected one file per frame; remove one of them")
+    return files
+
+
+def size_text(image: np.ndarray) -> str:
+    """Size of an image [H, W] as "W x H"."""
+    return f"{image.shape[1]} x {image.shape[0]}"
 
 
 def read_pixels(path: str | Path) -> np.ndarray:
     """Decode an image file to one channel at its stored depth: uint8, uint16 or float, [H, W].
 
     Colour becomes luma (0.299 R + 0.587 G + 0.114 B; exactly the channel itself where all three are equal), an alpha
-    channel is ignored. Raises `InputError` where the file is missing, truncated or no image.
+    channel is ignored. Raises `InputError` if the file is missing, truncated or not an image.
     """
     image = _decode(path)
     if image.ndim == 2:
         return image
-    if image.dtype == np.float64:  # cvtColor knows 32-bit floats only
+    if image.dtype == np.float64:  # cvtColor supports 32-bit floats only
         image = image.astype(np.float32)
     return cv2.cvtColor(image[..., :3], cv2.COLOR_BGR2GRAY)
 
@@ -72,17 +95,17 @@ def _decode(path: str | Path) -> np.ndarray:
     if image is None:
         raise InputError(
             f"cannot read image {path}: its {data.size} bytes are no whole png, jpg, bmp or tiff image; "
-            "copy or convert it anew"
+            "copy or convert it again"
         )
     if image.dtype.kind == "f" and not np.isfinite(image).all():
-        raise InputError(f"image {path} holds values that are not finite; expected numbers only; convert it anew")
+        raise InputError(f"image {path} holds values that are not finite; expected finite numbers; convert it again")
     return image
 
 
 def _is_truncated(data: bytes) -> bool:
-    """Whether a png or jpg lacks its end; OpenCV before 5 returns the readable part of such a file as if it were whole.
+    """Whether a png or jpg lacks its end marker; OpenCV before 5 decodes the readable part of such a file silently.
 
-    In a jpg the end comes after the last scan's start: a thumbnail before it has an end of its own.
+    In a jpg the marker must follow the start of the last scan: an embedded thumbnail has its own end marker.
     """
     if data.startswith(JPG_START):
         return data.rfind(JPG_END) < data.rfind(JPG_SCAN)

@@ -1,6 +1,6 @@
-"""What `predict` reads: an image, a folder of images, a folder of such folders, or a video, as streams of frames."""
+"""Inputs of `predict` as streams of frames: an image, a folder of images, a folder of such folders, or a video."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -9,13 +9,13 @@ import cv2
 import numpy as np
 
 from utils.errors import InputError
-from utils.images import IMAGE_SUFFIXES, numeric_key, read_pixels, to_unit
+from utils.images import IMAGE_SUFFIXES, image_files, numeric_key, read_pixels, to_unit
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".m4v", ".wmv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".flv")
 DEFAULT_FPS = 25.0  # of the overlay video of an image sequence
 LARGEST_FPS = 1000
-FAILED_READS = 64  # undecodable frames in a row after which a video counts as ended
-END_TOLERANCE = 0.01  # by which a container's frame count may overstate the frames there are
+FAILED_READS = 64  # consecutive undecodable frames after which a video is taken to have ended
+END_TOLERANCE = 0.01  # relative error of frame counts in video containers
 
 
 class SourceFrame(NamedTuple):
@@ -27,11 +27,11 @@ class SourceFrame(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """One sequence to predict: `frames(on_bad)` streams it, calling `on_bad(name, reason)` for frames it leaves out."""
+    """One sequence: `frames(on_bad)` streams it, calling `on_bad(name, reason)` for each unreadable frame it skips."""
 
     name: str
     kind: str  # "image", "folder" or "video"
-    length: int | None  # frames, as far as known
+    length: int | None  # number of frames, if known
     fps: float
     frames: Callable[[Callable[[str, str], None]], Iterator[SourceFrame]]
 
@@ -39,15 +39,14 @@ class Source:
 def find_sources(path: str | Path) -> list[Source]:
     """The sequences at `path`: an image, a video, a folder of images, or a folder of such folders (in numeric order).
 
-    Raises `InputError` where there is nothing of the kind.
+    Raises `InputError` if `path` is none of these.
     """
     path = Path(path)
     if path.is_dir():
-        images = images_in(path)
-        if images:
-            return [folder_source(path.resolve().name, images)]
+        if images := image_files(path):
+            return [folder_source(path.resolve().name, images.values())]
         folders = sorted((entry for entry in path.iterdir() if entry.is_dir()), key=lambda p: numeric_key(p.name))
-        sources = [folder_source(folder.name, images) for folder in folders if (images := images_in(folder))]
+        sources = [folder_source(entry.name, images.values()) for entry in folders if (images := image_files(entry))]
         if not sources:
             raise InputError(
                 f"folder {path} holds no images ({', '.join(IMAGE_SUFFIXES)}), nor do the folders in it; "
@@ -66,22 +65,8 @@ def find_sources(path: str | Path) -> list[Source]:
     )
 
 
-def images_in(folder: Path) -> list[Path]:
-    """The image files of a folder in numeric order."""
-    files = (
-        file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
-    )
-    return sorted((file for file in files if file.is_file()), key=lambda file: numeric_key(file.name))
-
-
-def folder_source(name: str, images: list[Path], kind: str = "folder") -> Source:
+def folder_source(name: str, images: Collection[Path], kind: str = "folder") -> Source:
     """Image files as one sequence; a file that cannot be read is bad."""
-    names = [image.stem for image in images]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InputError(
-            f"{images[0].parent} holds two images called {twice!r}; results go by name: rename or move one"
-        )
 
     def frames(on_bad: Callable[[str, str], None]) -> Iterator[SourceFrame]:
         for image in images:
@@ -96,7 +81,7 @@ def folder_source(name: str, images: list[Path], kind: str = "folder") -> Source
 
 
 def video_source(path: Path) -> Source:
-    """A video file; frames are named by their number from 000000 on."""
+    """A video file; frames are named by their numbers, from 000000."""
     capture = open_video(path)
     count, fps = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), capture.get(cv2.CAP_PROP_FPS)
     capture.release()
@@ -110,11 +95,11 @@ def video_source(path: Path) -> Source:
 
 
 def open_video(path: Path) -> cv2.VideoCapture:
-    """An opened video; `InputError` where OpenCV cannot."""
+    """Open a video; raises `InputError` if OpenCV cannot decode it."""
     capture = cv2.VideoCapture(str(path))
     if not capture.isOpened():
         raise InputError(
-            f"cannot open video {path}: damaged, cut off, or of a kind OpenCV does not decode; convert it to mp4"
+            f"cannot open video {path}: damaged, incomplete, or a format that OpenCV cannot decode; convert it to mp4"
         )
     return capture
 
@@ -122,12 +107,12 @@ def open_video(path: Path) -> cv2.VideoCapture:
 def read_video(path: Path, length: int | None, fps: float, on_bad: Callable[[str, str], None]) -> Iterator[SourceFrame]:
     """Stream a video as grey frames in 0..1.
 
-    Frames that do not decode are found by the gap they leave in the time stamps, an early end by the frame count;
-    each is told to `on_bad` before the next frame comes.
+    Frames that cannot be decoded are detected by gaps in the time stamps, a missing end by the frame count. Each is
+    reported to `on_bad` before the next frame is yielded.
     """
     capture = open_video(path)
     number = 0  # of the next frame
-    failures = 0  # reads in a row
+    failures = 0  # consecutive failed reads
     damaged = False
     try:
         while True:
@@ -139,7 +124,7 @@ def read_video(path: Path, length: int | None, fps: float, on_bad: Callable[[str
                 damaged = True
                 continue
             failures = 0
-            if damaged:  # a decoder that works ahead fails some frames before the lost one is due
+            if damaged:  # decoders read ahead and fail before the damaged frame is due
                 stamp = round(capture.get(cv2.CAP_PROP_POS_MSEC) * fps / 1000)
                 for lost in range(number, stamp):
                     on_bad(f"{lost:06d}", f"frame {lost} of video {path} cannot be decoded")
@@ -147,7 +132,7 @@ def read_video(path: Path, length: int | None, fps: float, on_bad: Callable[[str
             yield SourceFrame(f"{number:06d}", to_unit(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)))
             number += 1
         if number == 0:
-            raise InputError(f"video {path} holds no frame that can be decoded; convert it to mp4")
+            raise InputError(f"no frame of video {path} can be decoded; convert it to mp4")
         if length is not None and length - number > max(2, END_TOLERANCE * length):
             on_bad(
                 f"{number:06d}", f"video {path} ends after {number} of {length} frames; its end is missing or damaged"

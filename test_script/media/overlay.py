@@ -1,4 +1,4 @@
-"""Predictions drawn into the frames: overlay pictures, the overlay video, and thumbnails for a contact sheet."""
+"""Predictions drawn onto frames: overlay pictures, the overlay video, and the thumbnails of a contact sheet."""
 
 from pathlib import Path
 
@@ -6,24 +6,23 @@ import cv2
 import numpy as np
 
 from test_script.results.detections import Detection
-from utils.drawing import contact_sheet, grey_to_rgb, outline
+from utils.drawing import FOUND, contact_sheet, enlarge, grey_to_rgb, outline
 from utils.errors import InputError
 
-FOUND = (255, 80, 60)  # RGB of what the network found
-COMFORTABLE_SIDE = 640  # px, to which the long side of small frames is enlarged (by a whole factor)
-BOX_MARGIN = 5  # px of the enlarged picture between a region and its box
-MOST_BOXES = 50  # beyond which boxes would hide the frame
+DISPLAY_SIDE = 640  # px, up to which the long side of small frames is enlarged, by an integer factor
+BOX_MARGIN = 5  # px between a region and its box in the enlarged picture
+MAX_BOXES = 50  # more boxes would hide the frame, so none is drawn
 SHEET_TILES = 24
 SHEET_COLUMNS = 6
 THUMBNAIL_SIDE = 240
 
 
 def draw_overlay(grey: np.ndarray, mask: np.ndarray, detections: list[Detection]) -> np.ndarray:
-    """Grey frame float [H, W] in 0..1 with outlined regions, boxes and peak scores; RGB uint8, enlarged if small."""
-    factor = max(1, COMFORTABLE_SIDE // max(grey.shape))
-    picture = _enlarge(grey_to_rgb(grey), factor)
-    picture = outline(picture, _enlarge(mask.astype(np.uint8), factor).astype(bool), FOUND)
-    for found in detections if len(detections) <= MOST_BOXES else []:
+    """Draw outlines, boxes and peak scores onto a grey frame float [H, W] in 0..1; RGB uint8, enlarged if small."""
+    factor = max(1, DISPLAY_SIDE // max(grey.shape))
+    picture = enlarge(grey_to_rgb(grey), factor)
+    picture = outline(picture, enlarge(mask.astype(np.uint8), factor).astype(bool), FOUND)
+    for found in detections if len(detections) <= MAX_BOXES else []:
         left, top = found.left * factor - BOX_MARGIN, found.top * factor - BOX_MARGIN
         right = (found.left + found.width) * factor + BOX_MARGIN
         bottom = (found.top + found.height) * factor + BOX_MARGIN
@@ -34,7 +33,7 @@ def draw_overlay(grey: np.ndarray, mask: np.ndarray, detections: list[Detection]
 
 
 class OverlayVideo:
-    """An mp4 file of RGB pictures; the first one gives the size, others are fitted into it."""
+    """An mp4 file of RGB pictures; the first one sets the size, the others are fitted into it."""
 
     def __init__(self, path: Path, fps: float):
         self.path, self.fps = path, fps
@@ -44,20 +43,20 @@ class OverlayVideo:
     def add(self, picture: np.ndarray) -> None:
         """Append a picture, uint8 [H, W, 3]."""
         if self._writer is None:
-            self._size = tuple(side + side % 2 for side in picture.shape[:2])  # mp4 wants even sides
+            self._size = tuple(side + side % 2 for side in picture.shape[:2])  # mp4 needs even sides
             self._writer = cv2.VideoWriter(str(self.path), cv2.VideoWriter_fourcc(*"mp4v"), self.fps, self._size[::-1])
             if not self._writer.isOpened():
                 raise InputError("this OpenCV cannot write mp4 videos; install opencv-python-headless from PyPI")
         self._writer.write(cv2.cvtColor(fit(picture, *self._size), cv2.COLOR_RGB2BGR))
 
     def close(self) -> None:
-        """Finish the file."""
+        """Complete the file."""
         if self._writer is not None:
             self._writer.release()
 
 
 class Thumbnails:
-    """Pictures spread evenly over a stream of unknown length: at most `2 * SHEET_TILES` are held."""
+    """Thumbnails spread evenly over a stream of unknown length; holds fewer than `2 * SHEET_TILES`."""
 
     def __init__(self) -> None:
         self._stride = 1
@@ -65,7 +64,7 @@ class Thumbnails:
         self._kept: list[tuple[str, np.ndarray]] = []
 
     def add(self, name: str, picture: np.ndarray) -> None:
-        """Offer a picture, uint8 [H, W, 3]."""
+        """Add the next picture of the stream, uint8 [H, W, 3], which is kept or skipped."""
         if self._count % self._stride == 0:
             scale = THUMBNAIL_SIDE / max(picture.shape[:2])
             sides = [max(1, round(side * scale)) for side in picture.shape[1::-1]]
@@ -83,7 +82,7 @@ class Thumbnails:
 
 
 def fit(picture: np.ndarray, height: int, width: int) -> np.ndarray:
-    """`picture` [H, W, 3] in a frame of `height` x `width`: as it is if it lacks at most a pixel, else scaled."""
+    """Fit `picture` [H, W, 3] into `height` x `width`, scaled unless its sides are at most one pixel short."""
     if not (0 <= height - picture.shape[0] <= 1 and 0 <= width - picture.shape[1] <= 1):
         scale = min(height / picture.shape[0], width / picture.shape[1])
         sides = [max(1, int(side * scale)) for side in picture.shape[1::-1]]
@@ -91,7 +90,3 @@ def fit(picture: np.ndarray, height: int, width: int) -> np.ndarray:
     canvas = np.zeros((height, width, 3), np.uint8)
     canvas[: picture.shape[0], : picture.shape[1]] = picture
     return canvas
-
-
-def _enlarge(image: np.ndarray, factor: int) -> np.ndarray:
-    return np.ascontiguousarray(image.repeat(factor, axis=0).repeat(factor, axis=1))

@@ -1,4 +1,18 @@
-"""`Predictor`: frames in, probability maps, masks and detections out."""
+"""`Predictor`: frames in, probability maps, masks and detections out, for scripts and notebooks.
+
+>>> from test_script.predictor import Predictor
+>>> predictor = Predictor.from_checkpoint("weights/datransnet_nudt-sirst.pth")  # device="cuda" for a GPU
+>>> result = predictor(frames)  # numpy [N, H, W] or [N, H, W, 3]: uint8, uint16 or float in 0..1
+>>> result.probability.shape == result.mask.shape == frames.shape
+True
+>>> [len(found) for found in result.detections]  # by frame; each has x, y, a box, area, mean and peak score
+[1, 1, 1]
+
+The network alone, for other uses, comes from `models`:
+
+>>> from models import load_model
+>>> network = load_model("weights/datransnet_nudt-sirst.pth")  # clip [B, T, C, H, W] -> logits [B, 1, H, W]
+"""
 
 from test_script.predictor.predictor import PUBLISHED_SCALES, FrameResult, Prediction, Predictor, ScoreMaps
 

@@ -1,8 +1,9 @@
-"""Frames of any size through a network that wants multiples of 32: reflection padding, and overlapping tiles."""
+"""Fit clips of any size to a network whose sides are multiples of 32: padding, resizing, overlapping tiles."""
 
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -12,9 +13,9 @@ def round_up(length: int, multiple: int) -> int:
 
 
 def reflected_index(length: int, padded: int) -> Tensor:
-    """Index [padded] into an axis of `length` that goes on by reflection: 0 1 2 3 2 1 0 1 ....
+    """Index [padded] into an axis of `length` that continues it by reflection: 0 1 2 3 2 1 0 1 ....
 
-    Unlike `torch.nn.functional.pad` it reflects as often as needed, so a 5-pixel image can be padded to 32.
+    Unlike `torch.nn.functional.pad` it reflects as often as needed: an image of 5 pixels can be padded to 32.
     """
     if length == 1:
         return torch.zeros(padded, dtype=torch.long)
@@ -36,8 +37,27 @@ def pad_to_multiple(clip: Tensor, multiple: int) -> Tensor:
     return pad_to(clip, round_up(clip.shape[-2], multiple), round_up(clip.shape[-1], multiple))
 
 
+def resize_clips(clips: Tensor, scale: float, multiple: int) -> Tensor:
+    """Resize clips [B, T, C, H, W] by `scale` as SGMP-UNet's 2026 release: int(scale * side) rounded up to `multiple`.
+
+    Scale 1 leaves the clips as they are; they are padded to the multiple later.
+    """
+    if scale == 1.0:
+        return clips
+    sides = [round_up(max(1, int(scale * side)), multiple) for side in clips.shape[-2:]]
+    resized = F.interpolate(clips.flatten(0, 1), size=sides, mode="bilinear", align_corners=False)
+    return resized.unflatten(0, clips.shape[:2])
+
+
+def resize_map(values: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize one map [H, W] bilinearly to `size`."""
+    if values.shape == torch.Size(size):
+        return values
+    return F.interpolate(values[None, None], size=tuple(size), mode="bilinear", align_corners=False)[0, 0]
+
+
 def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
-    """First pixels of the fewest evenly spread tiles that cover `length` and overlap by at least `overlap` pixels."""
+    """First pixels of the fewest evenly spaced tiles that cover `length` and overlap by at least `overlap` pixels."""
     if length <= tile:
         return [0]
     count = -(-(length - overlap) // (tile - overlap))

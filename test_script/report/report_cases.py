@@ -7,7 +7,7 @@ import numpy as np
 
 from datasets import ClipDataset
 from test_script.predictor import Predictor, ScoreMaps
-from utils.drawing import grey_to_rgb, outline
+from utils.drawing import FOUND, TRUTH, enlarge, grey_to_rgb, outline, stretch_contrast
 from utils.images import read_grey
 from utils.metrics import Protocol
 from utils.metrics.accumulator import ImageCounts
@@ -17,8 +17,6 @@ MOST_PER_SEQUENCE = 2  # of each kind, as long as there are other sequences
 CROP_SIDE = 48  # px of the part of the frame that is shown enlarged
 CROP_ZOOM = 5
 FRAME_SIDE = 384  # px, to which the whole frame is brought
-TRUTH = (31, 200, 95)
-FOUND = (255, 80, 60)
 WHITE = (255, 255, 255)
 
 
@@ -76,7 +74,7 @@ def show_case(item: int, counts: ImageCounts, dataset: ClipDataset, predictor: P
     found = protocol.iou_map(maps.logit if wants_logit else maps.probability)
     grey = read_grey(dataset.sequences[number].frames[index].image)
     window = crop_window(truth, found, score)
-    image = grey_to_rgb(_stretched(grey))
+    image = grey_to_rgb(stretch_contrast(grey))
     rows, columns = window
     heat = cv2.cvtColor(
         cv2.applyColorMap(np.rint(score * 255).astype(np.uint8), cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB
@@ -84,15 +82,15 @@ def show_case(item: int, counts: ImageCounts, dataset: ClipDataset, predictor: P
     flat = np.where(truth[..., None], 255, 16).astype(np.uint8).repeat(3, axis=2)
 
     def zoomed(picture: np.ndarray, *lines: tuple[np.ndarray, tuple]) -> np.ndarray:
-        enlarged = _repeat(picture[rows, columns], CROP_ZOOM)
+        enlarged = enlarge(picture[rows, columns], CROP_ZOOM)
         for region, color in lines:
-            enlarged = outline(enlarged, _repeat(region[rows, columns], CROP_ZOOM), color)
+            enlarged = outline(enlarged, enlarge(region[rows, columns], CROP_ZOOM), color)
         return enlarged
 
     return Case(
         counts,
         frame=_whole_frame(image, truth, found, window),
-        image=_repeat(grey_to_rgb(_stretched(grey[rows, columns])), CROP_ZOOM),
+        image=enlarge(grey_to_rgb(stretch_contrast(grey[rows, columns])), CROP_ZOOM),
         prediction=zoomed(heat, (truth, TRUTH), (found, FOUND)),
         mask=zoomed(flat, (truth, TRUTH), (found, FOUND)),
         surface=np.rint(score[rows, columns] * 255).astype(np.uint8),
@@ -143,13 +141,3 @@ def _whole_frame(image: np.ndarray, truth: np.ndarray, found: np.ndarray, window
 
 def _unit_score(maps: ScoreMaps) -> np.ndarray:
     return maps.probability if maps.probability is not None else 1 / (1 + np.exp(-maps.logit))
-
-
-def _stretched(grey: np.ndarray) -> np.ndarray:
-    """Contrast from the 0.5th to the 99.9th percentile, so that dim thermal frames can be seen."""
-    low, high = np.percentile(grey, (0.5, 99.9))
-    return (grey - low) / max(float(high - low), 1e-6)
-
-
-def _repeat(image: np.ndarray, factor: int) -> np.ndarray:
-    return np.ascontiguousarray(image.repeat(factor, axis=0).repeat(factor, axis=1))

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from datasets import ClipDataset, DatasetIndex
 from datasets.catalog import DatasetInfo
-from datasets.target_table import TARGET_TABLE, read_frame_snr
+from datasets.targets import TARGET_TABLE, read_frame_snr
 from test_script.results.result_files import DETECTION_COLUMNS, write_csv, write_table
 from test_script.results.work_parts import Part
 from utils.files import atomic_path

@@ -8,7 +8,7 @@ import pytest
 from datasets import open_dataset
 from datasets.check import check_dataset, main
 from datasets.rendered_dataset import DatasetSettings, render_dataset
-from datasets.target_statistics import measure_targets
+from datasets.targets import measure_targets
 from tests.reference.datasets_folders import (
     REPOSITORY,
     frame_and_mask,
@@ -17,6 +17,7 @@ from tests.reference.datasets_folders import (
     write_pairs,
     write_sequences,
 )
+from utils.drawing import TRUTH
 from utils.errors import InputError
 
 REAL = Path(os.environ.get("ISTD_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
@@ -40,9 +41,9 @@ def test_a_sound_dataset_passes(images, capsys):
     said = capsys.readouterr().out
     assert "train 2 images, test 2 images" in said
     assert "sizes: 40 x 32 (4)" in said
-    assert "targets: 4 in 4 frames, 1 at most in one" in said
+    assert "targets: 4 in 4 frames, at most 1 per frame" in said
     assert "areas in px: min 9, 5 % 9, median 9" in said
-    assert "nothing wrong" in said
+    assert "no problems found" in said
 
 
 def test_rendered_sequences_pass(tmp_path, capsys):
@@ -56,7 +57,7 @@ def test_unreadable_files(images, capsys):
     (images / "masks" / "b.png").write_bytes(b"")
     assert len(problems(images)["unreadable files"]) == 2
     assert main(["--dataset", str(images)]) == 1
-    assert "WRONG: 2 unreadable files" in capsys.readouterr().out
+    assert "PROBLEM: 2 unreadable files" in capsys.readouterr().out
 
 
 def test_an_image_without_mask_and_a_mask_without_image(images):
@@ -77,7 +78,7 @@ def test_masks_of_sequences_without_images(tmp_path):
 
 def test_a_mask_of_another_size_is_named_with_both_sizes(images):
     write_image(images / "masks" / "c.png", np.ones((30, 40), np.uint8))
-    (text,) = problems(images)["masks of another size than their image"]
+    (text,) = problems(images)["masks that differ in size from their image"]
     assert "c.png is 40 x 30" in text
     assert "40 x 32" in text
 
@@ -101,7 +102,7 @@ def test_duplicated_frames_under_other_names_and_formats(images):
 def test_split_entries_that_do_not_exist_and_overlap(images):
     write_lists(images, train=["a", "b", "nowhere"], test=["c", "b", "d"])
     assert problems(images) == {
-        "entries of the train list that do not exist": ["nowhere"],
+        "entries of the train list without a file": ["nowhere"],
         "frames in train and in another split": [f"{images / 'images' / 'b.png'} (train and test)"],
     }
 
@@ -116,8 +117,8 @@ def test_a_dataset_without_any_mask_is_wrong(tmp_path):
 def test_preview_outlines_the_targets(images, capsys):
     assert main(["--dataset", str(images), "--preview", str(images / "sheets" / "out.png")]) == 0
     sheet = cv2.imread(str(images / "sheets" / "out.png"))
-    red = (sheet == (64, 64, 255)).all(axis=2)
-    assert red.sum() >= 4 * 4 * 3 * 6, "a ring around each of four enlarged 3 x 3 targets"
+    line = (sheet == TRUTH[::-1]).all(axis=2)
+    assert line.sum() >= 4 * 4 * 3 * 6, "a ring around each of four enlarged 3 x 3 targets"
     assert "preview:" in capsys.readouterr().out
 
 
@@ -125,12 +126,12 @@ def test_published_facts_of_a_known_dataset_are_shown(tmp_path, capsys):
     write_sequences(tmp_path / "IRDST", ["2", "44"], frames=1)
     assert main(["--dataset", "IRDST", "--data_root", str(tmp_path)]) == 1, "most of its sequences are not there"
     said = capsys.readouterr().out
-    assert "published preprocessing: preset sgmp_unet at 320" in said
+    assert "published preprocessing: preset sgmp_unet, size 320" in said
     assert "SGMP-UNet (2025 release) IoU 60.8, nIoU 59.28, Pd 98.68, Fa 17.83 (protocol sgmp-2025)" in said
 
 
 def test_a_preview_that_is_no_picture_is_refused_before_the_work(images):
-    with pytest.raises(InputError, match=r"expected a name that ends in \.png"):
+    with pytest.raises(InputError, match=r"expected a file name that ends in \.png"):
         main(["--dataset", str(images), "--preview", "sheet.pdf"])
 
 

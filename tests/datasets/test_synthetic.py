@@ -22,7 +22,7 @@ from datasets.rendering import (
     target_profile,
 )
 from datasets.synthetic import main
-from datasets.target_table import TargetRow, read_frame_snr, read_targets, write_targets
+from datasets.targets import TargetRow, read_frame_snr, read_targets, write_targets
 from utils.errors import InputError
 from utils.images import read_mask, read_pixels
 
@@ -273,7 +273,7 @@ def test_settings_without_sense_are_said(tmp_path, arguments, message):
 
 def test_an_existing_folder_is_not_touched(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(InputError, match="not empty"):
+    with pytest.raises(InputError, match="not an empty folder"):
         render_dataset(tmp_path, SMALL)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.metrics.test_properties import scenes
 from tests.reference import plain_metrics
 from utils.errors import InputError
-from utils.metrics import crop_regions
+from utils.metrics import target_curve
 from utils.metrics.curves import CurveAccumulator, threshold_levels
 from utils.plots import write_curves
 
@@ -76,7 +76,7 @@ def test_random_maps_equal_the_plain_form(scene, steps):
 def test_the_size_of_stacks_changes_nothing(scene, stack_pixels):
     usual = accumulated(*scene, 20)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(crop_regions, "STACK_PIXELS", stack_pixels)
+        patch.setattr(target_curve, "STACK_PIXELS", stack_pixels)
         other = accumulated(*scene, 20)
     assert np.array_equal(usual.matched, other.matched) and np.array_equal(usual.matched_pixels, other.matched_pixels)
 
@@ -95,17 +95,17 @@ def clutter(size, seed, power):
 
 
 @pytest.mark.parametrize("power", [1, 3])
-@pytest.mark.parametrize("stack_pixels", [crop_regions.STACK_PIXELS, 1], ids=["stacked", "one by one"])
+@pytest.mark.parametrize("stack_pixels", [target_curve.STACK_PIXELS, 1], ids=["stacked", "one by one"])
 def test_clutter_equals_the_plain_form(power, stack_pixels, monkeypatch):
-    monkeypatch.setattr(crop_regions, "STACK_PIXELS", stack_pixels)
+    monkeypatch.setattr(target_curve, "STACK_PIXELS", stack_pixels)
     assert_equals_plain(*clutter(96, power, power), steps=50)
 
 
-@pytest.mark.parametrize("stack_pixels", [crop_regions.STACK_PIXELS, 1], ids=["stacked", "one by one"])
+@pytest.mark.parametrize("stack_pixels", [target_curve.STACK_PIXELS, 1], ids=["stacked", "one by one"])
 @pytest.mark.parametrize("place", [(20, 2), (2, 20), (20, 38), (38, 20)])
 def test_a_target_at_the_edge_of_a_large_region_is_not_dropped(place, stack_pixels, monkeypatch):
     """A plain of 0.3 reaches the target's side only; on it stands a spot whose centre is 2 px from the target."""
-    monkeypatch.setattr(crop_regions, "STACK_PIXELS", stack_pixels)
+    monkeypatch.setattr(target_curve, "STACK_PIXELS", stack_pixels)
     score, mask = np.zeros((41, 41)), np.zeros((41, 41), bool)
     score[2:39, 2:39] = 0.3
     score[place] = 0.9

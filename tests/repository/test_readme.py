@@ -1,4 +1,4 @@
-"""README.md and CONTRIBUTING.md say what is so: commands parse, paths exist, tables agree with the code."""
+"""README.md and CONTRIBUTING.md agree with the code: commands parse, examples run, paths exist, tables are complete."""
 
 import argparse
 import ast
@@ -7,16 +7,17 @@ import re
 import shlex
 import sys
 
+import numpy as np
 import pytest
 
 from datasets.catalog import CATALOG
-from models import MODELS
-from test_script.predict import OUR_TRAINING, OUR_WEIGHTS
+from models import MODELS, build_model
 from tests.reference.datasets_folders import REPOSITORY
-from train_script.settings import CONFIGS, config_names, merge_settings, parse_command_line
+from train_script.settings import config_names, merge_settings, parse_command_line
 from utils.metrics import PROTOCOLS
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+PYPROJECT = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
 CONTRIBUTING = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 MADE_BY_RUNS = ("outputs/", "data/", "predict/", "path/to/")  # not in the repository
@@ -61,10 +62,11 @@ def test_every_command_parses(words, monkeypatch):
     elif words[0] == "make":
         (target,) = words[1:]
         assert re.search(rf"^{target}:", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
-    elif words[:3] == ["pip", "install", "-r"]:
-        assert (REPOSITORY / words[3]).is_file()
+    elif words[0] == "pip":
+        extra = re.fullmatch(r"\.(?:\[(\w+)\])?", words[-1])[1]
+        assert words[1:-1] == ["install", "-e"] and (extra is None or extra in extras())
     else:
-        assert words[0] in ("python3", ".", "pip", "tensorboard")
+        assert words[0] in ("python3", ".", "tensorboard")
 
 
 @pytest.mark.parametrize("options", re.findall(r"`(--dataset [^`]+)`", README))
@@ -72,26 +74,66 @@ def test_commands_in_the_table_of_published_metrics_parse(options, monkeypatch):
     accept("test_script.inference", ["--model_path", "FILE", *options.split()], monkeypatch)
 
 
-def test_make_demo_does_what_the_readme_says():
+def test_the_commands_of_make_demo_parse(monkeypatch):
     recipe = (REPOSITORY / "Makefile").read_text().replace("\\\n", " ")
-    lines = [line.split()[1:] for line in recipe.splitlines() if line.startswith("\t$(BIN)/python -m ")]
-    made = {" ".join(line) for line in lines if line[1] not in ("pip", "pytest")}
-    written = {" ".join(words[1:]) for words in commands(README.split("## Use")[0])}
-    assert len(made) == 3 and made <= written
+    lines = [shlex.split(line)[2:] for line in recipe.splitlines() if line.startswith("\t$(BIN)/python -m ")]
+    made = [words for words in lines if words[0] not in ("pip", "pytest")]
+    assert len(made) >= 3
+    for module, *arguments in made:
+        accept(module, arguments, monkeypatch)
 
 
-def test_the_weights_that_predict_runs_are_those_the_readme_names():
-    assert f"weights in [weights/](weights/README.md) ({OUR_TRAINING})" in README
-    assert f"`{OUR_WEIGHTS.name}`" in (REPOSITORY / OUR_WEIGHTS).with_name("README.md").read_text(encoding="utf-8")
+def test_the_python_examples_run(tmp_path, monkeypatch):
+    (tmp_path / "weights").symlink_to(REPOSITORY / "weights")
+    monkeypatch.chdir(tmp_path)
+    first, notebook = (content for kind, content in BLOCK.findall(README) if kind == "python")
+    frames = np.random.default_rng(0).random((2, 40, 50), dtype=np.float32)
+    names = {"frames": frames}
+    exec(first, names)
+    assert names["result"].probability.shape == names["result"].mask.shape == frames.shape
+
+    names = {}
+    exec(notebook, names)
+    assert names["metric"].counts()["images"] == 6
+    assert 0.2 < names["metrics"]["pd"] <= 1
+    assert (tmp_path / "example.png").is_file()
+    assert names["probability"].shape == (6, 1, 96, 128)
+
+
+@pytest.mark.parametrize("model", ["sgmp_unet_small", "datransnet"])
+def test_diagrams_use_the_names_of_the_code(model):
+    """Those set in the font of code are attributes or classes of the network."""
+    network = build_model(model)
+    known = {type(module).__name__ for module in network.modules()}
+    known |= {part for name, _ in network.named_modules() for part in name.split(".")}
+    drawing = (REPOSITORY / "docs" / f"{network.name}.svg").read_text(encoding="utf-8")
+    text = " ".join(re.findall(r'<text [^>]*class="(?:name|groupname)"[^>]*>([^<]+)<', drawing))
+    drawn = set(re.findall(r"\w+", text))
+    assert len(drawn) > 10
+    assert drawn <= known
+
+
+def test_download_tables_are_those_of_the_catalog():
+    from datasets.links import checkpoint_table, dataset_table
+
+    assert dataset_table() in README
+    assert checkpoint_table() in README
+
+
+def test_every_file_of_weights_is_named():
+    for path in (REPOSITORY / "weights").glob("*.pth"):
+        assert f"\n| `{path.stem}` |" in README
 
 
 @pytest.mark.parametrize("text", [README, CONTRIBUTING], ids=["README", "CONTRIBUTING"])
 def test_every_path_exists(text):
     plain = BLOCK.sub("", text)
     links = {link for link in re.findall(r"\]\(([^)]+)\)", plain) if "://" not in link}
+    anchors = {link for link in links if link.startswith("#")}
+    assert anchors <= {"#" + title.lower().replace(" ", "-") for title in re.findall(r"^## (.+)$", text, re.MULTILINE)}
     folders = {path.name for path in REPOSITORY.iterdir() if path.is_dir()}
     named = set(re.findall(r"`([^`\s]+)`", plain))
-    paths = links | {
+    paths = (links - anchors) | {
         name for name in named if "/" in name and (name.endswith(SUFFIXES) or name.split("/")[0] in folders)
     }
     if text is CONTRIBUTING:
@@ -107,8 +149,8 @@ def test_tables_name_every_model_dataset_protocol_and_recipe():
         assert README.count(f"\n| `{name}` |") == 1, name
     for name in [*MODELS, *CATALOG, *config_names()]:
         assert re.search(rf"^\|.*[`|, ]{re.escape(name)}[`|, ]", README, re.MULTILINE), name
-    for name in re.findall(r"`((?:sgmp_unet|datransnet)_\w+)`", README):
-        assert (CONFIGS / f"{name}.yaml").is_file()
+    for name in set(re.findall(r"`((?:sgmp_unet|datransnet)_\w+)`", README)) - set(MODELS):
+        merge_settings(name, {})  # a recipe
 
 
 def test_published_metrics_are_those_of_the_catalog():
@@ -144,6 +186,18 @@ def test_the_packages_that_we_import_are_required():
     required = {re.split(r"[<>=\[]", line)[0] for line in lines if not line.startswith("#")}
     assert needed <= required
     assert required - needed <= {"timm", "scikit-image"}
+
+
+def extras() -> dict[str, list[str]]:
+    """The extras of pyproject.toml and what they require."""
+    section = PYPROJECT.split("[project.optional-dependencies]\n")[1].split("\n\n")[0]
+    return {name: ast.literal_eval(value) for name, value in re.findall(r"^(\w+) = (\[.*\])", section, re.MULTILINE)}
+
+
+def test_the_extra_for_tests_is_that_of_the_requirements():
+    lines = (REPOSITORY / "requirements-test.txt").read_text().splitlines()
+    assert lines[0] == "-r requirements.txt"
+    assert {*extras()["test"], *extras()["export"]} == {*lines[1:], "istd[export]"}
 
 
 def imported(node: ast.AST) -> list[str]:

@@ -26,6 +26,7 @@ COMMANDS = {
     "benchmark": "test_script.benchmark",
     "check": "datasets.check",
     "synthetic": "datasets.synthetic",
+    "dim": "datasets.dim",
 }
 
 
@@ -216,7 +217,7 @@ def test_too_little_memory_is_one_sentence(error, world, tmp_path, monkeypatch, 
 
     monkeypatch.setattr("test_script.benchmark.count_parameters", fail)
     assert run("benchmark", "--model datransnet", world, tmp_path, monkeypatch) == 2
-    assert "too little memory; lower --batch_size" in sentence(capfd.readouterr().err)
+    assert "out of memory; lower --batch_size" in sentence(capfd.readouterr().err)
 
 
 def test_an_error_of_ours_keeps_its_traceback(world, tmp_path, monkeypatch):
@@ -253,6 +254,7 @@ def test_no_permission_to_write(command, world, tmp_path, monkeypatch, capfd):
         "benchmark": "--model datransnet --size 32 32 --output locked/metrics.json",
         "check": "--dataset {good} --preview locked/sheet.png",
         "synthetic": "--output locked/new --sequences 1 --frames 1",
+        "dim": "--dataset {video} --output locked/new",
     }[command]
     code = run(command, arguments, world, tmp_path, monkeypatch)
     error = sentence(capfd.readouterr().err)
@@ -277,7 +279,7 @@ def test_an_error_in_a_worker_is_one_sentence_too(command, broken, world, tmp_pa
 
 def test_check_names_bad_files_and_ends_with_1(world, tmp_path, monkeypatch, capfd):
     assert run("check", "--dataset {text_image}", world, tmp_path, monkeypatch) == 1
-    assert "WRONG: 8 unreadable files" in capfd.readouterr().out
+    assert "PROBLEM: 8 unreadable files" in capfd.readouterr().out
     assert run("check", "--dataset {other_size}", world, tmp_path, monkeypatch) == 1
     assert "48 x 48" in capfd.readouterr().out
 

@@ -6,10 +6,12 @@ import json
 import cv2
 import numpy as np
 import pytest
+from scipy.special import expit
 
 from test_script.evaluate import main
 from utils.errors import InputError
-from utils.metrics import PROTOCOLS
+from utils.metrics import PROTOCOLS, build_metric
+from utils.metrics.curves import CurveAccumulator
 
 
 def save(path, array):
@@ -89,6 +91,40 @@ def test_sequences_logits_and_groups(tmp_path, capsys):
     assert "mean of sequences" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("folders", [("a", "b10"), ("",)], ids=["sequences", "single images"])
+def test_saved_maps_give_the_metrics_of_the_maps_to_the_last_bit(folders, tmp_path):
+    """maps/SEQUENCE/FRAME, or maps/FRAME for single images, of mixed sizes: float npy, logits, and 16-bit png."""
+    random = np.random.default_rng(0)
+    kinds = {"npy": "standard", "png": "standard", "logits": "sgmp-2025"}
+    accumulators, curves = {kind: build_metric(protocol) for kind, protocol in kinds.items()}, CurveAccumulator()
+    for folder in folders:
+        for frame in ("9", "10"):
+            mask = random.random((24, 30 + 8 * len(frame))) > 0.97
+            logits = (random.normal(size=mask.shape) + 4 * mask - 2).astype(np.float32)
+            logits[0] = 3e-5  # 0.5000075, level 32768: just above one half in all three
+            probability = expit(logits)
+            levels = np.rint(probability * 65535).astype(np.uint16)
+            names = (folder or None, frame)
+            accumulators["npy"].update(probability, mask, *names)
+            curves.update(probability, mask)
+            accumulators["png"].update(levels / np.float32(65535), mask, *names)
+            accumulators["logits"].update(logits, mask, *names)
+            save(tmp_path / "masks" / folder / f"{frame}.png", mask.astype(np.uint8))
+            save(tmp_path / "npy" / folder / f"{frame}.npy", probability)
+            save(tmp_path / "png" / folder / f"{frame}.png", levels)
+            save(tmp_path / "logits" / folder / f"{frame}.npy", logits)
+    for kind, protocol in kinds.items():
+        out = tmp_path / f"{kind}.json"
+        paths = ["--predictions", str(tmp_path / kind), "--masks", str(tmp_path / "masks"), "--output", str(out)]
+        main([*paths, "--protocol", protocol, *(["--logits"] if kind == "logits" else [])])
+        result = json.loads(out.read_text())[protocol]
+        for name, value in (accumulators[kind].compute() | accumulators[kind].counts()).items():
+            assert result[name] == value, (kind, name)
+        assert list(result.get("sequences", [])) == [folder for folder in folders if folder]
+        if kind == "npy":
+            assert (result["ap"], result["auc"]) == (curves.compute().ap, curves.compute().auc)
+
+
 def test_list_file_names_what_is_measured(flat):
     names = flat / "test.txt"
     names.write_text("1.png\r\n\n2\n")
@@ -136,7 +172,7 @@ def test_list_protocols(capsys):
         ("pred/1.npy", spot(np.nan), r"1\.npy holds NaN"),
         ("pred/1.npy", np.zeros((3, 20, 24)), r"1\.npy has the shape \(3, 20, 24\); expected \[H, W\]"),
         ("pred/1.npy", np.array(["a"]), r"1\.npy holds <U1 of shape"),
-        ("pred/1.png", spot().astype(np.uint8), r"1\.npy and .*1\.png have one name"),
+        ("pred/1.png", spot().astype(np.uint8), r"1\.npy and .*1\.png have the same name"),
     ],
 )
 def test_clear_errors(flat, name, array, message):

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 
+from models import build_model
 from test_script import predict
 from test_script.media.frame_sources import find_sources
 from test_script.media.overlay import SHEET_TILES, OverlayVideo, Thumbnails, draw_overlay
 from test_script.predictor import Predictor
 from test_script.results.detections import find_detections
 from tests.reference.local_contrast import LocalContrast
-from utils.checkpoint import read_checkpoint
+from utils.checkpoint import save_checkpoint
 from utils.errors import InputError
 from utils.images import read_grey
 
@@ -125,27 +126,59 @@ def test_one_image_and_a_folder_of_folders(tmp_path):
     assert cv2.imread(str(tmp_path / "one" / "overlays" / "frame(1).png")).shape == (9 * HEIGHT, 9 * WIDTH, 3)
 
 
-def test_without_a_checkpoint_our_weights_find_a_target(tmp_path, monkeypatch, capsys):
+def test_the_default_weights_find_a_target(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Predictor, "from_checkpoint", FROM_CHECKPOINT)
     monkeypatch.chdir(tmp_path)  # the weights are found from anywhere
     frame = np.random.default_rng(0).normal(70, 3, (96, 128))
     frame[40:43, 90:93] = 200
     cv2.imwrite("frame.png", np.rint(frame))
     predict.main(["--input", "frame.png", "--output_dir", "out"])
-    first = capsys.readouterr().out.splitlines()[0]
-    assert "weights/datransnet_nudt-sirst.pth" in first and "DATransNet, trained by us on NUDT-SIRST" in first
+    file = next(file for name in predict.DEFAULT_WEIGHTS if (file := predict.WEIGHTS / f"{name}.pth").exists())
+    assert f"network: weights/{file.name}" in capsys.readouterr().out.splitlines()[0]
     (found,) = table(tmp_path / "out" / "detections.csv")
     assert (float(found["x"]), float(found["y"])) == pytest.approx((91, 41), abs=1)
-    checkpoint = read_checkpoint(predict.REPOSITORY / predict.OUR_WEIGHTS)
-    assert (checkpoint.model_name, checkpoint.settings["dataset"]) == ("datransnet", "NUDT-SIRST")
-    assert json.loads((tmp_path / "out" / "detections.json").read_text())["model"] == str(checkpoint.path)
+    assert json.loads((tmp_path / "out" / "detections.json").read_text())["model"] == str(file)
 
 
-def test_missing_weights_are_said(tmp_path, monkeypatch):
-    write_folder(tmp_path / "flight", 1)
-    monkeypatch.setattr(predict, "REPOSITORY", tmp_path)
-    with pytest.raises(InputError, match=r"datransnet_nudt-sirst\.pth are missing.*--model_path"):
-        predict.main(["--input", str(tmp_path / "flight"), "--output_dir", str(tmp_path / "out")])
+def test_weights_are_chosen_by_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(predict, "WEIGHTS", tmp_path)
+    with pytest.raises(InputError, match=r"has no datransnet_nudt-sirst\.pth; choose one of \(none\).*--model_path"):
+        predict.weights_file(None)
+    for name in ("sgmp_unet_small", "datransnet_nudt-sirst"):
+        (tmp_path / f"{name}.pth").touch()
+    assert predict.weights_file(None) == tmp_path / "datransnet_nudt-sirst.pth"
+    assert predict.weights_file("sgmp_unet_small") == tmp_path / "sgmp_unet_small.pth"
+    (tmp_path / "datransnet.pth").touch()
+    assert predict.weights_file(None) == tmp_path / "datransnet.pth"
+    listed = "datransnet, datransnet_nudt-sirst, sgmp_unet_small"
+    assert (
+        capsys.readouterr().out.splitlines()[-1]
+        == f"network: weights/datransnet.pth (of {listed}; choose with --weights)"
+    )
+    with pytest.raises(InputError, match=rf"--weights unet: .* has no unet\.pth; choose one of {listed}"):
+        predict.weights_file("unet")
+    with pytest.raises(InputError, match="only one of them"):
+        predict.main(["--input", "x", "--weights", "datransnet", "--model_path", "x.pth"])
+
+
+def test_a_multi_frame_network_takes_videos_and_folders(tmp_path, monkeypatch):
+    """A small SGMP-UNet of random weights, chosen by --weights, finds the same in a video and in its frames."""
+    monkeypatch.setattr(Predictor, "from_checkpoint", FROM_CHECKPOINT)
+    monkeypatch.setattr(predict, "WEIGHTS", tmp_path)
+    torch.manual_seed(0)
+    settings = {"model": "sgmp_unet_small", "preset": "contrast"}
+    shallow = {"depths": (1, 1, 1, 1), "spatial_depths": (1, 1, 1, 1), "decoder_depths": (1, 1, 1)}
+    save_checkpoint(tmp_path / "sgmp_unet_small.pth", build_model("sgmp_unet_small", **shallow), settings)
+    write_video(tmp_path / "clip.avi", 2, code="FFV1")
+    write_folder(tmp_path / "clip", 2)
+    rows = []
+    for source in ("clip.avi", "clip"):
+        out = tmp_path / f"out_{source}"
+        options = ["--weights", "sgmp_unet_small", "--threshold", "0.1", "--output_dir", str(out)]
+        predict.main(["--input", str(tmp_path / source), *options])
+        rows.append([{**row, "frame": ""} for row in table(out / "detections.csv")])
+        assert len(list((out / "masks" / "clip").iterdir())) == 2
+    assert rows[0] == rows[1] and rows[0]
 
 
 def test_a_corrupt_image_is_an_error_or_skipped(tmp_path, capsys):
@@ -204,7 +237,7 @@ def test_what_cannot_be_read_is_said(tmp_path):
         find_sources(tmp_path / "broken.mp4")
     write_folder(tmp_path / "double", 1)
     cv2.imwrite(str(tmp_path / "double" / "frame(0).bmp"), frame_at(0))
-    with pytest.raises(InputError, match="two images called"):
+    with pytest.raises(InputError, match=r"frame\(0\)\.png have the same name"):
         find_sources(tmp_path / "double")
 
 

@@ -1,6 +1,8 @@
-"""The predictor: padding, tiles, flips, scales, and independence of the batch size, with tiny stand-in networks."""
+"""The predictor: padding, tiles, flips, scales, threads, and independence of the batch size."""
 
+import doctest
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import test_script.predictor
 from datasets.presets import build_transform
+from datasets.rendering import SequenceSettings, render_sequence
 from models import build_model
 from test_script.predictor import Predictor
-from test_script.predictor.clip_stream import sliding_clips
-from test_script.predictor.predictor import as_grey_frames, stack_clip
+from test_script.predictor.clips import as_grey_frames, sliding_clips, stack_clip
 from test_script.predictor.preparation import eval_transform, frame_preparation
 from test_script.predictor.tiling import blend_weights, pad_to_multiple, reflected_index, run_tiled, tile_starts
 from test_script.results.detections import find_detections
@@ -169,7 +172,7 @@ def test_the_batched_passes_of_a_gpu_are_those_of_the_cpu():
     passes = [(scale, flip) for scale in (0.8, 1.0) for flip in (False, True)]
     with torch.inference_mode():
         batched_maps = predictor._passes_on_gpu(clips, sizes, passes)
-        single_maps = predictor._passes_on_cpu(clips, sizes, passes, cores=1)
+        single_maps = predictor._passes_on_cpu(clips, sizes, passes, workers=1)
     for one, other in zip(batched_maps, single_maps, strict=True):
         assert list(one) and set(one) == set(other)
         for key in one:
@@ -193,6 +196,70 @@ def test_cores_do_not_change_a_bit_of_a_real_network():
         for one, other in zip(maps[1], maps[cores], strict=True):
             np.testing.assert_array_equal(one.probability, other.probability)
             np.testing.assert_array_equal(one.logit, other.logit)
+
+
+class Threads(StandIn):
+    """Records the number of threads of each pass, and the precision of convolutions on a GPU."""
+
+    def forward(self, clip):
+        self.seen.append((torch.get_num_threads(), torch.backends.cudnn.allow_tf32))
+        return self.conv(clip.flatten(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("count", "options", "threads"),
+    [
+        (1, {}, [4]),  # a single pass takes all cores
+        (1, {"flip": True}, [2, 2]),
+        (1, {"flip": True, "scales": (0.5, 1.0, 1.5)}, [1] * 6),
+        (1, {"deterministic": True}, [1]),
+        (2, {}, [1, 1]),  # several frames share the cores, whatever the batch size
+        (2, {"batch_size": 1}, [1, 1]),
+    ],
+)
+def test_a_frame_alone_takes_all_cores(count, options, threads):
+    model, kept = Threads(), torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        predictor = Predictor(model, prepare, **options)
+        predictor(frames(count, 32, 32))
+        assert torch.get_num_threads() == 4
+        assert predictor.batch_size == options.get("batch_size", 4)
+    finally:
+        torch.set_num_threads(kept)
+    assert [seen for seen, _ in model.seen] == threads
+
+
+def test_the_default_batch_fills_the_cores():
+    kept = torch.get_num_threads()
+    torch.set_num_threads(13)
+    try:
+        assert Predictor(StandIn(), prepare).batch_size == 13
+        assert Predictor(StandIn(), prepare, flip=True).batch_size == 7
+    finally:
+        torch.set_num_threads(kept)
+
+
+def test_float32_on_a_gpu_is_not_tf32():
+    """Run here on the CPU: the setting within the passes of a GPU, and after them."""
+    model, kept = Threads(), torch.backends.cudnn.allow_tf32
+    clip = torch.from_numpy(frames(1, 32, 32))[None]
+    try:
+        torch.backends.cudnn.allow_tf32 = True
+        with torch.inference_mode():
+            Predictor(model, prepare)._passes_on_gpu([clip], [(32, 32)], [(1.0, False)])
+        assert [tf32 for _, tf32 in model.seen] == [False] and torch.backends.cudnn.allow_tf32
+    finally:
+        torch.backends.cudnn.allow_tf32 = kept
+
+
+def test_the_example_for_notebooks(monkeypatch):
+    monkeypatch.chdir(Path(__file__).resolve().parents[2])
+    settings = SequenceSettings("cloud", 3, (96, 128), 20.0, (15.0, 25.0), (0.5, 1.0), (1, 1))
+    clip = render_sequence("example", settings, np.random.default_rng(5))
+    assert clip.masks.any(axis=(1, 2)).all()
+    results = doctest.testmod(test_script.predictor, extraglobs={"frames": clip.frames})
+    assert results.attempted == 7 and results.failed == 0
 
 
 def test_sliding_clips_repeat_the_edges_and_take_each_frame_once():

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from utils.drawing import GAP, LABEL_HEIGHT, contact_sheet, grey_to_rgb, outline
+from utils.drawing import GAP, LABEL_HEIGHT, contact_sheet, enlarge, grey_to_rgb, outline, stretch_contrast
 
 
 def test_outline_surrounds_a_single_pixel_and_leaves_it():
@@ -48,3 +48,15 @@ def test_contact_sheet_wants_a_label_per_tile():
 
 def test_grey_to_rgb_rounds_and_clips():
     assert grey_to_rgb(np.array([[-1.0, 0.5, 2.0]]))[0].tolist() == [[0, 0, 0], [128, 128, 128], [255, 255, 255]]
+
+
+def test_contrast_is_stretched_between_percentiles():
+    """Of 1001 levels 0..1000, the 0.5th percentile is 5 and the 99.9th 999."""
+    stretched = stretch_contrast(np.arange(1001.0).reshape(7, 143))
+    np.testing.assert_allclose(stretched.ravel()[[0, 5, 502, 999]], [-5 / 994, 0, 497 / 994, 1])
+    assert (stretch_contrast(np.full((4, 4), 0.3)) == 0).all()
+
+
+def test_enlarging_repeats_pixels():
+    assert enlarge(np.array([[1, 2]]), 2).tolist() == [[1, 1, 2, 2], [1, 1, 2, 2]]
+    assert enlarge(np.zeros((2, 3, 3), np.uint8), 5).shape == (10, 15, 3)

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and the trial that comes before long work."""
+"""Atomic files and folders, and the check before long work."""
 
 import errno
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from utils.errors import InputError
-from utils.files import atomic_path, check_writable
+from utils.files import atomic_path, check_writable, new_folder
 
 
 def names(folder):
@@ -22,6 +22,31 @@ def test_a_file_appears_when_it_is_whole(tmp_path):
         temporary.write_text("half of the sec")
         raise RuntimeError
     assert file.read_text() == "first" and names(file.parent) == ["metrics.json"]
+
+
+def test_a_folder_appears_when_it_is_whole(tmp_path):
+    folder = tmp_path / "new" / "dataset"
+    with pytest.raises(RuntimeError), new_folder(folder) as unfinished:
+        (unfinished / "half").write_text("half")
+        raise RuntimeError
+    assert names(folder.parent) == []
+    folder.mkdir()  # an empty folder is as good as none
+    with new_folder(folder) as unfinished:
+        (unfinished / "inner").mkdir()
+        (unfinished / "inner" / "file").write_text("whole")
+        assert names(folder) == [] and unfinished.parent == folder.parent
+    assert names(folder.parent) == ["dataset"] and (folder / "inner" / "file").read_text() == "whole"
+    assert folder.stat().st_mode & 0o777 == (tmp_path / "new").stat().st_mode & 0o777
+
+
+def test_a_folder_with_content_is_kept(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    for path in (tmp_path, tmp_path / "mine.txt"):
+        with pytest.raises(InputError, match="not an empty folder"), new_folder(path):
+            pytest.fail("the block must not run")
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+    with pytest.raises(InputError, match=r"cannot write .*: .*mine\.txt is not a folder"):
+        new_folder(tmp_path / "mine.txt" / "new").__enter__()
 
 
 def test_a_trial_leaves_nothing_behind(tmp_path):

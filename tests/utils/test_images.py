@@ -5,7 +5,7 @@ from PIL import Image
 
 from tests.reference.datasets_folders import write_image
 from utils.errors import InputError
-from utils.images import numeric_key, read_grey, read_mask, read_pixels
+from utils.images import image_files, numeric_key, read_grey, read_mask, read_pixels, size_text
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 
@@ -110,3 +110,24 @@ def test_a_missing_file_and_values_that_are_no_numbers(tmp_path):
 def test_names_are_ordered_by_their_numbers():
     names = ["1(10)", "1 (3)", "1(2)", "1(1)", "f10", "f9", "2", "010"]
     assert sorted(names, key=numeric_key) == ["1(1)", "1(2)", "1 (3)", "1(10)", "2", "010", "f9", "f10"]
+
+
+def test_image_files_are_found_by_name_in_numeric_order(tmp_path):
+    for name in ("f10.png", "f9.JPG", "f1.tif", ".hidden.png", "notes.txt"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "folder.png").mkdir()
+    assert {key: path.name for key, path in image_files(tmp_path).items()} == {
+        "f1": "f1.tif",
+        "f9": "f9.JPG",
+        "f10": "f10.png",
+    }
+    assert list(image_files(tmp_path)) == ["f1", "f9", "f10"]
+    assert list(image_files(tmp_path, (".txt",), lambda path: path.name.upper())) == ["NOTES.TXT"]
+    assert image_files(tmp_path / "nowhere") == {}
+    (tmp_path / "f9.png").write_bytes(b"")
+    with pytest.raises(InputError, match=r"f9\.JPG and .*f9\.png have the same name"):
+        image_files(tmp_path)
+
+
+def test_size_text_is_width_by_height():
+    assert size_text(np.zeros((3, 5))) == "5 x 3"

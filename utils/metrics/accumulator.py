@@ -1,4 +1,4 @@
-"""The accumulator that every protocol shares: whole numbers per image, metrics when asked."""
+"""The accumulator of all protocols: integer counts per image, from which the metrics are computed."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
@@ -12,12 +12,12 @@ from utils.metrics.regions import Scene, find_regions
 from utils.metrics.rules import image_iou, mean, ratio
 
 FIGURES = ("iou", "niou", "pd", "fa", "precision", "recall", "f1", "video_mean")
-AREA_LIMITS = (9, 25, 81)  # px; the last class is what is larger
+AREA_LIMITS = (9, 25, 81)  # px; the last class holds all larger targets
 AREA_CLASSES = (*(f"<= {limit}" for limit in AREA_LIMITS), f"> {AREA_LIMITS[-1]}")
 
 
 class ImageCounts(NamedTuple):
-    """What is kept of one image; every number is a whole one."""
+    """The counts of one image; all are integers, so that sums are exact."""
 
     sequence: str | None
     frame: str | None
@@ -37,8 +37,8 @@ class ImageCounts(NamedTuple):
 class MetricAccumulator:
     """Metrics of one protocol over any number of images.
 
-    `update` measures, `merge` takes over another accumulator's images (of another process: it can be pickled),
-    `compute` gives the metrics. The order of images never changes a bit of them. `rows` holds every image's counts.
+    `update` adds images, `merge` adds those of another accumulator (accumulators can be pickled), `compute` returns the
+    metrics, which do not depend on the order of the images. `rows` holds the counts of each image.
     """
 
     def __init__(self, protocol: Protocol, rows: Iterable[ImageCounts] = ()):
@@ -46,16 +46,16 @@ class MetricAccumulator:
         self.rows = list(rows)
 
     def update(self, score, mask, sequence=None, frame=None) -> None:
-        """Measure one image [H, W] or a batch [B, 1, H, W] of scores, at the size of the mask.
+        """Add one image [H, W] or a batch [B, 1, H, W] of scores, at the size of the mask.
 
         score: probabilities, or logits where `protocol.scale` is "logit"; mask: target where > 0. Arrays or tensors.
-        sequence, frame: names (lists of them for a batch). Raises `InputError` as `utils.metrics.inputs.images` says.
+        sequence, frame: names (lists of them for a batch). Raises `InputError` as `utils.metrics.inputs.images`.
         """
         new = [count_image(image, self.protocol) for image in images(score, mask, sequence, frame, self.protocol.scale)]
         self.rows.extend(new)
 
     def merge(self, other: "MetricAccumulator") -> None:
-        """Take over the images of `other`, which must follow the same protocol."""
+        """Add the images of `other`, which must have the same protocol."""
         if other.protocol != self.protocol:
             raise InputError(
                 f"metrics of protocols {self.protocol.name} and {other.protocol.name} cannot be merged; "
@@ -64,19 +64,16 @@ class MetricAccumulator:
         self.rows.extend(other.rows)
 
     def compute(self) -> dict[str, float | None]:
-        """The `FIGURES` over all images: ratios (fa too), NaN where there was nothing to measure (0 / 0).
-
-        None where the protocol does not define the metric.
-        """
+        """The `FIGURES` over all images as ratios (Fa too): NaN for 0 / 0, None if the protocol does not define one."""
         return compute_metrics(self.rows, self.protocol)
 
     def counts(self) -> dict[str, int]:
-        """How many images, pixels and targets the metrics rest on, and how many targets were matched."""
+        """Numbers of images, pixels, targets, matched targets and false-alarm pixels."""
         names = ("pixels", "targets", "matched", "false_pixels")
         return {"images": len(self.rows)} | {name: sum(getattr(row, name) for row in self.rows) for name in names}
 
     def image_metrics(self) -> list[dict]:
-        """Per image, in the order they came: its names, the metrics over it alone, and its counts of targets."""
+        """For each image, in the order of `update`: its names, its metrics and its counts of targets."""
         return [
             {"sequence": row.sequence, "frame": row.frame}
             | compute_metrics([row], self.protocol)
@@ -85,33 +82,29 @@ class MetricAccumulator:
         ]
 
     def sequence_metrics(self) -> dict[str, dict[str, float | None]]:
-        """The metrics over each named sequence, in the order of their first images."""
+        """The metrics over each named sequence, in the order of the sequences' first images."""
         return self.split(lambda row: row.sequence)
 
     def sequence_mean(self) -> dict[str, float | None]:
-        """Each metric's mean over the named sequences that it is defined for."""
+        """The mean of each metric over the named sequences for which it is defined."""
         return mean_metrics(self.sequence_metrics().values())
 
     def split(self, group: Callable[[ImageCounts], str | None]) -> dict[str, dict[str, float | None]]:
-        """The metrics over each group of images, for instance of one SNR; images whose group is None are left out."""
+        """The metrics over each group of images, for instance by SNR; images whose group is None are left out."""
         return {name: compute_metrics(rows, self.protocol) for name, rows in group_rows(self.rows, group).items()}
 
     def area_metrics(self) -> dict[str, dict[str, float | int]]:
-        """Targets, matched targets and Pd for each class of target area in px (a target's own, in the mask)."""
+        """Targets, matched targets and Pd for each class of target area in px (in the mask)."""
         targets = [sum(column) for column in zip(*(row.targets_by_area for row in self.rows), strict=True)]
         matched = [sum(column) for column in zip(*(row.matched_by_area for row in self.rows), strict=True)]
-        return (
-            {
-                name: {"targets": total, "matched": hit, "pd": ratio(hit, total)}
-                for name, total, hit in zip(AREA_CLASSES, targets, matched, strict=True)
-            }
-            if self.rows
-            else {}
-        )
+        return {  # empty without images
+            name: {"targets": total, "matched": hit, "pd": ratio(hit, total)}
+            for name, total, hit in zip(AREA_CLASSES, targets, matched, strict=False)
+        }
 
 
 def group_rows(rows, group: Callable) -> dict[str, list]:
-    """The rows of each group, groups in the order of their first rows; rows whose group is None are left out."""
+    """The rows of each group, in the order of the groups' first rows; rows whose group is None are left out."""
     groups: dict[str, list] = {}
     for row in rows:
         name = group(row)
@@ -121,7 +114,7 @@ def group_rows(rows, group: Callable) -> dict[str, list]:
 
 
 def mean_metrics(each: Iterable[Mapping[str, float | None]]) -> dict[str, float | None]:
-    """Mean of each metric over several sets of metrics, left out where it is NaN, None where it is not defined."""
+    """Mean of each metric over several sets of metrics, without NaN; None if the metric is not defined."""
     each = list(each)
     return {
         name: None if any(one[name] is None for one in each) else mean(one[name] for one in each) for name in FIGURES
@@ -129,7 +122,7 @@ def mean_metrics(each: Iterable[Mapping[str, float | None]]) -> dict[str, float 
 
 
 def compute_metrics(rows: list[ImageCounts], protocol: Protocol) -> dict[str, float | None]:
-    """A protocol's metrics over the given images."""
+    """The metrics of a protocol over the given images."""
     total = {
         name: sum(getattr(row, name) for row in rows)
         for name in ("pixels", "true_positives", "predicted", "positives", "targets", "matched", "false_pixels")
@@ -146,14 +139,14 @@ def compute_metrics(rows: list[ImageCounts], protocol: Protocol) -> dict[str, fl
         result["recall"] = ratio(total["true_positives"], total["positives"])
         result["f1"] = ratio(2 * total["true_positives"], total["predicted"] + total["positives"])
     if protocol.video_mean:
-        # images without a sequence's name make up one video
+        # images without a sequence name form one video
         videos = group_rows(rows, lambda row: row.sequence or "").values()
         result["video_mean"] = mean(mean(image_iou(row, empty=1.0) for row in video) for video in videos)
     return result
 
 
 def count_image(image, protocol: Protocol) -> ImageCounts:
-    """Measure one image by a protocol's rules."""
+    """Count one image by the rules of a protocol."""
     overlap_map = protocol.iou_map(image.score)
     same = protocol.target_map is protocol.iou_map
     binary = overlap_map if same else protocol.target_map(image.score)

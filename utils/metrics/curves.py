@@ -16,10 +16,10 @@ MOST_STEPS = 10_000  # finer thresholds come too near to the spacing of float32
 
 
 class Curves(NamedTuple):
-    """Float64 arrays [N + 1], one value a threshold (map: score > threshold); NaN where a metric is 0 / 0.
+    """Float64 arrays [N + 1], one value per threshold (map: score > threshold); NaN for 0 / 0.
 
-    ap and auc count every pixel's score as its level, the number of thresholds below it, and are what scikit-learn's
-    average_precision_score and roc_auc_score give for these levels: the last step is the map of all pixels.
+    ap and auc are scikit-learn's average_precision_score and roc_auc_score of the pixels' levels, the numbers of
+    thresholds below their scores; the lowest threshold of these includes all pixels.
     """
 
     threshold: np.ndarray
@@ -33,11 +33,11 @@ class Curves(NamedTuple):
 
 
 class CurveAccumulator:
-    """Curves over any number of images; whole numbers only until `compute`, so that order and merging change no bit."""
+    """Curves over any number of images; counts are integers, so that neither their order nor merging has an effect."""
 
     def __init__(self, steps: int = STEPS):
         if not 1 <= steps <= MOST_STEPS:
-            raise InputError(f"curves of {steps} steps came; expected 1 to {MOST_STEPS}")
+            raise InputError(f"curves of {steps} steps given; expected 1 to {MOST_STEPS}")
         self.steps = steps
         self.target_levels = np.zeros(steps + 2, np.int64)  # target pixels of each level
         self.other_levels = np.zeros(steps + 2, np.int64)
@@ -46,7 +46,7 @@ class CurveAccumulator:
         self.targets = 0
 
     def update(self, score, mask, sequence=None, frame=None) -> None:
-        """Measure one image [H, W] or a batch [B, 1, H, W] of probabilities; arrays or tensors (see `images`)."""
+        """Add one image [H, W] or a batch [B, 1, H, W] of probabilities; arrays or tensors (see `images`)."""
         for image in images(score, mask, sequence, frame):
             levels = threshold_levels(image.score, self.steps)
             in_targets = np.bincount(levels[image.mask], minlength=self.steps + 2)
@@ -59,7 +59,7 @@ class CurveAccumulator:
             self.targets += len(targets.areas)
 
     def merge(self, other: "CurveAccumulator") -> None:
-        """Take over the images of `other`, which must have as many steps."""
+        """Add the images of `other`, which must have the same number of steps."""
         if other.steps != self.steps:
             raise InputError(
                 f"curves of {self.steps} and {other.steps} steps cannot be merged; use one number of steps"
@@ -101,7 +101,7 @@ def _average_precision(target_levels: np.ndarray, true_positives: np.ndarray, fa
 
 
 def _area_under_roc(target_levels: np.ndarray, other_levels: np.ndarray) -> float:
-    """The share of pairs (target pixel, other pixel) with the target's level higher; equal levels count a half."""
+    """The fraction of pairs (target pixel, other pixel) whose target has the higher level; ties count a half."""
     doubled, below = 0, 0
     for target, other in zip(target_levels.tolist(), other_levels.tolist(), strict=True):
         doubled += target * (2 * below + other)
@@ -126,8 +126,8 @@ def threshold_levels(score: np.ndarray, steps: int) -> np.ndarray:
     Returns uint8 or uint16 [H, W] with values 0..steps + 1.
     """
     thresholds = np.append(threshold_values(steps, score.dtype), score.dtype.type(np.inf))
-    # A score above the float nearest to k / steps is at least k / steps itself, so its product is k or more; a score
-    # not above that float gives k at most. The whole part is therefore the level, or one less.
+    # A score above the float nearest to k / steps is at least k / steps, so its product is k or more; a score not above
+    # that float gives at most k. The integer part is therefore the level, or one less.
     levels = (score * score.dtype.type(steps)).astype(np.intp)
     levels += score > thresholds[levels]
     return levels.astype(np.uint8 if steps < 255 else np.uint16)

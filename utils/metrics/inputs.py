@@ -1,4 +1,4 @@
-"""Score maps and masks as people hand them over, turned into checked numpy images."""
+"""Score maps and masks of any kind, checked and converted to numpy images."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -34,8 +34,8 @@ def images(score, mask, sequence=None, frame=None, scale: str = "probability") -
     """Yield the images of an update.
 
     score and mask are [H, W], [B, H, W] or [B, 1, H, W], arrays or tensors of one shape; mask is target where > 0, so
-    that 0/1, 0/254 and 0/255 mean the same. sequence and frame are names, one for each image of a batch.
-    Raises `InputError` for shapes that differ, NaN, and values outside 0..1 where `scale` is "probability".
+    that 0/1, 0/254 and 0/255 are equivalent. sequence and frame are names, one for each image of a batch.
+    Raises `InputError` for shapes that differ, NaN, and values outside 0..1 if `scale` is "probability".
     """
     scores, masks = to_numpy(score), to_numpy(mask)
     sequences, frames = _names(sequence), _names(frame)
@@ -54,7 +54,7 @@ def images(score, mask, sequence=None, frame=None, scale: str = "probability") -
         scores = scores.astype(np.float32)
     for names in (sequences, frames):
         if names is not None and len(names) != len(scores):
-            raise InputError(f"{name}: {len(names)} names came for {len(scores)} images; give one name for each image")
+            raise InputError(f"{name}: {len(names)} names given for {len(scores)} images; give one name for each image")
     for index, (one, target) in enumerate(zip(scores, masks, strict=True)):
         _check_values(one, name, scale)
         yield Image(
@@ -78,7 +78,7 @@ def _size(array: np.ndarray) -> str:
 def _check_values(score: np.ndarray, name: str, scale: str) -> None:
     low, high = score.min(), score.max()
     if np.isnan(low):  # min and max of an array with NaN are NaN
-        raise InputError(f"{name}: the score map holds NaN; expected numbers, look at the network that made it")
+        raise InputError(f"{name}: the score map holds NaN; expected numbers: check the network that produced it")
     if scale == "probability" and (low < 0 or high > 1):
         raise InputError(
             f"{name}: scores run from {low:g} to {high:g}, expected probabilities in 0..1; "

@@ -1,4 +1,4 @@
-"""Which targets are found: the rules that protocols match targets and predicted regions by."""
+"""The rules by which protocols match targets and predicted regions."""
 
 from typing import NamedTuple
 
@@ -10,13 +10,13 @@ from scipy.sparse.csgraph import connected_components
 
 from utils.metrics.regions import Regions, Scene
 
-MATCH_DISTANCE = 3  # px; centroids must be closer than this
+MATCH_DISTANCE = 3  # px; centroids must be closer
 SHOOTING_HIT_RADIUS = 1  # px: a 3 x 3 box
-BORDERLINE = 1e-6  # px ** 2; squared distances this near to the limit are decided in whole numbers
+BORDERLINE = 1e-6  # px ** 2; squared distances this close to the limit are compared in integers
 
 
 class Matching(NamedTuple):
-    """hit: bool [targets], which targets are found; used: int64, indices of the regions that found one."""
+    """hit: bool [targets], whether a target is found; used: int64, indices of the matched regions."""
 
     hit: np.ndarray
     used: np.ndarray
@@ -63,17 +63,17 @@ def best_pairs(rows: np.ndarray, columns: np.ndarray, distances: np.ndarray) -> 
     """The best assignment among candidate pairs: most pairs, then least total distance. Returns their indices.
 
     rows, columns: int64 [p], the target and the region of each candidate pair; distances: float64 [p], px.
-    Only pairs closer than 3 px are candidates, and they fall into small groups that share no target and no region; the
-    best assignment of the whole is the best one of each group. A map of thousands of regions therefore costs many tiny
-    problems at most, never one assignment of all targets to all regions. Of assignments with equal totals the solver's
-    first is taken, with targets and regions in ascending order.
+    Only pairs closer than 3 px are candidates. They form small groups that share neither targets nor regions, and the
+    best assignment consists of the best ones of the groups: a map of thousands of regions costs many tiny problems,
+    never one assignment of all targets to all regions. Among assignments with equal totals the solver's first is taken,
+    with targets and regions in ascending order.
     """
     if len(rows) < 2:
         return np.arange(len(rows))
     row_names, row = np.unique(rows, return_inverse=True)
     column_names, column = np.unique(columns, return_inverse=True)
     nodes = len(row_names) + len(column_names)
-    ends = row.astype(np.int32), (len(row_names) + column).astype(np.int32)  # the only integers that scipy 1.11 takes
+    ends = row.astype(np.int32), (len(row_names) + column).astype(np.int32)  # the only integer type scipy 1.11 accepts
     graph = coo_array((np.ones(len(rows), np.int8), ends), shape=(nodes, nodes))
     group = connected_components(graph, directed=False)[1][row]
     order = np.argsort(group, kind="stable")
@@ -88,7 +88,7 @@ def best_pairs(rows: np.ndarray, columns: np.ndarray, distances: np.ndarray) -> 
 def close_pairs(targets: Regions, regions: Regions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """All pairs with centroids less than 3 px apart: target indices, region indices, distances in px, in raster order.
 
-    Exact: where rounding could decide, the comparison is made in whole numbers.
+    Exact: where rounding could decide, integers are compared.
     """
     ours, theirs = targets.centroids, regions.centroids
     # only regions in a band of rows around a target are compared with it
@@ -115,10 +115,10 @@ def _closer_than_limit(targets: Regions, target: int, regions: Regions, region: 
 
 
 def _assign_group(pairs: np.ndarray, rows: np.ndarray, columns: np.ndarray, distances: np.ndarray) -> np.ndarray:
-    """Of the candidate pairs of one group (indices, targets, regions, px), those of its best assignment."""
+    """The best assignment among the candidate pairs of one group (indices, targets, regions, px)."""
     group_rows, row = np.unique(rows, return_inverse=True)
     group_columns, column = np.unique(columns, return_inverse=True)
-    # A forbidden pair costs more than all allowed ones together: the number of pairs comes before their length.
+    # a forbidden pair costs more than all allowed ones together: the number of pairs comes before their distances
     forbidden = MATCH_DISTANCE * (min(len(group_rows), len(group_columns)) + 1.0)
     cost = np.full((len(group_rows), len(group_columns)), forbidden)
     cost[row, column] = distances

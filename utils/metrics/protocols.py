@@ -1,4 +1,4 @@
-"""The one table of protocols: what each published metric is made of. A new protocol is a new row."""
+"""The table of protocols: the rules that make up each set of published metrics. A new protocol is a new row."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -18,13 +18,13 @@ from utils.metrics.rules import (
 
 
 class Protocol(NamedTuple):
-    """A row of the table. None: the protocol does not define the metric."""
+    """A row of the table. None: the protocol does not define this metric."""
 
     name: str
     source: str
-    scale: str  # what the score is: "probability" or "logit"
-    iou_map: Callable  # how the map is thresholded for IoU and nIoU
-    target_map: Callable  # ... and for everything else
+    scale: str  # of the score: "probability" or "logit"
+    iou_map: Callable  # threshold for IoU and nIoU
+    target_map: Callable  # threshold for everything else
     iou: Callable | None
     niou: Callable | None
     matching: Callable

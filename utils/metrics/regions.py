@@ -1,4 +1,4 @@
-"""Connected regions of a binary map, measured in integers."""
+"""Connected regions of a binary map, with integer measurements."""
 
 from functools import cached_property
 from typing import NamedTuple
@@ -22,7 +22,7 @@ class Regions(NamedTuple):
 
     @property
     def centroids(self) -> np.ndarray:
-        """Centroids (row, column) in px, float64 [n, 2], rounded once, as scikit-image's mean of coordinates is."""
+        """Centroids (row, column) in px, float64 [n, 2], rounded once, as those of scikit-image."""
         return np.stack([self.row_sums, self.column_sums], axis=1) / self.areas[:, None]
 
 
@@ -35,7 +35,7 @@ def find_regions(binary: np.ndarray) -> Regions:
     count, labels = cv2.connectedComponents(binary.view(np.uint8), connectivity=8, ltype=cv2.CV_32S)
     owners = labels.ravel()[pixels].astype(np.int64) - 1
     count -= 1
-    # OpenCV scans blocks of 2 x 2, so its labels are not in raster order: renumber by each label's first pixel.
+    # OpenCV scans blocks of 2 x 2, so its labels are not in raster order: renumber by the first pixel of each
     first = np.empty(count, np.int64)
     first[owners[::-1]] = pixels[::-1]
     rank = np.empty(count, np.int64)
@@ -52,12 +52,12 @@ def find_regions(binary: np.ndarray) -> Regions:
 
 
 def _sums(owners: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:
-    # bincount adds in float64, which is exact for integers below 2 ** 53: any image of less than 2 ** 26 pixels a side
+    # bincount adds in float64, exact for integers below 2 ** 53: any image with sides below 2 ** 26 pixels
     return np.bincount(owners, weights=values, minlength=count).astype(np.int64)
 
 
 class Scene:
-    """One image's thresholded map beside its targets; regions are found when a rule first asks for them."""
+    """The thresholded map and the targets of one image; regions are labelled when a rule first needs them."""
 
     def __init__(self, binary: np.ndarray, mask: np.ndarray, targets: Regions):
         self.binary, self.mask, self.targets = binary, mask, targets

@@ -1,6 +1,6 @@
-"""The rules that protocols are made of: from scores to a binary map, IoU over images, and what a false alarm is.
+"""The rules that make up protocols: thresholds, IoU over images, and false alarms.
 
-How targets and regions are matched is in `utils.metrics.matching`.
+Each docstring is what `evaluate --list_protocols` prints. The rules of matching are in `utils.metrics.matching`.
 """
 
 import math
@@ -15,7 +15,7 @@ from utils.metrics.regions import Scene
 SHOOTING_FREE_RADIUS = 4  # px: a 9 x 9 box
 
 
-# Thresholds. Each comparison is made in the map's own float type, as the published codes do.
+# Thresholds, in the float type of the map, as in the published codes.
 
 
 def above_half(score: np.ndarray) -> np.ndarray:
@@ -36,22 +36,22 @@ def above_half_of_maximum(score: np.ndarray) -> np.ndarray:
     return score / highest > 0.5
 
 
-# IoU over many images, from each image's whole-number intersection and union.
+# IoU over images, from the integer intersection and union of each.
 
 
 def ratio(numerator: float, denominator: float) -> float:
-    """numerator / denominator, NaN for 0 / 0: no data, no metric."""
+    """numerator / denominator; NaN for 0 / 0."""
     return numerator / denominator if denominator else math.nan
 
 
 def mean(values: Iterable[float]) -> float:
-    """Mean of the values that are numbers; exactly rounded sum, so the order of the values never matters."""
+    """Mean of the values that are not NaN; the sum is rounded once, so that their order has no effect."""
     values = [value for value in values if not math.isnan(value)]
     return ratio(math.fsum(values), len(values))
 
 
 def image_iou(row, empty: float) -> float:
-    """IoU of one image, `empty` where neither the map nor the mask has a pixel."""
+    """IoU of one image; `empty` if neither the map nor the mask has a pixel."""
     return row.intersection / row.union if row.union else empty
 
 
@@ -70,7 +70,7 @@ def mean_iou_empty_zero(rows) -> float:
     return mean(image_iou(row, empty=0.0) for row in rows)
 
 
-# False alarms: pixels of one image.
+# False-alarm pixels of one image.
 
 
 def region_pixels(scene: Scene, matching: Matching) -> int:

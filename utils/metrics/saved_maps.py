@@ -1,4 +1,4 @@
-"""Saved predictions and masks: found by name in folders, read, and checked against each other."""
+"""Saved predictions and masks: paired by name, read, and checked against each other."""
 
 import csv
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.errors import InputError
-from utils.images import IMAGE_SUFFIXES, MASK_ENDING, numeric_key, read_mask, read_pixels
+from utils.images import IMAGE_SUFFIXES, MASK_ENDING, image_files, numeric_key, read_mask, read_pixels, size_text
 
 PREDICTION_SUFFIXES = (".npy", ".png")
 FULL_SCALE = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
@@ -15,7 +15,7 @@ NAMES_SHOWN = 3  # in an error
 
 
 class Pair(NamedTuple):
-    """A prediction and its mask; sequence is None where they lie in no folder of a sequence."""
+    """A prediction and its mask; sequence is None for files that are not in a sequence's folder."""
 
     sequence: str | None
     frame: str
@@ -24,10 +24,11 @@ class Pair(NamedTuple):
 
 
 def find_pairs(predictions: Path, masks: Path, wanted: set[str] | None = None) -> list[Pair]:
-    """Predictions matched to masks by folder and name, in the order of the numbers in their names.
+    """Pair predictions and masks by folder and name, in the order of the numbers in their names.
 
-    wanted: names (NAME, SEQUENCE or SEQUENCE/NAME) to keep on both sides. Raises `InputError` for names without
-    counterpart, two files of one name, and folders without files.
+    Files may lie in the folders themselves or in one folder per sequence, as `inference --save_maps` writes them.
+    wanted: names (NAME, SEQUENCE or SEQUENCE/NAME) to select on both sides. Raises `InputError` for names without
+    a counterpart, two files of one name, and folders without files.
     """
     found = list_files(predictions, PREDICTION_SUFFIXES, "predictions")
     truth = list_files(masks, IMAGE_SUFFIXES, "masks")
@@ -53,25 +54,21 @@ def list_files(folder: Path, suffixes: tuple[str, ...], what: str) -> dict[tuple
     """Files of these suffixes by (sequence, name): those in the folder (sequence None) and in its folders."""
     if not folder.is_dir():
         raise InputError(f"--{what} {folder} is no folder; give the folder of {what}")
-    files: dict[tuple[str | None, str], Path] = {}
-    for path in sorted([*folder.iterdir(), *folder.glob("*/*")]):
-        if path.suffix.lower() not in suffixes or path.name.startswith(".") or not path.is_file():
-            continue
-        sequence = None if path.parent == folder else path.parent.name
-        key = (sequence, path.stem.removesuffix(MASK_ENDING))
-        if key in files:
-            raise InputError(f"{files[key]} and {path} have one name; keep one of them in {path.parent}")
-        files[key] = path
+    files = {
+        (None if place == folder else place.name, name): path
+        for place in (folder, *(path for path in folder.iterdir() if path.is_dir()))
+        for name, path in image_files(place, suffixes, lambda path: path.stem.removesuffix(MASK_ENDING)).items()
+    }
     if not files:
         raise InputError(f"--{what} {folder} holds no {', '.join(suffixes)} files, nor do the folders in it")
     return files
 
 
 def read_names(path: Path) -> set[str]:
-    """Names of a list file, one a line, with or without an image's suffix."""
+    """Names in a list file, one per line, with or without an image suffix."""
     names = {line.strip().strip("/") for line in read_text(path).splitlines()} - {""}
     if not names:
-        raise InputError(f"--list {path} is empty; expected one name a line")
+        raise InputError(f"--list {path} is empty; expected one name per line")
     return {name[: -len(suffix)] if (suffix := Path(name).suffix).lower() in IMAGE_SUFFIXES else name for name in names}
 
 
@@ -101,7 +98,7 @@ def select(files: dict, wanted: set[str]) -> dict:
 
 
 def key_names(key: tuple[str | None, str]) -> tuple[str, ...]:
-    """The names an image answers to: its own, its sequence's, and both."""
+    """The names that select an image: NAME, or SEQUENCE/NAME and SEQUENCE."""
     sequence, frame = key
     return (frame,) if sequence is None else (f"{sequence}/{frame}", sequence)
 
@@ -119,16 +116,15 @@ def read_pair(pair: Pair, logits: bool) -> tuple[np.ndarray, np.ndarray]:
     """A prediction, float [H, W], and its mask, bool [H, W]; `InputError` names the files where they do not fit."""
     score, mask = read_prediction(pair.prediction, logits), read_mask(pair.mask)
     if score.shape != mask.shape:
-        sizes = [f"{array.shape[1]} x {array.shape[0]}" for array in (score, mask)]
         raise InputError(
-            f"{pair.prediction} is {sizes[0]} and {pair.mask} is {sizes[1]} (width x height); "
+            f"{pair.prediction} is {size_text(score)} and {pair.mask} is {size_text(mask)} (width x height); "
             "resize the prediction to the mask's size"
         )
     return score, mask
 
 
 def read_prediction(path: Path, logits: bool) -> np.ndarray:
-    """A saved map as float32 or float64 [H, W]: npy as it is, png / 255 (8-bit) or / 65535 (16-bit)."""
+    """Read a saved map as float32 or float64 [H, W]: npy as it is, png divided by 255 (8-bit) or 65535 (16-bit)."""
     if path.suffix.lower() == ".npy":
         try:
             score = np.load(path, allow_pickle=False)
@@ -151,7 +147,7 @@ def read_prediction(path: Path, logits: bool) -> np.ndarray:
         score = pixels.astype(np.float32) / np.float32(FULL_SCALE[pixels.dtype])
     low, high = score.min(), score.max()
     if np.isnan(low):
-        raise InputError(f"{path} holds NaN; expected numbers, look at the network that made it")
+        raise InputError(f"{path} holds NaN; expected numbers: check the network that produced it")
     if not logits and (low < 0 or high > 1):
         raise InputError(
             f"{path} has values from {low:g} to {high:g}; expected probabilities in 0..1 (for logits give --logits)"

@@ -21,7 +21,7 @@ HEADINGS = {  # metric -> column heading and factor
 
 
 def text_table(rows: list[list[str]]) -> str:
-    """Rows of cells (the first row is the heading) in aligned columns; the first column to the left."""
+    """Align rows of cells, of which the first is the heading, in columns; the first column is left-aligned."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for row in rows:
@@ -31,12 +31,12 @@ def text_table(rows: list[list[str]]) -> str:
 
 
 def format_metric(name: str, value: float | None) -> str:
-    """A metric in its column's unit; '-' where it is not defined or there was nothing to measure."""
+    """A metric in the unit of its column; '-' if it is undefined or NaN."""
     return "-" if value is None or math.isnan(value) else f"{value * HEADINGS[name][1]:.2f}"
 
 
 def metrics_table(results: Mapping[str, Mapping[str, float | None]], title: str) -> str:
-    """Sets of metrics side by side, one line each; columns that no line has a value for are left out."""
+    """A table of sets of metrics, one per line; columns without any value are left out."""
     shown = [name for name in HEADINGS if any(result.get(name) is not None for result in results.values())]
     rows = [[title, *(HEADINGS[name][0] for name in shown)]]
     rows += [[key, *(format_metric(name, result.get(name)) for name in shown)] for key, result in results.items()]
@@ -44,14 +44,14 @@ def metrics_table(results: Mapping[str, Mapping[str, float | None]], title: str)
 
 
 def areas_table(by_area: Mapping[str, Mapping[str, float | int]]) -> str:
-    """`area_metrics` side by side, a column for each class of area."""
+    """A table of `area_metrics`, with a column for each class of area."""
     rows = [["area", *by_area]]
     rows += [[name, *(str(one[name]) for one in by_area.values())] for name in ("targets", "matched")]
     return text_table([*rows, [HEADINGS["pd"][0], *(format_metric("pd", one["pd"]) for one in by_area.values())]])
 
 
 def protocol_text(protocol: Protocol) -> str:
-    """What a protocol is made of, a line a part."""
+    """The rules of a protocol, one per line."""
     score = "logit" if protocol.scale == "logit" else "P"
 
     def rule(function) -> str:
@@ -74,7 +74,7 @@ def protocol_text(protocol: Protocol) -> str:
 
 
 def protocols_text() -> str:
-    """The table of protocols for people."""
+    """The rules of all protocols."""
     return "\n\n".join(protocol_text(protocol) for protocol in PROTOCOLS.values())
 
 

@@ -1,0 +1,54 @@
+"""Download links of the datasets and the authors' checkpoints, as in the README: `python -m datasets.links`."""
+
+from collections.abc import Iterable
+
+from datasets.catalog import CATALOG, PUBLISHED_CHECKPOINTS, Link
+from utils.errors import run_main
+
+
+def dataset_table() -> str:
+    """Markdown table: every dataset of the catalog, its links, where to unpack it, its line of path_config.py."""
+    return _table(
+        ("dataset", "download", "unpack to", "line of `datasets/path_config.py`"),
+        (
+            (name, ", ".join(map(_markdown, info.links)), f"`data/{name}`", f'`"{name}": "data/{name}",`')
+            for name, info in CATALOG.items()
+        ),
+    )
+
+
+def checkpoint_table() -> str:
+    """Markdown table: the authors' checkpoints, where to unpack them, the options that give the published metrics."""
+    return _table(
+        ("network", "trained on", "download", "unpack to", "after `python -m test_script.inference --model_path FILE`"),
+        (
+            (
+                one.model,
+                one.dataset,
+                _markdown(one.link),
+                f"`data/checkpoints/{one.model.split(' release')[0].replace(' (', '-')}/{one.dataset}`",
+                f"`--dataset {one.dataset} {one.options}`",
+            )
+            for one in PUBLISHED_CHECKPOINTS
+        ),
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Print both tables."""
+    print(f"{dataset_table()}\n{checkpoint_table()}", end="")
+
+
+def _markdown(link: Link) -> str:
+    """The address without its scheme as a Markdown link, then the code."""
+    text = f"[{link.url.removeprefix('https://')}]({link.url})"
+    return f"{text} (code `{link.code}`)" if link.code else text
+
+
+def _table(columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = (columns, ("---",) * len(columns), *rows)
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines).replace("| --- ", "|---").replace("--- |", "---|")
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,63 @@
+import csv
+
+import numpy as np
+import pytest
+
+from datasets.rendered_dataset import DatasetSettings, render_dataset
+from models import build_model
+from test_script.pd_over_snr import Frame, compare, count_by_snr, main
+from utils.checkpoint import save_checkpoint
+from utils.errors import InputError
+
+
+def square(shape, *places):
+    """A bool map with 3 x 3 squares whose top left corners are `places`."""
+    mask = np.zeros(shape, bool)
+    for top, left in places:
+        mask[top : top + 3, left : left + 3] = True
+    return mask
+
+
+def test_pd_by_snr_at_the_threshold_that_keeps_the_false_alarm_rate():
+    first = Frame(square((40, 40), (2, 2), (20, 20)), np.array([1.2, 2.2]))
+    second = Frame(square((40, 40), (10, 10)), np.array([1.4]))
+    scores = np.zeros((2, 40, 40), np.float32)
+    scores[0][square((40, 40), (2, 2))] = 0.3  # dim target, as bright as the clutter
+    scores[0][square((40, 40), (20, 20))] = 0.9
+    scores[0][square((40, 40), (30, 2))] = 0.3  # clutter: 9 of 3200 pixels
+    scores[1][square((40, 40), (10, 10))] = 0.6
+    edges = (1.0, 1.5, 2.0, 2.5)
+
+    tolerant = compare(list(scores), [first, second], fa=9 / 3200, edges=edges)
+    assert tolerant.fa == 9 / 3200 and tolerant.threshold == 0 and tolerant.pd == 1
+    assert tolerant.pd_by_snr[0] == 1 and np.isnan(tolerant.pd_by_snr[1]) and tolerant.pd_by_snr[2] == 1
+
+    strict = compare(list(scores), [first, second], fa=1e-6, edges=edges)
+    assert strict.fa == 0 and strict.threshold == pytest.approx(0.3, abs=1.1e-3) and strict.pd == pytest.approx(2 / 3)
+    assert strict.pd_by_snr[0] == 0.5 and strict.pd_by_snr[2] == 1
+    assert count_by_snr([first, second], edges) == [2, 0, 1]
+
+
+def test_the_command_compares_networks_and_copies_of_one_frame(tmp_path, capsys):
+    render_dataset(tmp_path / "dim", DatasetSettings(sequences=2, frames=3, size=(32, 32), val_share=0.5, snr=(2, 6)))
+    options = {"width": 48, "depths": (1, 1, 1, 1), "spatial_width": 16, "spatial_depths": (1, 1, 1, 1)}
+    for name, more in (
+        ("datransnet", {}),
+        ("sgmp_unet", options | {"decoder_depths": (1, 1, 1), "head_heads": (3, 1)}),
+    ):
+        save_checkpoint(tmp_path / f"{name}.pth", build_model(name, **more), {})
+    paths = [str(tmp_path / f"{name}.pth") for name in ("datransnet", "sgmp_unet")]
+    arguments = ["--model_path", *paths, "--dataset", str(tmp_path / "dim"), "--snr", "1", "3", "9", "--device", "cpu"]
+    main([*arguments, "--output", str(tmp_path / "out.png")])
+    rows = list(csv.reader((tmp_path / "out.csv").read_text().splitlines()))
+    assert [row[0] for row in rows] == [
+        "network",
+        "targets",
+        "datransnet",
+        "sgmp_unet",
+        "sgmp_unet; copies of one frame",
+    ]
+    assert all(float(row[2]) <= 10 for row in rows[2:]) and rows[0][-2:] == ["SNR 1-3", "SNR 3-9"]
+    assert "3 frames" in capsys.readouterr().out and (tmp_path / "out.png").stat().st_size > 1000
+    with pytest.raises(InputError, match="ascending"):
+        main([*arguments, "--snr", "3", "1"])
