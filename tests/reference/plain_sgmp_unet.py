@@ -84,18 +84,19 @@ class PlainStage(nn.Module):
 
 
 class PlainEncoder(nn.Module):
-    def __init__(self, tokens, width=96, depths=(2, 2, 6, 2), heads=(3, 6, 12, 24)):
+    def __init__(self, tokens, width, spatial_width, depths=(2, 2, 6, 2), heads=(3, 6, 12, 24)):
         super().__init__()
+        first = nn.Conv2d(3, spatial_width, 1, bias=False)
         stages = [
             PlainStage(
-                nn.Sequential(nn.Conv2d(3, 64, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(3, 2, 1)),
+                nn.Sequential(first, nn.BatchNorm2d(spatial_width), nn.ReLU(), nn.MaxPool2d(3, 2, 1)),
                 nn.Sequential(PatchEmbed3d([2, 4, 4], 3, width, nn.LayerNorm), nn.Dropout(0.0)),
             )
         ]
         block_id = 0
-        channels = 64
+        channels = spatial_width
         for index in range(4):
-            dim, out = width * 2**index, 64 * 2**index
+            dim, out = width * 2**index, spatial_width * 2**index
             blocks = []
             for layer in range(depths[index]):
                 shift = [0, 0, 0] if layer % 2 == 0 else [4, 3, 3]
@@ -182,7 +183,7 @@ def plain_blocks(dim, heads, drops):
 
 
 class PlainDecoder(nn.Module):
-    def __init__(self, width=96):
+    def __init__(self, width):
         super().__init__()
         drops = [0.1 * i / 9 for i in range(10)]
         self.features = nn.ModuleList(
@@ -203,7 +204,7 @@ class PlainDecoder(nn.Module):
 
 
 class PlainHead(nn.Module):
-    def __init__(self, width=96):
+    def __init__(self, width):
         super().__init__()
         drops = [0.1 * i / 3 for i in range(4)]
         self.features = nn.ModuleList(
@@ -230,15 +231,15 @@ class PlainHead(nn.Module):
 class PlainSGMPUNet(nn.Module):
     """The clip [B, 3, T, H, W] to [main, aux0, aux1, aux2], each [B, 1, H, W]."""
 
-    def __init__(self, num_frames=6):
+    def __init__(self, num_frames=6, width=96, spatial_width=64):
         super().__init__()
         tokens = num_frames // 2
-        self.encoder = PlainEncoder(tokens)
+        self.encoder = PlainEncoder(tokens, width, spatial_width)
         self.skip_layers = nn.ModuleList(
-            PlainSkip(tokens, 96 * 2**i, 96 * 2**i // (1 if i == 3 else 2)) for i in range(4)
+            PlainSkip(tokens, width * 2**i, width * 2**i // (1 if i == 3 else 2)) for i in range(4)
         )
-        self.decoder = PlainDecoder()
-        self.former = PlainHead()
+        self.decoder = PlainDecoder(width)
+        self.former = PlainHead(width)
 
     def forward(self, clip):
         features = self.encoder(clip, clip[:, :, clip.shape[2] // 2])
