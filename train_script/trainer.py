@@ -1,6 +1,5 @@
 """The epochs of a run, read downwards: train, validate, choose, save; at the end the test metrics."""
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -28,10 +27,9 @@ from train_script.state import Training, training_state
 from train_script.tensorboard import ExampleImages, PixelHistogram
 from utils.distributed import all_reduce_max, autocast, barrier, gather_objects, is_main
 from utils.errors import InputError
-from utils.files import atomic_path
+from utils.files import json_ready, write_json
 from utils.metrics import PROTOCOLS, build_metric
 from utils.metrics.accumulator import mean_metrics
-from utils.metrics.tables import json_ready
 
 STEPS_BETWEEN_POINTS = 10  # of the TensorBoard curves of loss, learning rate and gradient norm
 SHOWN_METRICS = ("iou", "niou", "pd", "fa", "f1")
@@ -269,9 +267,7 @@ def evaluate_test(run: Run, training: Training, report: Path) -> None:
     if is_main():
         note = {"by_dataset": by_dataset} if len(by_dataset) > 1 else {}
         note |= {"epoch": int(epoch), "selected_by": run.select_by, "selected_on": run.settings.select_on}
-        with atomic_path(report) as temporary:
-            text = json.dumps(note | {"val_score": score, "protocol": run.protocol, "metrics": metrics}, indent=1)
-            temporary.write_text(text + "\n", encoding="utf-8")
+        write_json(report, note | {"val_score": score, "protocol": run.protocol, "metrics": metrics})
 
 
 def write_points(run: Run, training: Training, loss: float, norm: float) -> None:
