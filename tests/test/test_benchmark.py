@@ -65,7 +65,8 @@ def test_flops_by_hand():
 
 @pytest.mark.parametrize("name", ["datransnet", "sgmp_unet"])
 def test_fused_attention_counts_like_its_matrices(name):
-    model = build_model(name, **({"width": 48, "num_frames": 2} if name == "sgmp_unet" else {})).eval()
+    narrow = {"width": 48, "num_frames": 2, "spatial_width": 16, "depths": (2, 1, 1, 1), "spatial_depths": (1, 1, 1, 1)}
+    model = build_model(name, **(narrow if name == "sgmp_unet" else {})).eval()
     shape = (1, model.num_frames, model.in_channels, 64, 96)
     fused = benchmark.count_flops(model, shape)
     with sdpa_kernel(SDPBackend.MATH):
