@@ -108,7 +108,7 @@ def test_tables_name_every_model_dataset_protocol_and_recipe():
     for name in [*MODELS, *CATALOG, *config_names()]:
         assert re.search(rf"^\|.*[`|, ]{re.escape(name)}[`|, ]", README, re.MULTILINE), name
     for name in re.findall(r"`((?:sgmp_unet|datransnet)_\w+)`", README):
-        assert (CONFIGS / f"{name}.yaml").is_file()
+        assert name in MODELS or (CONFIGS / f"{name}.yaml").is_file()
 
 
 def test_published_metrics_are_those_of_the_catalog():
