@@ -1,4 +1,4 @@
-"""The gradient transformer of DATransNet (section III-A of the paper, "DATrans")."""
+"""The gradient transformer of DATransNet ("DATrans")."""
 
 import torch
 import torch.nn.functional as F
