@@ -141,7 +141,7 @@ def test_without_arguments_the_demo_is_trained():
     assert parse_command_line(["--epochs", "2"]) == ("demo", {"epochs": 2})
     assert parse_command_line(["--dataset", "NUDT-SIRST"])[0] is None
     settings = merge_settings(*parse_command_line([]))
-    assert (settings.model, settings.dataset) == ("sgmp_unet", "demo")
+    assert (settings.model, settings.dataset) == ("sgmp_unet_small", "demo")
 
 
 def test_every_recipe_is_valid_and_holds_differences_only():
