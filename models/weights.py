@@ -11,6 +11,7 @@ from utils.checkpoint import Checkpoint, read_checkpoint
 from utils.errors import InputError
 
 LISTED = 8  # names shown of each kind of mismatch
+DERIVED = "relative_position_index"  # a buffer that the window's size determines; shipped files leave it out
 
 
 def load_weights(model: Network, source: str | Path | Checkpoint) -> None:
@@ -28,7 +29,7 @@ def load_weights(model: Network, source: str | Path | Checkpoint) -> None:
         raise InputError(f"{checkpoint.path} holds a {checkpoint.model_name} checkpoint; expected one of {model.name}")
     own = model.state_dict()
     problems = {
-        "missing": [name for name in own if name not in weights],
+        "missing": [name for name in own if name not in weights and not name.endswith(DERIVED)],
         "unexpected": [name for name in weights if name not in own],
         "of another shape": [
             f"{name} {list(weights[name].shape)}, expected {list(own[name].shape)}"
@@ -39,7 +40,7 @@ def load_weights(model: Network, source: str | Path | Checkpoint) -> None:
     if any(problems.values()):
         text = "; ".join(_listing(kind, names) for kind, names in problems.items() if names)
         raise InputError(f"{checkpoint.path} does not fit {model.name} with options {model.options}: {text}")
-    model.load_state_dict(weights)
+    model.load_state_dict(weights, strict=False)
 
 
 def unknown_network(checkpoint: Checkpoint, expected: list[str]) -> InputError:
