@@ -72,16 +72,8 @@ def open_dataset(name_or_path: str | Path, data_root: str | Path | None = None) 
             f"{info.name} is a dataset of {info.kind}, but {root} contains {layout.kind}; give the right folder"
         )
     split = find_split(layout, dict.fromkeys((name, root.name)), info.name if info.published_split else None)
-    return DatasetIndex(
-        info=info,
-        root=layout.root,
-        layout=layout.name,
-        split_source=split.source,
-        sequences=layout.sequences,
-        parts=split.parts,
-        missing_entries=split.missing,
-        masks_without_image=layout.masks_without_image,
-    )
+    found = (layout.root, layout.name, split.source, layout.sequences, split.parts, split.missing)
+    return DatasetIndex(info, *found, layout.masks_without_image)
 
 
 def open_datasets(names: str, data_root: str | Path | None = None) -> list[DatasetIndex]:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.random import Generator
 
 from datasets.clips import Transform
 from datasets.transforms import (
@@ -53,7 +54,7 @@ TARGET_SHARE = 0.75  # of the fast preset's crops contain a target for certain, 
 TARGET_MARGIN = 8  # pixels that a target keeps from the edge of its crop, where the image allows
 
 
-def sgmp_train(frames: np.ndarray, mask: np.ndarray, random: np.random.Generator, size: int, channels: int) -> Sample:
+def sgmp_train(frames: np.ndarray, mask: np.ndarray, random: Generator, size: int, channels: int) -> Sample:
     """SGMP-UNet's training: flip, resize, photometric distortion per frame, resize, crop, resize to `size` x `size`.
 
     The three resizes and the crop are one product of weights, applied once. Frames are grey in equal RGB channels,
@@ -77,16 +78,14 @@ def sgmp_train(frames: np.ndarray, mask: np.ndarray, random: np.random.Generator
     return network_input(resample(clip, *weights), channels), mask_tensor(mask[np.ix_(*indices)])
 
 
-def _distort(frame: np.ndarray, random: np.random.Generator) -> np.ndarray:
+def _distort(frame: np.ndarray, random: Generator) -> np.ndarray:
     """Brightness with p 0.5, contrast with p 0.5, clipped to 0..1."""
     offset = random.uniform(-BRIGHTNESS, BRIGHTNESS) if random.random() < 0.5 else 0.0
     gain = random.uniform(*CONTRAST) if random.random() < 0.5 else 1.0
     return np.clip((frame + np.float32(offset)) * np.float32(gain), 0, 1)
 
 
-def sgmp_evaluate(
-    frames: np.ndarray, mask: np.ndarray, random: np.random.Generator, size: int | None, channels: int
-) -> Sample:
+def sgmp_evaluate(frames: np.ndarray, mask: np.ndarray, random: Generator, size: int | None, channels: int) -> Sample:
     """SGMP-UNet's evaluation: short side to `size`, long side at most 1.8 times that, both rounded to multiples of 32.
 
     Without a size (for tiles) frames keep theirs.
@@ -99,22 +98,15 @@ def sgmp_evaluate(
     return network_input(resize(frames, height, width), channels), mask_tensor(mask)
 
 
-def datransnet_train(
-    frames: np.ndarray, mask: np.ndarray, random: np.random.Generator, size: int, channels: int
-) -> Sample:
+def datransnet_train(frames: np.ndarray, mask: np.ndarray, random: Generator, size: int, channels: int) -> Sample:
     """DATransNet's training: no augmentation; image and mask at `size` x `size`, resized only where they are not."""
     return network_input(resize(frames, size, size), channels), mask_tensor(resize_mask(mask, size, size))
 
 
 def fast_train(
-    frames: np.ndarray,
-    mask: np.ndarray,
-    random: np.random.Generator,
-    size: int,
-    channels: int,
-    contrast: bool = False,
-    target_share: float = TARGET_SHARE,
-) -> Sample:
+    frames: np.ndarray, mask: np.ndarray, random: Generator, size: int, channels: int,
+    contrast: bool = False, target_share: float = TARGET_SHARE,
+) -> Sample:  # fmt: skip
     """A crop, at most one resize of it, flips and quarter turns, and brightness and contrast of the whole clip.
 
     The crop contains a target with probability `target_share` (where the frame has one), and otherwise lies anywhere.
@@ -141,12 +133,7 @@ def fast_train(
 
 
 def keep_size(
-    frames: np.ndarray,
-    mask: np.ndarray,
-    random: np.random.Generator,
-    size: int | None,
-    channels: int,
-    contrast: bool = False,
+    frames: np.ndarray, mask: np.ndarray, random: Generator, size: int | None, channels: int, contrast: bool = False
 ) -> Sample:
     """Evaluation of frames, or with `contrast` of their local contrast, at their own size, whatever `size` is."""
     clip = local_contrast(to_float(frames)) if contrast else to_float(frames)

@@ -110,14 +110,12 @@ def crop_around(
     With a mask that has a target, the window contains a randomly chosen pixel of it, `margin` away from the window's
     edge where the image allows.
     """
-    last = [length - side for length in shape]
+    low, high = np.zeros(2, int), np.subtract(shape, side)
     pixels = np.flatnonzero(mask) if mask is not None else ()
-    if not len(pixels):
-        return int(random.integers(0, last[0] + 1)), int(random.integers(0, last[1] + 1))
-    margin = min(margin, (side - 1) // 2)
-    place = divmod(int(random.choice(pixels)), shape[1])
-    low = [min(max(at - side + 1 + margin, 0), end) for at, end in zip(place, last, strict=True)]
-    high = [min(max(at - margin, 0), end) for at, end in zip(place, last, strict=True)]
+    if len(pixels):
+        margin = min(margin, (side - 1) // 2)
+        place = np.array(divmod(int(random.choice(pixels)), shape[1]))
+        low, high = (place - side + 1 + margin).clip(0, high), (place - margin).clip(0, high)
     return int(random.integers(low[0], high[0] + 1)), int(random.integers(low[1], high[1] + 1))
 
 

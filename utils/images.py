@@ -89,9 +89,8 @@ def _decode(path: str | Path) -> np.ndarray:
         data = np.fromfile(path, np.uint8)
     except OSError as error:
         raise InputError(f"cannot read image {path}: {error.strerror or error}; check the path") from error
-    image = None
-    if data.size and not _is_truncated(data.tobytes()):
-        image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    whole = data.size and not _is_truncated(data.tobytes())
+    image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if whole else None
     if image is None:
         raise InputError(
             f"cannot read image {path}: its {data.size} bytes are no whole png, jpg, bmp or tiff image; "

@@ -39,7 +39,7 @@ def greedy(scene: Scene) -> Matching:
     used = []
     for index, centroid in enumerate(targets):
         # rounded distances, as in the published code, where np.linalg.norm of centroids is compared with 3
-        near = np.flatnonzero(free & (_norms(regions - centroid) < MATCH_DISTANCE))
+        near = np.flatnonzero(free & (np.sqrt(np.square(regions - centroid).sum(axis=1)) < MATCH_DISTANCE))
         if len(near):
             hit[index] = True
             free[near[0]] = False
@@ -126,7 +126,3 @@ def _assign_group(pairs: np.ndarray, rows: np.ndarray, columns: np.ndarray, dist
     index[row, column] = pairs
     chosen = index[linear_sum_assignment(cost)]
     return chosen[chosen >= 0]
-
-
-def _norms(differences: np.ndarray) -> np.ndarray:
-    return np.sqrt(np.square(differences).sum(axis=1))

@@ -97,25 +97,19 @@ def _near_targets(crop: Crop, regions: CropRegions, centroids: np.ndarray, width
     distances = np.abs((regions.sums / regions.area[:, None])[:, None] - centroids).max(axis=2)
     near = np.flatnonzero((distances < MATCH_DISTANCE + MARGIN).any(axis=1))
     layer, area, top = regions.layer[near], regions.area[near], regions.low[near, 0]
-    row_sums, column_sums = regions.sums[near].T
+    row_sums, column_sums = regions.sums[near].T + np.outer((crop.top, crop.left), area)
     first_columns = np.argmax(regions.labels[layer, top] == near[:, None] + 1, axis=1)
-    return Found(
-        crop.threshold + layer,
-        area,
-        row_sums + crop.top * area,
-        column_sums + crop.left * area,
-        (crop.top + top) * width + crop.left + first_columns,
-    )
+    first = (crop.top + top) * width + crop.left + first_columns
+    return Found(crop.threshold + layer, area, row_sums, column_sums, first)
 
 
 def _next_crops(crop: Crop, regions: CropRegions, centroids: np.ndarray) -> list[Crop]:
     """The regions of the last labelled threshold that may still lead to a target, each as a crop."""
     last = len(regions.labels) - 1
-    inside = (regions.low[:, None] - MATCH_DISTANCE <= centroids) & (
-        centroids <= regions.high[:, None] + MATCH_DISTANCE
-    )
+    low, high = regions.low[:, None] - MATCH_DISTANCE, regions.high[:, None] + MATCH_DISTANCE
+    inside = ((low <= centroids) & (centroids <= high)).all(axis=2).any(axis=1)
     crops = []
-    for index in np.flatnonzero(inside.all(axis=2).any(axis=1) & (regions.layer == last)):
+    for index in np.flatnonzero(inside & (regions.layer == last)):
         (top, left), (bottom, right) = regions.low[index].tolist(), (regions.high[index] + 1).tolist()
         own = regions.labels[last, top:bottom, left:right] == index + 1
         levels = crop.levels[top:bottom, left:right] * own
