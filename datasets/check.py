@@ -122,10 +122,8 @@ def main(argv: list[str] | None = None) -> int:
     print("\n".join(summary))
     for title, findings in (("note", notes), ("PROBLEM", problems)):
         for kind, texts in findings.items():
-            print(f"{title}: {len(texts)} {kind}")
-            print("".join(f"    {text}\n" for text in texts[:SHOWN]), end="")
-            if len(texts) > SHOWN:
-                print(f"    ... and {len(texts) - SHOWN} more")
+            more = [f"... and {len(texts) - SHOWN} more"] if len(texts) > SHOWN else []
+            print("\n    ".join([f"{title}: {len(texts)} {kind}", *texts[:SHOWN], *more]))
     if arguments.preview:
         sheet = preview(index)
         with atomic_path(arguments.preview) as path:

@@ -108,10 +108,8 @@ class ClipDataset(Dataset):
         frames = self._read_clip([sequence.frames[i] for i in self.clip_indices(len(sequence.frames), index)])
         mask = self._cache.read(target.mask, read_mask)
         if mask.shape != frames.shape[1:]:
-            raise InputError(
-                f"mask {target.mask} is {size_text(mask)}, its image {target.image} {size_text(frames[0])}; "
-                "expected the same size"
-            )
+            image = f"its image {target.image} {size_text(frames[0])}"
+            raise InputError(f"mask {target.mask} is {size_text(mask)}, {image}; expected the same size")
         random = np.random.default_rng([self.seed, int(self._epoch), item])
         clip, mask = self.transform(frames, mask, random)
         return ClipSample(clip, mask, self.dataset_name, sequence.name, target.name, frames.shape[1:])
@@ -143,9 +141,7 @@ def collate(samples: list[ClipSample]) -> ClipSample:
     for part in ("clip", "mask"):
         shapes = {tuple(getattr(sample, part).shape) for sample in samples}
         if len(shapes) > 1:
-            raise InputError(
-                f"the {part}s of a batch differ in size: {sorted(shapes)}; "
-                "use batch size 1, or a preset with a fixed size"
-            )
+            advice = "use batch size 1, or a preset with a fixed size"
+            raise InputError(f"the {part}s of a batch differ in size: {sorted(shapes)}; {advice}")
     clips, masks, *names = zip(*samples, strict=True)
     return ClipSample(torch.stack(clips), torch.stack(masks), *map(list, names))

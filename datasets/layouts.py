@@ -73,9 +73,7 @@ def _split_folders(root: Path) -> Layout | None:
     parts = {"train": _paired_folders(train), "test": _paired_folders(test)}
     kinds = {part.kind for part in parts.values()}
     if len(kinds) != 1:
-        raise InputError(
-            f"of {train} and {test}, one contains single images and the other sequences; expected the same kind in both"
-        )
+        raise InputError(f"one of {train} and {test} contains single images, the other sequences; expected one kind")
     splits = {split: part.sequences for split, part in parts.items()}
     orphans = [path for part in parts.values() for path in part.masks_without_image]
     name = f"{train.name}/ and {test.name}/ folders"
@@ -113,10 +111,8 @@ def _sequence_folders(root: Path) -> Layout | None:
 
 
 def _pair_in(folder: Path) -> tuple[Path, Path] | None:
-    for images, masks in FOLDER_PAIRS:
-        if (folder / images).is_dir() and (folder / masks).is_dir():
-            return folder / images, folder / masks
-    return None
+    pairs = ((folder / images, folder / masks) for images, masks in FOLDER_PAIRS)
+    return next((pair for pair in pairs if all(path.is_dir() for path in pair)), None)
 
 
 def _match(images: Path, masks: Path) -> tuple[list[Frame], list[Path]]:
@@ -151,7 +147,5 @@ def _frame_key(stem: str) -> tuple:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return sorted(
-        (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__"))),
-        key=lambda path: numeric_key(path.name),
-    )
+    found = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
+    return sorted(found, key=lambda path: numeric_key(path.name))

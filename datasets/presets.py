@@ -12,17 +12,16 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.random import Generator
 
 from datasets.clips import Transform
 from datasets.transforms import (
+    Sample,
     crop_around,
     linear_weights,
     local_contrast,
-    mask_tensor,
     nearest_indices,
-    network_input,
+    network_sample,
     resample,
     resize,
     resize_crop,
@@ -31,8 +30,6 @@ from datasets.transforms import (
     to_float,
 )
 from utils.errors import InputError
-
-Sample = tuple[torch.Tensor, torch.Tensor]
 
 SGMP_SIZE = 320  # short side in evaluation, and side of a training sample
 SGMP_LONG_SIDE = 576  # of evaluated frames with a short side of 320
@@ -75,7 +72,7 @@ def sgmp_train(frames: np.ndarray, mask: np.ndarray, random: Generator, size: in
         weights.append(linear_weights(crop, size) @ chain)
         chain = nearest_indices(side, length)[nearest_indices(length, middle)[window]]
         indices.append(chain[nearest_indices(crop, size)])
-    return network_input(resample(clip, *weights), channels), mask_tensor(mask[np.ix_(*indices)])
+    return network_sample(resample(clip, *weights), mask[np.ix_(*indices)], channels)
 
 
 def _distort(frame: np.ndarray, random: Generator) -> np.ndarray:
@@ -95,12 +92,12 @@ def sgmp_evaluate(frames: np.ndarray, mask: np.ndarray, random: Generator, size:
     sides = short_side_size(*frames.shape[1:], size, round(size * SGMP_LONG_SIDE / SGMP_SIZE))
     # to the nearest multiple, upwards from the middle
     height, width = (max(1, (side + SGMP_MULTIPLE // 2) // SGMP_MULTIPLE) * SGMP_MULTIPLE for side in sides)
-    return network_input(resize(frames, height, width), channels), mask_tensor(mask)
+    return network_sample(resize(frames, height, width), mask, channels)
 
 
 def datransnet_train(frames: np.ndarray, mask: np.ndarray, random: Generator, size: int, channels: int) -> Sample:
     """DATransNet's training: no augmentation; image and mask at `size` x `size`, resized only where they are not."""
-    return network_input(resize(frames, size, size), channels), mask_tensor(resize_mask(mask, size, size))
+    return network_sample(resize(frames, size, size), resize_mask(mask, size, size), channels)
 
 
 def fast_train(
@@ -129,7 +126,7 @@ def fast_train(
     clip, mask = np.rot90(clip, turns, axes=(1, 2)), np.rot90(mask, turns)
     gain, offset = np.float32(random.uniform(*GAIN)), np.float32(random.uniform(-OFFSET, OFFSET))
     clip = clip * gain if contrast else clip * gain + ((1 - gain) * clip.mean() + offset)
-    return network_input(clip, channels, normalise=not contrast), mask_tensor(mask)
+    return network_sample(clip, mask, channels, normalise=not contrast)
 
 
 def keep_size(
@@ -137,7 +134,7 @@ def keep_size(
 ) -> Sample:
     """Evaluation of frames, or with `contrast` of their local contrast, at their own size, whatever `size` is."""
     clip = local_contrast(to_float(frames)) if contrast else to_float(frames)
-    return network_input(clip, channels, normalise=not contrast), mask_tensor(mask)
+    return network_sample(clip, mask, channels, normalise=not contrast)
 
 
 class Preset(NamedTuple):

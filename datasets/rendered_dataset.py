@@ -58,12 +58,10 @@ def render_dataset(output: str | Path, settings: DatasetSettings) -> None:
         jobs = pool.map(lambda number: _render_one(folder, names[number], number, settings), range(len(names)))
         rows = [row for part in tqdm(jobs, total=len(names), desc="rendering", disable=None) for row in part]
         write_targets(folder / TARGET_TABLE, rows)
-        validated = round(settings.val_share * settings.sequences)
-        if settings.val_share > 0 and settings.sequences > 1:
-            validated = max(1, validated)
-        trained = settings.sequences - validated
-        (folder / "train.txt").write_text("".join(f"{name}\n" for name in names[:trained]))
-        (folder / "val.txt").write_text("".join(f"{name}\n" for name in names[trained:]))
+        least = int(settings.val_share > 0 and settings.sequences > 1)
+        trained = settings.sequences - max(least, round(settings.val_share * settings.sequences))
+        for part, chosen in (("train", names[:trained]), ("val", names[trained:])):
+            (folder / f"{part}.txt").write_text("".join(f"{name}\n" for name in chosen))
         (folder / "settings.json").write_text(json.dumps(asdict(settings), indent=2) + "\n")
 
 

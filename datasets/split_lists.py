@@ -50,9 +50,8 @@ def read_list(path: Path) -> list[str]:
     """Entries of a list file, without blank lines, carriage returns, image suffixes, and slashes at either end."""
     lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     entries = (line.strip().replace("\\", "/").strip("/") for line in lines)
-    return [
-        entry[: entry.rindex(".")] if entry.lower().endswith(IMAGE_SUFFIXES) else entry for entry in entries if entry
-    ]
+    without_suffix = (entry.rsplit(".", 1)[0] if entry.lower().endswith(IMAGE_SUFFIXES) else entry for entry in entries)
+    return [entry for entry in without_suffix if entry]
 
 
 def _lists_beside(root: Path, names: list[str]) -> dict[str, Path]:
@@ -81,10 +80,9 @@ def _lists_beside(root: Path, names: list[str]) -> dict[str, Path]:
 
 
 def _split_by(lists: dict[str, Path], layout: Layout, source: str, by_number: bool) -> Split:
-    parts, missing = {}, {}
-    for part, path in lists.items():
-        parts[part], missing[part] = _resolve(read_list(path), layout, by_number)
-    return Split(source, parts, {part: entries for part, entries in missing.items() if entries})
+    resolved = {part: _resolve(read_list(path), layout, by_number) for part, path in lists.items()}
+    parts = {part: found for part, (found, _) in resolved.items()}
+    return Split(source, parts, {part: missing for part, (_, missing) in resolved.items() if missing})
 
 
 def _resolve(entries: list[str], layout: Layout, by_number: bool) -> tuple[list[Sequence], list[str]]:

@@ -89,10 +89,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 def _read_ours(content: dict, path: Path) -> Checkpoint:
     try:
         if content["version"] > VERSION:
-            raise InputError(
-                f"{path} was written by a newer version of this code (format {content['version']}, known up to "
-                f"{VERSION}); update this code"
-            )
+            versions = f"(format {content['version']}, known up to {VERSION})"
+            raise InputError(f"{path} was written by a newer version of this code {versions}; update this code")
         model, parts = content["model"], (content["settings"], content["training"])
         return Checkpoint(path, "ours", content["weights"], model["name"], model["options"], *parts)
     except (KeyError, TypeError) as error:

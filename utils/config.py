@@ -144,8 +144,7 @@ def read_options(default_path: str | Path, kind: type) -> list[Option]:
         elif match := OPTION_LINE.match(line):
             name = match[1]
             options.append(Option(name, annotations[name], defaults[name], group, match[2]))
-    missing = set(annotations) - {option.name for option in options}
-    if missing:
+    if missing := set(annotations) - {option.name for option in options}:
         raise InputError(f"{default_path} lacks a commented line for {', '.join(sorted(missing))}; add it")
     return options
 

@@ -47,7 +47,7 @@ def choose_device(name: str, local_rank: int | None = None) -> torch.device:
     if device is None or device.type not in KINDS:
         raise InputError(f"device {name!r} is unknown; give auto, cpu, cuda, cuda:N or mps")
     if device.type == "cuda":
-        index = device.index if device.index is not None else local_rank
+        index = local_rank if device.index is None else device.index
         if (index is not None and index >= torch.cuda.device_count()) or not torch.cuda.is_available():
             asked = f"device {name!r} (GPU {index or 0}) asked for"
             seen = f"torch sees {torch.cuda.device_count()} GPUs"

@@ -5,7 +5,7 @@ import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -75,14 +75,9 @@ def _folder_beside(path: Path) -> Iterator[Path]:
         raise InputError(f"cannot write {path}: {reason}; choose a folder with space and write permission") from error
 
 
-class _Discarded(Exception):
-    """Leaves the block of `atomic_path` without writing a file."""
-
-
 def check_writable(path: str | Path) -> None:
     """Raise `InputError` now, before long work, if `path` cannot be written. The folder is created."""
     if Path(path).is_dir():
         raise InputError(f"cannot write {path}: it is a folder; give a file name")
-    with suppress(_Discarded), atomic_path(path) as temporary:
-        temporary.write_bytes(b"\0" * PROBE_BYTES)
-        raise _Discarded
+    with _folder_beside(Path(path)) as folder:
+        (folder / "probe").write_bytes(b"\0" * PROBE_BYTES)

@@ -103,8 +103,7 @@ def group_rows(rows, group: Callable) -> dict[str, list]:
     """The rows of each group, in the order of the groups' first rows; rows whose group is None are left out."""
     groups: dict[str, list] = {}
     for row in rows:
-        name = group(row)
-        if name is not None:
+        if (name := group(row)) is not None:
             groups.setdefault(name, []).append(row)
     return groups
 

@@ -34,9 +34,7 @@ def optimal(scene: Scene) -> Matching:
 def greedy(scene: Scene) -> Matching:
     """targets in raster order, each takes the first unused region, in raster order, < 3 px away"""
     targets, regions = scene.targets.centroids, scene.regions.centroids
-    hit = np.zeros(len(targets), bool)
-    free = np.ones(len(regions), bool)
-    used = []
+    hit, free, used = np.zeros(len(targets), bool), np.ones(len(regions), bool), []
     for index, centroid in enumerate(targets):
         # rounded distances, as in the published code, where np.linalg.norm of centroids is compared with 3
         near = np.flatnonzero(free & (np.sqrt(np.square(regions - centroid).sum(axis=1)) < MATCH_DISTANCE))

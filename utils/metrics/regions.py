@@ -30,8 +30,7 @@ def find_regions(binary: np.ndarray) -> Regions:
     """Label and measure a bool map [H, W]."""
     pixels = np.flatnonzero(binary)
     if len(pixels) == 0:
-        none = np.zeros(0, np.int64)
-        return Regions(none, none, none, none, none)
+        return Regions(*[np.zeros(0, np.int64)] * 5)
     count, labels = cv2.connectedComponents(binary.view(np.uint8), connectivity=8, ltype=cv2.CV_32S)
     owners = labels.ravel()[pixels].astype(np.int64) - 1
     count -= 1

@@ -85,8 +85,10 @@ def _find_near(levels: np.ndarray, centroids: np.ndarray) -> list[Found]:
     waiting = [Crop(levels, 0, 0, 0)]
     while waiting:
         crop = waiting.pop()
-        if crop.levels.max() > crop.threshold:
-            regions = _label_crop(crop)
+        thresholds = int(crop.levels.max()) - crop.threshold  # at its highest level a crop is empty
+        if thresholds > 0:
+            count = min(thresholds, STACK_PIXELS // crop.levels.size)
+            regions = _label_stack(crop, count) if count > 1 else _label_once(crop)
             local = centroids - (crop.top, crop.left)
             found.append(_near_targets(crop, regions, local, levels.shape[1]))
             waiting.extend(_next_crops(crop, regions, local))
@@ -115,13 +117,6 @@ def _next_crops(crop: Crop, regions: CropRegions, centroids: np.ndarray) -> list
         levels = crop.levels[top:bottom, left:right] * own
         crops.append(Crop(levels, crop.top + top, crop.left + left, crop.threshold + last + 1))
     return crops
-
-
-def _label_crop(crop: Crop) -> CropRegions:
-    """Label the next thresholds of a crop, at least one; some level of the crop must exceed its threshold."""
-    thresholds = int(crop.levels.max()) - crop.threshold  # at its highest level a crop is empty
-    count = min(thresholds, STACK_PIXELS // crop.levels.size)
-    return _label_stack(crop, count) if count > 1 else _label_once(crop)
 
 
 def _label_stack(crop: Crop, count: int) -> CropRegions:
