@@ -11,7 +11,7 @@ from utils.metrics.protocols import Protocol
 from utils.metrics.regions import Scene, find_regions
 from utils.metrics.rules import image_iou, mean, ratio
 
-FIGURES = ("iou", "niou", "pd", "fa", "precision", "recall", "f1", "video_mean")
+METRICS = ("iou", "niou", "pd", "fa", "precision", "recall", "f1", "video_mean")
 AREA_LIMITS = (9, 25, 81)  # px; the last class holds all larger targets
 AREA_CLASSES = (*(f"<= {limit}" for limit in AREA_LIMITS), f"> {AREA_LIMITS[-1]}")
 
@@ -64,7 +64,7 @@ class MetricAccumulator:
         self.rows.extend(other.rows)
 
     def compute(self) -> dict[str, float | None]:
-        """The `FIGURES` over all images as ratios (Fa too): NaN for 0 / 0, None if the protocol does not define one."""
+        """The `METRICS` over all images as ratios (Fa too): NaN for 0 / 0, None if the protocol does not define one."""
         return compute_metrics(self.rows, self.protocol)
 
     def counts(self) -> dict[str, int]:
@@ -117,7 +117,7 @@ def mean_metrics(each: Iterable[Mapping[str, float | None]]) -> dict[str, float 
     """Mean of each metric over several sets of metrics, without NaN; None if the metric is not defined."""
     each = list(each)
     return {
-        name: None if any(one[name] is None for one in each) else mean(one[name] for one in each) for name in FIGURES
+        name: None if any(one[name] is None for one in each) else mean(one[name] for one in each) for name in METRICS
     }
 
 
@@ -127,7 +127,7 @@ def compute_metrics(rows: list[ImageCounts], protocol: Protocol) -> dict[str, fl
         name: sum(getattr(row, name) for row in rows)
         for name in ("pixels", "true_positives", "predicted", "positives", "targets", "matched", "false_pixels")
     }
-    result: dict[str, float | None] = dict.fromkeys(FIGURES)
+    result: dict[str, float | None] = dict.fromkeys(METRICS)
     if protocol.iou:
         result["iou"] = protocol.iou(rows)
     if protocol.niou:
