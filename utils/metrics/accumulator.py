@@ -11,7 +11,7 @@ from utils.metrics.protocols import Protocol
 from utils.metrics.regions import Scene, find_regions
 from utils.metrics.rules import image_iou, mean, ratio
 
-FIGURES = ("iou", "niou", "pd", "fa", "precision", "recall", "f1", "video_mean")
+METRICS = ("iou", "niou", "pd", "fa", "precision", "recall", "f1", "video_mean")
 AREA_LIMITS = (9, 25, 81)  # px; the last class holds all larger targets
 AREA_CLASSES = (*(f"<= {limit}" for limit in AREA_LIMITS), f"> {AREA_LIMITS[-1]}")
 
@@ -62,7 +62,7 @@ class MetricAccumulator:
         self.rows.extend(other.rows)
 
     def compute(self) -> dict[str, float | None]:
-        """The `FIGURES` over all images as ratios (Fa too): NaN for 0 / 0, None if the protocol does not define one."""
+        """The `METRICS` over all images as ratios (Fa too): NaN for 0 / 0, None if the protocol does not define one."""
         return compute_metrics(self.rows, self.protocol)
 
     def counts(self) -> dict[str, int]:
@@ -111,7 +111,7 @@ def group_rows(rows, group: Callable) -> dict[str, list]:
 def mean_metrics(each: Iterable[Mapping[str, float | None]]) -> dict[str, float | None]:
     """Mean of each metric over several sets of metrics, without NaN; None if the metric is not defined."""
     each = list(each)
-    columns = {name: [one[name] for one in each] for name in FIGURES}
+    columns = {name: [one[name] for one in each] for name in METRICS}
     return {name: None if None in values else mean(values) for name, values in columns.items()}
 
 
@@ -119,7 +119,7 @@ def compute_metrics(rows: list[ImageCounts], protocol: Protocol) -> dict[str, fl
     """The metrics of a protocol over the given images."""
     names = ("pixels", "true_positives", "predicted", "positives", "targets", "matched", "false_pixels")
     total = {name: sum(getattr(row, name) for row in rows) for name in names}
-    result: dict[str, float | None] = dict.fromkeys(FIGURES)
+    result: dict[str, float | None] = dict.fromkeys(METRICS)
     if protocol.iou:
         result["iou"] = protocol.iou(rows)
     if protocol.niou:
