@@ -1,0 +1,6 @@
+"""One thread per test process: pytest-xdist runs as many of them as there are cores to use (see pyproject.toml)."""
+
+import os
+
+# Before torch is imported. Processes that tests start inherit it, so their sums have the same order, too.
+os.environ["OMP_NUM_THREADS"] = "1"
