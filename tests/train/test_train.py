@@ -41,6 +41,7 @@ def arguments(folder, outputs, name="run", **given):
     values = {
         "dataset": folder,
         "model": "datransnet",
+        "model_options": "width=4",
         "train_size": 32,
         "batch_size": 4,
         "epochs": 2,
@@ -286,7 +287,7 @@ def test_a_folder_that_cannot_be_written_is_known_before_training(dataset, tmp_p
     full = shutil.disk_usage(tmp_path)._replace(free=10_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
     with pytest.raises(InputError, match="has 10 MB free, the checkpoints of this run need about"):
-        main(arguments(dataset, tmp_path))
+        main(arguments(dataset, tmp_path, model_options="width=16"))
 
 
 @pytest.mark.parametrize(
