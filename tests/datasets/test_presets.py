@@ -165,21 +165,21 @@ def test_contrast_is_what_stands_out_of_the_neighbourhood_in_units_of_its_spread
 
 
 @pytest.mark.parametrize("preset", ["sgmp_unet", "datransnet", "fast", "contrast"])
-@pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("depth", [np.uint8, np.float32])
-def test_image_and_mask_stay_aligned(preset, seed, depth):
+def test_image_and_mask_stay_aligned(preset, depth):
     """A marked square lands where the mask says, in every frame."""
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     shape = (160, 192)
-    frames = np.full((3, *shape), 60 if depth == np.uint8 else 60 / 255, depth)
-    mask = np.zeros(shape, bool)
-    y, x = random.integers(50, 100), random.integers(50, 130)
-    mask[y : y + 4, x : x + 4] = True
-    frames[:, mask] = 180 if depth == np.uint8 else 180 / 255
+    dark, bright = (60, 180) if depth == np.uint8 else (60 / 255, 180 / 255)
     target_share = {"target_share": 1.0} if preset in ("fast", "contrast") else {}
     transform = partial(build_transform(preset, True, 96, 1), **target_share)
     seen = 0
-    for _ in range(6):
+    for draw in range(32):
+        if draw % 4 == 0:  # at eight places
+            mask = np.zeros(shape, bool)
+            y, x = random.integers(50, 100), random.integers(50, 130)
+            mask[y : y + 4, x : x + 4] = True
+            frames = np.broadcast_to(np.where(mask, bright, dark).astype(depth), (3, *shape))
         clip, got = transform(frames, mask, random)
         rows, columns = np.nonzero(got[0].numpy())
         if not len(rows) or min(rows.min(), columns.min()) < 3 or max(rows.max(), columns.max()) > 92:
@@ -189,7 +189,7 @@ def test_image_and_mask_stay_aligned(preset, seed, depth):
             centre = [(light.sum(1) * np.arange(96)).sum(), (light.sum(0) * np.arange(96)).sum()] / light.sum()
             assert np.allclose(centre, [rows.mean(), columns.mean()], atol=0.6)
         seen += 1
-    assert seen or preset == "sgmp_unet"
+    assert seen >= (4 if preset == "sgmp_unet" else 16)
 
 
 def test_fast_crops_contain_a_target_as_often_as_asked():

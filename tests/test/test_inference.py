@@ -2,12 +2,8 @@
 
 import csv
 import json
-import os
 import shutil
-import subprocess
-import sys
 import threading
-from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -32,7 +28,6 @@ from utils.images import read_grey
 from utils.metrics import PROTOCOLS, MetricAccumulator, build_metric
 from utils.metrics.curves import CurveAccumulator
 
-ROOT = Path(__file__).resolve().parents[2]
 HEIGHT, WIDTH = 40, 56  # no multiples of 32
 
 
@@ -182,13 +177,6 @@ def test_several_datasets_get_a_folder_each_and_one_table(done, checkpoint, sequ
 
 def test_a_batch_of_four_changes_nothing(done, checkpoint, sequences, tmp_path):
     inference.main(arguments(checkpoint, sequences, tmp_path, *OPTIONS, "--batch_size", "4", "--num_workers", "1"))
-    assert contents(tmp_path) == contents(done)
-
-
-def test_two_processes_change_nothing(done, checkpoint, sequences, tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += ["-m", "test_script.inference", *arguments(checkpoint, sequences, tmp_path, *OPTIONS)]
-    subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, timeout=600)
     assert contents(tmp_path) == contents(done)
 
 

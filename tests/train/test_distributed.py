@@ -1,6 +1,9 @@
-"""Several processes against one. Run by torchrun, this file is the worker of its own tests."""
+"""Several processes against one. Run by torchrun, once for all tests, this file is the worker of its own tests."""
 
+import importlib
+import json
 import os
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,6 +19,10 @@ from torchvision.ops import StochasticDepth
 
 from datasets import ClipSample, collate
 from models import build_model
+from test_script import inference
+from tests.reference.datasets_folders import write_lists, write_sequences
+from tests.train.test_train import arguments, folder_of, rows, write_blobs
+from train_script import train
 from train_script.data import EpochBatches
 from train_script.losses import LOSSES
 from train_script.optim import build_optimizer, build_schedule
@@ -98,10 +105,17 @@ CASES = [("tiny", loss, 1) for loss in LOSSES] + [("tiny", "bce_soft_iou", 2), (
 CASES += [("sgmp_unet", "focal_dice", 1)]
 
 
-def worker(folder: Path) -> None:
-    """What each of the processes computes."""
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return probe.getsockname()[1]
+
+
+def worker(folder: Path, commands: list[list[str]]) -> None:
+    """What each of the processes computes, and then the commands that they run together."""
     distributed.init_distributed("cpu")
     rank = distributed.rank()
+    ports = distributed.gather_objects([free_port() for _ in commands])[0]
     results = {str(case): train_blobs(*case) for case in CASES}
     value = torch.tensor([1.0 + rank, 2.0], dtype=torch.float64, requires_grad=True)
     total = distributed.all_reduce_sum(value)
@@ -111,19 +125,48 @@ def worker(folder: Path) -> None:
     results["greatest"] = distributed.all_reduce_max(5 - rank, torch.device("cpu"))
     torch.save(results, folder / f"{rank}.pth")
     distributed.end_distributed()
-
-
-def torchrun(*arguments, timeout=120):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *arguments]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout)
+    for (module, *words), port in zip(commands, ports, strict=True):
+        os.environ |= {"MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "False"}  # each joins a new group
+        if rank == 0:
+            print(f"== {module}", flush=True)
+        assert not importlib.import_module(module).main(words)
 
 
 @pytest.fixture(scope="module")
-def two_processes(tmp_path_factory):
+def folder(tmp_path_factory):
+    """Datasets for training and inference, and what the commands write."""
     folder = tmp_path_factory.mktemp("workers")
-    done = torchrun(__file__, str(folder))
+    write_blobs(folder / "blobs")
+    write_sequences(folder / "sequences", ["a", "b", "c"], frames=3)
+    write_lists(folder / "sequences", train=["a"], val=["b", "c"])
+    return folder
+
+
+def train_words(folder, name):
+    return arguments(folder / "blobs", folder / "runs", name, epochs=1, final_test=True)
+
+
+def inference_words(folder, output):
+    words = ["--model_path", ROOT / "weights" / "datransnet_nudt-sirst.pth", "--dataset", folder / "sequences"]
+    words += ["--output_dir", folder / output, "--flip", "--save_probabilities", "--protocol", "standard", "sgmp-2025"]
+    return [str(word) for word in words]
+
+
+@pytest.fixture(scope="module")
+def run(folder):
+    """The two processes, ended; their results lie in the folder."""
+    commands = [["train_script.train", *train_words(folder, "two")]]
+    commands += [["test_script.inference", *inference_words(folder, "two")]]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", __file__]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command += [str(folder), json.dumps(commands)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def two_processes(folder, run):
     return [torch.load(folder / f"{rank}.pth") for rank in range(2)]
 
 
@@ -145,6 +188,26 @@ def test_objects_and_numbers_reach_every_process(two_processes):
     for result in two_processes:
         assert result["gathered"] == [{"rank": 0}, {"rank": 1}]
         assert result["greatest"] == 5
+
+
+def test_training_writes_one_run_with_the_losses_of_one_process(folder, run):
+    assert train.main(train_words(folder, "one")) == 0
+    said = run.stdout.split("== ")[1]
+    assert "batch 4 = 2 process(es) x 1 accumulation step(s) x 2" in said
+    assert said.count("output: ") == 1
+    one, two = rows(folder_of(folder / "runs", "one")), rows(folder_of(folder / "runs", "two"))
+    assert len(two) == 1
+    assert two[0]["loss"] == pytest.approx(one[0]["loss"], rel=1e-3)
+    assert json.loads((folder_of(folder / "runs", "two") / "test.json").read_text())["metrics"]["pd"] is not None
+
+
+def test_inference_writes_the_files_of_one_process(folder, run):
+    inference.main([*inference_words(folder, "one"), "--batch_size", "1"])
+    one, two = (
+        {str(file.relative_to(folder / output)): file.read_bytes() for file in (folder / output).rglob("*.*")}
+        for output in ("one", "two")
+    )
+    assert len(two) > 12 + 5 and two == one  # a mask and a probability map a frame, metrics, tables, report
 
 
 def test_alone_everything_is_a_no_op():
@@ -200,4 +263,4 @@ def test_devices_that_are_not_there_are_refused():
 
 
 if __name__ == "__main__":
-    worker(Path(sys.argv[1]))
+    worker(Path(sys.argv[1]), json.loads(sys.argv[2]))
