@@ -43,8 +43,7 @@ def test_model_options_add_up_as_long_as_the_model_stays():
 
 
 def test_the_checkpoint_in_weights_continues_under_todays_names():
-    (path,) = (REPOSITORY / "weights").glob("*.pth")
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(REPOSITORY / "weights" / "datransnet_nudt-sirst.pth")
     settings = merged("--dataset", "demo", saved=checkpoint.settings)
     assert network(settings) == ("datransnet", {"image_size": 256}, "published")
     assert load_model(checkpoint).options == {"image_size": 256, "width": 16}
