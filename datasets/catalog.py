@@ -65,19 +65,9 @@ SIRST_ON_BAIDU = Link(f"{BAIDU}/19DOSJZTHC0KO-wKyGRSldQ", "mxhe")
 def _sgmp(
     name: str, page: str, code: str, metrics_2025: tuple[float, ...], metrics_2026: tuple[float, ...]
 ) -> DatasetInfo:
-    return DatasetInfo(
-        name,
-        "sequences",
-        protocol="sgmp-2026",
-        preset="sgmp_unet",
-        image_size=320,
-        published_split=True,
-        metrics=(
-            PublishedMetrics(SGMP_2025, "sgmp-2025", *metrics_2025),
-            PublishedMetrics(SGMP_2026, "sgmp-2026", *metrics_2026),
-        ),
-        links=(Link(f"{BAIDU}/{page}", code),),
-    )
+    published = ((SGMP_2025, "sgmp-2025", *metrics_2025), (SGMP_2026, "sgmp-2026", *metrics_2026))
+    metrics, links = tuple(PublishedMetrics(*one) for one in published), (Link(f"{BAIDU}/{page}", code),)
+    return DatasetInfo(name, "sequences", "sgmp-2026", "sgmp_unet", 320, True, metrics, links)
 
 
 def _datransnet(name: str, size: int, page: str) -> DatasetInfo:

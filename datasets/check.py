@@ -88,21 +88,21 @@ def read_frame(frame: Frame) -> FrameReport:
 def preview(index: DatasetIndex) -> np.ndarray:
     """Contact sheet (RGB uint8) of up to 24 frames spread over the dataset, with outlined targets."""
     with_mask = [(sequence, f) for sequence in index.sequences for f in sequence.frames if f.mask is not None]
-    tiles, labels = [], []
+    tiles: dict[str, np.ndarray] = {}
     for sequence, frame in _spread(with_mask):
         try:
             grey, mask = read_grey(frame.image), read_mask(frame.mask)
         except InputError:
             continue  # reported by check_dataset
         if grey.shape == mask.shape and mask.any():
-            tiles.append(_tile(grey, mask))
-            labels.append(frame.name if sequence.name == frame.name else f"{sequence.name}/{frame.name}")
+            label = frame.name if sequence.name == frame.name else f"{sequence.name}/{frame.name}"
+            tiles[label] = _tile(grey, mask)
         if len(tiles) == TILES:
             break
     if not tiles:
         raise InputError(f"{index.info.name} has no readable frame with a target, so there is nothing to preview")
-    order = sorted(range(len(tiles)), key=lambda i: numeric_key(labels[i]))
-    return contact_sheet([tiles[i] for i in order], [labels[i] for i in order], COLUMNS)
+    labels = sorted(tiles, key=numeric_key)
+    return contact_sheet([tiles[label] for label in labels], labels, COLUMNS)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -117,16 +117,13 @@ def main(argv: list[str] | None = None) -> int:
     index = open_dataset(arguments.dataset, arguments.data_root)
     if arguments.preview:
         check_writable(arguments.preview)
-    print(index.summary)
-    print("".join(f"{line}\n" for line in _published(index.info)), end="")
+    print("\n".join([index.summary, *_published(index.info)]))
     problems, notes, summary = check_dataset(index)
     print("\n".join(summary))
     for title, findings in (("note", notes), ("PROBLEM", problems)):
         for kind, texts in findings.items():
-            print(f"{title}: {len(texts)} {kind}")
-            print("".join(f"    {text}\n" for text in texts[:SHOWN]), end="")
-            if len(texts) > SHOWN:
-                print(f"    ... and {len(texts) - SHOWN} more")
+            more = [f"... and {len(texts) - SHOWN} more"] if len(texts) > SHOWN else []
+            print("\n    ".join([f"{title}: {len(texts)} {kind}", *texts[:SHOWN], *more]))
     if arguments.preview:
         sheet = preview(index)
         with atomic_path(arguments.preview) as path:
@@ -137,7 +134,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _published(info: DatasetInfo) -> list[str]:
-    """Published preprocessing and metrics, if the catalog has any."""
     lines = [f"published preprocessing: preset {info.preset}, size {info.image_size}"] if info.preset else []
     return lines + [
         f"published: {one.model} IoU {one.iou}, nIoU {one.niou}, Pd {one.pd}, Fa {one.fa} (protocol {one.protocol})"
@@ -155,16 +151,12 @@ def _duplicates(frames: list[Frame], reports: list[FrameReport]) -> list[str]:
 
 def _overlap(index: DatasetIndex) -> list[str]:
     """Frames with a mask that are both in the training split and in another one."""
-
-    def targets(part: str) -> set[str]:
-        return {str(f.image) for sequence in index.parts[part] for f in sequence.frames if f.mask is not None}
-
-    return [
-        f"{image} (train and {part})"
-        for part in index.parts
-        if part != "train"
-        for image in sorted(targets("train") & targets(part))
-    ]
+    images = {
+        part: {str(frame.image) for sequence in sequences for frame in sequence.frames if frame.mask is not None}
+        for part, sequences in index.parts.items()
+    }
+    train = images.pop("train")
+    return [f"{image} (train and {part})" for part in images for image in sorted(train & images[part])]
 
 
 def _summary(reports: list[FrameReport]) -> list[str]:
@@ -192,10 +184,8 @@ def _range(values: list[float | None], style: str, unit: float = 1) -> str:
     if not values:
         return "-"
     low, middle, high = np.percentile(values, (5, 50, 95))
-    return (
-        f"min {min(values):{style}}, 5 % {low:{style}}, median {middle:{style}}, 95 % {high:{style}}, "
-        f"max {max(values):{style}}"
-    )
+    names = {"min": min(values), "5 %": low, "median": middle, "95 %": high, "max": max(values)}
+    return ", ".join(f"{name} {value:{style}}" for name, value in names.items())
 
 
 def _spread(items: list) -> list:

@@ -1,8 +1,10 @@
 """The one dataset class: clips of T frames around a target frame, with the target frame's mask."""
 
 from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -30,13 +32,8 @@ class ClipSample(NamedTuple):
     original_size: tuple[int, int] | list[tuple[int, int]]
 
 
-class Transform(Protocol):
-    """What `ClipDataset` calls: frames [T, H, W] (uint8, or float32 in 0..1) and mask bool [H, W] -> clip and mask of
-    `ClipSample`."""
-
-    def __call__(
-        self, frames: np.ndarray, mask: np.ndarray, random: np.random.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor]: ...
+# frames [T, H, W] (uint8, or float32 in 0..1), mask bool [H, W] -> clip and mask of `ClipSample`
+Transform = Callable[[np.ndarray, np.ndarray, np.random.Generator], tuple[torch.Tensor, torch.Tensor]]
 
 
 class FrameCache:
@@ -47,34 +44,19 @@ class FrameCache:
         self.used = 0
         self._entries: OrderedDict[Path, np.ndarray] = OrderedDict()
 
-    def frame(self, path: Path) -> np.ndarray:
-        """Pixels [H, W]: uint8 as stored, deeper ones float32 in 0..1."""
-        if (pixels := self._get(path)) is None:
-            pixels = read_pixels(path)
-            pixels = pixels if pixels.dtype == np.uint8 else to_unit(pixels)
-            self._put(path, pixels)
-        return pixels
-
-    def mask(self, path: Path) -> np.ndarray:
-        """Mask bool [H, W]."""
-        if (mask := self._get(path)) is None:
-            mask = read_mask(path)
-            self._put(path, mask)
-        return mask
-
-    def _get(self, path: Path) -> np.ndarray | None:
+    def read(self, path: Path, decode: Callable[[Path], np.ndarray]) -> np.ndarray:
+        """What `decode` reads from `path`, decoded once as long as it is kept."""
         if path in self._entries:
             self._entries.move_to_end(path)
             return self._entries[path]
-        return None
-
-    def _put(self, path: Path, array: np.ndarray) -> None:
-        self._entries[path] = array
+        self._entries[path] = array = decode(path)
         self.used += array.nbytes
         while self.used > self.limit:
             self.used -= self._entries.popitem(last=False)[1].nbytes
+        return array
 
 
+@dataclass(eq=False, repr=False)
 class ClipDataset(Dataset):
     """A clip for every frame that has a mask: T consecutive frames, of which number T // 2 is the target frame.
 
@@ -87,37 +69,29 @@ class ClipDataset(Dataset):
     `cache_bytes` limits the decoded frames that each worker keeps, over epochs where workers stay alive.
     """
 
-    def __init__(
-        self,
-        sequences: list[Sequence],
-        num_frames: int,
-        transform: Transform,
-        border: str = "clamp",
-        dataset_name: str = "",
-        cache_bytes: int = CACHE_BYTES,
-        seed: int = 0,
-    ):
-        if border not in BORDERS:
-            raise InputError(f"border {border!r} is unknown; expected one of {', '.join(BORDERS)}")
-        if num_frames < 1:
-            raise InputError(f"{num_frames} frames a clip; expected at least 1")
-        self.sequences = sequences
-        self.num_frames = num_frames
-        self.transform = transform
-        self.border = border
-        self.dataset_name = dataset_name
-        self.seed = seed
+    sequences: list[Sequence]
+    num_frames: int
+    transform: Transform
+    border: str = "clamp"
+    dataset_name: str = ""
+    cache_bytes: int = CACHE_BYTES
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.border not in BORDERS:
+            raise InputError(f"border {self.border!r} is unknown; expected one of {', '.join(BORDERS)}")
+        if self.num_frames < 1:
+            raise InputError(f"{self.num_frames} frames a clip; expected at least 1")
         self.targets = [
             (number, index)
-            for number, sequence in enumerate(sequences)
+            for number, sequence in enumerate(self.sequences)
             for index, frame in enumerate(sequence.frames)
             if frame.mask is not None
         ]
         if not self.targets:
-            raise InputError(
-                f"no frame of the {len(sequences)} sequences of {dataset_name or 'the dataset'} has a mask"
-            )
-        self._cache = FrameCache(cache_bytes)
+            name = self.dataset_name or "the dataset"
+            raise InputError(f"no frame of the {len(self.sequences)} sequences of {name} has a mask")
+        self._cache = FrameCache(self.cache_bytes)
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
@@ -132,35 +106,34 @@ class ClipDataset(Dataset):
         sequence = self.sequences[number]
         target = sequence.frames[index]
         frames = self._read_clip([sequence.frames[i] for i in self.clip_indices(len(sequence.frames), index)])
-        mask = self._cache.mask(target.mask)
+        mask = self._cache.read(target.mask, read_mask)
         if mask.shape != frames.shape[1:]:
-            raise InputError(
-                f"mask {target.mask} is {size_text(mask)}, its image {target.image} {size_text(frames[0])}; "
-                "expected the same size"
-            )
+            image = f"its image {target.image} {size_text(frames[0])}"
+            raise InputError(f"mask {target.mask} is {size_text(mask)}, {image}; expected the same size")
         random = np.random.default_rng([self.seed, int(self._epoch), item])
         clip, mask = self.transform(frames, mask, random)
         return ClipSample(clip, mask, self.dataset_name, sequence.name, target.name, frames.shape[1:])
 
     def clip_indices(self, length: int, target: int) -> list[int]:
         """Indices of the frames of the clip around frame `target` of a sequence of `length` frames."""
-        first = target - self.num_frames // 2
-        indices = range(first, first + self.num_frames)
-        if self.border == "wrap":
-            return [i % length for i in indices]
-        return [min(max(i, 0), length - 1) for i in indices]
+        indices = np.arange(self.num_frames) + target - self.num_frames // 2
+        return (indices % length if self.border == "wrap" else indices.clip(0, length - 1)).tolist()
 
     def _read_clip(self, frames: list[Frame]) -> np.ndarray:
-        pixels = [self._cache.frame(frame.image) for frame in frames]
+        pixels = [self._cache.read(frame.image, _read_frame) for frame in frames]
         for frame, array in zip(frames, pixels, strict=True):
             if array.shape != pixels[0].shape:
-                raise InputError(
-                    f"frame {frame.image} is {size_text(array)}, frame {frames[0].image} of the same sequence "
-                    f"{size_text(pixels[0])}; expected one size"
-                )
+                first = f"frame {frames[0].image} of the same sequence {size_text(pixels[0])}"
+                raise InputError(f"frame {frame.image} is {size_text(array)}, {first}; expected one size")
         if len({array.dtype for array in pixels}) > 1:  # 8- and 16-bit files side by side
             pixels = [to_unit(array) if array.dtype == np.uint8 else array for array in pixels]
         return np.stack(pixels)
+
+
+def _read_frame(path: Path) -> np.ndarray:
+    """Pixels [H, W]: uint8 as stored, deeper ones float32 in 0..1."""
+    pixels = read_pixels(path)
+    return pixels if pixels.dtype == np.uint8 else to_unit(pixels)
 
 
 def collate(samples: list[ClipSample]) -> ClipSample:
@@ -168,12 +141,7 @@ def collate(samples: list[ClipSample]) -> ClipSample:
     for part in ("clip", "mask"):
         shapes = {tuple(getattr(sample, part).shape) for sample in samples}
         if len(shapes) > 1:
-            raise InputError(
-                f"the {part}s of a batch differ in size: {sorted(shapes)}; "
-                "use batch size 1, or a preset with a fixed size"
-            )
-    return ClipSample(
-        torch.stack([sample.clip for sample in samples]),
-        torch.stack([sample.mask for sample in samples]),
-        *([getattr(sample, part) for sample in samples] for part in ClipSample._fields[2:]),
-    )
+            advice = "use batch size 1, or a preset with a fixed size"
+            raise InputError(f"the {part}s of a batch differ in size: {sorted(shapes)}; {advice}")
+    clips, masks, *names = zip(*samples, strict=True)
+    return ClipSample(torch.stack(clips), torch.stack(masks), *map(list, names))

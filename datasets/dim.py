@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from datasets.index import open_dataset
 from datasets.layouts import Sequence
-from datasets.rendered_dataset import GOLDEN_RATIO, PNG_COMPRESSION
+from datasets.rendered_dataset import golden_share, write_png
 from datasets.rendering import NOISE, local_statistics
 from datasets.targets import TARGET_TABLE, TargetRow, write_targets
 from utils.errors import InputError, run_main
@@ -73,8 +73,8 @@ def dim_sequence(sequence: Sequence, number: int, snr: tuple[float, float], seed
     masks = [None if frame.mask is None else read_mask(frame.mask) for frame in sequence.frames]
     targets = [[] if mask is None else find_targets(grey, mask) for grey, mask in zip(frames, masks, strict=True)]
     measured = [(target.contrast, target.clutter) for found in targets for target in found]
-    share = (number * GOLDEN_RATIO + 0.5) % 1
-    factor = contrast_factor(*np.median(measured, axis=0), snr[0] + share * (snr[1] - snr[0])) if measured else 1.0
+    wanted = snr[0] + golden_share(number) * (snr[1] - snr[0])
+    factor = contrast_factor(*np.median(measured, axis=0), wanted) if measured else 1.0
     mean = np.mean([grey.mean() for grey in frames])
     random = np.random.default_rng([seed, number])
     for kind in ("images", "masks"):
@@ -83,9 +83,9 @@ def dim_sequence(sequence: Sequence, number: int, snr: tuple[float, float], seed
     for frame, grey, mask, found in zip(sequence.frames, frames, masks, targets, strict=True):
         noise = random.standard_normal(grey.shape, dtype=np.float32) * np.float32(NOISE)
         dimmed = np.clip(mean + factor * (grey - mean) + noise, 0, 1).astype(np.float32)
-        _write(output / "images" / sequence.name / f"{frame.name}.png", np.rint(dimmed * WHITE))
+        write_png(output / "images" / sequence.name / f"{frame.name}.png", np.rint(dimmed * WHITE).astype(np.uint8))
         if mask is not None:
-            _write(output / "masks" / sequence.name / f"{frame.name}.png", mask * WHITE)
+            write_png(output / "masks" / sequence.name / f"{frame.name}.png", mask * np.uint8(WHITE))
         for label, target in enumerate(found):
             deviation = max(local_statistics(dimmed, target.peak)[1], LEAST_DEVIATION)
             names = (sequence.name, frame.name, label)
@@ -99,11 +99,6 @@ def write_split(path: Path, part: list[Sequence], whole: list[Sequence]) -> None
         for sequence in part:
             frames = [""] if sequence in whole else [f"/{frame.name}" for frame in sequence.frames if frame.mask]
             file.writelines(f"{sequence.name}{frame}\n" for frame in frames)
-
-
-def _write(path: Path, image: np.ndarray) -> None:
-    if not cv2.imwrite(str(path), image.astype(np.uint8), (cv2.IMWRITE_PNG_COMPRESSION, PNG_COMPRESSION)):
-        raise InputError(f"cannot write {path}; choose a folder with space and write permission")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -125,9 +120,8 @@ def main(argv: list[str] | None = None) -> None:
     if index.info.kind != "sequences":
         raise InputError(f"{index.info.name} is a dataset of single images; give a dataset of sequences")
     with new_folder(args.output) as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
-        jobs = pool.map(
-            lambda job: dim_sequence(job[1], job[0], args.snr, args.seed, folder), enumerate(index.sequences)
-        )
+        numbered = enumerate(index.sequences)
+        jobs = pool.map(lambda job: dim_sequence(job[1], job[0], args.snr, args.seed, folder), numbered)
         rows = [row for part in tqdm(jobs, total=len(index.sequences), desc="dimming", disable=None) for row in part]
         write_targets(folder / TARGET_TABLE, rows)
         for part, sequences in index.parts.items():

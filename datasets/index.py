@@ -44,14 +44,12 @@ class DatasetIndex:
     def summary(self) -> str:
         """One line: layout, source of the split, counts, and missing entries."""
         parts = ", ".join(f"{name} {_count(self.info.kind, sequences)}" for name, sequences in self.parts.items())
-        lost = [
-            f"{len(entries)} entries of {part} have no file (first: {entries[0]})"
+        found = f"{_count(self.info.kind, self.sequences)} in {self.root}, layout {self.layout}"
+        lost = "".join(
+            f"; MISSING: {len(entries)} entries of {part} have no file (first: {entries[0]})"
             for part, entries in self.missing_entries.items()
-        ]
-        return (
-            f"{self.info.name}: {_count(self.info.kind, self.sequences)} in {self.root}, layout {self.layout}; "
-            f"split from {self.split_source}: {parts}" + "".join(f"; MISSING: {text}" for text in lost)
         )
+        return f"{self.info.name}: {found}; split from {self.split_source}: {parts}{lost}"
 
 
 def open_dataset(name_or_path: str | Path, data_root: str | Path | None = None) -> DatasetIndex:
@@ -68,20 +66,11 @@ def open_dataset(name_or_path: str | Path, data_root: str | Path | None = None) 
     name = name or names.get(root.name.lower(), root.name)
     info = CATALOG.get(name) or DatasetInfo(name, layout.kind)
     if info.kind != layout.kind:
-        raise InputError(
-            f"{info.name} is a dataset of {info.kind}, but {root} contains {layout.kind}; give the right folder"
-        )
+        expected = f"{info.name} is a dataset of {info.kind}"
+        raise InputError(f"{expected}, but {root} contains {layout.kind}; give the right folder")
     split = find_split(layout, dict.fromkeys((name, root.name)), info.name if info.published_split else None)
-    return DatasetIndex(
-        info=info,
-        root=layout.root,
-        layout=layout.name,
-        split_source=split.source,
-        sequences=layout.sequences,
-        parts=split.parts,
-        missing_entries=split.missing,
-        masks_without_image=layout.masks_without_image,
-    )
+    found = (layout.root, layout.name, split.source, layout.sequences, split.parts, split.missing)
+    return DatasetIndex(info, *found, layout.masks_without_image)
 
 
 def open_datasets(names: str, data_root: str | Path | None = None) -> list[DatasetIndex]:
@@ -122,10 +111,8 @@ def _locate_folder(path: str, data_root: str | Path | None, names: dict[str, str
             return root.resolve()
     close = difflib.get_close_matches(path.lower(), names, n=1, cutoff=0.5)
     hint = f"; did you mean {names[close[0]]}?" if close else ""
-    raise InputError(
-        f"no dataset {path!r}: expected one of {', '.join(names.values())}, or an existing folder{hint}; "
-        f"{EXPECTED_LAYOUTS}"
-    )
+    expected = f"expected one of {', '.join(names.values())}, or an existing folder"
+    raise InputError(f"no dataset {path!r}: {expected}{hint}; {EXPECTED_LAYOUTS}")
 
 
 def _count(kind: str, sequences: list[Sequence]) -> str:

@@ -73,17 +73,11 @@ def _split_folders(root: Path) -> Layout | None:
     parts = {"train": _paired_folders(train), "test": _paired_folders(test)}
     kinds = {part.kind for part in parts.values()}
     if len(kinds) != 1:
-        raise InputError(
-            f"of {train} and {test}, one contains single images and the other sequences; expected the same kind in both"
-        )
-    return Layout(
-        root=root,
-        name=f"{train.name}/ and {test.name}/ folders",
-        kind=kinds.pop(),
-        sequences=[sequence for part in parts.values() for sequence in part.sequences],
-        folder_splits={split: part.sequences for split, part in parts.items()},
-        masks_without_image=[path for part in parts.values() for path in part.masks_without_image],
-    )
+        raise InputError(f"one of {train} and {test} contains single images, the other sequences; expected one kind")
+    splits = {split: part.sequences for split, part in parts.items()}
+    orphans = [path for part in parts.values() for path in part.masks_without_image]
+    name = f"{train.name}/ and {test.name}/ folders"
+    return Layout(root, name, kinds.pop(), [*splits["train"], *splits["test"]], splits, orphans)
 
 
 def _paired_folders(root: Path) -> Layout | None:
@@ -97,12 +91,7 @@ def _paired_folders(root: Path) -> Layout | None:
         frames, orphans = _match(images, masks)
         singles = [Sequence(frame.name, (frame,)) for frame in frames]
         return Layout(root, f"{images.name}/NAME + {masks.name}/NAME", "images", singles, masks_without_image=orphans)
-    sequences, orphans = [], []
-    for folder in folders:
-        frames, without_image = _match(folder, masks / folder.name)
-        orphans += without_image
-        if frames:
-            sequences.append(Sequence(folder.name, tuple(frames)))
+    sequences, orphans = _match_sequences({folder.name: (folder, masks / folder.name) for folder in folders})
     for folder in _subfolders(masks):
         if not (images / folder.name).is_dir():
             orphans += image_files(folder).values()
@@ -114,25 +103,16 @@ def _paired_folders(root: Path) -> Layout | None:
 
 def _sequence_folders(root: Path) -> Layout | None:
     """SEQUENCE/images and SEQUENCE/masks (NUDT-MIRSDT as released)."""
-    sequences, orphans = [], []
-    for folder in _subfolders(root):
-        pair = _pair_in(folder)
-        if pair is None:
-            continue
-        frames, without_image = _match(*pair)
-        orphans += without_image
-        if frames:
-            sequences.append(Sequence(folder.name, tuple(frames)))
+    pairs = {folder.name: pair for folder in _subfolders(root) if (pair := _pair_in(folder))}
+    sequences, orphans = _match_sequences(pairs)
     if not sequences:
         return None
     return Layout(root, "SEQUENCE/images + SEQUENCE/masks", "sequences", sequences, masks_without_image=orphans)
 
 
 def _pair_in(folder: Path) -> tuple[Path, Path] | None:
-    for images, masks in FOLDER_PAIRS:
-        if (folder / images).is_dir() and (folder / masks).is_dir():
-            return folder / images, folder / masks
-    return None
+    pairs = ((folder / images, folder / masks) for images, masks in FOLDER_PAIRS)
+    return next((pair for pair in pairs if all(path.is_dir() for path in pair)), None)
 
 
 def _match(images: Path, masks: Path) -> tuple[list[Frame], list[Path]]:
@@ -142,6 +122,13 @@ def _match(images: Path, masks: Path) -> tuple[list[Frame], list[Path]]:
     frames = [Frame(path.stem, path, mask_files.get(key)) for key, path in found.items()]
     frames.sort(key=lambda frame: _frame_key(frame.name))
     return frames, [path for key, path in mask_files.items() if key not in found]
+
+
+def _match_sequences(pairs: dict[str, tuple[Path, Path]]) -> tuple[list[Sequence], list[Path]]:
+    """Sequences by the names of their pairs of folders, without empty ones; and the masks without an image."""
+    matched = {name: _match(*pair) for name, pair in pairs.items()}
+    sequences = [Sequence(name, tuple(frames)) for name, (frames, _) in matched.items() if frames]
+    return sequences, [path for _, orphans in matched.values() for path in orphans]
 
 
 def _holds_lists(folder: Path) -> bool:
@@ -160,7 +147,5 @@ def _frame_key(stem: str) -> tuple:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return sorted(
-        (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__"))),
-        key=lambda path: numeric_key(path.name),
-    )
+    found = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
+    return sorted(found, key=lambda path: numeric_key(path.name))

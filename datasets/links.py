@@ -8,30 +8,22 @@ from utils.errors import run_main
 
 def dataset_table() -> str:
     """Markdown table: every dataset of the catalog, its links, where to unpack it, its line of path_config.py."""
-    return _table(
-        ("dataset", "download", "unpack to", "line of `datasets/path_config.py`"),
-        (
-            (name, ", ".join(map(_markdown, info.links)), f"`data/{name}`", f'`"{name}": "data/{name}",`')
-            for name, info in CATALOG.items()
-        ),
+    rows = (
+        (name, ", ".join(map(_markdown, info.links)), f"`data/{name}`", f'`"{name}": "data/{name}",`')
+        for name, info in CATALOG.items()
     )
+    return _table(("dataset", "download", "unpack to", "line of `datasets/path_config.py`"), rows)
 
 
 def checkpoint_table() -> str:
     """Markdown table: the authors' checkpoints, where to unpack them, the options that give the published metrics."""
-    return _table(
-        ("network", "trained on", "download", "unpack to", "after `python -m test_script.inference --model_path FILE`"),
-        (
-            (
-                one.model,
-                one.dataset,
-                _markdown(one.link),
-                f"`data/checkpoints/{one.model.split(' release')[0].replace(' (', '-')}/{one.dataset}`",
-                f"`--dataset {one.dataset} {one.options}`",
-            )
-            for one in PUBLISHED_CHECKPOINTS
-        ),
-    )
+    rows = []
+    for one in PUBLISHED_CHECKPOINTS:
+        folder = f"data/checkpoints/{one.model.split(' release')[0].replace(' (', '-')}/{one.dataset}"
+        options = f"`--dataset {one.dataset} {one.options}`"
+        rows.append((one.model, one.dataset, _markdown(one.link), f"`{folder}`", options))
+    command = "after `python -m test_script.inference --model_path FILE`"
+    return _table(("network", "trained on", "download", "unpack to", command), rows)
 
 
 def main(argv: list[str] | None = None) -> None:

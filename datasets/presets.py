@@ -12,16 +12,16 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-import torch
+from numpy.random import Generator
 
 from datasets.clips import Transform
 from datasets.transforms import (
+    Sample,
     crop_around,
     linear_weights,
     local_contrast,
-    mask_tensor,
     nearest_indices,
-    network_input,
+    network_sample,
     resample,
     resize,
     resize_crop,
@@ -30,8 +30,6 @@ from datasets.transforms import (
     to_float,
 )
 from utils.errors import InputError
-
-Sample = tuple[torch.Tensor, torch.Tensor]
 
 SGMP_SIZE = 320  # short side in evaluation, and side of a training sample
 SGMP_LONG_SIDE = 576  # of evaluated frames with a short side of 320
@@ -53,7 +51,7 @@ TARGET_SHARE = 0.75  # of the fast preset's crops contain a target for certain, 
 TARGET_MARGIN = 8  # pixels that a target keeps from the edge of its crop, where the image allows
 
 
-def sgmp_train(frames: np.ndarray, mask: np.ndarray, random: np.random.Generator, size: int, channels: int) -> Sample:
+def sgmp_train(frames: np.ndarray, mask: np.ndarray, random: Generator, size: int, channels: int) -> Sample:
     """SGMP-UNet's training: flip, resize, photometric distortion per frame, resize, crop, resize to `size` x `size`.
 
     The three resizes and the crop are one product of weights, applied once. Frames are grey in equal RGB channels,
@@ -74,19 +72,17 @@ def sgmp_train(frames: np.ndarray, mask: np.ndarray, random: np.random.Generator
         weights.append(linear_weights(crop, size) @ chain)
         chain = nearest_indices(side, length)[nearest_indices(length, middle)[window]]
         indices.append(chain[nearest_indices(crop, size)])
-    return network_input(resample(clip, *weights), channels), mask_tensor(mask[np.ix_(*indices)])
+    return network_sample(resample(clip, *weights), mask[np.ix_(*indices)], channels)
 
 
-def _distort(frame: np.ndarray, random: np.random.Generator) -> np.ndarray:
+def _distort(frame: np.ndarray, random: Generator) -> np.ndarray:
     """Brightness with p 0.5, contrast with p 0.5, clipped to 0..1."""
     offset = random.uniform(-BRIGHTNESS, BRIGHTNESS) if random.random() < 0.5 else 0.0
     gain = random.uniform(*CONTRAST) if random.random() < 0.5 else 1.0
     return np.clip((frame + np.float32(offset)) * np.float32(gain), 0, 1)
 
 
-def sgmp_evaluate(
-    frames: np.ndarray, mask: np.ndarray, random: np.random.Generator, size: int | None, channels: int
-) -> Sample:
+def sgmp_evaluate(frames: np.ndarray, mask: np.ndarray, random: Generator, size: int | None, channels: int) -> Sample:
     """SGMP-UNet's evaluation: short side to `size`, long side at most 1.8 times that, both rounded to multiples of 32.
 
     Without a size (for tiles) frames keep theirs.
@@ -96,25 +92,18 @@ def sgmp_evaluate(
     sides = short_side_size(*frames.shape[1:], size, round(size * SGMP_LONG_SIDE / SGMP_SIZE))
     # to the nearest multiple, upwards from the middle
     height, width = (max(1, (side + SGMP_MULTIPLE // 2) // SGMP_MULTIPLE) * SGMP_MULTIPLE for side in sides)
-    return network_input(resize(frames, height, width), channels), mask_tensor(mask)
+    return network_sample(resize(frames, height, width), mask, channels)
 
 
-def datransnet_train(
-    frames: np.ndarray, mask: np.ndarray, random: np.random.Generator, size: int, channels: int
-) -> Sample:
+def datransnet_train(frames: np.ndarray, mask: np.ndarray, random: Generator, size: int, channels: int) -> Sample:
     """DATransNet's training: no augmentation; image and mask at `size` x `size`, resized only where they are not."""
-    return network_input(resize(frames, size, size), channels), mask_tensor(resize_mask(mask, size, size))
+    return network_sample(resize(frames, size, size), resize_mask(mask, size, size), channels)
 
 
 def fast_train(
-    frames: np.ndarray,
-    mask: np.ndarray,
-    random: np.random.Generator,
-    size: int,
-    channels: int,
-    contrast: bool = False,
-    target_share: float = TARGET_SHARE,
-) -> Sample:
+    frames: np.ndarray, mask: np.ndarray, random: Generator, size: int, channels: int,
+    contrast: bool = False, target_share: float = TARGET_SHARE,
+) -> Sample:  # fmt: skip
     """A crop, at most one resize of it, flips and quarter turns, and brightness and contrast of the whole clip.
 
     The crop contains a target with probability `target_share` (where the frame has one), and otherwise lies anywhere.
@@ -137,20 +126,15 @@ def fast_train(
     clip, mask = np.rot90(clip, turns, axes=(1, 2)), np.rot90(mask, turns)
     gain, offset = np.float32(random.uniform(*GAIN)), np.float32(random.uniform(-OFFSET, OFFSET))
     clip = clip * gain if contrast else clip * gain + ((1 - gain) * clip.mean() + offset)
-    return network_input(clip, channels, normalise=not contrast), mask_tensor(mask)
+    return network_sample(clip, mask, channels, normalise=not contrast)
 
 
 def keep_size(
-    frames: np.ndarray,
-    mask: np.ndarray,
-    random: np.random.Generator,
-    size: int | None,
-    channels: int,
-    contrast: bool = False,
+    frames: np.ndarray, mask: np.ndarray, random: Generator, size: int | None, channels: int, contrast: bool = False
 ) -> Sample:
     """Evaluation of frames, or with `contrast` of their local contrast, at their own size, whatever `size` is."""
     clip = local_contrast(to_float(frames)) if contrast else to_float(frames)
-    return network_input(clip, channels, normalise=not contrast), mask_tensor(mask)
+    return network_sample(clip, mask, channels, normalise=not contrast)
 
 
 class Preset(NamedTuple):

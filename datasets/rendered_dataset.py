@@ -53,8 +53,16 @@ def render_dataset(output: str | Path, settings: DatasetSettings) -> None:
     the folder exists and is not empty, or a setting makes no sense.
     """
     _check(settings)
-    with new_folder(output) as folder:
-        _render_into(folder, settings)
+    names = [f"seq_{number:03d}" for number in range(settings.sequences)]
+    with new_folder(output) as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
+        jobs = pool.map(lambda number: _render_one(folder, names[number], number, settings), range(len(names)))
+        rows = [row for part in tqdm(jobs, total=len(names), desc="rendering", disable=None) for row in part]
+        write_targets(folder / TARGET_TABLE, rows)
+        least = int(settings.val_share > 0 and settings.sequences > 1)
+        trained = settings.sequences - max(least, round(settings.val_share * settings.sequences))
+        for part, chosen in (("train", names[:trained]), ("val", names[trained:])):
+            (folder / f"{part}.txt").write_text("".join(f"{name}\n" for name in chosen))
+        (folder / "settings.json").write_text(json.dumps(asdict(settings), indent=2) + "\n")
 
 
 def ensure_demo(root: Path) -> None:
@@ -69,47 +77,31 @@ def ensure_demo(root: Path) -> None:
             raise
 
 
-def _render_into(folder: Path, settings: DatasetSettings) -> None:
-    names = [f"seq_{number:03d}" for number in range(settings.sequences)]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        jobs = pool.map(lambda number: _render_one(folder, names[number], number, settings), range(len(names)))
-        rows = [row for part in tqdm(jobs, total=len(names), desc="rendering", disable=None) for row in part]
-    write_targets(folder / TARGET_TABLE, rows)
-    validated = round(settings.val_share * settings.sequences)
-    if settings.val_share > 0 and settings.sequences > 1:
-        validated = max(1, validated)
-    trained = settings.sequences - validated
-    (folder / "train.txt").write_text("".join(f"{name}\n" for name in names[:trained]))
-    (folder / "val.txt").write_text("".join(f"{name}\n" for name in names[trained:]))
-    (folder / "settings.json").write_text(json.dumps(asdict(settings), indent=2) + "\n")
+def golden_share(number: int) -> float:
+    """A share in 0..1 that spreads any number of sequences evenly over a range."""
+    return (number * GOLDEN_RATIO + 0.5) % 1
 
 
 def _render_one(folder: Path, name: str, number: int, settings: DatasetSettings) -> list[TargetRow]:
     random = np.random.default_rng([settings.seed, number])
-    share = (number * GOLDEN_RATIO + 0.5) % 1
+    snr = settings.snr[0] * (settings.snr[1] / settings.snr[0]) ** golden_share(number)
+    clutter = CLUTTERS[number % len(CLUTTERS)] if settings.clutter == "mixed" else settings.clutter
+    ranges = (settings.snr, settings.speed, settings.targets)
     render = render_varied_sequence if settings.clutter == "varied" else render_sequence
-    rendered = render(
-        name,
-        SequenceSettings(
-            clutter=CLUTTERS[number % len(CLUTTERS)] if settings.clutter == "mixed" else settings.clutter,
-            frames=settings.frames,
-            shape=settings.size,
-            snr=settings.snr[0] * (settings.snr[1] / settings.snr[0]) ** share,
-            snr_limits=settings.snr,
-            speed=settings.speed,
-            targets=settings.targets,
-        ),
-        random,
-    )
+    rendered = render(name, SequenceSettings(clutter, settings.frames, settings.size, snr, *ranges), random)
     depth = np.uint8 if settings.bits == 8 else np.uint16
     frames = np.rint(rendered.frames * np.iinfo(depth).max).astype(depth)
     for kind, images in (("images", frames), ("masks", rendered.masks.astype(np.uint8) * 255)):
         (folder / kind / name).mkdir(parents=True)
         for index, image in enumerate(images):
-            path = folder / kind / name / f"{frame_name(index)}.png"
-            if not cv2.imwrite(str(path), image, (cv2.IMWRITE_PNG_COMPRESSION, PNG_COMPRESSION)):
-                raise InputError(f"cannot write {path}; choose a folder with space and write permission")
+            write_png(folder / kind / name / f"{frame_name(index)}.png", image)
     return rendered.rows
+
+
+def write_png(path: Path, image: np.ndarray) -> None:
+    """Write a frame or mask, uint8 or uint16 [H, W]; raises `InputError` where that fails."""
+    if not cv2.imwrite(str(path), image, (cv2.IMWRITE_PNG_COMPRESSION, PNG_COMPRESSION)):
+        raise InputError(f"cannot write {path}; choose a folder with space and write permission")
 
 
 def _check(settings: DatasetSettings) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
 from datasets.backgrounds import build_background
@@ -86,10 +87,8 @@ def render_sequence(name: str, settings: SequenceSettings, random: np.random.Gen
             core = profile > MASK_FRACTION
             if not core.any():
                 continue
-            peak = tuple(
-                int(at) + part.start
-                for at, part in zip(np.unravel_index(profile.argmax(), profile.shape), window, strict=True)
-            )
+            y, x = np.unravel_index(profile.argmax(), profile.shape)
+            peak = (int(y) + window[0].start, int(x) + window[1].start)
             mean, deviation = local_statistics(clutter + noise, peak)
             excess = clutter[peak] + columns[peak[1]] - mean
             amplitude = max(target.snr * deviation - excess, LEAST_AMPLITUDE * target.snr * deviation)
@@ -132,23 +131,21 @@ def target_profile(
     `length` and `width` are the sigmas along and across `heading` (radians, 0 pointing to growing x). The spot is cut
     `radius` pixels from its centre; `flatness` above 1 makes it flat-topped: exp(-(r^2)^flatness / 2).
     """
-    centre = np.floor(place + 0.5).astype(int)
-    steps = (np.arange((2 * radius + 1) * SUBSAMPLES) + 0.5) / SUBSAMPLES - 0.5 - radius
+    centre, size = np.floor(place + 0.5).astype(int), 2 * radius + 1
+    steps = (np.arange(size * SUBSAMPLES) + 0.5) / SUBSAMPLES - 0.5 - radius
     dy = (steps + centre[0] - place[0])[:, None]
     dx = (steps + centre[1] - place[1])[None]
     along = (np.cos(heading) * dx + np.sin(heading) * dy) / length
     across = (np.cos(heading) * dy - np.sin(heading) * dx) / width
     fine = np.exp(-0.5 * (along**2 + across**2) ** flatness).astype(np.float32)
-    size = 2 * radius + 1
     profile = fine.reshape(size, SUBSAMPLES, size, SUBSAMPLES).mean(axis=(1, 3))
     profile /= profile.max()
-    start = np.maximum(centre - radius, 0)
-    stop = np.minimum(centre + radius + 1, shape)
-    if (start >= stop).any():
+    (top, left), (bottom, right) = np.maximum(centre - radius, 0), np.minimum(centre + radius + 1, shape)
+    if top >= bottom or left >= right:
         return None
-    inner = start - (centre - radius)
-    y, x = (slice(int(low), int(low + high - at)) for low, high, at in zip(inner, stop, start, strict=True))
-    return tuple(slice(int(at), int(end)) for at, end in zip(start, stop, strict=True)), profile[y, x]
+    window = (slice(int(top), int(bottom)), slice(int(left), int(right)))
+    y, x = centre - radius
+    return window, profile[top - y : bottom - y, left - x : right - x]
 
 
 def draw_flight(settings: SequenceSettings, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -200,20 +197,9 @@ def bad_pixels(shape: tuple[int, int], random: np.random.Generator):
 def target_row(
     name: str, number: int, label: int, place: np.ndarray, window: tuple[slice, slice], core: np.ndarray, snr: float
 ) -> TargetRow:
-    y, x = np.nonzero(core)
-    return TargetRow(
-        sequence=name,
-        frame=frame_name(number),
-        target=label,
-        x=float(place[1]),
-        y=float(place[0]),
-        x0=int(x.min() + window[1].start),
-        y0=int(y.min() + window[0].start),
-        width=int(np.ptp(x) + 1),
-        height=int(np.ptp(y) + 1),
-        area=len(x),
-        snr=float(snr),
-    )
+    x, y, width, height = cv2.boundingRect(core.astype(np.uint8))
+    box = (x + window[1].start, y + window[0].start, width, height, int(core.sum()))
+    return TargetRow(name, frame_name(number), label, float(place[1]), float(place[0]), *box, float(snr))
 
 
 def frame_name(number: int) -> str:

@@ -2,10 +2,10 @@
 
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from datasets.layouts import Frame, Layout, Sequence, file_key
+from datasets.layouts import Layout, Sequence, file_key
 from utils.errors import InputError
 from utils.images import IMAGE_SUFFIXES, numeric_key
 
@@ -48,14 +48,10 @@ def find_split(layout: Layout, names: Iterable[str], published: str | None) -> S
 
 def read_list(path: Path) -> list[str]:
     """Entries of a list file, without blank lines, carriage returns, image suffixes, and slashes at either end."""
-    entries = []
-    for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines():
-        entry = line.strip().replace("\\", "/").strip("/")
-        if entry.lower().endswith(IMAGE_SUFFIXES):
-            entry = entry[: entry.rindex(".")]
-        if entry:
-            entries.append(entry)
-    return entries
+    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    entries = (line.strip().replace("\\", "/").strip("/") for line in lines)
+    without_suffix = (entry.rsplit(".", 1)[0] if entry.lower().endswith(IMAGE_SUFFIXES) else entry for entry in entries)
+    return [entry for entry in without_suffix if entry]
 
 
 def _lists_beside(root: Path, names: list[str]) -> dict[str, Path]:
@@ -84,10 +80,9 @@ def _lists_beside(root: Path, names: list[str]) -> dict[str, Path]:
 
 
 def _split_by(lists: dict[str, Path], layout: Layout, source: str, by_number: bool) -> Split:
-    parts, missing = {}, {}
-    for part, path in lists.items():
-        parts[part], missing[part] = _resolve(read_list(path), layout, by_number)
-    return Split(source, parts, {part: entries for part, entries in missing.items() if entries})
+    resolved = {part: _resolve(read_list(path), layout, by_number) for part, path in lists.items()}
+    parts = {part: found for part, (found, _) in resolved.items()}
+    return Split(source, parts, {part: missing for part, (_, missing) in resolved.items() if missing})
 
 
 def _resolve(entries: list[str], layout: Layout, by_number: bool) -> tuple[list[Sequence], list[str]]:
@@ -120,9 +115,7 @@ def _only(sequence: Sequence, names: set[str] | None) -> Sequence:
     """The sequence with masks on the named frames only; all others become context."""
     if names is None:
         return sequence
-    frames = (
-        frame if file_key(frame.name) in names else Frame(frame.name, frame.image, None) for frame in sequence.frames
-    )
+    frames = (frame if file_key(frame.name) in names else replace(frame, mask=None) for frame in sequence.frames)
     return Sequence(sequence.name, tuple(frames))
 
 
@@ -132,11 +125,9 @@ def _last_number(name: str) -> int | str:
 
 
 def _seeded(layout: Layout) -> Split:
-    names = list(range(len(layout.sequences)))
-    random.Random(SPLIT_SEED).shuffle(names)
-    train = set(names[: round(TRAIN_SHARE * len(names))])
-    parts = {
-        "train": [sequence for index, sequence in enumerate(layout.sequences) if index in train],
-        "test": [sequence for index, sequence in enumerate(layout.sequences) if index not in train],
-    }
+    order = list(range(len(layout.sequences)))
+    random.Random(SPLIT_SEED).shuffle(order)
+    count = round(TRAIN_SHARE * len(order))
+    indices = {"train": order[:count], "test": order[count:]}
+    parts = {part: [layout.sequences[index] for index in sorted(chosen)] for part, chosen in indices.items()}
     return Split(f"no list found: a random {TRAIN_SHARE:.0%} for training (seed {SPLIT_SEED})", parts)

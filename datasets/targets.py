@@ -34,10 +34,8 @@ def measure_targets(grey: np.ndarray, mask: np.ndarray) -> list[TargetStatistics
     targets = []
     for label in range(1, count):
         x, y, width, height, area = (int(value) for value in boxes[label])
-        window = (
-            slice(max(y - SURROUNDINGS, 0), y + height + SURROUNDINGS),
-            slice(max(x - SURROUNDINGS, 0), x + width + SURROUNDINGS),
-        )
+        rows = slice(max(y - SURROUNDINGS, 0), y + height + SURROUNDINGS)
+        window = (rows, slice(max(x - SURROUNDINGS, 0), x + width + SURROUNDINGS))
         background = grey[window][free[window]]
         contrast = scr = None
         if background.size:
@@ -76,9 +74,8 @@ def read_targets(root: str | Path) -> list[TargetRow]:
     """Rows of `targets.csv` in a dataset's folder. Raises `InputError` if it is missing or has other columns."""
     path = Path(root) / TARGET_TABLE
     if not path.is_file():
-        raise InputError(
-            f"there is no {TARGET_TABLE} in {root}; expected a dataset made by datasets.synthetic or datasets.dim"
-        )
+        made = "a dataset made by datasets.synthetic or datasets.dim"
+        raise InputError(f"there is no {TARGET_TABLE} in {root}; expected {made}")
     with open(path, newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         if tuple(reader.fieldnames or ()) != TargetRow._fields:

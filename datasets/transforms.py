@@ -7,6 +7,7 @@ import numpy as np
 import scipy.sparse
 import torch
 
+Sample = tuple[torch.Tensor, torch.Tensor]  # clip and mask
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 CONTRAST_WINDOW = 21
@@ -18,18 +19,17 @@ def to_float(frames: np.ndarray) -> np.ndarray:
     return frames.astype(np.float32) / np.float32(255) if frames.dtype == np.uint8 else frames
 
 
-def network_input(clip: np.ndarray, channels: int, normalise: bool = True) -> torch.Tensor:
-    """Clip float32 [T, H, W] -> [T, C, H, W]: C = 1 as it is, C = 3 replicated.
+def network_sample(clip: np.ndarray, mask: np.ndarray, channels: int, normalise: bool = True) -> Sample:
+    """Clip float32 [T, H, W] -> [T, C, H, W]: grey as it is or, for 3, replicated; mask bool -> float 0/1 [1, h, w].
 
     With `normalise`, three channels of grey in 0..1 are normalised by ImageNet's mean and std; local contrast is not.
     """
     grey = torch.from_numpy(np.ascontiguousarray(clip))[:, None]
-    if channels == 1:
-        return grey
-    if not normalise:
-        return grey.repeat(1, channels, 1, 1)
+    target = torch.from_numpy(np.ascontiguousarray(mask)).float()[None]
+    if channels == 1 or not normalise:
+        return (grey if channels == 1 else grey.repeat(1, channels, 1, 1)), target
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    return torch.addcmul(-mean / std, grey, 1 / std)
+    return torch.addcmul(-mean / std, grey, 1 / std), target
 
 
 def local_contrast(clip: np.ndarray) -> np.ndarray:
@@ -43,11 +43,6 @@ def local_contrast(clip: np.ndarray) -> np.ndarray:
         np.subtract(frame, around, out=out)
         out /= max(float(out.std()), LEAST_CONTRAST)
     return contrast
-
-
-def mask_tensor(mask: np.ndarray) -> torch.Tensor:
-    """Mask bool [H, W] -> float 0/1 [1, H, W]."""
-    return torch.from_numpy(np.ascontiguousarray(mask)).float()[None]
 
 
 @lru_cache(maxsize=256)
@@ -110,14 +105,12 @@ def crop_around(
     With a mask that has a target, the window contains a randomly chosen pixel of it, `margin` away from the window's
     edge where the image allows.
     """
-    last = [length - side for length in shape]
+    low, high = np.zeros(2, int), np.subtract(shape, side)
     pixels = np.flatnonzero(mask) if mask is not None else ()
-    if not len(pixels):
-        return int(random.integers(0, last[0] + 1)), int(random.integers(0, last[1] + 1))
-    margin = min(margin, (side - 1) // 2)
-    place = divmod(int(random.choice(pixels)), shape[1])
-    low = [min(max(at - side + 1 + margin, 0), end) for at, end in zip(place, last, strict=True)]
-    high = [min(max(at - margin, 0), end) for at, end in zip(place, last, strict=True)]
+    if len(pixels):
+        margin = min(margin, (side - 1) // 2)
+        place = np.array(divmod(int(random.choice(pixels)), shape[1]))
+        low, high = (place - side + 1 + margin).clip(0, high), (place - margin).clip(0, high)
     return int(random.integers(low[0], high[0] + 1)), int(random.integers(low[1], high[1] + 1))
 
 

@@ -131,9 +131,8 @@ def _draw_target(settings: SequenceSettings, blur: float, random: np.random.Gene
     width = max(length / random.uniform(*ASPECT), least)
     flatness = np.clip(_log_uniform(random, *FLATNESS), 1, max(1, width / (4 * blur)))
     winged = length >= WINGED[1] and random.random() < WINGED[0]
-    return VariedTarget(
-        *flight, length, width, flatness, winged, _log_uniform(random, *CONTRAST), random.random() < DARK_SHARE
-    )
+    contrast, dark = _log_uniform(random, *CONTRAST), random.random() < DARK_SHARE
+    return VariedTarget(*flight, length, width, flatness, winged, contrast, dark)
 
 
 # the scene so far [H, W], its movement (y, x) in pixels -> the scene with something before it

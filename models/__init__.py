@@ -15,11 +15,7 @@ from utils.errors import InputError
 
 __all__ = ["MODELS", "Network", "build_model", "check_options", "load_model", "load_weights"]
 
-MODELS = {
-    "sgmp_unet": SGMPUNet,
-    "sgmp_unet_small": functools.partial(SGMPUNet, **SMALL),
-    "datransnet": DATransNet,
-}
+MODELS = {"sgmp_unet": SGMPUNet, "sgmp_unet_small": functools.partial(SGMPUNet, **SMALL), "datransnet": DATransNet}
 
 
 def check_options(name: str, options: dict[str, Any]) -> dict[str, Any]:

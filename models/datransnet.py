@@ -4,30 +4,34 @@ A five-level residual U-Net whose skips pass through gradient transformers and w
 global feature module. Same results as the published network, in channels-last memory and without its 8C surrounds.
 """
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.gradient_transformer import GradientTransformer
 from models.network import PRIOR_LOGIT, Network
-from models.ops.norms import conv_norm
+from models.ops import conv_norm
+from models.ops.gradient_attention import attend_surround, pad_for_surround, surround_similarities
 from models.weights import down_one, rename_weights
 from utils.errors import InputError
 
 LEAKY_SLOPE = 0.01
+SCORE_EPS = 1e-5  # of the instance normalisation of a gradient transformer's scores
 
 
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut, [B, in, H, W] -> [B, out, H, W]."""
 
-    def __init__(self, in_channels: int, out_channels: int, project_shortcut: bool):
+    def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.norm1 = nn.BatchNorm2d(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.norm2 = nn.BatchNorm2d(out_channels)
-        self.shortcut_conv = nn.Conv2d(in_channels, out_channels, 1) if project_shortcut else None
-        self.shortcut_norm = nn.BatchNorm2d(out_channels) if project_shortcut else None
+        changes = in_channels != out_channels
+        self.shortcut_conv = nn.Conv2d(in_channels, out_channels, 1) if changes else None
+        self.shortcut_norm = nn.BatchNorm2d(out_channels) if changes else None
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.leaky_relu_(conv_norm(x, self.conv1, self.norm1), LEAKY_SLOPE)
@@ -35,6 +39,41 @@ class ResidualBlock(nn.Module):
         if self.shortcut_conv is not None:
             x = conv_norm(x, self.shortcut_conv, self.shortcut_norm)
         return F.leaky_relu_(out.add_(x), LEAKY_SLOPE)
+
+
+class GradientTransformer(nn.Module):
+    """DATrans: channel attention from each pixel to the gradients around it.
+
+    The keys and values are 1x1 convolutions of the surround: the eight neighbours at a distance, minus the centre. It
+    is folded into small convolutions in `models.ops.gradient_attention` and never built.
+
+    Args:
+        channels: of the input and the output.
+        width: of the attended values, over all shifts.
+        shifts: distances of the surrounds; also the number of heads.
+        side: side in pixels of this level at the image size the network was built for. The scores are divided by it.
+    """
+
+    def __init__(self, channels: int, width: int, shifts: tuple[int, ...], side: float):
+        super().__init__()
+        hidden = width // len(shifts)
+        self.shifts, self.side = shifts, side
+        self.query = nn.ModuleList(nn.Conv2d(channels, hidden, 1, bias=False) for _ in shifts)
+        self.key = nn.ModuleList(nn.Conv2d(8 * channels, 8 * hidden, 1, bias=False) for _ in shifts)
+        self.value = nn.ModuleList(nn.Conv2d(8 * channels, 8 * hidden, 1, bias=False) for _ in shifts)
+        self.project = nn.Conv2d(width, channels, 1, bias=False)
+        self.norm = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C, H, W]."""
+        # channel-major: channel 0 of every shift, then channel 1, ...; heads are consecutive runs of that order
+        query = F.conv2d(x, torch.stack([conv.weight for conv in self.query], dim=1).flatten(0, 1))  # [B, width, H, W]
+        padded = pad_for_surround(x.to(query.dtype), self.shifts)
+        scores = surround_similarities(query, padded, self.key, self.shifts) / self.side
+        variance, mean = torch.var_mean(scores, dim=(2, 3, 4), correction=0, keepdim=True)
+        scores = (scores - mean) * (variance + SCORE_EPS).rsqrt()
+        attention = scores.flatten(3).softmax(dim=-1).view_as(scores)  # [B, heads, hidden, shifts, keys of a shift]
+        return self.norm(attend_surround(attention, padded, self.value, self.project, self.shifts)).relu_()
 
 
 class NonLocalBlock(nn.Module):
@@ -134,27 +173,14 @@ class DATransNet(Network):
         if width < 4 or width % 4:
             raise InputError(f"datransnet takes a width that is a multiple of 4; got {width}")
         c = width
-        self.encoders = nn.ModuleList(
-            [
-                ResidualBlock(1, c, project_shortcut=True),
-                ResidualBlock(c, 2 * c, project_shortcut=True),
-                ResidualBlock(2 * c, 4 * c, project_shortcut=True),
-                ResidualBlock(4 * c, 8 * c, project_shortcut=True),
-                ResidualBlock(8 * c, 8 * c, project_shortcut=False),
-            ]
-        )
+        self.encoders = nn.ModuleList(ResidualBlock(*pair) for pair in pairwise((1, c, 2 * c, 4 * c, 8 * c, 8 * c)))
+        levels = [(c, c, (1, 3)), (2 * c, 2 * c, (1, 3)), (4 * c, 2 * c, (1, 3)), (8 * c, 2 * c, (1,))]
         self.transformers = nn.ModuleList(
-            [
-                GradientTransformer(c, c, (1, 3), side=image_size),
-                GradientTransformer(2 * c, 2 * c, (1, 3), side=image_size / 2),
-                GradientTransformer(4 * c, 2 * c, (1, 3), side=image_size / 4),
-                GradientTransformer(8 * c, 2 * c, (1,), side=image_size / 8),
-            ]
+            GradientTransformer(*level, side=image_size / 2**number) for number, level in enumerate(levels)
         )
         self.global_features = GlobalFeatureModule(8 * c, c)
-        self.decoders = nn.ModuleList(
-            [DecoderLevel(c, c), DecoderLevel(2 * c, c), DecoderLevel(4 * c, 2 * c), DecoderLevel(8 * c, 4 * c)]
-        )
+        channels = [(c, c), (2 * c, c), (4 * c, 2 * c), (8 * c, 4 * c)]
+        self.decoders = nn.ModuleList(DecoderLevel(*pair) for pair in channels)
         self.head = OutputHead(c)
         self.to(memory_format=torch.channels_last)
 
@@ -214,10 +240,7 @@ PUBLISHED_NAMES = (
     (r"^GFEM\.tra_conv_2\.", "global_features.mix_pooled."),
     (r"^GFEM\.out_conv\.", "global_features.out."),
     # decoder and output
-    (r"\.nConvs\.0\.conv\.", ".conv1."),
-    (r"\.nConvs\.0\.norm\.", ".norm1."),
-    (r"\.nConvs\.1\.conv\.", ".conv2."),
-    (r"\.nConvs\.1\.norm\.", ".norm2."),
+    (r"\.nConvs\.(\d)\.(conv|norm)\.", lambda match: f".{match[2]}{int(match[1]) + 1}."),
     (r"\.sattn\.0\.", ".gate."),
     (r"^outc\.0\.dwconv_hw\.", "head.square."),
     (r"^outc\.0\.dwconv_w\.", "head.wide."),

@@ -5,7 +5,6 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from models.ops.norms import NarrowLayerNorm
 from models.ops.swin import SwinBlockV2, rising_drops, swin_blocks
 
 WINDOW = (7, 7)
@@ -35,7 +34,7 @@ class PatchExpand(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         self.project = nn.Linear(channels // 4, channels // 4, bias=False)
-        self.norm = NarrowLayerNorm(channels // 4)
+        self.norm = nn.LayerNorm(channels // 4)
 
     def forward(self, x: Tensor) -> Tensor:
         x = rearrange(x, "b h w (c r s) -> b (h r) (w s) c", r=2, s=2)

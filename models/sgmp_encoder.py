@@ -9,9 +9,7 @@ from torch import Tensor, nn
 from torchvision.models.swin_transformer import PatchMerging, PatchMergingV2
 from torchvision.models.video.swin_transformer import PatchEmbed3d
 
-from models.ops.attention import multihead_attention
-from models.ops.norms import conv_norm
-from models.ops.pooling import mean_and_max
+from models.ops import conv_norm
 from models.ops.swin import SwinBlock3d, rising_drops, swin_blocks
 
 WINDOW = (8, 7, 7)
@@ -27,7 +25,7 @@ class ChannelAttention(nn.Module):
         self.expand = nn.Conv2d(max(1, channels // ATTENTION_REDUCTION), channels, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        average, largest = mean_and_max(x, (2, 3))
+        average, largest = x.mean((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
         return self.expand(self.reduce(average).relu() + self.reduce(largest).relu()).sigmoid()
 
 
@@ -39,7 +37,7 @@ class SpatialAttention(nn.Module):
         self.conv = nn.Conv2d(2, 1, 7, padding=3, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(torch.cat(mean_and_max(x, (1,)), dim=1)).sigmoid()
+        return self.conv(torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], dim=1)).sigmoid()
 
 
 class CBAMBlock(nn.Module):
@@ -95,7 +93,7 @@ class Fusion(nn.Module):
         query = self.merge(self.query(spatial).permute(0, 2, 3, 1)).flatten(1, 2)
         key = torch.einsum("bthwc, ot -> bhwc", temporal, self.key.weight) + self.key.bias
         key = self.key_norm(key).flatten(1, 2)
-        out = multihead_attention(self.attention, query, key, query)
+        out, _ = self.attention(query, key, query, need_weights=False)
         return self.norm(temporal + out.reshape(temporal[:, :1].shape))
 
 

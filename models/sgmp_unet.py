@@ -176,9 +176,7 @@ PUBLISHED_NAMES = (
     (r"^skip_layers\.(\d)\.glu\.fc2\.", r"skips.\1.project."),
     (r"^skip_layers\.(\d)\.skip\.", r"skips.\1.shortcut."),
     # decoder: a stage's patch expansion is published at the end of the stage before
-    (r"^decoder\.features\.0\.projection\.", "decoder.expands.0.projection."),
-    (r"^decoder\.features\.1\.2\.projection\.", "decoder.expands.1.projection."),
-    (r"^decoder\.features\.2\.6\.projection\.", "decoder.expands.2.projection."),
+    (r"^decoder\.features\.(\d)(?:\.\d)?\.projection\.", r"decoder.expands.\1.projection."),
     (r"^decoder\.features\.([123])\.", down_one("decoder.blocks.", ".")),
     # head
     (r"^former\.features\.([01])\.0\.projection\.", r"head.expands.\1.projection."),

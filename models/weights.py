@@ -1,13 +1,16 @@
-"""The weights of a checkpoint, ours or published, put into a network."""
+"""The weights of a checkpoint, ours, published or pretrained, put into a network."""
 
 import re
+import urllib.error
 from collections.abc import Callable
 from pathlib import Path
 
 from torch import Tensor
+from torchvision.models import WeightsEnum
 
 from models.network import Network
 from utils.checkpoint import Checkpoint, read_checkpoint
+from utils.distributed import barrier, is_main
 from utils.errors import InputError
 
 LISTED = 8  # names shown of each kind of mismatch
@@ -27,19 +30,8 @@ def load_weights(model: Network, source: str | Path | Checkpoint) -> None:
         weights = model.from_published(weights)
     elif checkpoint.model_name != model.name:
         raise InputError(f"{checkpoint.path} holds a {checkpoint.model_name} checkpoint; expected one of {model.name}")
-    own = model.state_dict()
-    problems = {
-        "missing": [name for name in own if name not in weights and not name.endswith(DERIVED)],
-        "unexpected": [name for name in weights if name not in own],
-        "of another shape": [
-            f"{name} {list(weights[name].shape)}, expected {list(own[name].shape)}"
-            for name in own
-            if name in weights and weights[name].shape != own[name].shape
-        ],
-    }
-    if any(problems.values()):
-        text = "; ".join(_listing(kind, names) for kind, names in problems.items() if names)
-        raise InputError(f"{checkpoint.path} does not fit {model.name} with options {model.options}: {text}")
+    if problems := _mismatches(model.state_dict(), weights):
+        raise InputError(f"{checkpoint.path} does not fit {model.name} with options {model.options}: {problems}")
     model.load_state_dict(weights, strict=False)
 
 
@@ -51,9 +43,54 @@ def unknown_network(checkpoint: Checkpoint, expected: list[str]) -> InputError:
     )
 
 
-def _listing(kind: str, names: list[str]) -> str:
-    more = f", and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return f"{len(names)} weights {kind}: {', '.join(names[:LISTED])}{more}"
+def _mismatches(own: dict[str, Tensor], weights: dict[str, Tensor]) -> str:
+    """The names of `own` and `weights` that do not match, by the kind of mismatch; empty if all do."""
+    problems = {
+        "missing": [name for name in own if name not in weights and not name.endswith(DERIVED)],
+        "unexpected": [name for name in weights if name not in own],
+        "of another shape": [
+            f"{name} {list(weights[name].shape)}, expected {list(own[name].shape)}"
+            for name in own
+            if name in weights and weights[name].shape != own[name].shape
+        ],
+    }
+    return "; ".join(
+        f"{len(names)} weights {kind}: {', '.join(names[:LISTED])}"
+        + (f", and {len(names) - LISTED} more" if len(names) > LISTED else "")
+        for kind, names in problems.items()
+        if names
+    )
+
+
+def load_pretrained_backbone(model: Network, source: str) -> None:
+    """Fill `model` from `source`: a file of torchvision's weights that its class names as `pretrained`, or `download`.
+
+    Raises `InputError` for a network without such a part, a failed download, or weights that do not fit.
+    """
+    if model.pretrained is None:
+        raise InputError(f"{model.name} has no pretrained backbone; leave --pretrained_backbone at none")
+    weights = _download(model.pretrained) if source == "download" else read_checkpoint(source).weights
+    renamed = model.from_pretrained(weights)
+    own = {name: weight for name, weight in model.state_dict().items() if re.match(model.pretrained_part, name)}
+    if problems := _mismatches(own, renamed):
+        raise InputError(
+            f"the weights of {source} do not fit {model.name} with options {model.options}: {problems}; expected "
+            f"torchvision's {model.pretrained}, from `download` or {model.pretrained.url}, and a network of its size"
+        )
+    model.load_state_dict(renamed, strict=False)
+
+
+def _download(pretrained: WeightsEnum) -> dict[str, Tensor]:
+    """The weights from PyTorch's server, kept in torch's cache; the main process fetches them first."""
+    try:
+        weights = pretrained.get_state_dict(progress=True, check_hash=True) if is_main() else None
+        barrier()
+        return weights or pretrained.get_state_dict(progress=False, check_hash=True)
+    except (urllib.error.URLError, OSError, RuntimeError) as error:
+        raise InputError(
+            f"cannot download {pretrained}: {error}; fetch {pretrained.url} elsewhere and give the file with "
+            "--pretrained_backbone FILE, or none to start from random weights"
+        ) from error
 
 
 def rename_weights(weights: dict[str, Tensor], table, unused: tuple[str, ...] = ()) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ the resident memory of a fresh process on a CPU (Linux only; the peak includes P
 """
 
 import argparse
+import re
 import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -23,33 +24,38 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from models import MODELS, build_model
+from test_script.options import add_device_options, command_parser
 from utils.config import add_pairs_option, convert
-from utils.distributed import AMP_HELP, AMP_NAMES, autocast, choose_amp, choose_device
+from utils.distributed import autocast, choose_amp, choose_device
 from utils.errors import InputError, run_main
 from utils.files import check_writable, write_json
 from utils.metrics.tables import text_table
 
 MIB = 2**20
+STATUS = Path("/proc/self/status")
 
 
 def main(argv: list[str] | None = None) -> None:
     """Measure a network, print the metrics and write them to the file asked for."""
     args = parse_arguments(argv)
     device = choose_device(args.device)
+    choose_amp(args.amp, device)  # an unknown name is reported before long work
     options = convert("--model_options", args.model_options, dict)
     model = build_model(args.model, **options).eval()
-    size = tuple(args.size)
-    check_arguments(args, model, size)
+    multiple = model.size_multiple
+    if any(side <= 0 or side % multiple for side in args.size):
+        given = " ".join(map(str, args.size))
+        raise InputError(f"--size is {given}; {model.name} takes multiples of {multiple} from {multiple}")
     if args.output:
         check_writable(args.output)
-    shape = (args.batch_size, model.num_frames, model.in_channels, *size)
+    shape = (args.batch_size, model.num_frames, model.in_channels, *args.size)
 
     used, unused = count_parameters(model)
     metrics = {"parameters": used, "parameters_unused": unused, "flops_per_frame": count_flops(model, shape)}
     if device.type == "cpu" and not args.compile:  # compiling would be measured too
         metrics["memory"] = in_fresh_process(forward_memory_cpu, args.model, options, shape, args.amp)
     model.to(device)
-    clip = torch.rand(shape, device=device)
+    clip = torch.rand(shape).to(device)  # which waits for the device
     if device.type == "cuda":
         metrics["memory"] = forward_memory_cuda(model, clip, args.amp)
     network = torch.compile(model) if args.compile else model
@@ -61,10 +67,7 @@ def main(argv: list[str] | None = None) -> None:
         "clip": list(shape),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
-        "amp": args.amp,
-        "compile": args.compile,
-        "warmup": args.warmup,
-        "runs": args.runs,
+        **{name: getattr(args, name) for name in ("amp", "compile", "warmup", "runs")},
         "torch": torch.__version__,
     }
     print(as_text(settings, metrics))
@@ -73,38 +76,22 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m test_script.benchmark",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--model", required=True, help=f"network: {', '.join(MODELS)}")
+    parser = command_parser("benchmark", __doc__)
+    add = parser.add_argument
+    add("--model", required=True, help=f"network: {', '.join(MODELS)}")
     add_pairs_option(parser, "model_options", "options of the network", ["num_frames", "image_size"])
-    parser.add_argument(
-        "--size", type=int, nargs=2, default=(256, 256), metavar=("H", "W"), help="of the frames; default 256 256"
-    )
-    parser.add_argument("--batch_size", type=int, default=1, help="clips of a forward pass; default 1")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps; default auto")
-    parser.add_argument(
-        "--amp", nargs="?", const="bf16", default="none", metavar="|".join(AMP_NAMES), help=f"{AMP_HELP}; default none"
-    )
-    parser.add_argument("--compile", action="store_true", help="compile the network; the warm-up takes minutes")
-    parser.add_argument("--warmup", type=int, default=3, help="passes before the measured ones; default 3")
-    parser.add_argument("--runs", type=int, default=20, help="measured passes; default 20")
-    parser.add_argument("--output", type=Path, help="JSON file to write the metrics to")
-    return parser.parse_args(argv)
-
-
-def check_arguments(args: argparse.Namespace, model: nn.Module, size: tuple[int, int]) -> None:
-    """Raise InputError for numbers that make no sense."""
-    multiple = model.size_multiple
-    if any(side <= 0 or side % multiple for side in size):
-        raise InputError(f"--size is {size[0]} {size[1]}; {model.name} takes multiples of {multiple} from {multiple}")
+    add("--size", type=int, nargs=2, default=(256, 256), metavar=("H", "W"), help="of the frames; default 256 256")
+    add("--batch_size", type=int, default=1, help="clips of a forward pass; default 1")
+    add_device_options(parser)
+    add("--compile", action="store_true", help="compile the network; the warm-up takes minutes")
+    add("--warmup", type=int, default=3, help="passes before the measured ones; default 3")
+    add("--runs", type=int, default=20, help="measured passes; default 20")
+    add("--output", type=Path, help="JSON file to write the metrics to")
+    args = parser.parse_args(argv)
     for name, least in (("batch_size", 1), ("warmup", 0), ("runs", 1)):
         if getattr(args, name) < least:
             raise InputError(f"--{name} is {getattr(args, name)}; give {least} or more")
-    choose_amp(args.amp, choose_device(args.device))
+    return args
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:
@@ -140,36 +127,28 @@ def latency(network: nn.Module, clip: Tensor, amp: str, warmup: int, runs: int) 
     """Median, 10th and 90th percentile of the wall time of a forward pass, s."""
     times = []
     for _ in range(warmup + runs):
-        synchronize(clip.device)
         start = time.perf_counter()
         forward(network, clip, amp)
-        synchronize(clip.device)
         times.append(time.perf_counter() - start)
     p10, median, p90 = np.percentile(times[warmup:], [10, 50, 90])
     return {"median_s": float(median), "p10_s": float(p10), "p90_s": float(p90)}
 
 
-def forward(network: nn.Module, clip: Tensor, amp: str) -> Tensor:
-    """Logits, under autocast unless `amp` is none."""
+def forward(network: nn.Module, clip: Tensor, amp: str) -> None:
+    """A forward pass, under autocast unless `amp` is none, to the end of what the device does for it."""
     with autocast(clip.device, choose_amp(amp, clip.device)):
-        return network(clip)
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait for the device."""
-    if device.type != "cpu":
-        torch.get_device_module(device).synchronize(device)
+        network(clip)
+    if clip.device.type != "cpu":
+        torch.get_device_module(clip.device).synchronize(clip.device)
 
 
 @torch.inference_mode()
 def forward_memory_cuda(model: nn.Module, clip: Tensor, amp: str) -> dict[str, int]:
     """Bytes that the allocator held at the peak of a forward pass, and how much of that the pass added."""
     forward(model, clip, amp)  # the first pass makes workspaces that stay
-    torch.cuda.synchronize(clip.device)
     torch.cuda.reset_peak_memory_stats(clip.device)
     before = torch.cuda.memory_allocated(clip.device)
     forward(model, clip, amp)
-    torch.cuda.synchronize(clip.device)
     peak = torch.cuda.max_memory_allocated(clip.device)
     return {"peak_bytes": peak, "added_bytes": peak - before}
 
@@ -180,7 +159,7 @@ def forward_memory_cpu(name: str, options: dict, shape: tuple[int, ...], amp: st
 
     To be called in a fresh process: one that has freed much memory would fill it again unseen.
     """
-    if not Path("/proc/self/status").exists():
+    if not STATUS.exists():
         return None
     model = build_model(name, **options).eval()
     clip = torch.rand(shape)
@@ -195,28 +174,21 @@ def forward_memory_cpu(name: str, options: dict, shape: tuple[int, ...], amp: st
 
 
 def resident_bytes(field: str) -> int:
-    """A metric of this process's memory on Linux: VmRSS, resident now, or VmHWM, at its peak.
+    """Memory of this process on Linux: VmRSS, resident now, or VmHWM, at its peak.
 
     `resource.getrusage` would not do: its peak includes that of the process that started this one.
     """
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"the system reports no {field}")
+    return int(re.search(rf"^{field}:\s+(\d+)", STATUS.read_text(encoding="ascii"), re.MULTILINE)[1]) * 1024
 
 
 def in_fresh_process(function, *arguments):
     """`function(*arguments)` computed in a process of its own with as many threads."""
-    with ProcessPoolExecutor(
-        1, get_context("spawn"), initializer=torch.set_num_threads, initargs=(torch.get_num_threads(),)
-    ) as pool:
+    with ProcessPoolExecutor(1, get_context("spawn"), torch.set_num_threads, (torch.get_num_threads(),)) as pool:
         try:
             return pool.submit(function, *arguments).result()
         except BrokenProcessPool as error:
-            raise InputError(
-                "the process that measures memory was killed, most likely for want of it; give a smaller --size or "
-                "--batch_size"
-            ) from error
+            killed = "the process that measures memory was killed, most likely for want of it"
+            raise InputError(f"{killed}; give a smaller --size or --batch_size") from error
 
 
 def as_text(settings: dict, metrics: dict) -> str:
@@ -224,6 +196,7 @@ def as_text(settings: dict, metrics: dict) -> str:
     batch, frames, _, height, width = settings["clip"]
     times = metrics["latency"]
     memory = metrics.get("memory")
+    peak, added = (f"{memory[f'{of}_bytes'] / MIB:.0f}" if memory else "not measured" for of in ("peak", "added"))
     rows = [
         [f"{settings['model']}, {height} x {width}, T = {frames}, batch {batch}", ""],
         ["device", f"{settings['device']} ({settings['threads']} CPU threads), amp {settings['amp']}"],
@@ -233,8 +206,8 @@ def as_text(settings: dict, metrics: dict) -> str:
         ["latency, median, ms", f"{1e3 * times['median_s']:.2f}"],
         ["latency, p10 - p90, ms", f"{1e3 * times['p10_s']:.2f} - {1e3 * times['p90_s']:.2f}"],
         ["frames per second", f"{metrics['frames_per_second']:.2f}"],
-        ["peak memory, MiB", f"{memory['peak_bytes'] / MIB:.0f}" if memory else "not measured"],
-        ["added by a forward pass, MiB", f"{memory['added_bytes'] / MIB:.0f}" if memory else "not measured"],
+        ["peak memory, MiB", peak],
+        ["added by a forward pass, MiB", added],
     ]
     return text_table(rows)
 

@@ -9,58 +9,46 @@ from pathlib import Path
 from scipy.special import expit, logit
 from tqdm import tqdm
 
-from test_script.results.result_files import write_table
+from test_script.results.result_files import write_image_metrics
 from utils.errors import InputError, run_main
 from utils.files import check_writable, write_json
 from utils.metrics import PROTOCOLS, MetricAccumulator, build_metric
+from utils.metrics.accumulator import ImageCounts
 from utils.metrics.curves import CurveAccumulator, collect_metrics, merge_curves
 from utils.metrics.saved_maps import Pair, check_groups, find_pairs, key_names, read_groups, read_names, read_pair
 from utils.metrics.tables import areas_table, metrics_table, protocols_text
 from utils.plots import write_curves
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of the command line."""
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m test_script.evaluate", description=__doc__)
-    parser.add_argument(
-        "--predictions", type=Path, help="folder of NAME.npy or NAME.png, or of one folder per sequence"
-    )
-    parser.add_argument("--masks", type=Path, help="folder of masks of the same names, in the same folders")
-    parser.add_argument(
-        "--protocol",
-        nargs="+",
-        action="extend",
-        metavar="NAME",
-        help="protocols to use, or 'all'; default standard",
-    )
-    parser.add_argument("--logits", action="store_true", help="predictions are logits (npy), not probabilities")
-    parser.add_argument("--list", type=Path, metavar="FILE", help="measure only these images or sequences, one a line")
-    parser.add_argument("--groups", type=Path, metavar="FILE.csv", help="also report the metrics of groups of images, "
-                        "for instance by SNR: lines NAME,GROUP with the name of an image or a sequence")  # fmt: skip
-    parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the metrics, as ratios, as JSON")
-    parser.add_argument("--per_image", type=Path, metavar="FILE.csv", help="write the metrics of each image, as ratios")
-    parser.add_argument(
-        "--curves",
-        type=Path,
-        metavar="DIR",
-        help="write PR, ROC and Pd over Fa curves as csv and png",
-    )
-    parser.add_argument("--list_protocols", action="store_true", help="print the rules of each protocol and exit")
-    return parser
+    add = parser.add_argument
+    add("--predictions", type=Path, help="folder of NAME.npy or NAME.png, or of one folder per sequence")
+    add("--masks", type=Path, help="folder of masks of the same names, in the same folders")
+    protocols = "protocols to use, or 'all'; default standard"
+    add("--protocol", nargs="+", action="extend", metavar="NAME", help=protocols)
+    add("--logits", action="store_true", help="predictions are logits (npy), not probabilities")
+    add("--list", type=Path, metavar="FILE", help="measure only these images or sequences, one a line")
+    groups = "also report the metrics of groups of images, for instance by SNR: lines NAME,GROUP with the name of an "
+    add("--groups", type=Path, metavar="FILE.csv", help=f"{groups}image or a sequence")
+    add("--output", type=Path, metavar="FILE.json", help="write the metrics, as ratios, as JSON")
+    add("--per_image", type=Path, metavar="FILE.csv", help="write the metrics of each image, as ratios")
+    add("--curves", type=Path, metavar="DIR", help="write PR, ROC and Pd over Fa curves as csv and png")
+    add("--list_protocols", action="store_true", help="print the rules of each protocol and exit")
+    return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Measure the predictions by each protocol; print the metrics and write the requested files."""
-    args = build_parser().parse_args(argv)
+    args = parse_arguments(argv)
     if args.list_protocols:
         print(protocols_text())
         return
     for option in ("predictions", "masks"):
         if getattr(args, option) is None:
             raise InputError(f"--{option} is missing; give the folder of {option}")
-    asked = args.protocol or ["standard"]
-    names = dict.fromkeys(name for one in asked for name in (PROTOCOLS if one == "all" else [one]))
-    metrics = {name: build_metric(name) for name in names}
+    asked = (PROTOCOLS if name == "all" else [name] for name in args.protocol or ["standard"])
+    metrics = {name: build_metric(name) for names in asked for name in names}
     groups = read_groups(args.groups) if args.groups else {}
     pairs = find_pairs(args.predictions, args.masks, read_names(args.list) if args.list else None)
     if groups:
@@ -70,13 +58,18 @@ def main(argv: list[str] | None = None) -> None:
             check_writable(file)
 
     curves = measure(pairs, metrics, args.logits, with_curves="standard" in metrics or args.curves is not None)
-    results = {name: collect(metric, curves, groups) for name, metric in metrics.items()}
+    results = {name: collect_metrics(metric, curves) for name, metric in metrics.items()}
+
+    def group(row: ImageCounts) -> str | None:
+        return next((groups[name] for name in key_names((row.sequence, row.frame)) if name in groups), None)
+
+    for name, metric in metrics.items() if groups else ():
+        results[name]["groups"] = metric.split(group)
     print_results(results)
     if args.output:
         write_json(args.output, results)
     if args.per_image:
-        rows = ({"protocol": name} | one for name, metric in metrics.items() for one in metric.image_metrics())
-        write_table(args.per_image, rows)
+        write_image_metrics(args.per_image, metrics)
     if args.curves:
         for file in write_curves(merge_curves(curves.values()).compute(), args.curves):
             print(f"wrote {file}")
@@ -97,16 +90,6 @@ def measure(
         if with_curves:
             curves.setdefault(pair.sequence, CurveAccumulator()).update(scales["probability"], mask)
     return curves
-
-
-def collect(metric: MetricAccumulator, curves: dict[str | None, CurveAccumulator], groups: dict[str, str]) -> dict:
-    """All metrics of one protocol as the JSON file has them: `collect_metrics`, and those of each group."""
-    result = collect_metrics(metric, curves)
-    if groups:
-        result["groups"] = metric.split(
-            lambda row: next((groups[name] for name in key_names((row.sequence, row.frame)) if name in groups), None)
-        )
-    return result
 
 
 def print_results(results: dict[str, dict]) -> None:

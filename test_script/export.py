@@ -9,16 +9,16 @@ is dynamic; with --dynamic height and width are too (multiples of 32; DATransNet
 onnx, onnxruntime and onnxscript.
 """
 
-import argparse
 import copy
 import importlib.util
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from models import load_model
+from test_script.options import command_parser
 from utils.config import add_pairs_option, convert
 from utils.errors import InputError, run_main
 from utils.files import atomic_path, check_writable
@@ -31,46 +31,29 @@ OPSET = 18
 CHECK_BATCH = 3  # another one than the example's, to see that the batch is dynamic
 
 
-class Probability(nn.Module):
-    """The network with its sigmoid, as exported."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-
-    def forward(self, clip: Tensor) -> Tensor:
-        """clip [B, T, C, H, W] -> probability [B, 1, H, W]."""
-        return self.model(clip).sigmoid()
-
-
 def main(argv: list[str] | None = None) -> None:
     """Export a checkpoint's network to ONNX and check the file."""
-    parser = argparse.ArgumentParser(
-        prog="python -m test_script.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model_path", required=True, help="checkpoint file, ours or a published one")
-    parser.add_argument("--output", required=True, help="file to write, such as model.onnx")
-    parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="size of the frames; default 256 256")
-    parser.add_argument("--dynamic", action="store_true", help="let height and width vary")
+    parser = command_parser("export", __doc__)
+    add = parser.add_argument
+    add("--model_path", required=True, help="checkpoint file, ours or a published one")
+    add("--output", required=True, help="file to write, such as model.onnx")
+    add("--size", type=int, nargs=2, default=(256, 256), metavar=("H", "W"), help="of the frames; default 256 256")
+    add("--dynamic", action="store_true", help="let height and width vary")
     add_pairs_option(parser, "model_options", "options of the network that the file lacks", ["image_size"])
     args = parser.parse_args(argv)
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    missing = " ".join(name for name in NEEDED if importlib.util.find_spec(name) is None)
     if missing:
-        raise InputError(
-            f"export needs the packages {', '.join(missing)}; install them: pip install {' '.join(missing)}"
-        )
+        raise InputError(f"export needs the packages {missing}; install them: pip install {missing}")
     model = load_model(args.model_path, **convert("--model_options", args.model_options, dict))
-    size = tuple(args.size or (256, 256))
+    size = tuple(args.size)
     if any(side < 1 or side % model.size_multiple for side in size):
         raise InputError(f"size {size[0]} {size[1]} given; expected multiples of {model.size_multiple}")
     if args.dynamic and not model.any_size_onnx:
         raise InputError(f"{model.name} can be exported for one size only; leave --dynamic out and give --size")
     check_writable(args.output)
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < OLDEST_TORCH:
-        raise InputError(
-            f"export needs torch {'.'.join(map(str, OLDEST_TORCH))} or newer, this is {torch.__version__}; update it: "
-            "pip install --upgrade torch torchvision"
-        )
+        found = f"export needs torch {'.'.join(map(str, OLDEST_TORCH))} or newer, this is {torch.__version__}"
+        raise InputError(f"{found}; update it: pip install --upgrade torch torchvision")
     export(model, Path(args.output), size, args.dynamic)
     difference = check(model, Path(args.output), size, args.dynamic)
     print(f"{args.output}: largest difference from PyTorch {difference:.1e}")
@@ -78,12 +61,11 @@ def main(argv: list[str] | None = None) -> None:
 
 def export(model: nn.Module, path: Path, size: tuple[int, int], dynamic: bool) -> None:
     """Write the network to `path`, for frames of `size` (H, W), or of any size with `dynamic`."""
-    axes = {0: torch.export.Dim.DYNAMIC}
-    if dynamic:
-        axes |= {3: torch.export.Dim.DYNAMIC, 4: torch.export.Dim.DYNAMIC}
+    axes = dict.fromkeys((0, 3, 4) if dynamic else (0,), torch.export.Dim.DYNAMIC)
     clip = torch.rand(2, model.num_frames, model.in_channels, *size)
+    network = nn.Sequential(model, nn.Sigmoid()).eval()
     program = torch.onnx.export(
-        torch.export.export(Probability(model).eval(), (clip,), dynamic_shapes={"clip": axes}, strict=False),
+        torch.export.export(network, (clip,), dynamic_shapes=(axes,), strict=False),
         input_names=["clip"],
         output_names=["probability"],
         opset_version=OPSET,

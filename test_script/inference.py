@@ -12,10 +12,11 @@ same command with --resume continues the run.
 """
 
 import argparse
+import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from scipy.special import expit
 from torch.utils.data import DataLoader
@@ -23,17 +24,15 @@ from tqdm import tqdm
 
 from datasets import ClipDataset, ClipSample, DatasetIndex, open_datasets
 from datasets.catalog import DatasetInfo
-from models import load_model
+from test_script.options import add_model_options, command_parser, predictor_options
 from test_script.predictor import Predictor, ScoreMaps
-from test_script.predictor.model_options import add_model_options, predictor_options
-from test_script.predictor.preparation import eval_dataset, frame_preparation, recipe_settings
+from test_script.predictor.preparation import eval_dataset, frame_preparation, load_recipe
 from test_script.report.report import write_report
-from test_script.report.report_cases import KeptFrames
-from test_script.results.detections import find_detections
+from test_script.report.report_cases import KEPT_FRAMES, KeptFrames
+from test_script.results.detections import detection_row, find_detections
 from test_script.results.inference_results import merge_parts, published_lines, write_dataset_table, write_results
-from test_script.results.result_files import background_calls, detection_row, frame_file, write_map, write_mask
-from test_script.results.work_parts import Part, file_hash, load_part, loader_batches, save_part, split_work, start_run
-from utils.checkpoint import read_checkpoint
+from test_script.results.result_files import background_calls, frame_file, write_map, write_mask
+from test_script.results.work_parts import Part, load_part, loader_batches, save_part, split_work, start_run
 from utils.distributed import barrier, end_distributed, init_distributed, is_main, rank, world_size
 from utils.errors import InputError, run_main
 from utils.metrics import PROTOCOLS, MetricAccumulator, Protocol, build_metric
@@ -55,35 +54,34 @@ def main(argv: list[str] | None = None) -> None:
 def run(args: argparse.Namespace, device: torch.device) -> None:
     """Measure all datasets; called in each process."""
     indices = open_datasets(args.dataset, args.data_root)
-    options = {} if args.image_size is None else {"image_size": args.image_size}
-    checkpoint = read_checkpoint(args.model_path)
-    model = load_model(checkpoint, **options)
-    settings, tiled = recipe_settings(checkpoint), args.tile is not None
-    passes = predictor_options(args)
+    model, settings = load_recipe(args.model_path, args.image_size)
+    tiled = args.tile is not None
     sets = [eval_dataset(index.split(args.split), model, settings, index.info.name, tiled) for index in indices]
-    predictor = Predictor(model, frame_preparation(sets[0].transform), device, **passes)
-    protocols = [choose_protocols(args.protocol, index.info) for index in indices]
-    facts = run_settings(args, model.name, passes)
+    predictor = Predictor(model, frame_preparation(sets[0].transform), device, **predictor_options(args))
+    facts = {  # what decides the results beside dataset and protocols: for run.json, metrics.json and the report
+        "split": args.split,
+        "model": model.name,
+        "checkpoint": str(args.model_path),
+        "model_sha256": hashlib.sha256(Path(args.model_path).read_bytes()).hexdigest(),
+        **{name: getattr(args, name) for name in ("image_size", "flip", "tile", "amp", "compile")},
+        "scales": list(predictor.scales),
+        "save_maps": args.save_maps,
+    }
     metrics = {}
-    for index, dataset, rules in zip(indices, sets, protocols, strict=True):
+    for index, dataset in zip(indices, sets, strict=True):
         output = Path(args.output_dir) / (index.info.name if len(indices) > 1 else "")
-        metrics[index.info.name] = measure_dataset(index, dataset, predictor, rules, output, facts, args)
+        metrics[index.info.name] = measure_dataset(index, dataset, predictor, output, facts, args)
     if is_main() and len(indices) > 1:
         write_dataset_table(Path(args.output_dir) / "per_dataset.csv", metrics)
 
 
 def measure_dataset(
-    index: DatasetIndex,
-    dataset: ClipDataset,
-    predictor: Predictor,
-    protocols: list[Protocol],
-    output: Path,
-    facts: dict[str, Any],
-    args: argparse.Namespace,
+    index: DatasetIndex, dataset: ClipDataset, predictor: Predictor, output: Path, facts: dict, args: argparse.Namespace
 ) -> dict[str, dict]:
     """Measure one dataset and write everything to `output`; the main process returns the metrics by protocol."""
     single_images = index.info.kind == "images"
-    parts = split_work([number for number, _ in dataset.targets], single_images)
+    parts = split_work([None if single_images else dataset.sequences[number].name for number, _ in dataset.targets])
+    protocols = choose_protocols(args.protocol, index.info)
     names = [protocol.name for protocol in protocols]
     facts = {"dataset": index.info.name, **facts, "frames": len(dataset), "protocols": names}
     if is_main():
@@ -94,57 +92,41 @@ def measure_dataset(
     if is_main() and len(todo) < len(parts):
         print(f"resuming: {len(parts) - len(todo)} of {len(parts)} parts are done")
     barrier()  # every process has looked before any one writes
-    measure = Measurement(protocols, output, dataset, single_images, args.save_maps)
-    workers = GPU_WORKERS if predictor.device.type == "cuda" else 0
-    workers = workers if args.num_workers is None else args.num_workers
-    predict_parts(todo[rank() :: world_size()], dataset, predictor, measure, workers)
+    measure = Measurement(protocols, output, dataset, args.save_maps, KeptFrames(output / KEPT_FRAMES))
+    default_workers = GPU_WORKERS if predictor.device.type == "cuda" else 0
+    workers = default_workers if args.num_workers is None else args.num_workers
+    predict_parts(todo[rank() :: world_size()], predictor, measure, workers)
     barrier()
     if not is_main():
         return {}
 
     for part in parts:
         load_part(output / "parts", part)
-    results = merge_parts(parts, dataset, single_images)
+    results = merge_parts(parts)
     metrics = write_results(output, results, index, dataset, facts)
-    notes = protocol_notes(names, facts)
+    notes = protocol_notes(facts)
     print_results(metrics, index.info, notes)
-    write_report(output / "report.html", results, metrics, index.info, facts, notes, measure.kept.folder)
+    write_report(output, results, metrics, index.info, facts, notes)
     print(f"results in {output}; open {output / 'report.html'} in a browser")
     return metrics
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    """The options of the command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m test_script.inference",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("inference", __doc__)
     add_model_options(parser)
-    parser.add_argument(
-        "--dataset", required=True, help="name of a dataset or a folder of a known layout; several joined by '+'"
-    )
-    parser.add_argument("--data_root", help="folder that holds the datasets by name; default datasets/path_config.py")
-    parser.add_argument("--split", default="test", help="train, test or another list of the dataset; default test")
-    parser.add_argument(
-        "--protocol",
-        nargs="+",
-        metavar="NAME",
-        help=f"one or several of {', '.join(PROTOCOLS)}; default: standard, and that of the dataset's paper",
-    )
-    parser.add_argument("--output_dir", default="./predict", help="where to write; default ./predict")
-    parser.add_argument(
-        "--save_maps",
-        nargs="?",
-        choices=("npy", "png"),
-        const="npy",
-        help="write the score maps as well: npy (default), exact, or png, 16-bit probabilities",
-    )
-    parser.add_argument(
-        "--save_probabilities", action="store_const", const="png", dest="save_maps", help="the same as --save_maps png"
-    )
-    parser.add_argument("--num_workers", type=int, help="processes that read frames; default 4 with a GPU, else none")
-    parser.add_argument("--resume", action="store_true", help="continue an interrupted run of the same options")
+    add = parser.add_argument
+    add("--dataset", required=True, help="name of a dataset or a folder of a known layout; several joined by '+'")
+    add("--data_root", help="folder that holds the datasets by name; default datasets/path_config.py")
+    add("--split", default="test", help="train, test or another list of the dataset; default test")
+    known = f"one or several of {', '.join(PROTOCOLS)}; default: standard, and that of the dataset's paper"
+    add("--protocol", nargs="+", metavar="NAME", help=known)
+    add("--output_dir", default="./predict", help="where to write; default ./predict")
+    maps = "write the score maps as well: npy (default), exact, or png, 16-bit probabilities"
+    add("--save_maps", nargs="?", choices=("npy", "png"), const="npy", help=maps)
+    same = "the same as --save_maps png"
+    add("--save_probabilities", action="store_const", const="png", dest="save_maps", help=same)
+    add("--num_workers", type=int, help="processes that read frames; default 4 with a GPU, else none")
+    add("--resume", action="store_true", help="continue an interrupted run of the same options")
     args = parser.parse_args(argv)
     if args.num_workers is not None and args.num_workers < 0:
         raise InputError(f"--num_workers is {args.num_workers}; expected 0 or more")
@@ -157,58 +139,39 @@ def choose_protocols(asked: list[str] | None, info: DatasetInfo) -> list[Protoco
     return [build_metric(name).protocol for name in names]
 
 
-def run_settings(args: argparse.Namespace, model_name: str, passes: dict[str, Any]) -> dict[str, Any]:
-    """What decides the results beside dataset and protocols: for run.json, metrics.json and the report."""
-    return {
-        "split": args.split,
-        "model": model_name,
-        "checkpoint": str(args.model_path),
-        "model_sha256": file_hash(args.model_path),
-        "image_size": args.image_size,
-        **{name: passes[name] for name in ("flip", "tile", "amp", "compile")},
-        "scales": list(passes["scales"]),
-        "save_maps": args.save_maps,
-    }
-
-
+@dataclass
 class Measurement:
     """Measures frames by every protocol and writes their files; called in the background, one frame at a time."""
 
-    def __init__(
-        self,
-        protocols: list[Protocol],
-        output: Path,
-        dataset: ClipDataset,
-        single_images: bool,
-        save_maps: str | None,
-    ):
-        self.protocols = protocols
-        self.output = output
-        self.dataset = dataset
-        self.single_images = single_images
-        self.save_maps = save_maps
-        self.needs_probability = any(protocol.scale == "probability" for protocol in protocols)
-        self.needs_logit = any(protocol.scale == "logit" for protocol in protocols)
-        self.kept = KeptFrames(output / "report_frames")
+    protocols: list[Protocol]
+    output: Path
+    dataset: ClipDataset
+    save_maps: str | None
+    kept: KeptFrames
 
     def __call__(self, part: Part, sample: ClipSample, maps: ScoreMaps) -> None:
         """Measure the next frame of `part`, and write the part's file after its last frame."""
         probability = maps.probability if maps.probability is not None else expit(maps.logit)
         scores = {"probability": probability, "logit": maps.logit}
         truth = sample.mask[0].numpy() > 0
-        sequence = None if self.single_images else sample.sequence
         for protocol in self.protocols:
             metric = MetricAccumulator(protocol)
-            metric.update(scores[protocol.scale], truth, sequence, sample.frame)
+            metric.update(scores[protocol.scale], truth, part.sequence, sample.frame)
             part.rows.setdefault(protocol.name, []).extend(metric.rows)
-        part.curves.update(probability, truth, sequence, sample.frame)
+        part.curves.update(probability, truth, part.sequence, sample.frame)
+
+        def file(folder: str, suffix: str) -> Path:
+            return frame_file(self.output / folder, part.sequence, sample.frame, suffix)
 
         first = self.protocols[0]
         mask = first.iou_map(scores[first.scale])
-        names = (sample.sequence, sample.frame)
-        part.detections += [detection_row(*names, found) for found in find_detections(mask, probability)]
-        write_mask(frame_file(self.output / "masks", *names, self.single_images), mask)
-        self.write_maps(names, probability, maps.logit)
+        found = find_detections(mask, probability)
+        part.detections += [detection_row(sample.sequence, sample.frame, one) for one in found]
+        write_mask(file("masks", ".png"), mask)
+        if self.save_maps:
+            write_map(file("probabilities", f".{self.save_maps}"), probability)
+        if self.save_maps == "npy" and maps.logit is not None:
+            write_map(file("logits", ".npy"), maps.logit)
         item = part.items[len(part.sizes)]
         number, index = self.dataset.targets[item]
         image = self.dataset.sequences[number].frames[index].image
@@ -217,43 +180,27 @@ class Measurement:
         if part.done:
             save_part(self.output / "parts", part)
 
-    def write_maps(self, names: tuple[str, str], probability: np.ndarray, logit: np.ndarray | None) -> None:
-        """The score maps of a frame, as --save_maps asks for."""
-        if self.save_maps:
-            suffix = f".{self.save_maps}"
-            write_map(frame_file(self.output / "probabilities", *names, self.single_images, suffix), probability)
-            if self.save_maps == "npy" and logit is not None:
-                write_map(frame_file(self.output / "logits", *names, self.single_images, suffix), logit)
 
-
-def predict_parts(
-    parts: list[Part], dataset: ClipDataset, predictor: Predictor, measure: Measurement, num_workers: int
-) -> None:
+def predict_parts(parts: list[Part], predictor: Predictor, measure: Measurement, num_workers: int) -> None:
     """Run the network over the items of `parts`, measuring them in the background."""
     part_of = {item: part for part in parts for item in part.items}
     batches = list(loader_batches(parts, predictor.batch_size, num_workers))
     if not batches:
         return
     loader = DataLoader(
-        dataset,
+        measure.dataset,
         batch_sampler=batches,
         collate_fn=list,  # sizes may differ within a batch
         num_workers=num_workers,
         multiprocessing_context="spawn" if num_workers and predictor.device.type == "cuda" else None,
     )
-    with (
-        background_calls() as submit,
-        tqdm(
-            total=len(part_of), desc=dataset.dataset_name, unit="frame", disable=None if is_main() else True
-        ) as progress,
-    ):
+    scales = {protocol.scale for protocol in measure.protocols}
+    hidden = None if is_main() else True  # None: shown on a terminal
+    progress = tqdm(total=len(part_of), desc=measure.dataset.dataset_name, unit="frame", disable=hidden)
+    with background_calls() as submit, progress:
         for items, samples in zip(batches, loader, strict=True):
-            maps = predictor.score_maps(
-                [sample.clip for sample in samples],
-                [tuple(sample.mask.shape[-2:]) for sample in samples],
-                probability=measure.needs_probability,
-                logit=measure.needs_logit,
-            )
+            clips, sizes = [one.clip for one in samples], [tuple(one.mask.shape[-2:]) for one in samples]
+            maps = predictor.score_maps(clips, sizes, probability="probability" in scales, logit="logit" in scales)
             for item, sample, scores in zip(items, samples, maps, strict=True):
                 submit(measure, part_of[item], sample._replace(clip=None), scores)
             progress.update(len(samples))
@@ -271,10 +218,10 @@ def print_results(metrics: dict[str, dict], info: DatasetInfo, notes: list[str])
         print(note)
 
 
-def protocol_notes(names: list[str], facts: dict[str, Any]) -> list[str]:
+def protocol_notes(facts: dict[str, Any]) -> list[str]:
     """Notes on protocols whose published metrics rest on other test-time augmentation than this run."""
     notes = []
-    flip, scales = facts["flip"], facts["scales"]
+    names, flip, scales = facts["protocols"], facts["flip"], facts["scales"]
     if "sgmp-2025" in names and not flip:
         notes.append("note: the published metrics of sgmp-2025 average over flips; add --flip to compare")
     if "sgmp-2026" in names and (not flip or len(scales) == 1):

@@ -20,9 +20,12 @@ from tqdm import tqdm
 from datasets import ClipDataset, DatasetIndex, open_dataset
 from datasets.targets import read_targets
 from datasets.transforms import to_float
+from test_script.options import add_device_options, command_parser
 from test_script.predictor import Predictor
+from test_script.results.result_files import write_csv
 from utils.errors import InputError, run_main
 from utils.files import atomic_path, check_writable
+from utils.metrics.accumulator import group_rows
 from utils.metrics.curves import CurveAccumulator
 from utils.metrics.matching import MATCH_DISTANCE, optimal
 from utils.metrics.regions import Scene, find_regions
@@ -54,44 +57,38 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     check_writable(args.output)
     index = open_dataset(args.dataset, args.data_root)
-    frames, items = None, None
+    sequences = index.split(args.split)
+    masks = ClipDataset(sequences, 1, _raw, dataset_name=index.info.name)
+    items = np.linspace(0, len(masks) - 1, min(args.frames, len(masks))).astype(int).tolist()
+    frames = read_frames(masks, items, index)
     results = {}
     for path in args.model_path:
         predictor = Predictor.from_checkpoint(path, args.device)
-        dataset = ClipDataset(index.split(args.split), predictor.model.num_frames, _raw, dataset_name=index.info.name)
-        if frames is None:
-            items = np.linspace(0, len(dataset) - 1, min(args.frames, len(dataset))).astype(int).tolist()
-            frames = read_frames(dataset, items, index)
+        dataset = ClipDataset(sequences, predictor.model.num_frames, _raw, dataset_name=index.info.name)
         name = Path(path).stem if Path(path).stem not in results else str(path)
         for still in (False, True) if predictor.model.num_frames > 1 else (False,):
             title = f"{name}, copies of one frame" if still else name
             maps = score_maps(predictor, dataset, items, still, title)
             results[title] = compare(maps, frames, args.fa, args.snr)
-    counts = count_by_snr(frames, args.snr)
-    header, rows = table(results, counts, args.snr)
+    rows = table(results, [int(inside.sum()) for inside in by_interval(frames, args.snr)], args.snr)
     print(f"{index.info.name}, {args.split}: {len(frames)} frames; Pd % at Fa <= {args.fa * 1e6:g}e-6")
-    print(text_table([header, *rows]))
-    with atomic_path(args.output.with_suffix(".csv")) as path:
-        path.write_text("".join(",".join(row) + "\n" for row in [header, *rows]), encoding="utf-8")
+    print(text_table(rows))
+    write_csv(args.output.with_suffix(".csv"), rows[0], rows[1:])
     draw(args.output, results, args.snr, args.fa)
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    """The command line, checked."""
-    parser = argparse.ArgumentParser(
-        prog="python -m test_script.pd_over_snr",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--model_path", nargs="+", required=True, metavar="FILE", help="checkpoints to compare")
-    parser.add_argument("--dataset", required=True, help="dataset with targets.csv: a known name, or a folder")
-    parser.add_argument("--data_root", help="folder that holds the datasets by name")
-    parser.add_argument("--split", default="test", help="default test")
-    parser.add_argument("--frames", type=int, default=400, help="frames to measure, spread evenly; default 400")
-    parser.add_argument("--fa", type=float, default=FA_LIMIT, help="highest false-alarm rate; default 10e-6")
-    parser.add_argument("--snr", type=float, nargs="+", default=SNR_EDGES, help="edges of the SNR intervals")
-    parser.add_argument("--output", type=Path, default=Path("pd_over_snr.png"), metavar="FILE.png")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    parser = command_parser("pd_over_snr", __doc__)
+    add = parser.add_argument
+    add("--model_path", nargs="+", required=True, metavar="FILE", help="checkpoints to compare")
+    add("--dataset", required=True, help="dataset with targets.csv: a known name, or a folder")
+    add("--data_root", help="folder that holds the datasets by name")
+    add("--split", default="test", help="default test")
+    add("--frames", type=int, default=400, help="frames to measure, spread evenly; default 400")
+    add("--fa", type=float, default=FA_LIMIT, help="highest false-alarm rate; default 10e-6")
+    add("--snr", type=float, nargs="+", default=SNR_EDGES, help="edges of the SNR intervals")
+    add("--output", type=Path, default=Path("pd_over_snr.png"), metavar="FILE.png")
+    add_device_options(parser, amp=False)
     args = parser.parse_args(argv)
     if args.frames < 1 or not 0 < args.fa < 1:
         raise InputError(f"--frames {args.frames} --fa {args.fa}; expected at least 1 frame and a rate between 0 and 1")
@@ -107,9 +104,7 @@ def _raw(frames: np.ndarray, mask: np.ndarray, random: np.random.Generator) -> t
 
 def read_frames(dataset: ClipDataset, items: list[int], index: DatasetIndex) -> list[Frame]:
     """Masks of the chosen items, and the SNR that targets.csv gives each target (matched by centroids < 3 px apart)."""
-    by_frame: dict[tuple[str, str], list] = {}
-    for row in read_targets(index.root):
-        by_frame.setdefault((row.sequence, row.frame), []).append(row)
+    by_frame = group_rows(read_targets(index.root), lambda row: (row.sequence, row.frame))
     frames = []
     for item in items:
         sample = dataset[item]
@@ -117,16 +112,13 @@ def read_frames(dataset: ClipDataset, items: list[int], index: DatasetIndex) -> 
         centroids = find_regions(sample.mask).centroids
         snr = np.full(len(centroids), np.nan)
         for number, (y, x) in enumerate(centroids):
-            near = [(np.hypot(row.y - y, row.x - x), row.snr) for row in rows]
-            if near and min(near)[0] < MATCH_DISTANCE:
-                snr[number] = min(near)[1]
+            near = min(((np.hypot(row.y - y, row.x - x), row.snr) for row in rows), default=(np.inf, np.nan))
+            snr[number] = near[1] if near[0] < MATCH_DISTANCE else np.nan
         frames.append(Frame(sample.mask, snr))
     return frames
 
 
-def score_maps(
-    predictor: Predictor, dataset: ClipDataset, items: list[int], still: bool, title: str
-) -> list[np.ndarray]:
+def score_maps(predictor: Predictor, dataset: ClipDataset, items: list, still: bool, title: str) -> list[np.ndarray]:
     """Probability maps [H, W] of the items; `still` replaces every frame of a clip by its target frame."""
     maps = []
     for item in tqdm(items, desc=title, unit="frame", disable=None):
@@ -146,36 +138,27 @@ def compare(maps: list[np.ndarray], frames: list[Frame], fa: float, edges: tuple
     curves = curve.compute()
     lowest = int(np.argmax(curves.fa <= fa))  # at threshold 1 no pixel is left, so one always fits
     threshold = float(curves.threshold[lowest])  # a Python float: compared in the type of the maps, as in the curve
-    hit = np.concatenate(
-        [
-            optimal(Scene(score > threshold, f.mask, find_regions(f.mask))).hit
-            for score, f in zip(maps, frames, strict=True)
-        ]
-    )
-    snr = np.concatenate([frame.snr for frame in frames])
-    by_snr = [
-        float(hit[inside].mean()) if (inside := (snr >= low) & (snr < high)).any() else np.nan
-        for low, high in itertools.pairwise(edges)
-    ]
+    pairs = zip(maps, frames, strict=True)
+    scenes = (Scene(score > threshold, frame.mask, find_regions(frame.mask)) for score, frame in pairs)
+    hit = np.concatenate([optimal(scene).hit for scene in scenes])
+    by_snr = [float(hit[inside].mean()) if inside.any() else np.nan for inside in by_interval(frames, edges)]
     return Comparison(threshold, float(curves.fa[lowest]), float(hit.mean()) if len(hit) else np.nan, by_snr)
 
 
-def count_by_snr(frames: list[Frame], edges: tuple[float, ...]) -> list[int]:
-    """Targets in each interval of SNR."""
+def by_interval(frames: list[Frame], edges: tuple[float, ...]) -> list[np.ndarray]:
+    """For each interval of SNR, which of all targets lie in it, bool [targets]."""
     snr = np.concatenate([frame.snr for frame in frames])
-    return [int(((snr >= low) & (snr < high)).sum()) for low, high in itertools.pairwise(edges)]
+    return [(snr >= low) & (snr < high) for low, high in itertools.pairwise(edges)]
 
 
-def table(
-    results: dict[str, Comparison], counts: list[int], edges: tuple[float, ...]
-) -> tuple[list[str], list[list[str]]]:
-    """Heading and rows: targets in each interval of SNR, then each network's Pd in percent."""
+def table(results: dict[str, Comparison], counts: list[int], edges: tuple[float, ...]) -> list[list[str]]:
+    """Rows: the heading, the targets in each interval of SNR, then each network's Pd in percent."""
     intervals = [f"SNR {low:g}-{high:g}" for low, high in itertools.pairwise(edges)]
-    rows = [["targets", "", "", "", *map(str, counts)]]
+    rows = [["network", "threshold", "Fa x 1e-6", "all", *intervals], ["targets", "", "", "", *map(str, counts)]]
     for title, one in results.items():
         cells = ["-" if np.isnan(pd) else f"{100 * pd:.1f}" for pd in (one.pd, *one.pd_by_snr)]
         rows.append([title.replace(",", ";"), f"{one.threshold:.3f}", f"{one.fa * 1e6:.1f}", *cells])
-    return ["network", "threshold", "Fa x 1e-6", "all", *intervals], rows
+    return rows
 
 
 def draw(path: Path, results: dict[str, Comparison], edges: tuple[float, ...], fa: float) -> None:

@@ -20,16 +20,10 @@ from tqdm import tqdm
 
 from test_script.media.frame_sources import LARGEST_FPS, Source, find_sources
 from test_script.media.overlay import OverlayVideo, Thumbnails, draw_overlay
+from test_script.options import add_model_options, command_parser, predictor_options
 from test_script.predictor import FrameResult, Predictor
-from test_script.predictor.model_options import add_model_options, predictor_options
-from test_script.results.result_files import (
-    DETECTION_COLUMNS,
-    background_calls,
-    detection_row,
-    frame_file,
-    write_mask,
-    write_png,
-)
+from test_script.results.detections import DETECTION_COLUMNS, detection_row
+from test_script.results.result_files import background_calls, frame_file, open_atomic, write_mask, write_png
 from utils.errors import InputError, run_main
 from utils.files import atomic_path
 
@@ -42,59 +36,42 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     sources = find_sources(args.input)
     model_path = args.model_path or weights_file(args.weights)
-    predictor = Predictor.from_checkpoint(
-        model_path,
-        args.device,
-        args.image_size,
-        threshold=args.threshold,
-        deterministic=args.deterministic,
-        **predictor_options(args),
-    )
+    options = predictor_options(args) | {"threshold": args.threshold, "deterministic": args.deterministic}
+    predictor = Predictor.from_checkpoint(model_path, args.device, args.image_size, **options)
     output = Path(args.output_dir)
     start = time.perf_counter()
-    with ExitStack() as stack:
-        table = DetectionFiles(stack, output)
-        bad = []
-        frames = sum(
-            predict_source(source, predictor, output, table, args.skip_bad, args.fps, bad) for source in sources
-        )
-        table.finish({"model": str(model_path), "input": str(args.input), "threshold": args.threshold}, frames, bad)
+    bad: list[dict] = []
+    with open_atomic(output / "detections.csv") as table, open_atomic(output / "detections.json") as objects:
+        files = DetectionFiles(table, objects)
+        frames = sum(predict_source(source, predictor, files, bad, args) for source in sources)
+        settings = {"model": str(model_path), "input": str(args.input), "threshold": args.threshold}
+        files.finish(settings | {"frames": frames, "skipped": bad})
     seconds = time.perf_counter() - start
     print(
-        f"{frames} frames in {len(sources)} sequence(s), {table.count} detections"
+        f"{frames} frames in {len(sources)} sequence(s), {files.count} detections"
         + (f", {len(bad)} bad frames skipped" if bad else "")
         + f"; {frames / seconds:.1f} frames per second; results in {output}"
     )
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    """Parse and check the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m test_script.predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--input", required=True, help="image, folder of images, folder of such folders, or video")
-    parser.add_argument(
-        "--weights",
-        metavar="NAME",
-        help=f"network of weights/ to use, e.g. {DEFAULT_WEIGHTS[1]} (see weights/README.md); default: DATransNet's",
-    )
+    parser = command_parser("predict", __doc__)
+    add = parser.add_argument
+    add("--input", required=True, help="image, folder of images, folder of such folders, or video")
+    weights = f"network of weights/ to use, e.g. {DEFAULT_WEIGHTS[1]} (see weights/README.md); default: DATransNet's"
+    add("--weights", metavar="NAME", help=weights)
     add_model_options(parser, path_required=False)
-    parser.add_argument("--output_dir", default="./predict", help="output folder; default ./predict")
-    parser.add_argument("--threshold", type=float, default=0.5, help="a pixel is target above this probability; 0.5")
-    parser.add_argument("--fps", type=float, help="frame rate of the overlay video; default: the input's, else 25")
-    parser.add_argument("--skip_bad", action="store_true", help="report and skip frames that cannot be read")
-    parser.add_argument(
-        "--deterministic",
-        action="store_true",
-        help="the same bits for a single image on any number of cores, which is slower",
-    )
+    add("--output_dir", default="./predict", help="output folder; default ./predict")
+    add("--threshold", type=float, default=0.5, help="a pixel is target above this probability; 0.5")
+    add("--fps", type=float, help="frame rate of the overlay video; default: the input's, else 25")
+    add("--skip_bad", action="store_true", help="report and skip frames that cannot be read")
+    same_bits = "the same bits for a single image on any number of cores, which is slower"
+    add("--deterministic", action="store_true", help=same_bits)
     args = parser.parse_args(argv)
     if args.fps is not None and not 0 < args.fps < LARGEST_FPS:
         raise InputError(f"--fps is {args.fps:g}; expected a number above 0, below {LARGEST_FPS}")
     if args.model_path and args.weights:
-        raise InputError(
-            f"--weights {args.weights} and --model_path {args.model_path} given; expected only one of them"
-        )
+        raise InputError(f"--weights {args.weights} and --model_path {args.model_path} given; give only one of them")
     return args
 
 
@@ -118,48 +95,30 @@ def weights_file(name: str | None) -> Path:
 class DetectionFiles:
     """detections.csv and detections.json, written frame by frame; the files appear when the run is complete."""
 
-    def __init__(self, stack: ExitStack, output: Path):
+    def __init__(self, table: TextIO, objects: TextIO):
         self.count = 0
-        self._csv_file = self._open(stack, output / "detections.csv")
-        self._json = self._open(stack, output / "detections.json")
-        self._csv = csv.writer(self._csv_file, lineterminator="\n")
+        self._csv, self._json = csv.writer(table, lineterminator="\n"), objects
         self._csv.writerow(DETECTION_COLUMNS)
         self._json.write('{"detections": [')
 
-    def add(self, sequence: str, frame: str, result: FrameResult) -> None:
-        """Append the detections of one frame."""
-        for detection in result.detections:
-            row = detection_row(sequence, frame, detection)
-            self._csv.writerow(row)
-            self._json.write(
-                (",\n" if self.count else "\n") + json.dumps(dict(zip(DETECTION_COLUMNS, row, strict=True)))
-            )
-            self.count += 1
+    def add(self, row: list) -> None:
+        """Append a row of `detection_row`."""
+        self._csv.writerow(row)
+        self._json.write((",\n" if self.count else "\n") + json.dumps(dict(zip(DETECTION_COLUMNS, row, strict=True))))
+        self.count += 1
 
-    def finish(self, settings: dict, frames: int, bad: list[dict]) -> None:
-        """Close the list and append the settings, the number of frames and the skipped frames."""
-        rest = json.dumps({**settings, "frames": frames, "skipped": bad}, indent=1)
-        self._json.write("],\n" + rest.removeprefix("{\n"))
-
-    @staticmethod
-    def _open(stack: ExitStack, path: Path) -> TextIO:
-        temporary = stack.enter_context(atomic_path(path))
-        return stack.enter_context(open(temporary, "w", newline="", encoding="utf-8"))
+    def finish(self, settings: dict) -> None:
+        """Close the list and append the settings of the run."""
+        self._json.write("],\n" + json.dumps(settings, indent=1).removeprefix("{\n"))
 
 
 def predict_source(
-    source: Source,
-    predictor: Predictor,
-    output: Path,
-    table: DetectionFiles,
-    skip_bad: bool,
-    fps: float | None,
-    bad: list[dict],
+    source: Source, predictor: Predictor, files: DetectionFiles, bad: list[dict], args: argparse.Namespace
 ) -> int:
     """Predict one sequence and write its files; returns the number of frames and appends unreadable ones to `bad`."""
 
     def on_bad(name: str, reason: str) -> None:
-        if not skip_bad:
+        if not args.skip_bad:
             raise InputError(f"{reason} (--skip_bad leaves such frames out)")
         tqdm.write(f"skipped {source.name}/{name}: {reason}")
         bad.append({"sequence": source.name, "frame": name, "reason": reason})
@@ -167,24 +126,24 @@ def predict_source(
     names: list[str] = []  # of the frames read but not yet predicted
 
     def greys():
-        for frame in source.frames(on_bad):
-            names.append(frame.name)
-            yield frame.grey
+        for name, grey in source.frames(on_bad):
+            names.append(name)
+            yield grey
 
-    count = 0
-    thumbnails = Thumbnails()
-    suffix = ".png" if source.kind == "image" else ".mp4"
+    output, single, count, thumbnails = Path(args.output_dir), source.kind == "image", 0, Thumbnails()
+    overlay = output / "overlays" / f"{source.name}{'.png' if single else '.mp4'}"
     with ExitStack() as stack:
-        overlay_path = stack.enter_context(atomic_path(output / "overlays" / f"{source.name}{suffix}"))
-        video = OverlayVideo(overlay_path, fps or source.fps)
+        overlay_path = stack.enter_context(atomic_path(overlay))
+        video = OverlayVideo(overlay_path, args.fps or source.fps)
         stack.callback(video.close)
 
         def write(name: str, result: FrameResult) -> None:
-            write_mask(frame_file(output / "masks", source.name, name, single=source.kind == "image"), result.mask)
-            table.add(source.name, name, result)
+            write_mask(frame_file(output / "masks", None if single else source.name, name), result.mask)
+            for found in result.detections:
+                files.add(detection_row(source.name, name, found))
             picture = draw_overlay(result.frame, result.mask, result.detections)
             thumbnails.add(name, picture)
-            if source.kind == "image":
+            if single:
                 write_png(overlay_path, picture)
             else:
                 video.add(picture)
@@ -193,8 +152,8 @@ def predict_source(
         progress = stack.enter_context(tqdm(total=source.length, desc=source.name, unit="frame", disable=None))
         for result in predictor.stream(greys()):
             submit(write, names.pop(0), result)
-            count += 1
             progress.update()
+            count += 1
         if not count:
             raise InputError(f"no frame of {source.name} can be read; convert it to png or mp4")
     write_png(output / "contact_sheets" / f"{source.name}.png", thumbnails.sheet())

@@ -1,0 +1,3 @@
+"""Training of the networks."""
+
+import utils  # noqa: F401  (before torch)

@@ -42,9 +42,7 @@ def open_datasets(settings: Settings) -> list[DatasetIndex]:
 def split_sequences(settings: Settings, index: DatasetIndex) -> dict[str, list[Sequence]]:
     """The sequences of a dataset that train ("train"), choose the best epoch ("val") and test the result ("test")."""
     train, test = index.split("train"), index.split("test")
-    if settings.select_on == "test":
-        return {"train": train, "val": test, "test": test}
-    train, held = hold_out(train, settings.seed)
+    train, held = (train, test) if settings.select_on == "test" else hold_out(train, settings.seed)
     return {"train": train, "val": held, "test": test}
 
 
@@ -68,8 +66,7 @@ def hold_out(
 
 def evenly(count: int, limit: int | None) -> list[int]:
     """`limit` indices spread evenly over `count` items, or all of them."""
-    if limit is None or limit >= count:
-        return list(range(count))
+    limit = min(limit or count, count)
     return [index * count // limit for index in range(limit)]
 
 
@@ -162,21 +159,14 @@ def build_train_dataset(settings: Settings, sequences: list[Sequence], name: str
 def build_train_loader(settings: Settings, datasets: list[ClipDataset], pin: bool) -> tuple[DataLoader, EpochBatches]:
     """Loader of this process's share of the training batches, and the sampler that sets its epoch and first step."""
     mixed = MixedDataset(datasets)
-    starts = [0, *mixed.cumulative_sizes]
     indices = [
         [start + item for item in evenly(len(dataset), settings.limit_train)]
-        for start, dataset in zip(starts, datasets, strict=False)
+        for start, dataset in zip([0, *mixed.cumulative_sizes], datasets, strict=False)
     ]
     counts = epoch_counts([len(items) for items in indices], settings.dataset_weights, settings.epoch_samples)
     batches = EpochBatches(indices, counts, settings.batch_size, settings.accumulate, settings.seed)
-    return DataLoader(
-        mixed,
-        batch_sampler=batches,
-        num_workers=settings.num_workers,
-        persistent_workers=settings.num_workers > 0,
-        collate_fn=collate,
-        pin_memory=pin,
-    ), batches
+    loader = DataLoader(mixed, batch_sampler=batches, collate_fn=collate, pin_memory=pin, **_workers(settings))
+    return loader, batches
 
 
 def build_evaluated_set(
@@ -184,11 +174,11 @@ def build_evaluated_set(
 ) -> EvaluatedSet:
     """At most `limit` frames of `sequences`, evenly spread; of these this process evaluates every world_size()-th."""
     dataset = eval_dataset(sequences, model, asdict(settings), name)
-    loader = DataLoader(
-        Subset(dataset, evenly(len(dataset), limit)[rank() :: world_size()]),
-        batch_size=settings.val_batch_size,
-        num_workers=settings.num_workers,
-        persistent_workers=settings.num_workers > 0,
-        collate_fn=list,  # sizes may differ within a batch
-    )
+    share = Subset(dataset, evenly(len(dataset), limit)[rank() :: world_size()])
+    # lists of samples, as sizes may differ within a batch
+    loader = DataLoader(share, batch_size=settings.val_batch_size, collate_fn=list, **_workers(settings))
     return EvaluatedSet(dataset, loader)
+
+
+def _workers(settings: Settings) -> dict:
+    return {"num_workers": settings.num_workers, "persistent_workers": settings.num_workers > 0}

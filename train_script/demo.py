@@ -1,8 +1,8 @@
 """A result in a few minutes: `python -m train_script.demo`, which `make demo` runs after the install.
 
-First the networks of weights/ at work: DATransNet on single rendered images, then SGMP-UNet (small) on rendered
-sequences. Then SGMP-UNet is fine-tuned briefly on other sequences of that kind and measured again. Each step prints its
-command and how long it took. A step whose output exists is skipped, and an interrupted training goes on.
+First the shipped SGMP-UNet (small) finds bright targets in rendered frames. Then it is measured on sequences with
+dimmer targets, fine-tuned briefly on others of that kind, and measured again. Each step prints its command and how long
+it took. Rendered data that exists is used again, and an interrupted training continues.
 """
 
 import json
@@ -17,30 +17,24 @@ from train_script import train
 from utils.errors import run_main
 from utils.metrics.tables import metrics_table
 
-IMAGES, TRAIN, TEST = Path("data/demo_images"), Path("data/demo_train"), Path("data/demo_test")
+BRIGHT, TRAIN, TEST = Path("data/demo_bright"), Path("data/demo_train"), Path("data/demo_test")
 OUTPUT = Path("predict/demo")
-SINGLE_FRAME, MULTI_FRAME = "weights/datransnet.pth", "weights/sgmp_unet_small.pth"
+SHIPPED = "weights/sgmp_unet_small.pth"
 FINE_TUNED = "outputs/demo_train/make_demo/train/checkpoint_best.pth"
-SCENES = "--size 128 128 --snr 4 10 --frames 12"
+DIMMER = "--size 128 128 --snr 4 10"
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run the steps of the demo."""
     start = time.perf_counter()
-    if not IMAGES.exists():
-        step("Render single images", synthetic.main, f"--output {IMAGES} --clutter varied --sequences 8 --frames 1 "
-             "--size 256 256 --snr 8 20 --val_share 1 --seed 3")  # fmt: skip
-    measure("Find their targets with DATransNet", SINGLE_FRAME, IMAGES, "single_frame", "")
-    if not TRAIN.exists():
-        step("Render sequences to train on", synthetic.main, f"--output {TRAIN} {SCENES} --sequences 24 --seed 4")
-    if not TEST.exists():
-        step(
-            "Render others to test on", synthetic.main, f"--output {TEST} {SCENES} --sequences 2 --val_share 1 --seed 5"
-        )
-    measure("Find their targets with SGMP-UNet (small)", MULTI_FRAME, TEST, "before", "--flip --msc")
-    step("Fine-tune it on rendered sequences", train.main, f"--config demo --dataset {TRAIN} "
-         f"--experiment_name make_demo --init_weights {MULTI_FRAME} --resume auto")  # fmt: skip
-    measure("Test the fine-tuned network", FINE_TUNED, TEST, "after", "--flip --msc")
+    render(BRIGHT, "--size 128 128 --snr 10 20 --sequences 3 --frames 4 --val_share 1 --seed 3")
+    measure("Find bright targets with the shipped weights", SHIPPED, BRIGHT, "bright", "")
+    render(TRAIN, f"{DIMMER} --sequences 24 --frames 12 --seed 4")
+    render(TEST, f"{DIMMER} --sequences 3 --frames 8 --val_share 1 --seed 5")
+    measure("Measure the shipped weights on dimmer targets", SHIPPED, TEST, "before", "--flip --msc")
+    options = f"--config demo --dataset {TRAIN} --experiment_name make_demo --init_weights {SHIPPED} --resume auto"
+    step("Fine-tune them on such sequences", train.main, options)
+    measure("Measure the fine-tuned network", FINE_TUNED, TEST, "after", "--flip --msc")
     results = {name: standard_metrics(OUTPUT / name) for name in ("before", "after")}
     print(f"\nSGMP-UNet (small) on {TEST}, before and after fine-tuning:\n{metrics_table(results, 'standard')}")
     print(f"{time.perf_counter() - start:.0f} s in all; open {OUTPUT / 'after' / 'report.html'} in a browser")
@@ -53,6 +47,12 @@ def step(title: str, command: Callable[[list[str]], object], options: str) -> No
     if status := command(shlex.split(options)):  # of a training that was interrupted
         raise SystemExit(status)
     print(f"   {time.perf_counter() - start:.0f} s", flush=True)
+
+
+def render(folder: Path, options: str) -> None:
+    """Render sequences into `folder` unless it exists."""
+    if not folder.exists():
+        step(f"Render {folder}", synthetic.main, f"--output {folder} {options}")
 
 
 def measure(title: str, checkpoint: str, dataset: Path, name: str, passes: str) -> None:

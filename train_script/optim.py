@@ -24,16 +24,11 @@ def build_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimiz
     """
     backbone = {id(parameter) for parameter in model.backbone_parameters()}
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {
-            "name": name,
-            "params": [parameter for parameter in parameters if (id(parameter) in backbone) == in_backbone],
-            "lr": lr,
-            "base_lr": lr,
-        }
-        for name, in_backbone, lr in [("main", False, settings.lr), ("backbone", True, settings.lr_backbone)]
-    ]
-    groups = [group for group in groups if group["params"]]
+    rates = {"main": settings.lr, "backbone": settings.lr_backbone}
+    groups = {name: {"name": name, "params": [], "lr": lr, "base_lr": lr} for name, lr in rates.items()}
+    for parameter in parameters:
+        groups["backbone" if id(parameter) in backbone else "main"]["params"].append(parameter)
+    groups = [group for group in groups.values() if group["params"]]
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
     fused = {parameter.device.type for parameter in parameters} <= {"cpu", "cuda"}  # one pass over the weights, not ten
     return kind(groups, lr=settings.lr, weight_decay=settings.weight_decay, fused=fused)
@@ -45,30 +40,21 @@ def build_schedule(settings: Settings, steps_per_epoch: int) -> Callable[[float,
     A pure function of the step: there is no state to save, and a resumed run has the rates of an uninterrupted one.
     """
 
-    def constant(base: float, step: int) -> float:
+    def rate(base: float, step: int) -> float:
+        epoch = step // steps_per_epoch
+        if settings.schedule == "multi_step":
+            return base * STEP_FACTOR ** sum(epoch >= milestone for milestone in settings.milestones)
+        if settings.schedule == "cosine_restarts":
+            return cosine(base, RESTART_END, epoch % RESTART_EPOCHS / RESTART_EPOCHS)
+        if settings.schedule == "one_cycle":
+            last = max(settings.epochs * steps_per_epoch - 1, 1)
+            peak = ONE_CYCLE_RISE * (last + 1) - 1
+            if step <= peak:
+                return cosine(base * ONE_CYCLE_START, base, step / peak)
+            return cosine(base, base * ONE_CYCLE_START * ONE_CYCLE_END, min(1.0, (step - peak) / (last - peak)))
         return base
 
-    def multi_step(base: float, step: int) -> float:
-        epoch = step // steps_per_epoch
-        return base * STEP_FACTOR ** sum(epoch >= milestone for milestone in settings.milestones)
-
-    def cosine_restarts(base: float, step: int) -> float:
-        position = (step // steps_per_epoch) % RESTART_EPOCHS / RESTART_EPOCHS
-        return cosine(base, RESTART_END, position)
-
-    def one_cycle(base: float, step: int) -> float:
-        last = max(settings.epochs * steps_per_epoch - 1, 1)
-        peak = ONE_CYCLE_RISE * (last + 1) - 1
-        if step <= peak:
-            return cosine(base * ONE_CYCLE_START, base, step / peak)
-        return cosine(base, base * ONE_CYCLE_START * ONE_CYCLE_END, min(1.0, (step - peak) / (last - peak)))
-
-    return {
-        "constant": constant,
-        "multi_step": multi_step,
-        "cosine_restarts": cosine_restarts,
-        "one_cycle": one_cycle,
-    }[settings.schedule]
+    return rate
 
 
 def cosine(start: float, end: float, position: float) -> float:

@@ -32,11 +32,6 @@ def check_space(folder: Path, model: nn.Module, keep_best: int) -> None:
         )
 
 
-def holds_run(folder: Path) -> bool:
-    """True if a run was begun in `folder` and left something to continue from."""
-    return (folder / LAST).exists()
-
-
 def save_last(folder: Path, model: nn.Module, settings: dict, training: dict) -> None:
     """Write checkpoint_last.pth; killed at any moment, it is whole, this one or the one before."""
     save_checkpoint(folder / LAST, model, settings, training)

@@ -1,5 +1,6 @@
 """The settings of training: names, types and ranges. Defaults and explanations stand in configs/default.yaml."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
@@ -8,7 +9,6 @@ from datasets.catalog import CATALOG
 from datasets.presets import PRESETS
 from models import MODELS, check_options, model_options
 from train_script.losses import LOSSES
-from train_script.old_settings import ALIASES, REMOVED, renamed
 from utils.config import check_values, nearest, parse_arguments, read_options, read_values
 from utils.distributed import AMP_NAMES
 from utils.errors import InputError
@@ -35,6 +35,25 @@ Positive = Annotated[float, lambda number: number > 0, "a number above 0"]
 Decay = Annotated[float, lambda number: 0 <= number < 1, "0 (off) or a decay below 1 such as 0.999"]
 Seed = Annotated[int, lambda number: 0 <= number < SEEDS, f"a number from 0 to {SEEDS - 1}"]
 FolderName = Annotated[str, lambda text: text and "/" not in text, "the name of one folder, without '/'"]
+
+# Settings of earlier versions, which configurations and checkpoints may still hold.
+MODEL_OPTIONS = ("num_frames", "image_size")  # were settings of their own, saved for every model
+
+# Settings that are constants now, and the constants: checkpoints that hold them go on loading.
+REMOVED = {
+    "target_share": 0.75,
+    "warmup_epochs": 0.0,
+    "step_factor": 0.1,
+    "restart_epochs": 10,
+    "lr_min": 1e-7,
+    "channels_last": False,
+}
+
+# Options of the command line: old name -> (name, what becomes of its text).
+ALIASES: dict[str, tuple[str, Callable[[str], str]]] = {
+    **{name: ("model_options", f"{name}={{}}".format) for name in MODEL_OPTIONS},
+    "start": ("init", lambda text: "low_prior" if text == "quiet" else text),
+}
 
 
 @dataclass(frozen=True)
@@ -119,6 +138,17 @@ def read_config(name: str) -> dict[str, Any]:
         if asked in named:
             return read_values(CONFIGS / f"{recipe}.yaml", Settings) | named[asked]
     raise InputError(f"no configuration {name!r}{nearest(path.stem, recipes)}; ours are {', '.join(recipes)}")
+
+
+def renamed(values: dict[str, Any]) -> dict[str, Any]:
+    """Settings from a configuration or a checkpoint under today's names."""
+    values = dict(values)
+    if "start" in values:
+        values["init"] = ALIASES["start"][1](values.pop("start"))
+    options = {name: values.pop(name) for name in MODEL_OPTIONS if name in values}
+    if values.get("model") in MODELS:  # an option of another model had no effect
+        options = {name: value for name, value in options.items() if name in model_options(values["model"])}
+    return values | {"model_options": options | (values.get("model_options") or {})} if options else values
 
 
 def parse_command_line(argv: list[str] | None) -> tuple[str | None, dict[str, Any]]:

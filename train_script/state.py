@@ -1,10 +1,15 @@
-"""Everything that changes while a network trains, and its way to and from a checkpoint."""
+"""Everything that changes while a network trains, its way to and from a checkpoint, and the signals that stop it."""
 
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 
 import torch
 from timm.utils import ModelEmaV3
 from torch import nn
+
+PATIENCE = 3  # signals after which Ctrl-C ends the program at once
 
 
 @dataclass
@@ -62,3 +67,37 @@ def restore(training: Training, weights: dict[str, torch.Tensor], state: dict) -
     training.optimizer.load_state_dict({"state": state["optimizer"], "param_groups": groups})
     training.scaler.load_state_dict(state["scaler"])
     training.progress = Progress(**state["position"])
+
+
+class Interrupted(Exception):
+    """The run was asked to stop, by the signal whose number is its argument."""
+
+
+class StopSignal:
+    """Remembers that a signal came."""
+
+    signum = count = 0
+
+    def note(self, signum: int, _frame: object) -> None:
+        """Signal handler."""
+        self.signum = signum
+        self.count += 1
+        if self.count >= PATIENCE:
+            raise KeyboardInterrupt
+
+    def check(self) -> None:
+        """Raise `Interrupted` if a signal has come to this process."""
+        if self.signum:
+            raise Interrupted(self.signum)
+
+
+@contextmanager
+def caught_signals() -> Iterator[StopSignal]:
+    """SIGINT and SIGTERM mark the yielded `StopSignal`, to be acted on at the next place where nothing is half done."""
+    stop = StopSignal()
+    before = {number: signal.signal(number, stop.note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -22,9 +22,8 @@ class SyncedBatchNorm(nn.modules.batchnorm._BatchNorm):
             return super().forward(tensor)
         axes = [axis for axis in range(tensor.dim()) if axis != 1]
         shape = [1, -1] + [1] * (tensor.dim() - 2)
-        values = tensor.to(
-            torch.promote_types(tensor.dtype, torch.float32)
-        )  # under autocast the statistics stay in float32, as in nn.BatchNorm2d
+        # under autocast the statistics stay in float32, as in nn.BatchNorm2d
+        values = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
         local_count = values.new_tensor([values.numel() / values.shape[1]])
         sums = all_reduce_sum(torch.cat([values.sum(axes), local_count]))
         count = sums[-1].detach()
@@ -55,11 +54,8 @@ class SyncedStochasticDepth(StochasticDepth):
     def forward(self, tensor: torch.Tensor) -> torch.Tensor:
         if not self.training or self.p == 0:
             return tensor
-        rows = tensor.shape[0]
-        kept = torch.empty([rows * world_size()] + [1] * (tensor.dim() - 1), dtype=tensor.dtype, device=tensor.device)
-        kept.bernoulli_(1 - self.p)
-        if self.p < 1:
-            kept.div_(1 - self.p)
+        rows = len(tensor)
+        kept = super().forward(tensor.new_ones(rows * world_size(), *[1] * (tensor.dim() - 1)))
         return tensor * kept[rank() * rows : (rank() + 1) * rows]
 
 

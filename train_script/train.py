@@ -9,28 +9,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from datasets import DatasetIndex
 from models import build_model, load_weights
-from train_script.data import (
-    EvaluatedSet,
-    build_evaluated_set,
-    build_train_dataset,
-    build_train_loader,
-    open_datasets,
-    split_sequences,
-)
-from train_script.interruption import Interrupted, caught_signals
+from models.weights import load_pretrained_backbone
+from train_script import data, run_folder
 from train_script.optim import build_ema, build_optimizer, build_schedule
-from train_script.pretrained import load_pretrained_backbone
-from train_script.run_folder import (
-    LAST,
-    Log,
-    check_space,
-    clear_write_errors,
-    forget_later_metrics,
-    holds_run,
-    read_last,
-)
+from train_script.run_folder import LAST, Log, read_last
 from train_script.settings import DEMO, Settings, changed_settings, merge_settings, parse_command_line
-from train_script.state import Training, restore
+from train_script.state import Interrupted, Training, caught_signals, restore
 from train_script.synced_layers import synchronise_layers
 from train_script.tensorboard import open_writer
 from train_script.trainer import Run, run_epochs
@@ -66,13 +50,12 @@ def find_run(settings: Settings, config: str | None) -> tuple[Path, Checkpoint |
     name = settings.experiment_name or (Path(config).stem if config and config != DEMO else settings.model)
     dataset = "+".join(Path(part).name for part in settings.datasets)
     folder = Path(settings.output_root) / dataset / name / "train"
-    if settings.resume is None:
-        if holds_run(folder):
-            raise InputError(
-                f"{folder} already holds a run; continue it with --resume auto, or choose another --experiment_name"
-            )
-        return folder, None
-    if settings.resume == "auto" and not holds_run(folder):
+    begun = (folder / LAST).exists()
+    if settings.resume is None and begun:
+        raise InputError(
+            f"{folder} already holds a run; continue it with --resume auto, or choose another --experiment_name"
+        )
+    if settings.resume is None or (settings.resume == "auto" and not begun):
         return folder, None
     path = folder if settings.resume == "auto" else Path(settings.resume)
     return path if path.is_dir() else path.parent, read_last(path)
@@ -82,33 +65,34 @@ def train(settings: Settings, folder: Path, saved: Checkpoint | None, device: to
     """One run, from the data to the final metrics."""
     if settings.amp == "fp16" and device.type != "cuda":
         raise InputError("amp fp16 needs a CUDA GPU for its loss scaling; use --amp bf16, auto or none")
-    indices = open_datasets(settings)
+    indices = data.open_datasets(settings)
     network = build_network(settings, device, saved)
     protocols = {settings.protocol or index.info.protocol or "standard" for index in indices}
     protocol = protocols.pop() if len(protocols) == 1 else "standard"
     select_by = choose_metric(settings, protocol)
-    parts = [split_sequences(settings, index) for index in indices]
+    parts = [data.split_sequences(settings, index) for index in indices]
     names = [index.info.name for index in indices]
     train_data = [
-        build_train_dataset(settings, part["train"], name, network) for name, part in zip(names, parts, strict=True)
+        data.build_train_dataset(settings, part["train"], name, network)
+        for name, part in zip(names, parts, strict=True)
     ]
-    train_loader, batches = build_train_loader(settings, train_data, pin=device.type == "cuda")
+    train_loader, batches = data.build_train_loader(settings, train_data, pin=device.type == "cuda")
 
-    def evaluated(split: str, limit: int | None) -> list[EvaluatedSet]:
+    def evaluated(split: str, limit: int | None) -> list[data.EvaluatedSet]:
         return [
-            build_evaluated_set(settings, part[split], name, network, limit)
+            data.build_evaluated_set(settings, part[split], name, network, limit)
             for name, part in zip(names, parts, strict=True)
         ]
 
     if is_main():
-        check_space(folder, network, settings.keep_best)
+        run_folder.check_space(folder, network, settings.keep_best)
         log.path = folder / "train.log"
         write_settings(folder / "settings.yaml", settings)
     training = build_training(settings, network, device)
     if saved:
         continue_from(saved, training, settings, folder, log)
     progress = training.progress
-    with caught_signals() as stop, clear_write_errors(folder):
+    with caught_signals() as stop, run_folder.clear_write_errors(folder):
         run = Run(
             settings=settings,
             folder=folder,
@@ -135,7 +119,7 @@ def train(settings: Settings, folder: Path, saved: Checkpoint | None, device: to
                 f"interrupted in epoch {progress.epoch + 1} after step {progress.step} of "
                 f"{batches.steps}; saved in {folder / LAST}; continue with --resume {folder}"
             )
-            return 128 + interruption.signum
+            return 128 + interruption.args[0]
         finally:
             if run.writer:
                 run.writer.close()
@@ -200,7 +184,7 @@ def continue_from(saved: Checkpoint, training: Training, settings: Settings, fol
     if changes := changed_settings(saved.settings, settings):
         log(f"warning: settings changed since then, the run will differ from an unbroken one: {', '.join(changes)}")
     if is_main():
-        forget_later_metrics(folder, progress.epoch)
+        run_folder.forget_later_metrics(folder, progress.epoch)
 
 
 def choose_metric(settings: Settings, protocol: str) -> str:

@@ -18,12 +18,11 @@ from models import load_weights
 from test_script.predictor import Predictor
 from test_script.predictor.preparation import frame_preparation
 from train_script.data import EpochBatches, EvaluatedSet
-from train_script.interruption import Interrupted, StopSignal
 from train_script.losses import total_loss
 from train_script.optim import set_learning_rates, update_ema
 from train_script.run_folder import BEST, Log, append_metrics, prune_checkpoints, save_best, save_last
 from train_script.settings import Settings
-from train_script.state import Training, training_state
+from train_script.state import Interrupted, StopSignal, Training, training_state
 from train_script.tensorboard import ExampleImages, PixelHistogram
 from utils.distributed import all_reduce_max, autocast, barrier, gather_objects, is_main
 from utils.errors import InputError
@@ -73,14 +72,9 @@ def train_one_epoch(run: Run, training: Training) -> None:
     run.train_loader.dataset.set_epoch(progress.epoch)
     parts = iter(run.train_loader)
     since = time.perf_counter()
-    with tqdm(
-        total=steps,
-        initial=progress.step,
-        desc=f"epoch {progress.epoch + 1}/{settings.epochs}",
-        unit="step",
-        leave=False,
-        disable=None if is_main() else True,
-    ) as bar:
+    title = f"epoch {progress.epoch + 1}/{settings.epochs}"
+    hidden = None if is_main() else True  # None: where there is no terminal
+    with tqdm(total=steps, initial=progress.step, desc=title, unit="step", leave=False, disable=hidden) as bar:
         while progress.step < steps:
             loss, norm = train_step(run, training, parts)
             progress.step += 1
@@ -283,14 +277,7 @@ def write_points(run: Run, training: Training, loss: float, norm: float) -> None
 
 def format_metrics(metrics: dict[str, Any]) -> str:
     """The main metrics in one line; '-' where undefined."""
-    texts = []
-    for name in SHOWN_METRICS:
-        if name in metrics:
-            value = metrics[name]
-            if value is None:
-                texts.append(f"{name} -")
-            elif name == "fa":
-                texts.append(f"fa {value * 1e6:.1f}e-6")
-            else:
-                texts.append(f"{name} {value:.4f}")
-    return ", ".join(texts)
+    texts = {name: "-" if value is None else f"{value:.4f}" for name, value in metrics.items() if name in SHOWN_METRICS}
+    if metrics.get("fa") is not None:
+        texts["fa"] = f"{metrics['fa'] * 1e6:.1f}e-6"
+    return ", ".join(f"{name} {texts[name]}" for name in SHOWN_METRICS if name in texts)

@@ -89,10 +89,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 def _read_ours(content: dict, path: Path) -> Checkpoint:
     try:
         if content["version"] > VERSION:
-            raise InputError(
-                f"{path} was written by a newer version of this code (format {content['version']}, known up to "
-                f"{VERSION}); update this code"
-            )
+            versions = f"(format {content['version']}, known up to {VERSION})"
+            raise InputError(f"{path} was written by a newer version of this code {versions}; update this code")
         model, parts = content["model"], (content["settings"], content["training"])
         return Checkpoint(path, "ours", content["weights"], model["name"], model["options"], *parts)
     except (KeyError, TypeError) as error:
@@ -110,40 +108,33 @@ def _load_safely(path: Path):
     except PermissionError as error:
         raise InputError(f"no permission to read {path}") from error
     except Exception as error:  # a damaged file makes the reader stumble in a dozen ways
+        message = f"{path} is not a checkpoint, or it is truncated; download or copy it again"
         refused = isinstance(error, pickle.UnpicklingError)
-        if refused and (named := re.search(r"GLOBAL ([\w.]+)|global ([\w.]+)", str(error))):
-            raise InputError(
-                f"refused to load {path}: it asks to build '{named[1] or named[2]}', and a checkpoint may hold only "
-                "tensors and plain data; a file from an untrusted source may be malicious"
-            ) from error
-        if refused and "Unsupported operand" in str(error):
-            raise InputError(
+        if refused and (named := re.search(r"(?:GLOBAL|global) ([\w.]+)", str(error))):
+            message = (
+                f"refused to load {path}: it asks to build '{named[1]}', and a checkpoint may hold only tensors and "
+                "plain data; a file from an untrusted source may be malicious"
+            )
+        elif refused and "Unsupported operand" in str(error):
+            message = (
                 f"refused to load {path}: it is not a file that torch.save writes, or it is damaged; a pickle from an "
                 "untrusted source may be malicious"
-            ) from error
-        raise InputError(f"{path} is not a checkpoint, or it is truncated; download or copy it again") from error
+            )
+        raise InputError(message) from error
 
 
 def _find_weights(content, path: Path) -> dict[str, Tensor]:
     """The dict of tensors in a checkpoint, whatever it is called there, without wrappers' prefixes."""
-    candidates = [content]
-    if isinstance(content, dict):
-        candidates = [content.get("state_dict"), content.get("model"), content]
-    for weights in candidates:
-        if _is_weights(weights):
+    for weights in (content.get("state_dict"), content.get("model"), content) if isinstance(content, dict) else ():
+        if (
+            isinstance(weights, dict)
+            and weights
+            and all(isinstance(name, str) and isinstance(weight, Tensor) for name, weight in weights.items())
+        ):
             weights = dict(weights)
             while prefix := next((p for p in WRAPPER_PREFIXES if all(name.startswith(p) for name in weights)), None):
                 weights = {name.removeprefix(prefix): weight for name, weight in weights.items()}
             return weights
     raise InputError(
         f"{path} holds no network weights; expected a dict of tensors, alone or as 'model' or 'state_dict'"
-    )
-
-
-def _is_weights(content) -> bool:
-    """Whether this is a dict of tensors with names."""
-    return (
-        isinstance(content, dict)
-        and len(content) > 0
-        and all(isinstance(name, str) and isinstance(weight, Tensor) for name, weight in content.items())
     )

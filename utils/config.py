@@ -25,6 +25,7 @@ from utils.files import atomic_path
 
 T = TypeVar("T")
 GROUP_LINE = re.compile(r"^# == (.+) ==$")
+BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 OPTION_LINE = re.compile(r"^(\w+):(?: .*?)?  # (.+)$")
 
 
@@ -52,22 +53,21 @@ def convert(name: str, value: Any, annotation: Any) -> Any:
     `NAME=VALUE`), any of them `| None` (written `none`), and `Annotated[type, test, text]`: a value that fails the test
     is not what the text says was expected.
     """
-    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
-        if value is None or (isinstance(value, str) and value.lower() in ("none", "null")):
-            return None
-        annotation = next(part for part in typing.get_args(annotation) if part is not type(None))
-    if typing.get_origin(annotation) is typing.Annotated:
-        kind, allowed, expected = typing.get_args(annotation)
+    origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (types.UnionType, typing.Union):
+        none = str(value).lower() in ("none", "null")
+        return None if none else convert(name, value, next(part for part in parts if part is not type(None)))
+    if origin is typing.Annotated:
+        kind, allowed, expected = parts
         converted = convert(name, value, kind)
         if not allowed(converted):
             raise InputError(f"{name} is {converted}, expected {expected}")
         return converted
     text = str(value).strip()
     wrong = InputError(f"{name} is {text!r}, expected {describe_type(annotation)}; change it and run again")
-    if typing.get_origin(annotation) is typing.Literal:
-        choices = typing.get_args(annotation)
-        if text not in choices:
-            raise InputError(f"{name} is {text!r}, expected one of {', '.join(choices)}{nearest(text, choices)}")
+    if origin is typing.Literal:
+        if text not in parts:
+            raise InputError(f"{name} is {text!r}, expected one of {', '.join(parts)}{nearest(text, parts)}")
         return text
     if annotation is dict:
         if isinstance(value, dict):
@@ -77,43 +77,32 @@ def convert(name: str, value: Any, annotation: Any) -> Any:
             raise wrong
         return dict(pair.split("=", 1) for pair in pairs)
     if annotation is bool:
-        if text.lower() not in ("true", "false", "yes", "no", "on", "off"):
+        if text.lower() not in BOOLEANS:
             raise wrong
-        return text.lower() in ("true", "yes", "on")
-    if annotation is str:
-        if not isinstance(value, str | int | float) or isinstance(value, bool):
-            raise wrong
-        return text
+        return BOOLEANS[text.lower()]
+    if origin in (list, tuple):
+        items = value if isinstance(value, list | tuple) else text.strip("[]()").replace(",", " ").split()
+        return origin(convert(name, item, parts[0]) for item in items)
+    if not isinstance(value, str | int | float) or isinstance(value, bool):
+        raise wrong
     try:
-        if (kind := typing.get_origin(annotation)) in (list, tuple):
-            parts = value if isinstance(value, list | tuple) else text.strip("[]()").replace(",", " ").split()
-            return kind(convert(name, part, typing.get_args(annotation)[0]) for part in parts)
-        if isinstance(value, bool) or value is None:
-            raise wrong
-        return int(text) if annotation is int else float(text)
+        return annotation(text)  # int, float or str
     except ValueError:
         raise wrong from None
 
 
 def describe_type(annotation: Any) -> str:
     """A type as messages and the placeholders of `--help` call it."""
-    if typing.get_origin(annotation) is typing.Annotated:
-        annotation = typing.get_args(annotation)[0]
-    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
-        return " or ".join(
-            "none" if part is type(None) else describe_type(part) for part in typing.get_args(annotation)
-        )
-    if typing.get_origin(annotation) is typing.Literal:
-        return "|".join(typing.get_args(annotation))
-    if typing.get_origin(annotation) in (list, tuple):
-        return f"{describe_type(typing.get_args(annotation)[0])}s"
+    origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return describe_type(parts[0])
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join("none" if part is type(None) else describe_type(part) for part in parts)
+    if origin is typing.Literal:
+        return "|".join(parts)
+    if origin in (list, tuple):
+        return f"{describe_type(parts[0])}s"
     return {bool: "true|false", int: "integer", float: "number", str: "text", dict: "NAME=VALUE"}[annotation]
-
-
-def placeholder(annotation: Any) -> str:
-    """What stands for a value in `--help`: choices as they are, types in capitals."""
-    words = describe_type(annotation).replace(" or none", "")
-    return words if "|" in words else words.upper()
 
 
 def read_values(
@@ -125,17 +114,15 @@ def read_values(
 
     Raises `InputError` for a missing or malformed file, an unknown name (with the nearest known one) or a wrong value.
     """
-    annotations = typing.get_type_hints(kind, include_extras=True)
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the configuration {path}: {error}; name an existing yaml file") from error
     except yaml.YAMLError as error:
         raise InputError(f"{path} is no valid yaml: {str(error).replace(chr(10), ' ')}; correct that line") from error
-    values = {} if values is None else values
-    if not isinstance(values, dict):
+    if not isinstance(values, dict | None):
         raise InputError(f"{path} holds a {type(values).__name__}, expected lines of the form `name: value`")
-    return check_values(rename(values), annotations, str(path))
+    return check_values(rename(values or {}), typing.get_type_hints(kind, include_extras=True), str(path))
 
 
 def check_values(values: dict, annotations: dict[str, Any], source: str) -> dict[str, Any]:
@@ -157,8 +144,7 @@ def read_options(default_path: str | Path, kind: type) -> list[Option]:
         elif match := OPTION_LINE.match(line):
             name = match[1]
             options.append(Option(name, annotations[name], defaults[name], group, match[2]))
-    missing = set(annotations) - {option.name for option in options}
-    if missing:
+    if missing := set(annotations) - {option.name for option in options}:
         raise InputError(f"{default_path} lacks a commented line for {', '.join(sorted(missing))}; add it")
     return options
 
@@ -189,20 +175,18 @@ def parse_arguments(
         allow_abbrev=False,
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=34, width=118),
     )
-    parser.add_argument(
-        "--config",
-        metavar="FILE|NAME",
-        help=f"yaml file with settings that differ from the defaults, or one of ours: {', '.join(config_names)}",
-    )
+    text = f"yaml file with settings that differ from the defaults, or one of ours: {', '.join(config_names)}"
+    parser.add_argument("--config", metavar="FILE|NAME", help=text)
     groups: dict[str, argparse._ArgumentGroup] = {}
     for option in options:
         if option.group not in groups:
             groups[option.group] = parser.add_argument_group(option.group)
         default = str(option.default).lower() if option.default in (True, False, None) else option.default
         is_list = typing.get_origin(option.annotation) is list
+        words = describe_type(option.annotation).replace(" or none", "")
         groups[option.group].add_argument(
             f"--{option.name}",
-            metavar=placeholder(option.annotation),
+            metavar=words if "|" in words else words.upper(),
             nargs="+" if is_list or option.annotation is dict else "?" if option.annotation is bool else None,
             action="extend" if option.annotation is dict else "store",
             const=True if option.annotation is bool else None,

@@ -47,12 +47,11 @@ def choose_device(name: str, local_rank: int | None = None) -> torch.device:
     if device is None or device.type not in KINDS:
         raise InputError(f"device {name!r} is unknown; give auto, cpu, cuda, cuda:N or mps")
     if device.type == "cuda":
-        index = device.index if device.index is not None else local_rank
+        index = local_rank if device.index is None else device.index
         if (index is not None and index >= torch.cuda.device_count()) or not torch.cuda.is_available():
-            raise InputError(
-                f"device {name!r} (GPU {index or 0}) asked for, but torch sees {torch.cuda.device_count()} GPUs; "
-                "use --device cpu, or fewer processes"
-            )
+            asked = f"device {name!r} (GPU {index or 0}) asked for"
+            seen = f"torch sees {torch.cuda.device_count()} GPUs"
+            raise InputError(f"{asked}, but {seen}; use --device cpu, or fewer processes")
         return device if index is None else torch.device("cuda", index)
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise InputError("device 'mps' asked for, but this machine has none; use --device cpu")
@@ -64,11 +63,9 @@ def choose_amp(name: str, device: torch.device) -> torch.dtype | None:
     if name not in AMP_NAMES:
         raise InputError(f"amp is {name!r}, expected one of {', '.join(AMP_NAMES)}")
     if name == "auto":
-        fast = {
-            "cuda": lambda: torch.cuda.get_device_capability(device) >= (8, 0),
-            "cpu": torch.cpu._is_amx_tile_supported,
-        }.get(device.type)
-        name = "bf16" if fast and fast() else "none"
+        ampere = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+        fast = ampere or (device.type == "cpu" and torch.cpu._is_amx_tile_supported())
+        name = "bf16" if fast else "none"
     return {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
 
 

@@ -52,8 +52,7 @@ def contact_sheet(tiles: Sequence[np.ndarray], labels: Sequence[str], columns: i
         raise ValueError(f"{len(tiles)} tiles and {len(labels)} labels; expected the same number, at least one")
     columns = min(columns, len(tiles))
     rows = -(-len(tiles) // columns)
-    height = max(tile.shape[0] for tile in tiles)
-    width = max(tile.shape[1] for tile in tiles)
+    height, width = (max(tile.shape[axis] for tile in tiles) for axis in (0, 1))
     step_y, step_x = height + LABEL_HEIGHT + GAP, width + GAP
     sheet = np.full((rows * step_y + GAP, columns * step_x + GAP, 3), SHEET_GREY, np.uint8)
     for index, (tile, label) in enumerate(zip(tiles, labels, strict=True)):

@@ -3,6 +3,10 @@
 import sys
 from collections.abc import Callable
 
+OUT_OF_MEMORY = (
+    "out of memory; lower --batch_size, raise --accumulate (training), or use smaller frames (--size, --tile)"
+)
+
 
 class InputError(Exception):
     """Invalid user input; the message says what was given, what was expected and what to do.
@@ -21,17 +25,10 @@ def run_main(main: Callable[[], int | None]) -> None:
     """
     try:
         sys.exit(main() or 0)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
+    except (InputError, MemoryError, RuntimeError) as error:
+        if not isinstance(error, InputError) and not is_out_of_memory(error):
             raise
-        print(
-            "error: out of memory; lower --batch_size, raise --accumulate (training), or use smaller frames "
-            "(--size, --tile)",
-            file=sys.stderr,
-        )
+        print(f"error: {error if isinstance(error, InputError) else OUT_OF_MEMORY}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -43,8 +40,5 @@ def run_main(main: Callable[[], int | None]) -> None:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether Python, numpy, a GPU (torch.OutOfMemoryError) or torch on the CPU ran out of memory."""
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or "DefaultCPUAllocator" in str(error)
-    )
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or "DefaultCPUAllocator" in str(error)

@@ -89,14 +89,11 @@ def _decode(path: str | Path) -> np.ndarray:
         data = np.fromfile(path, np.uint8)
     except OSError as error:
         raise InputError(f"cannot read image {path}: {error.strerror or error}; check the path") from error
-    image = None
-    if data.size and not _is_truncated(data.tobytes()):
-        image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    whole = data.size and not _is_truncated(data.tobytes())
+    image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if whole else None
     if image is None:
-        raise InputError(
-            f"cannot read image {path}: its {data.size} bytes are no whole png, jpg, bmp or tiff image; "
-            "copy or convert it again"
-        )
+        expected = "no whole png, jpg, bmp or tiff image; copy or convert it again"
+        raise InputError(f"cannot read image {path}: its {data.size} bytes are {expected}")
     if image.dtype.kind == "f" and not np.isfinite(image).all():
         raise InputError(f"image {path} holds values that are not finite; expected finite numbers; convert it again")
     return image

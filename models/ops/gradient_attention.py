@@ -21,8 +21,6 @@ from torch import Tensor, nn
 from models.ops import is_exporting
 
 BAND_BYTES = 4 << 20  # of key values in flight on a CPU: about the size of two cores' second-level caches
-
-
 NORM_EPS = 1e-12  # of the L2 normalisation of queries and keys
 
 
@@ -184,12 +182,6 @@ def _convolve_each_by_taps(padded: Tensor, kernels: list[Tensor], shifts: tuple[
     """`convolve_each` as one matrix product over the nine taps: ONNX has no convolution with a kernel per sample."""
     margin = max(shifts)
     height, width = padded.shape[2] - 2 * margin, padded.shape[3] - 2 * margin
-    windows, taps = [], []
-    for shift, kernel in zip(shifts, kernels, strict=True):
-        for row in range(3):
-            for column in range(3):
-                top, left = margin + (row - 1) * shift, margin + (column - 1) * shift
-                windows.append(padded[:, :, top : top + height, left : left + width])
-        taps.append(kernel.flatten(3).transpose(2, 3).flatten(2))  # [B, O, 9 C], tap outer
-    product = torch.cat(taps, dim=2) @ torch.cat(windows, dim=1).flatten(2)
+    taps = [F.unfold(_window(padded, 0, height, margin, shift), 3, dilation=shift) for shift in shifts]
+    product = torch.cat([kernel.flatten(2) for kernel in kernels], dim=2) @ torch.cat(taps, dim=1)
     return product.unflatten(2, (height, width))

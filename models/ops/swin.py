@@ -1,4 +1,4 @@
-"""torchvision's Swin blocks of both versions, made of the fast forms of their attention, perceptrons and norms."""
+"""torchvision's Swin blocks of both versions, made of the fast forms of their attention and perceptrons."""
 
 from typing import ClassVar
 
@@ -6,7 +6,6 @@ from torch import Tensor, nn
 from torchvision.models.swin_transformer import SwinTransformerBlock, SwinTransformerBlockV2
 
 from models.ops.mlp import chunked_mlp
-from models.ops.norms import NarrowLayerNorm
 from models.ops.window_attention import FastWindowAttention3d, FastWindowAttentionV2
 
 STOCHASTIC_DEPTH = 0.1  # of the last block
@@ -15,7 +14,7 @@ STOCHASTIC_DEPTH = 0.1  # of the last block
 class SwinBlock3d(SwinTransformerBlock):
     """torchvision's block of Video Swin, [B, T, H, W, C] -> same."""
 
-    layers: ClassVar = {"attn_layer": FastWindowAttention3d}
+    attention: ClassVar = FastWindowAttention3d
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.stochastic_depth(self.attn(self.norm1(x)))
@@ -25,7 +24,7 @@ class SwinBlock3d(SwinTransformerBlock):
 class SwinBlockV2(SwinTransformerBlockV2):
     """torchvision's block of Swin V2, [B, H, W, C] -> same."""
 
-    layers: ClassVar = {"attn_layer": FastWindowAttentionV2, "norm_layer": NarrowLayerNorm}
+    attention: ClassVar = FastWindowAttentionV2
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.stochastic_depth(self.norm1(self.attn(x)))
@@ -39,7 +38,9 @@ def swin_blocks(
     shifts = [0] * len(window), [extent // 2 for extent in window]
     return nn.Sequential(
         *(
-            block(channels, heads, list(window), shifts[layer % 2], stochastic_depth_prob=drop, **block.layers)
+            block(
+                channels, heads, list(window), shifts[layer % 2], stochastic_depth_prob=drop, attn_layer=block.attention
+            )
             for layer, drop in enumerate(drops)
         )
     )

@@ -11,6 +11,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 from torchvision.models.swin_transformer import ShiftedWindowAttentionV2
 from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d
@@ -142,108 +143,27 @@ def _weights(query: Tensor, key: Tensor, bias: Tensor, masks: bool) -> Tensor:
     return F.threshold_(weights, torch.finfo(weights.dtype).tiny, 0.0) if masks else weights
 
 
-class _Shift(torch.autograd.Function):
-    """Pad [B, T, H, W, C] with zeros behind each side and shift it cyclically towards its origin, in one pass."""
+def _attend(x: Tensor, module: nn.Module, bias: Tensor, window: tuple, shift: tuple, cosine: bool) -> Tensor:
+    """Shifted-window attention of x [B, T, H, W, C] with the module's projections; the same shape.
 
-    @staticmethod
-    def forward(ctx, x: Tensor, padded: tuple[int, ...], shift: tuple[int, ...]) -> Tensor:
-        ctx.size, ctx.shift = tuple(x.shape[1:4]), shift
-        return _shift(x, padded, shift)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        return _shift_back(grad, ctx.size, ctx.shift), None, None
-
-
-class _ShiftBack(torch.autograd.Function):
-    """The reverse of `_Shift`: back by `shift`, and the padding cut off."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, size: tuple[int, ...], shift: tuple[int, ...]) -> Tensor:
-        ctx.padded, ctx.shift = tuple(x.shape[1:4]), shift
-        return _shift_back(x, size, shift)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        return _shift(grad, ctx.padded, ctx.shift), None, None
-
-
-def _blocks(size: tuple[int, ...], padded: tuple[int, ...], shift: tuple[int, ...]):
-    """Yield where each block of an image of `size` lies (index into it), and where `_shift` puts it."""
-    sides = [
-        [(slice(step, side), slice(0, side - step)), (slice(0, step), slice(full - step, full))] if step
-        else [(slice(side), slice(side))]
-        for side, full, step in zip(size, padded, shift, strict=True)
-    ]  # fmt: skip
-    for block in itertools.product(*sides):
-        source, target = zip(*block, strict=True)
-        yield (slice(None), *source), (slice(None), *target)
-
-
-def _shift(x: Tensor, padded: tuple[int, ...], shift: tuple[int, ...]) -> Tensor:
-    out = x.new_zeros(len(x), *padded, x.shape[-1])
-    for source, target in _blocks(tuple(x.shape[1:4]), padded, shift):
-        out[target] = x[source]
-    return out
-
-
-def _shift_back(x: Tensor, size: tuple[int, ...], shift: tuple[int, ...]) -> Tensor:
-    out = x.new_empty(len(x), *size, x.shape[-1])
-    for source, target in _blocks(size, tuple(x.shape[1:4]), shift):
-        out[source] = x[target]
-    return out
-
-
-def _partition(x: Tensor, window: tuple[int, ...]) -> Tensor:
-    """[B, T, H, W, C] -> [B, nT, nH, nW, tokens, C]."""
-    batch, t, h, w, channels = x.shape
-    x = x.reshape(batch, t // window[0], window[0], h // window[1], window[1], w // window[2], window[2], channels)
-    return x.permute(0, 1, 3, 5, 2, 4, 6, 7).flatten(4, 6)
-
-
-def _join(x: Tensor, window: tuple[int, ...], size: tuple[int, ...]) -> Tensor:
-    """The reverse of `_partition`: [B, nT, nH, nW, tokens, C] -> [B, T, H, W, C] of the given (T, H, W)."""
-    x = x.unflatten(4, window)
-    return x.permute(0, 1, 4, 2, 5, 3, 6, 7).reshape(len(x), *size, x.shape[-1])
-
-
-def _attend_by_pieces(
-    x: Tensor, weight: Tensor, weight_bias: Tensor, scale: Tensor, bias: Tensor, cosine: bool, window, shift
-) -> Tensor:
-    """What `_WindowAttention` makes of the projections of x [B, nT, nH, nW, tokens, C]; the same shape.
-
-    For inference, as it keeps nothing: queries, keys and values exist for a few windows at a time.
+    `shift` counts along sides longer than a window only, as in torchvision.
     """
-    heads = len(scale)
-    out = torch.empty_like(x)
-    for piece, piece_bias, masks in _pieces(x.shape[:4], bias, window, shift):
-        qkv = F.linear(x[piece], weight, weight_bias).unflatten(-1, (3, heads, -1))
-        out[piece] = _attend_windows(qkv, scale, piece_bias, masks, cosine)[1].flatten(-2)
-    return out
-
-
-def _attend(
-    x: Tensor,
-    module: ShiftedWindowAttention3d | ShiftedWindowAttentionV2,
-    bias: Tensor,
-    window: tuple[int, ...],
-    shift: tuple[int, ...],
-    cosine: bool,
-) -> Tensor:
-    """Shifted-window attention of x [B, T, H, W, C] with the module's projections; the same shape."""
     *size, channels = x.shape[1:]
-    size, heads = tuple(size), module.num_heads
-    padded = tuple(math.ceil(side / extent) * extent for side, extent in zip(size, window, strict=True))
-    moves = padded != size or any(shift)
-    if moves:
-        x = _Shift.apply(x, padded, shift)
+    heads = module.num_heads
+    shift = tuple(0 if side <= extent else step for side, extent, step in zip(size, window, shift, strict=True))
+    missing = [-side % extent for side, extent in zip(size, window, strict=True)]
+    if any(missing):
+        x = F.pad(x, (0, 0, 0, missing[2], 0, missing[1], 0, missing[0]))
+    if any(shift):
+        x = x.roll([-step for step in shift], dims=(1, 2, 3))
     qkv_bias = module.qkv.bias
     if cosine:  # version 2 has no bias on its keys, whatever the parameter holds
         qkv_bias = torch.cat([qkv_bias[:channels], torch.zeros_like(qkv_bias[:channels]), qkv_bias[2 * channels :]])
         scale = module.logit_scale.clamp(max=math.log(100.0)).exp()
     else:
         scale = x.new_full((heads, 1, 1), (channels // heads) ** -0.5)
-    x = _partition(x, window)
+    extents = dict(zip(("wt", "wh", "ww"), window, strict=True))
+    x = rearrange(x, "b (t wt) (h wh) (w ww) c -> b t h w (wt wh ww) c", **extents)
     if torch.is_grad_enabled():
         qkv = F.linear(x, module.qkv.weight, qkv_bias).unflatten(-1, (3, heads, channels // heads))
         with torch.autocast(x.device.type, enabled=False):
@@ -252,21 +172,15 @@ def _attend(
         device = x.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
         with torch.autocast(device, enabled=False):
-            out = _attend_by_pieces(
-                *(part.to(dtype) for part in (x, module.qkv.weight, qkv_bias, scale, bias)), cosine, window, shift
-            )
-    out = _join(out, window, padded)
-    if moves:
-        out = _ShiftBack.apply(out, size, shift)
-    return F.linear(out, module.proj.weight, module.proj.bias)
-
-
-def _module_shift(module: nn.Module, size: torch.Size) -> tuple[int, ...]:
-    """The module's cyclic shift along each side; 0 where the side fits into one window, as in torchvision."""
-    return tuple(
-        0 if side <= extent else step
-        for side, extent, step in zip(size, module.window_size, module.shift_size, strict=True)
-    )
+            x, weight, qkv_bias, scale, bias = (t.to(dtype) for t in (x, module.qkv.weight, qkv_bias, scale, bias))
+            out = torch.empty_like(x)
+            for piece, piece_bias, masks in _pieces(x.shape[:4], bias, window, shift):  # nothing is kept of any
+                qkv = F.linear(x[piece], weight, qkv_bias).unflatten(-1, (3, heads, -1))
+                out[piece] = _attend_windows(qkv, scale, piece_bias, masks, cosine)[1].flatten(-2)
+    out = rearrange(out, "b t h w (wt wh ww) c -> b (t wt) (h wh) (w ww) c", **extents)
+    if any(shift):
+        out = out.roll(shift, dims=(1, 2, 3))
+    return F.linear(out[:, : size[0], : size[1], : size[2]], module.proj.weight, module.proj.bias)
 
 
 class FastWindowAttention3d(ShiftedWindowAttention3d):
@@ -280,7 +194,7 @@ class FastWindowAttention3d(ShiftedWindowAttention3d):
         tokens = math.prod(window)
         # as `get_relative_position_bias`, but the gradient of an embedding is faster than that of an indexing
         bias = F.embedding(self.relative_position_index[:tokens, :tokens], self.relative_position_bias_table)
-        return _attend(x, self, bias.permute(2, 0, 1).contiguous(), window, _module_shift(self, size), cosine=False)
+        return _attend(x, self, bias.permute(2, 0, 1).contiguous(), window, self.shift_size, cosine=False)
 
 
 class FastWindowAttentionV2(ShiftedWindowAttentionV2):
@@ -290,5 +204,5 @@ class FastWindowAttentionV2(ShiftedWindowAttentionV2):
         if is_exporting():
             return super().forward(x)
         bias = self.get_relative_position_bias()[0]
-        window, shift = (1, *self.window_size), (0, *_module_shift(self, x.shape[1:3]))
+        window, shift = (1, *self.window_size), (0, *self.shift_size)
         return _attend(x[:, None], self, bias, window, shift, cosine=True)[:, 0]

@@ -1,7 +1,7 @@
 """Inputs of `predict` as streams of frames: an image, a folder of images, a folder of such folders, or a video."""
 
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,31 +9,28 @@ import cv2
 import numpy as np
 
 from utils.errors import InputError
-from utils.images import IMAGE_SUFFIXES, image_files, numeric_key, read_pixels, to_unit
+from utils.images import IMAGE_SUFFIXES, image_files, numeric_key, read_grey, to_unit
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".m4v", ".wmv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".flv")
+EXPECTED = "an image, a folder of images, a folder of such folders, or a video file"
 DEFAULT_FPS = 25.0  # of the overlay video of an image sequence
 LARGEST_FPS = 1000
 FAILED_READS = 64  # consecutive undecodable frames after which a video is taken to have ended
 END_TOLERANCE = 0.01  # relative error of frame counts in video containers
 
 
-class SourceFrame(NamedTuple):
-    """A frame of a source; `grey` is float32 [H, W] in 0..1."""
-
-    name: str
-    grey: np.ndarray
+OnBad = Callable[[str, str], None]  # is told the name of an unreadable frame, and why it cannot be read
+Frames = Iterator[tuple[str, np.ndarray]]  # the name of each frame, and its grey levels, float32 [H, W] in 0..1
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """One sequence: `frames(on_bad)` streams it, calling `on_bad(name, reason)` for each unreadable frame it skips."""
 
     name: str
     kind: str  # "image", "folder" or "video"
     length: int | None  # number of frames, if known
     fps: float
-    frames: Callable[[Callable[[str, str], None]], Iterator[SourceFrame]]
+    frames: Callable[[OnBad], Frames]
 
 
 def find_sources(path: str | Path) -> list[Source]:
@@ -41,41 +38,34 @@ def find_sources(path: str | Path) -> list[Source]:
 
     Raises `InputError` if `path` is none of these.
     """
-    path = Path(path)
+    path, images = Path(path), ", ".join(IMAGE_SUFFIXES)
     if path.is_dir():
-        if images := image_files(path):
-            return [folder_source(path.resolve().name, images.values())]
-        folders = sorted((entry for entry in path.iterdir() if entry.is_dir()), key=lambda p: numeric_key(p.name))
-        sources = [folder_source(entry.name, images.values()) for entry in folders if (images := image_files(entry))]
+        folders = [path.resolve()]
+        if not image_files(path):
+            folders = sorted((entry for entry in path.iterdir() if entry.is_dir()), key=lambda p: numeric_key(p.name))
+        sources = [folder_source(entry.name, files.values()) for entry in folders if (files := image_files(entry))]
         if not sources:
-            raise InputError(
-                f"folder {path} holds no images ({', '.join(IMAGE_SUFFIXES)}), nor do the folders in it; "
-                "give an image, a folder of images, a folder of such folders, or a video file"
-            )
+            raise InputError(f"folder {path} holds no images ({images}), nor do the folders in it; give {EXPECTED}")
         return sources
     if not path.exists():
-        raise InputError(f"{path} does not exist; give an image, a folder of images or a video file")
-    if path.suffix.lower() in IMAGE_SUFFIXES:
-        return [folder_source(path.stem, [path], kind="image")]
-    if path.suffix.lower() in VIDEO_SUFFIXES:
-        return [video_source(path)]
-    raise InputError(
-        f"{path} is neither an image ({', '.join(IMAGE_SUFFIXES)}) nor a video ({', '.join(VIDEO_SUFFIXES)}); "
-        "convert it"
-    )
+        raise InputError(f"{path} does not exist; give {EXPECTED}")
+    suffix = path.suffix.lower()
+    if suffix not in IMAGE_SUFFIXES + VIDEO_SUFFIXES:
+        raise InputError(f"{path} is neither an image ({images}) nor a video ({', '.join(VIDEO_SUFFIXES)}); convert it")
+    return [folder_source(path.stem, [path], kind="image") if suffix in IMAGE_SUFFIXES else video_source(path)]
 
 
 def folder_source(name: str, images: Collection[Path], kind: str = "folder") -> Source:
     """Image files as one sequence; a file that cannot be read is bad."""
 
-    def frames(on_bad: Callable[[str, str], None]) -> Iterator[SourceFrame]:
+    def frames(on_bad: OnBad) -> Frames:
         for image in images:
             try:
-                pixels = read_pixels(image)
+                grey = read_grey(image)
             except InputError as error:
                 on_bad(image.stem, str(error))
                 continue
-            yield SourceFrame(image.stem, to_unit(pixels))
+            yield image.stem, grey
 
     return Source(name, kind, len(images), DEFAULT_FPS, frames)
 
@@ -87,33 +77,25 @@ def video_source(path: Path) -> Source:
     capture.release()
     length = count if count > 0 else None
     fps = fps if 0 < fps < LARGEST_FPS else DEFAULT_FPS
-
-    def frames(on_bad: Callable[[str, str], None]) -> Iterator[SourceFrame]:
-        return read_video(path, length, fps, on_bad)
-
-    return Source(path.stem, "video", length, fps, frames)
+    return Source(path.stem, "video", length, fps, partial(read_video, path, length, fps))
 
 
 def open_video(path: Path) -> cv2.VideoCapture:
     """Open a video; raises `InputError` if OpenCV cannot decode it."""
     capture = cv2.VideoCapture(str(path))
     if not capture.isOpened():
-        raise InputError(
-            f"cannot open video {path}: damaged, incomplete, or a format that OpenCV cannot decode; convert it to mp4"
-        )
+        raise InputError(f"cannot open video {path}: damaged, or a format that OpenCV cannot decode; convert it to mp4")
     return capture
 
 
-def read_video(path: Path, length: int | None, fps: float, on_bad: Callable[[str, str], None]) -> Iterator[SourceFrame]:
+def read_video(path: Path, length: int | None, fps: float, on_bad: OnBad) -> Frames:
     """Stream a video as grey frames in 0..1.
 
     Frames that cannot be decoded are detected by gaps in the time stamps, a missing end by the frame count. Each is
     reported to `on_bad` before the next frame is yielded.
     """
     capture = open_video(path)
-    number = 0  # of the next frame
-    failures = 0  # consecutive failed reads
-    damaged = False
+    number, failures, damaged = 0, 0, False  # the next frame, consecutive failed reads, whether any read failed
     try:
         while True:
             good, image = capture.read()
@@ -129,13 +111,12 @@ def read_video(path: Path, length: int | None, fps: float, on_bad: Callable[[str
                 for lost in range(number, stamp):
                     on_bad(f"{lost:06d}", f"frame {lost} of video {path} cannot be decoded")
                 number = max(number, stamp)
-            yield SourceFrame(f"{number:06d}", to_unit(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)))
+            yield f"{number:06d}", to_unit(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY))
             number += 1
         if number == 0:
             raise InputError(f"no frame of video {path} can be decoded; convert it to mp4")
         if length is not None and length - number > max(2, END_TOLERANCE * length):
-            on_bad(
-                f"{number:06d}", f"video {path} ends after {number} of {length} frames; its end is missing or damaged"
-            )
+            reason = f"video {path} ends after {number} of {length} frames; its end is missing or damaged"
+            on_bad(f"{number:06d}", reason)
     finally:
         capture.release()

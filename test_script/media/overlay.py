@@ -50,7 +50,6 @@ class OverlayVideo:
         self._writer.write(cv2.cvtColor(fit(picture, *self._size), cv2.COLOR_RGB2BGR))
 
     def close(self) -> None:
-        """Complete the file."""
         if self._writer is not None:
             self._writer.release()
 
@@ -59,8 +58,7 @@ class Thumbnails:
     """Thumbnails spread evenly over a stream of unknown length; holds fewer than `2 * SHEET_TILES`."""
 
     def __init__(self) -> None:
-        self._stride = 1
-        self._count = 0
+        self._count, self._stride = 0, 1
         self._kept: list[tuple[str, np.ndarray]] = []
 
     def add(self, name: str, picture: np.ndarray) -> None:
@@ -75,7 +73,6 @@ class Thumbnails:
         self._count += 1
 
     def sheet(self) -> np.ndarray:
-        """The contact sheet, RGB uint8."""
         count = min(len(self._kept), SHEET_TILES)
         tiles = [self._kept[index * len(self._kept) // count] for index in range(count)]
         return contact_sheet([picture for _, picture in tiles], [name for name, _ in tiles], SHEET_COLUMNS)

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,12 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models import load_model
-from test_script.predictor.clips import as_grey_frames, batched, sliding_clips, stack_clip
-from test_script.predictor.preparation import eval_transform, frame_preparation, recipe_settings
+from test_script.predictor import preparation
 from test_script.predictor.tiling import pad_to_multiple, resize_clips, resize_map, round_up, run_tiled
 from test_script.results.detections import Detection, find_detections
-from utils.checkpoint import read_checkpoint
 from utils.distributed import autocast, choose_amp, choose_device
 from utils.errors import InputError
 
@@ -26,7 +22,9 @@ PUBLISHED_SCALES = (0.8, 0.9, 1.0, 1.1, 1.2, 1.3)  # of --msc in SGMP-UNet's 202
 TILE_OVERLAP = 64  # pixels by which neighbouring tiles overlap, at least
 DEFAULT_BATCH = 4  # clips
 
+Size = tuple[int, int]  # height, width
 Pass = tuple[float, bool]  # one run of the network over a clip: its scale, and whether it is flipped
+Logits = dict[Pass, Tensor]  # [h, w] of each pass over one clip
 
 
 class ScoreMaps(NamedTuple):
@@ -36,8 +34,7 @@ class ScoreMaps(NamedTuple):
     logit: np.ndarray | None  # mean over flips of the logits at scale 1
 
 
-@dataclass(frozen=True)
-class Prediction:
+class Prediction(NamedTuple):
     """Results for N frames, at their own size."""
 
     probability: np.ndarray  # float32 [N, H, W], 0..1
@@ -100,20 +97,15 @@ class Predictor:
             raise InputError(f"threshold {threshold} given; expected a probability, 0 to 1")
         multiple = model.size_multiple
         if tile is not None and round_up(tile, multiple) <= TILE_OVERLAP:
-            raise InputError(
-                f"tile size {tile} given; tiles overlap by {TILE_OVERLAP} px, so give a larger one, e.g. 256"
-            )
+            raise InputError(f"tile size {tile} given; tiles overlap by {TILE_OVERLAP} px: give a larger one, e.g. 256")
         self.device = torch.device(device)
-        self.model = model.to(self.device).eval()
-        self.prepare = prepare
-        self.flip = flip
-        self.scales = tuple(scales)
-        self.tile = None if tile is None else round_up(tile, multiple)
         self.amp = choose_amp(amp, self.device)
+        self.model = model.to(self.device).eval()
+        self.prepare, self.threshold, self.deterministic = prepare, threshold, deterministic
+        self.flip, self.scales = flip, tuple(scales)
+        self.tile = None if tile is None else round_up(tile, multiple)
         to_fill = -(-torch.get_num_threads() // len(self._passes(self.scales))) if self.device.type == "cpu" else 1
         self.batch_size = batch_size or max(DEFAULT_BATCH, to_fill)
-        self.threshold = threshold
-        self.deterministic = deterministic
         self.compiled = compile
         self._forward = torch.compile(self.model) if compile else self.model
 
@@ -126,11 +118,9 @@ class Predictor:
         `device`: auto, cpu, cuda, cuda:N or mps. `image_size`: for DATransNet files that do not record it (256 for
         NUDT-SIRST, 512 for IRSTD-1K). Raises `InputError` if the file is not a checkpoint.
         """
-        checkpoint = read_checkpoint(path)
-        model = load_model(checkpoint, **({} if image_size is None else {"image_size": image_size}))
-        settings = recipe_settings(checkpoint)
-        transform = eval_transform(model, settings, tiled=options.get("tile") is not None)
-        return cls(model, frame_preparation(transform), choose_device(device), **options)
+        model, settings = preparation.load_recipe(path, image_size)
+        transform = preparation.eval_transform(model, settings, tiled=options.get("tile") is not None)
+        return cls(model, preparation.frame_preparation(transform), choose_device(device), **options)
 
     def __call__(self, frames: np.ndarray | Iterable[np.ndarray]) -> Prediction:
         """Predict every frame of a clip or of a set of images.
@@ -139,14 +129,11 @@ class Predictor:
         uint16 (scaled from each frame's minimum to its maximum) or float in 0..1. A multi-frame network takes them as
         consecutive, repeating the first and the last where a clip reaches beyond. Raises `InputError` for other input.
         """
-        results = list(self.stream(as_grey_frames(frames)))
+        results = list(self.stream(preparation.as_grey_frames(frames)))
         if not results:
             raise InputError("no frames given; expected at least one, e.g. an array [N, H, W]")
-        return Prediction(
-            np.stack([result.probability for result in results]),
-            np.stack([result.mask for result in results]),
-            [result.detections for result in results],
-        )
+        _, probabilities, masks, detections = zip(*results, strict=True)
+        return Prediction(np.stack(probabilities), np.stack(masks), list(detections))
 
     def stream(self, frames: Iterable[np.ndarray]) -> Iterator[FrameResult]:
         """Predict a stream of grey frames float32 [H, W] in 0..1, in order, preparing each frame once.
@@ -154,38 +141,31 @@ class Predictor:
         Holds a clip and a batch of frames at a time. Raises `InputError` if the frames of a clip differ in size.
         """
         prepared = ((frame, self.prepare(frame)) for frame in frames)
-        clips = sliding_clips(prepared, self.model.num_frames)
+        clips = preparation.sliding_clips(prepared, self.model.num_frames)
         first = list(islice(clips, 2))
-        for batch in batched(chain(first, clips), self.batch_size):
-            tensors = [stack_clip([tensor for _, tensor in clip]) for _, clip in batch]
+        for batch in preparation.batched(chain(first, clips), self.batch_size):
+            tensors = [preparation.stack_clip([tensor for _, tensor in clip]) for _, clip in batch]
             targets = [frame for (frame, _), _ in batch]
-            sizes = [frame.shape for frame in targets]
-            maps = self._score_maps(tensors, sizes, probability=True, logit=False, alone=len(first) == 1)
+            maps = self.score_maps(tensors, [frame.shape for frame in targets], alone=len(first) == 1)
             for frame, (probability, _) in zip(targets, maps, strict=True):
                 mask = probability > self.threshold
                 yield FrameResult(frame, probability, mask, find_detections(mask, probability))
 
+    @torch.inference_mode()
     def score_maps(
-        self, clips: list[Tensor], sizes: list[tuple[int, int]], probability: bool = True, logit: bool = False
+        self, clips: list[Tensor], sizes: list[Size], probability: bool = True, logit: bool = False, alone: bool = False
     ) -> list[ScoreMaps]:
         """Score maps of the target frames of `clips` (each [T, C, H, W], sizes may differ) at `sizes` (h, w).
 
         One set of forward passes serves both maps: `probability` (all scales and flips) and `logit` (scale 1, flips).
+        `alone`: nothing else runs beside these clips, so that a pass may take several threads.
         """
-        return self._score_maps(clips, sizes, probability, logit, alone=False)
-
-    @torch.inference_mode()
-    def _score_maps(
-        self, clips: list[Tensor], sizes: list[tuple[int, int]], probability: bool, logit: bool, alone: bool
-    ) -> list[ScoreMaps]:
-        """`score_maps`; `alone`: nothing else runs beside these clips, so that a pass may take several threads."""
         scales = self.scales if probability else ()
         passes = self._passes(scales if 1.0 in scales or not logit else (*scales, 1.0))
         if self.device.type != "cpu":
             logits = self._passes_on_gpu(clips, sizes, passes)
             return [self._combine(own, probability, logit) for own in logits]
-        cores = torch.get_num_threads()
-        threads = 1
+        cores, threads = torch.get_num_threads(), 1
         if not self.deterministic and (alone or self.compiled):  # compiled code cannot run in several Python threads
             threads = cores if self.compiled else max(1, cores // len(passes))
         torch.set_num_threads(threads)
@@ -196,12 +176,9 @@ class Predictor:
             torch.set_num_threads(cores)
 
     def _passes(self, scales: Iterable[float]) -> list[Pass]:
-        """The passes over a clip at these scales."""
         return [(scale, flip) for scale in scales for flip in ((False, True) if self.flip else (False,))]
 
-    def _passes_on_cpu(
-        self, clips: list[Tensor], sizes: list[tuple[int, int]], passes: list[Pass], workers: int
-    ) -> list[dict[Pass, Tensor]]:
+    def _passes_on_cpu(self, clips: list[Tensor], sizes: list[Size], passes: list[Pass], workers: int) -> list[Logits]:
         """Logits [h, w] of every pass over every clip; `workers` passes run side by side."""
 
         @torch.inference_mode()  # it holds for a thread
@@ -211,22 +188,17 @@ class Predictor:
             return resize_map(self._logits(resize_clips(clip, scale, self.model.size_multiple))[0], sizes[i])
 
         jobs = [(i, one) for i in range(len(clips)) for one in passes]
-        if workers == 1:
-            maps = [run(job) for job in jobs]
-        else:
-            with ThreadPoolExecutor(workers) as pool:
-                maps = list(pool.map(run, jobs))
-        return [dict(zip(passes, own, strict=True)) for own in batched(maps, len(passes))]
+        with ThreadPoolExecutor(workers) as pool:  # which starts no thread before its first job
+            maps = list(map(run, jobs) if workers == 1 else pool.map(run, jobs))
+        return [dict(zip(passes, own, strict=True)) for own in preparation.batched(maps, len(passes))]
 
-    def _passes_on_gpu(
-        self, clips: list[Tensor], sizes: list[tuple[int, int]], passes: list[Pass]
-    ) -> list[dict[Pass, Tensor]]:
+    def _passes_on_gpu(self, clips: list[Tensor], sizes: list[Size], passes: list[Pass]) -> list[Logits]:
         """The same with clips of equal size, and their flips, in one batch."""
         by_shape: dict[tuple[int, ...], list[int]] = {}
         for i, clip in enumerate(clips):
             by_shape.setdefault(tuple(clip.shape), []).append(i)
         results: list[dict] = [{} for _ in clips]
-        for group in (group for same in by_shape.values() for group in batched(same, self.batch_size)):
+        for group in (group for same in by_shape.values() for group in preparation.batched(same, self.batch_size)):
             inputs = torch.stack([clips[i] for i in group]).to(self.device, non_blocking=True)
             for scale in dict.fromkeys(scale for scale, _ in passes):
                 flips = [flip for one, flip in passes if one == scale]
@@ -238,13 +210,11 @@ class Predictor:
                     results[i][scale, flips[view // len(group)]] = resize_map(logits, sizes[i])
         return results
 
-    def _combine(self, logits: dict[Pass, Tensor], probability: bool, logit: bool) -> ScoreMaps:
+    def _combine(self, logits: Logits, probability: bool, logit: bool) -> ScoreMaps:
         """The maps of one clip from the logits [h, w] of its passes; flipped ones are flipped back."""
 
         def over_flips(average: Callable[[bool], Tensor]) -> np.ndarray:
-            value = average(False)
-            if self.flip:
-                value = (value + average(True).flip(-1)) / 2
+            value = (average(False) + average(True).flip(-1)) / 2 if self.flip else average(False)
             return value.cpu().numpy()
 
         def mean_probability(flip: bool) -> Tensor:

@@ -1,30 +1,42 @@
-"""From decoded frames to a network's input, as the network was trained; the same for training's validation, inference
-and prediction."""
+"""From frames of any kind to a network's input, as the network was trained; the same for training's validation,
+inference and prediction."""
 
-from collections.abc import Callable
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
 
+import cv2
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from datasets import ClipDataset, Sequence
 from datasets.clips import Transform
 from datasets.presets import PRESETS, build_transform, find_preset
-from utils.checkpoint import Checkpoint
+from models import load_model
+from utils.checkpoint import read_checkpoint
+from utils.errors import InputError
+from utils.images import to_unit
 
+T = TypeVar("T")
 DEFAULT_PRESET = "fast"  # of a network without a preset of its own: frames as they are
 
 
-def recipe_settings(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The settings a network of ours was trained with; those of a published file have other names and meanings."""
-    return checkpoint.settings if checkpoint.kind == "ours" else {}
+def load_recipe(path: str | Path, image_size: int | None) -> tuple[nn.Module, dict[str, Any]]:
+    """The network of a checkpoint file, and the settings it was trained with (none where the file is a published one).
+
+    `image_size` as in `Predictor.from_checkpoint`.
+    """
+    checkpoint = read_checkpoint(path)
+    model = load_model(checkpoint, **({} if image_size is None else {"image_size": image_size}))
+    return model, checkpoint.settings if checkpoint.kind == "ours" else {}
 
 
 def preset_of(model: nn.Module, settings: dict[str, Any]) -> str:
     """The preset a network was trained with; without one in its `settings`, that of its paper."""
-    own = model.name if model.name in PRESETS else DEFAULT_PRESET
-    return settings.get("preset") or own
+    return settings.get("preset") or (model.name if model.name in PRESETS else DEFAULT_PRESET)
 
 
 def eval_transform(model: nn.Module, settings: dict[str, Any], tiled: bool = False) -> Transform:
@@ -45,12 +57,69 @@ def eval_dataset(
     return ClipDataset(sequences, model.num_frames, eval_transform(model, settings, tiled), border, name)
 
 
-def frame_preparation(transform: Transform) -> Callable[[np.ndarray], torch.Tensor]:
+def frame_preparation(transform: Transform) -> Callable[[np.ndarray], Tensor]:
     """The transform for one grey frame [H, W] at a time: float32 in 0..1 -> [C, h, w]."""
     random = np.random.default_rng(0)  # evaluation draws nothing from it
 
-    def prepare(frame: np.ndarray) -> torch.Tensor:
+    def prepare(frame: np.ndarray) -> Tensor:
         clip, _ = transform(frame[None], np.zeros(frame.shape, bool), random)
         return clip[0]
 
     return prepare
+
+
+def as_grey_frames(frames: np.ndarray | Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Convert frames as `Predictor` takes them to grey frames, float32 [H, W] in 0..1.
+
+    Raises `InputError` for other shapes, types and values.
+    """
+    if isinstance(frames, np.ndarray) and frames.ndim == 2:
+        frames = frames[None]
+    for index, frame in enumerate(frames):
+        frame = np.asarray(frame)
+        if frame.ndim == 3 and frame.shape[2] == 3:
+            frame = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY)
+        if frame.ndim != 2 or not frame.size:
+            raise InputError(f"frame {index} has shape {frame.shape}; expected [H, W] or [H, W, 3]")
+        if frame.dtype in (np.uint8, np.uint16):
+            yield to_unit(frame)
+        elif frame.dtype.kind == "f" and frame.min() >= 0 and frame.max() <= 1:
+            yield frame.astype(np.float32)
+        else:
+            found = f"frame {index} is {frame.dtype}, {frame.min()} to {frame.max()}"
+            raise InputError(f"{found}; expected uint8, uint16 or float in 0..1: scale it")
+
+
+def sliding_clips(frames: Iterable[T], num_frames: int) -> Iterator[tuple[T, list[T]]]:
+    """Yield (target frame, its clip of `num_frames` frames) for every frame, in order.
+
+    The target is frame `num_frames // 2` of the clip. The first and the last frame are repeated where a clip reaches
+    beyond them. Holds `num_frames` frames at a time.
+    """
+    before = num_frames // 2
+    window: deque[T] = deque(maxlen=num_frames)
+    for frame in frames:
+        if not window:
+            window.extend([frame] * before)
+        window.append(frame)
+        if len(window) == num_frames:
+            yield window[before], list(window)
+    for _ in range(num_frames - 1 - before if window else 0):
+        window.append(window[-1])
+        if len(window) == num_frames:
+            yield window[before], list(window)
+
+
+def stack_clip(frames: list[Tensor]) -> Tensor:
+    """Stack frames [C, H, W] to a clip [T, C, H, W]; raises `InputError` if they differ in size."""
+    shapes = {tuple(frame.shape[-2:]) for frame in frames}
+    if len(shapes) > 1:
+        sizes = " and ".join(f"{width} x {height}" for height, width in sorted(shapes))
+        raise InputError(f"frames of {sizes} in one clip; a multi-frame network needs one size: crop or resize them")
+    return torch.stack(frames)
+
+
+def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Lists of up to `size` consecutive items."""
+    iterator = iter(items)
+    return iter(lambda: list(islice(iterator, size)), [])

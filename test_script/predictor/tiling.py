@@ -1,7 +1,9 @@
 """Fit clips of any size to a network whose sides are multiples of 32: padding, resizing, overlapping tiles."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import product
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,16 +19,12 @@ def reflected_index(length: int, padded: int) -> Tensor:
 
     Unlike `torch.nn.functional.pad` it reflects as often as needed: an image of 5 pixels can be padded to 32.
     """
-    if length == 1:
-        return torch.zeros(padded, dtype=torch.long)
-    period = 2 * (length - 1)
-    position = torch.arange(padded) % period
-    return torch.minimum(position, period - position)
+    return torch.from_numpy(np.pad(np.arange(length), (0, padded - length), mode="reflect"))
 
 
-def pad_to(clip: Tensor, height: int, width: int) -> Tensor:
-    """Pad [..., H, W] by reflection at the bottom and the right to [..., height, width]."""
-    for axis, padded in ((-2, height), (-1, width)):
+def pad_to(clip: Tensor, sides: Iterable[int]) -> Tensor:
+    """Pad [..., H, W] by reflection at the bottom and the right to `sides` (height, width)."""
+    for axis, padded in zip((-2, -1), sides, strict=True):
         if clip.shape[axis] < padded:
             clip = clip.index_select(axis, reflected_index(clip.shape[axis], padded).to(clip.device))
     return clip
@@ -34,7 +32,7 @@ def pad_to(clip: Tensor, height: int, width: int) -> Tensor:
 
 def pad_to_multiple(clip: Tensor, multiple: int) -> Tensor:
     """Pad [..., H, W] by reflection at the bottom and the right until both sides are multiples of `multiple`."""
-    return pad_to(clip, round_up(clip.shape[-2], multiple), round_up(clip.shape[-1], multiple))
+    return pad_to(clip, (round_up(side, multiple) for side in clip.shape[-2:]))
 
 
 def resize_clips(clips: Tensor, scale: float, multiple: int) -> Tensor:
@@ -78,13 +76,12 @@ def run_tiled(run: Callable[[Tensor], Tensor], clips: Tensor, tile: int, overlap
     [B, 1, H, W]: at each pixel the mean over its tiles, weighted by `blend_weights`.
     """
     height, width = clips.shape[-2:]
-    padded = pad_to(clips, max(height, tile), max(width, tile))
+    padded = pad_to(clips, (max(height, tile), max(width, tile)))
     weights = blend_weights(tile, overlap).to(clips.device)
     total = torch.zeros(len(clips), 1, *padded.shape[-2:], device=clips.device)
     weight = torch.zeros(padded.shape[-2:], device=clips.device)
-    for top in tile_starts(padded.shape[-2], tile, overlap):
-        for left in tile_starts(padded.shape[-1], tile, overlap):
-            window = (..., slice(top, top + tile), slice(left, left + tile))
-            total[window] += run(padded[window]) * weights
-            weight[window] += weights
+    for top, left in product(*(tile_starts(side, tile, overlap) for side in padded.shape[-2:])):
+        window = (..., slice(top, top + tile), slice(left, left + tile))
+        total[window] += run(padded[window]) * weights
+        weight[window] += weights
     return (total / weight)[..., :height, :width]

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from test_script.results.result_files import encode_png, write_png
-from utils.drawing import stretch_contrast
+from utils.drawing import grey_to_rgb, stretch_contrast
 from utils.errors import InputError
 from utils.images import read_grey
 from utils.metrics.accumulator import ImageCounts
@@ -22,6 +22,7 @@ from utils.metrics.curves import threshold_levels
 from utils.metrics.regions import find_regions
 from utils.metrics.target_curve import target_curve
 
+KEPT_FRAMES = "report_frames"  # folder beside the report
 WORST, BEST = 8, 4
 MOST_PER_SEQUENCE = 2  # of each kind, as long as there are others
 GOOD_IOU = 0.5
@@ -46,15 +47,9 @@ class KeptFrames:
         self._rows[item] = counts
         kept = {shown for kind in choose_items(self._rows) for shown in kind}
         if item in kept:
-            levels = threshold_levels(probability, STEPS)
-            picture = np.stack(
-                [
-                    np.rint(np.clip(stretch_contrast(read_grey(image)), 0, 1) * 255).astype(np.uint8),
-                    levels,
-                    truth * np.uint8(255),
-                ],
-                axis=2,
-            )
+            picture = grey_to_rgb(stretch_contrast(read_grey(image)))
+            picture[..., 1] = threshold_levels(probability, STEPS)
+            picture[..., 2] = truth * 255
             write_png(frame_picture(self.folder, item), picture)
         for other in self._rows.keys() - kept:
             del self._rows[other]
@@ -62,7 +57,6 @@ class KeptFrames:
 
 
 def frame_picture(folder: Path, item: int) -> Path:
-    """The file of a kept frame."""
     return folder / f"{item:06d}.png"
 
 
@@ -76,20 +70,14 @@ def choose_items(rows: Mapping[int, ImageCounts]) -> tuple[list[int], list[int]]
         row = rows[item]
         return row.intersection / row.union if row.union else 1.0
 
-    def badness(item: int) -> tuple:
-        row = rows[item]
-        return (iou(item), row.matched - row.targets, -row.false_pixels, item)
-
-    order = sorted(rows, key=badness)
+    order = sorted(rows, key=lambda i: (iou(i), rows[i].matched - rows[i].targets, -rows[i].false_pixels, i))
     hits = [item for item in reversed(order) if rows[item].intersection]
     best = _spread(hits, rows, BEST, lambda item: iou(item) >= GOOD_IOU)
     worst = _spread(order, rows, WORST, lambda item: iou(item) < GOOD_IOU)
     return [item for item in worst if item not in best], best
 
 
-def _spread(
-    order: list[int], rows: Mapping[int, ImageCounts], count: int, is_clear: Callable[[int], bool]
-) -> list[int]:
+def _spread(order: list[int], rows: Mapping, count: int, is_clear: Callable[[int], bool]) -> list[int]:
     """`count` items in their order: clear cases first, of them at most `MOST_PER_SEQUENCE` a sequence if possible."""
     seen: Counter = Counter()
     rank = {}
@@ -111,7 +99,7 @@ def show_case(counts: ImageCounts, file: Path) -> dict[str, Any]:
     picture = cv2.imread(str(file), cv2.IMREAD_COLOR)
     if picture is None:
         raise InputError(f"cannot read {file}, which the report shows; run inference again without --resume")
-    picture = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+    picture = np.ascontiguousarray(picture[..., ::-1])  # RGB
     levels, truth = np.ascontiguousarray(picture[..., 1]), picture[..., 2] > 0
     targets = find_regions(truth)
     matched, matched_pixels = target_curve(levels, targets, STEPS)
@@ -119,8 +107,8 @@ def show_case(counts: ImageCounts, file: Path) -> dict[str, Any]:
     top, left, height, width = crop_window(truth, levels)
     return {
         "name": "/".join(part for part in (counts.sequence, counts.frame) if part),
-        "frame": png_url(_reduced(picture)),
-        "crop": png_url(picture[top : top + height, left : left + width]),
+        "frame": data_url(encode_png(_reduced(picture))),
+        "crop": data_url(encode_png(picture[top : top + height, left : left + width])),
         "data": {
             "window": [top, left, height, width],
             "size": truth.shape,
@@ -157,13 +145,7 @@ def crop_window(truth: np.ndarray, levels: np.ndarray) -> tuple[int, int, int, i
     return *starts, *sizes
 
 
-def png_url(picture: np.ndarray) -> str:
-    """Data URL of a picture, RGB uint8 [H, W, 3]."""
-    return data_url(encode_png(picture))
-
-
 def data_url(png: bytes) -> str:
-    """Data URL of the bytes of a png file."""
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 

@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 from datasets import ClipDataset, DatasetIndex
 from datasets.catalog import DatasetInfo
 from datasets.targets import TARGET_TABLE, read_frame_snr
-from test_script.results.result_files import DETECTION_COLUMNS, coco_detections, write_csv, write_table
+from test_script.results.detections import DETECTION_COLUMNS, coco_detections
+from test_script.results.result_files import write_csv, write_image_metrics, write_table
 from test_script.results.work_parts import Part
 from utils.files import write_json
 from utils.metrics import PROTOCOLS, MetricAccumulator
-from utils.metrics.accumulator import FIGURES
+from utils.metrics.accumulator import METRICS
 from utils.metrics.curves import CURVE_AREAS, CurveAccumulator, collect_metrics, merge_curves
 from utils.metrics.tables import metrics_table
 from utils.plots import write_curves
@@ -27,16 +28,13 @@ class Results(NamedTuple):
     sizes: list[tuple[int, int]]  # height and width of each frame
 
 
-def merge_parts(parts: list[Part], dataset: ClipDataset, single_images: bool) -> Results:
+def merge_parts(parts: list[Part]) -> Results:
     """The results of all parts in order."""
-    metrics = {
-        name: MetricAccumulator(PROTOCOLS[name], (row for part in parts for row in part.rows[name]))
-        for name in parts[0].rows
-    }
+    rows = {name: [row for part in parts for row in part.rows[name]] for name in parts[0].rows}
+    metrics = {name: MetricAccumulator(PROTOCOLS[name], own) for name, own in rows.items()}
     curves: dict[str | None, CurveAccumulator] = {}
     for part in parts:
-        sequence = None if single_images else dataset.sequences[dataset.targets[part.items[0]][0]].name
-        curves.setdefault(sequence, CurveAccumulator()).merge(part.curves)
+        curves.setdefault(part.sequence, CurveAccumulator()).merge(part.curves)
     detections = [row for part in parts for row in part.detections]
     return Results(metrics, curves, detections, [size for part in parts for size in part.sizes])
 
@@ -50,27 +48,16 @@ def write_results(
         if (index.root / TARGET_TABLE).is_file():
             metrics[name]["by_snr"] = halves_by_snr(metric, read_frame_snr(index.root))
         if "sequences" not in metrics[name]:
-            metrics[name]["sequences"] = {"all images": {key: metrics[name][key] for key in (*FIGURES, *CURVE_AREAS)}}
+            metrics[name]["sequences"] = {"all images": {key: metrics[name][key] for key in (*METRICS, *CURVE_AREAS)}}
     published = [one._asdict() for one in index.info.metrics]
     write_json(output / "metrics.json", run | {"protocols": metrics, "published": published})
-    write_table(
-        output / "per_sequence.csv",
-        (
-            {"protocol": name, "sequence": sequence} | values
-            for name, one in metrics.items()
-            for sequence, values in one["sequences"].items()
-        ),
-    )
-    write_table(
-        output / "per_image.csv",
-        ({"protocol": name} | one for name, metric in results.metrics.items() for one in metric.image_metrics()),
-    )
+    by_sequence = [(name, *item) for name, one in metrics.items() for item in one["sequences"].items()]
+    rows = [{"protocol": name, "sequence": sequence} | values for name, sequence, values in by_sequence]
+    write_table(output / "per_sequence.csv", rows)
+    write_image_metrics(output / "per_image.csv", results.metrics)
     write_csv(output / "detections.csv", DETECTION_COLUMNS, results.detections)
     frames = [(dataset.sequences[number], dataset.sequences[number].frames[i]) for number, i in dataset.targets]
-    files = [
-        (sequence.name, frame.name, Path(os.path.relpath(frame.image, index.root)).as_posix())
-        for sequence, frame in frames
-    ]
+    files = [(one.name, frame.name, Path(os.path.relpath(frame.image, index.root)).as_posix()) for one, frame in frames]
     coco = coco_detections(files, results.sizes, results.detections, f"{run['model']} on {run['dataset']}")
     write_json(output / "detections_coco.json", coco, indent=None)
     write_curves(merge_curves(results.curves.values()).compute(), output / "curves")
@@ -83,35 +70,27 @@ def write_dataset_table(path: Path, metrics: Mapping[str, Mapping[str, dict]]) -
     for protocol in dict.fromkeys(name for one in metrics.values() for name in one):
         datasets = {dataset: one[protocol] for dataset, one in metrics.items() if protocol in one}
         print(metrics_table(datasets, f"dataset ({protocol})"))
-        rows += [
-            {"protocol": protocol, "dataset": dataset}
-            | {name: value for name, value in values.items() if not isinstance(value, dict)}
-            for dataset, values in datasets.items()
-        ]
+        for dataset, values in datasets.items():
+            numbers = {name: value for name, value in values.items() if not isinstance(value, dict)}
+            rows.append({"protocol": protocol, "dataset": dataset} | numbers)
     write_table(path, rows)
 
 
 def halves_by_snr(metric: MetricAccumulator, snr: dict[tuple[str, str], float]) -> dict[str, dict[str, float | None]]:
     """The metrics over the dimmer and over the brighter half of the frames, by the SNR of their dimmest targets."""
-    known = sorted(snr[row.sequence, row.frame] for row in metric.rows if (row.sequence, row.frame) in snr)
+    known = {row: snr[key] for row in metric.rows if (key := (row.sequence, row.frame)) in snr}
     if not known:
         return {}
-    middle = known[(len(known) - 1) // 2]
+    middle = sorted(known.values())[(len(known) - 1) // 2]
     names = (f"SNR up to {middle:.1f}", f"SNR above {middle:.1f}")
-    halves = metric.split(
-        lambda row: names[snr[row.sequence, row.frame] > middle] if (row.sequence, row.frame) in snr else None
-    )
+    halves = metric.split(lambda row: names[known[row] > middle] if row in known else None)
     return {name: halves[name] for name in names if name in halves}
 
 
 def published_lines(info: DatasetInfo) -> dict[str, dict[str, float]]:
     """Published metrics as ratios, by the title of their line, which names model and protocol."""
+    units = {"iou": 100, "niou": 100, "pd": 100, "fa": 1e6}
     return {
-        f"published: {one.model}, {one.protocol}": {
-            "iou": one.iou / 100,
-            "niou": one.niou / 100,
-            "pd": one.pd / 100,
-            "fa": one.fa / 1e6,
-        }
+        f"published: {one.model}, {one.protocol}": {name: getattr(one, name) / unit for name, unit in units.items()}
         for one in info.metrics
     }

@@ -1,20 +1,20 @@
-"""Result files: masks, score maps, and tables of detections, written in the background and atomically."""
+"""Result files: masks, score maps and tables, written in the background and atomically."""
 
 import csv
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 import cv2
 import numpy as np
 
-from test_script.results.detections import Detection
 from utils.errors import InputError
 from utils.files import atomic_path, json_ready
+from utils.metrics import MetricAccumulator
 
-DETECTION_COLUMNS = ("sequence", "frame", *Detection._fields)
 SCORE_LEVELS = 65535  # of a 16-bit png: the level is round(probability * 65535)
 QUEUE_LENGTH = 32  # calls that may wait in the background, which bounds the memory
 
@@ -41,9 +41,8 @@ def background_calls() -> Iterator[Callable[..., None]]:
 
 def write_png(path: Path, image: np.ndarray) -> None:
     """Write an image: grey uint8 or uint16 [H, W], or RGB uint8 [H, W, 3]."""
-    data = encode_png(image)
     with atomic_path(path) as temporary:
-        temporary.write_bytes(data)
+        temporary.write_bytes(encode_png(image))
 
 
 def encode_png(image: np.ndarray) -> bytes:
@@ -70,12 +69,16 @@ def write_map(path: Path, scores: np.ndarray) -> None:
         write_png(path, np.rint(scores.astype(np.float64) * SCORE_LEVELS).astype(np.uint16))
 
 
-def write_csv(path: Path, columns: Iterable[str], rows: Iterable[Iterable]) -> None:
-    """Write a table."""
+@contextmanager
+def open_atomic(path: Path) -> Iterator[TextIO]:
+    """Yield a text file that appears as `path` if the block succeeds."""
     with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)
+        yield file
+
+
+def write_csv(path: Path, columns: Iterable[str], rows: Iterable[Iterable]) -> None:
+    with open_atomic(path) as file:
+        csv.writer(file, lineterminator="\n").writerows([columns, *rows])
 
 
 def write_table(path: Path, rows: Iterable[dict]) -> None:
@@ -85,50 +88,11 @@ def write_table(path: Path, rows: Iterable[dict]) -> None:
     write_csv(path, columns, ([row.get(name) for name in columns] for row in rows))
 
 
-def detection_row(sequence: str, frame: str, detection: Detection) -> list:
-    """A row of detections.csv: positions to 1/1000 px, scores to six digits."""
-    values = detection._asdict()
-    for name, digits in (("x", 3), ("y", 3), ("mean_score", 6), ("peak_score", 6)):
-        values[name] = round(values[name], digits)
-    return [sequence, frame, *values.values()]
+def write_image_metrics(path: Path, metrics: Mapping[str, MetricAccumulator]) -> None:
+    """Write per_image.csv: the metrics of each image by each protocol."""
+    write_table(path, ({"protocol": name} | one for name, own in metrics.items() for one in own.image_metrics()))
 
 
-def coco_detections(
-    files: list[tuple[str, str, str]], sizes: list[tuple[int, int]], detections: Iterable[list], description: str
-) -> dict:
-    """Detections in the COCO format.
-
-    files: (sequence, frame, file name) of each image; sizes: its (height, width); detections: rows of detections.csv.
-    An annotation's score is its peak probability. pycocotools reads the result with
-    `COCO(targets).loadRes(json.load(file)["annotations"])`.
-    """
-    numbers = {(sequence, frame): number for number, (sequence, frame, _) in enumerate(files, start=1)}
-    annotations = []
-    for number, (sequence, frame, *values) in enumerate(detections, start=1):
-        found = Detection(*values)
-        annotations.append(
-            {
-                "id": number,
-                "image_id": numbers[sequence, frame],
-                "category_id": 1,
-                "bbox": [found.left, found.top, found.width, found.height],
-                "area": found.area,
-                "score": found.peak_score,
-                "iscrowd": 0,
-            }
-        )
-    images = [
-        {"id": number, "file_name": name, "height": height, "width": width}
-        for number, ((_, _, name), (height, width)) in enumerate(zip(files, sizes, strict=True), start=1)
-    ]
-    return {
-        "info": {"description": description},
-        "images": images,
-        "categories": [{"id": 1, "name": "target"}],
-        "annotations": annotations,
-    }
-
-
-def frame_file(folder: Path, sequence: str, frame: str, single: bool, suffix: str = ".png") -> Path:
-    """`folder`/<sequence>/<frame><suffix>, or `folder`/<frame><suffix> for images without a sequence (`single`)."""
-    return folder / f"{frame}{suffix}" if single else folder / sequence / f"{frame}{suffix}"
+def frame_file(folder: Path, sequence: str | None, frame: str, suffix: str = ".png") -> Path:
+    """`folder`/<sequence>/<frame><suffix>, or `folder`/<frame><suffix> for an image without a sequence."""
+    return folder / (sequence or "") / f"{frame}{suffix}"

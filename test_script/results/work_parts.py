@@ -5,7 +5,6 @@ number of processes. Its results are integers and text in the order of its frame
 run are those of its parts, in order. Therefore batch size, processes and interruptions do not change a single bit.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from test_script.predictor.predictor import batched
+from test_script.predictor.preparation import batched
 from utils.errors import InputError
 from utils.files import write_json
 from utils.metrics.accumulator import ImageCounts
@@ -27,9 +26,10 @@ CURVE_COUNTS = ("target_levels", "other_levels", "matched", "matched_pixels")
 
 @dataclass
 class Part:
-    """Items `items` of the dataset, and their results."""
+    """Items `items` of the dataset, and their results. `sequence` is None for single images."""
 
     number: int
+    sequence: str | None
     items: list[int]
     rows: dict[str, list[ImageCounts]] = field(default_factory=dict)  # by protocol
     curves: CurveAccumulator = field(default_factory=CurveAccumulator)
@@ -38,18 +38,14 @@ class Part:
 
     @property
     def done(self) -> bool:
-        """Whether all its items are measured."""
         return len(self.sizes) == len(self.items)
 
 
-def split_work(sequence_of_item: list[int], single_images: bool) -> list[Part]:
-    """The parts of a dataset whose item i lies in sequence `sequence_of_item[i]`."""
-    items = range(len(sequence_of_item))
-    groups = (
-        [items] if single_images else [list(group) for _, group in groupby(items, key=sequence_of_item.__getitem__)]
-    )
-    chunks = [chunk for group in groups for chunk in batched(group, PART_FRAMES)]
-    return [Part(number, chunk) for number, chunk in enumerate(chunks)]
+def split_work(sequences: list[str | None]) -> list[Part]:
+    """The parts of a dataset whose item i lies in the sequence `sequences[i]`; None for single images."""
+    groups = groupby(range(len(sequences)), sequences.__getitem__)
+    chunks = [(sequence, chunk) for sequence, group in groups for chunk in batched(group, PART_FRAMES)]
+    return [Part(number, *chunk) for number, chunk in enumerate(chunks)]
 
 
 def loader_batches(parts: list[Part], batch_size: int, num_workers: int) -> Iterator[list[int]]:
@@ -57,23 +53,15 @@ def loader_batches(parts: list[Part], batch_size: int, num_workers: int) -> Iter
 
     Each worker gets whole parts, so that it decodes the frames that neighbouring clips share once.
     """
-    streams = [
-        [batch for part in parts[worker :: max(1, num_workers)] for batch in batched(part.items, batch_size)]
-        for worker in range(max(1, num_workers))
-    ]
-    for round_of_batches in zip_longest(*streams):
-        yield from (batch for batch in round_of_batches if batch is not None)
+    step = max(1, num_workers)
+    shares = (parts[worker::step] for worker in range(step))
+    streams = [[batch for part in share for batch in batched(part.items, batch_size)] for share in shares]
+    return (batch for batches in zip_longest(*streams) for batch in batches if batch is not None)
 
 
 def save_part(folder: Path, part: Part) -> None:
-    """Write a finished part."""
-    content = {
-        "rows": part.rows,
-        "curves": {name: getattr(part.curves, name).tolist() for name in CURVE_COUNTS}
-        | {"targets": part.curves.targets},
-        "detections": part.detections,
-        "sizes": part.sizes,
-    }
+    curves = {name: getattr(part.curves, name).tolist() for name in CURVE_COUNTS} | {"targets": part.curves.targets}
+    content = {"rows": part.rows, "curves": curves, "detections": part.detections, "sizes": part.sizes}
     write_json(_part_file(folder, part), content, indent=None)
 
 
@@ -92,8 +80,7 @@ def load_part(folder: Path, part: Part) -> bool:
     for name in CURVE_COUNTS:
         setattr(part.curves, name, np.array(content["curves"][name], np.int64))
     part.curves.targets = content["curves"]["targets"]
-    part.detections = content["detections"]
-    part.sizes = content["sizes"]
+    part.detections, part.sizes = content["detections"], content["sizes"]
     return True
 
 
@@ -107,9 +94,12 @@ def start_run(output: Path, run: dict[str, Any], resume: bool) -> None:
     Raises `InputError` where `output` holds another dataset's results, or where a run to be resumed had other settings.
     The checkpoint may have moved: its content counts.
     """
-    file, parts = output / "run.json", output / "parts"
-    earlier = _read_run(file) if file.exists() else None
-    if earlier is not None:
+    file, earlier = output / "run.json", None
+    if file.exists():
+        try:
+            earlier = dict(json.loads(file.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise InputError(f"cannot read {file}: {error}; remove it, or choose another --output_dir") from error
         names = run.keys() - {"checkpoint"} if resume else {"dataset", "split"}
         different = [name for name in run if name in names and earlier.get(name) != run[name]]
         if different:
@@ -117,25 +107,6 @@ def start_run(output: Path, run: dict[str, Any], resume: bool) -> None:
             remedy = "give the same options, or leave --resume out" if resume else "choose another --output_dir"
             raise InputError(f"{output} holds a run with {listing}; {remedy}")
     if not resume or earlier is None:
-        for old in parts.glob("*.json"):
+        for old in (output / "parts").glob("*.json"):
             old.unlink()
     write_json(file, run)
-
-
-def _read_run(file: Path) -> dict[str, Any]:
-    try:
-        earlier = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {file}: {error}; remove it, or choose another --output_dir") from error
-    if not isinstance(earlier, dict):
-        raise InputError(f"{file} was not written by an inference run; remove it, or choose another --output_dir")
-    return earlier
-
-
-def file_hash(path: str | Path) -> str:
-    """SHA-256 of a file's content."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from models import gradient_transformer
+from models import datransnet
 from models.ops import gradient_attention, window_attention
 from test_script import export
 from utils.errors import InputError
@@ -41,7 +41,7 @@ class Parts(nn.Module):
     def __init__(self):
         super().__init__()
         torch.manual_seed(0)
-        self.transformer = gradient_transformer.GradientTransformer(2, 4, (1, 3), side=32)
+        self.transformer = datransnet.GradientTransformer(2, 4, (1, 3), side=32)
         self.windows = window_attention.FastWindowAttentionV2(2, [7, 7], [3, 3], 1)
 
     def forward(self, clip):

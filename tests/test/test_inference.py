@@ -18,9 +18,9 @@ from models import build_model
 from test_script import evaluate, inference
 from test_script.predictor import PUBLISHED_SCALES, Predictor
 from test_script.results import work_parts
-from test_script.results.detections import find_detections
+from test_script.results.detections import coco_detections, find_detections
 from test_script.results.inference_results import halves_by_snr
-from test_script.results.result_files import QUEUE_LENGTH, background_calls, coco_detections
+from test_script.results.result_files import QUEUE_LENGTH, background_calls
 from test_script.results.work_parts import loader_batches, split_work
 from utils.checkpoint import save_checkpoint
 from utils.errors import InputError
@@ -245,8 +245,7 @@ class ClipNetwork(nn.Module):
 def test_the_protocols_of_both_sgmp_releases(checkpoint, sequences, tmp_path, monkeypatch):
     """One run with --flip --msc against the released test codes, written out plainly."""
     model = ClipNetwork().eval()
-    monkeypatch.setattr(inference, "load_model", lambda path: model)
-    monkeypatch.setattr(inference, "read_checkpoint", lambda path: SimpleNamespace(kind="published", settings={}))
+    monkeypatch.setattr(inference, "load_recipe", lambda path, image_size: (model, {}))
     monkeypatch.setattr(inference, "write_report", lambda *_: None)
     protocols = ("sgmp-2025", "sgmp-2026")
     inference.main(arguments(checkpoint, sequences, tmp_path, "--flip", "--msc", "--protocol", *protocols))
@@ -292,7 +291,7 @@ def test_default_protocols_are_standard_and_the_papers():
 
 def test_published_metrics_stand_beside_ours(capsys):
     ours = {"iou": 0.5, "niou": 0.4, "pd": 0.9, "fa": 1e-5, "images": 7, "targets": 9}
-    notes = inference.protocol_notes(["sgmp-2026"], {"flip": True, "scales": [1.0]})
+    notes = inference.protocol_notes({"protocols": ["sgmp-2026"], "flip": True, "scales": [1.0]})
     inference.print_results({"sgmp-2026": ours}, CATALOG["IRDST"], notes)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[-4:] for line in lines if "sgmp-20" in line and "note" not in line] == [
@@ -320,9 +319,9 @@ def test_a_rendered_datasets_metrics_are_halved_by_snr():
 
 def test_parts_do_not_cross_sequences_and_workers_get_whole_parts(monkeypatch):
     monkeypatch.setattr(work_parts, "PART_FRAMES", 4)
-    parts = split_work([0] * 6 + [1] * 3, single_images=False)
+    parts = split_work(["a"] * 6 + ["b"] * 3)
     assert [part.items for part in parts] == [[0, 1, 2, 3], [4, 5], [6, 7, 8]]
-    assert [part.items for part in split_work(list(range(6)), single_images=True)] == [[0, 1, 2, 3], [4, 5]]
+    assert [part.items for part in split_work([None] * 6)] == [[0, 1, 2, 3], [4, 5]]
     batches = list(loader_batches(parts, batch_size=2, num_workers=2))
     assert batches[0::2][:2] == [[0, 1], [2, 3]] and batches[1] == [4, 5]
     assert sorted(item for batch in batches for item in batch) == list(range(9))

@@ -5,7 +5,7 @@ import pytest
 
 from datasets.rendered_dataset import DatasetSettings, render_dataset
 from models import build_model
-from test_script.pd_over_snr import Frame, compare, count_by_snr, main
+from test_script.pd_over_snr import Frame, by_interval, compare, main
 from utils.checkpoint import save_checkpoint
 from utils.errors import InputError
 
@@ -35,7 +35,7 @@ def test_pd_by_snr_at_the_threshold_that_keeps_the_false_alarm_rate():
     strict = compare(list(scores), [first, second], fa=1e-6, edges=edges)
     assert strict.fa == 0 and strict.threshold == pytest.approx(0.3, abs=1.1e-3) and strict.pd == pytest.approx(2 / 3)
     assert strict.pd_by_snr[0] == 0.5 and strict.pd_by_snr[2] == 1
-    assert count_by_snr([first, second], edges) == [2, 0, 1]
+    assert [inside.sum() for inside in by_interval([first, second], edges)] == [2, 0, 1]
 
 
 def test_the_command_compares_networks_and_copies_of_one_frame(tmp_path, capsys):

@@ -15,8 +15,13 @@ from datasets.presets import build_transform
 from datasets.rendering import SequenceSettings, render_sequence
 from models import build_model
 from test_script.predictor import Predictor
-from test_script.predictor.clips import as_grey_frames, sliding_clips, stack_clip
-from test_script.predictor.preparation import eval_transform, frame_preparation
+from test_script.predictor.preparation import (
+    as_grey_frames,
+    eval_transform,
+    frame_preparation,
+    sliding_clips,
+    stack_clip,
+)
 from test_script.predictor.tiling import blend_weights, pad_to_multiple, reflected_index, run_tiled, tile_starts
 from test_script.results.detections import find_detections
 from tests.reference.local_contrast import LocalContrast

@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -67,8 +66,7 @@ def report(tmp_path_factory):
     checkpoint = root / "any.pth"
     torch.save({}, checkpoint)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inference, "load_model", lambda path: LocalContrast())
-        patch.setattr(inference, "read_checkpoint", lambda path: SimpleNamespace(kind="published", settings={}))
+        patch.setattr(inference, "load_recipe", lambda path, image_size: (LocalContrast(), {}))
         output = root / "out"
         inference.main(["--model_path", str(checkpoint), "--dataset", str(root), "--output_dir", str(output)])
     return output / "report.html"

@@ -13,7 +13,7 @@ from tests.reference.datasets_folders import REPOSITORY, frame_and_mask, write_i
 from train_script.train import main
 from utils.images import read_mask
 from utils.metrics import PROTOCOLS
-from utils.metrics.accumulator import FIGURES
+from utils.metrics.accumulator import METRICS
 
 WEIGHTS = REPOSITORY / "weights" / "datransnet_nudt-sirst.pth"
 SIZES = {"a": (40, 56), "b": (64, 64), "c": (33, 47), "d": (20, 90)}  # of the frames of each sequence
@@ -68,7 +68,7 @@ def test_training_inference_and_evaluate_agree_to_the_last_bit(mixed, tmp_path, 
     arguments = ["--model_path", folder / "checkpoint_best.pth", "--dataset", mixed, "--protocol", protocol, "--flip"]
     inference.main([str(word) for word in [*arguments, "--output_dir", tmp_path / "predict", "--batch_size", 3]])
     inferred = json.loads((tmp_path / "predict" / "metrics.json").read_text())["protocols"][protocol]
-    assert {name: inferred[name] for name in FIGURES} == trained
+    assert {name: inferred[name] for name in METRICS} == trained
 
     kind = PROTOCOLS[protocol].scale
     for (sequence, frame), scores, before in zip(frames, recorded, in_training, strict=True):
@@ -83,4 +83,4 @@ def test_training_inference_and_evaluate_agree_to_the_last_bit(mixed, tmp_path, 
     arguments += ["--output", tmp_path / "evaluated.json", *(["--logits"] if kind == "logit" else [])]
     evaluate.main([str(word) for word in arguments])
     evaluated = json.loads((tmp_path / "evaluated.json").read_text())[protocol]
-    assert {name: evaluated[name] for name in FIGURES} == trained
+    assert {name: evaluated[name] for name in METRICS} == trained

@@ -8,7 +8,7 @@ from torchvision.models.video import swin3d_t
 
 from models import build_model
 from models.sgmp_unet import SGMPUNet
-from train_script.pretrained import load_pretrained_backbone
+from models.weights import load_pretrained_backbone
 from utils.errors import InputError
 
 

@@ -11,7 +11,7 @@ from utils.metrics.protocols import Protocol
 from utils.metrics.regions import Scene, find_regions
 from utils.metrics.rules import image_iou, mean, ratio
 
-FIGURES = ("iou", "niou", "pd", "fa", "precision", "recall", "f1", "video_mean")
+METRICS = ("iou", "niou", "pd", "fa", "precision", "recall", "f1", "video_mean")
 AREA_LIMITS = (9, 25, 81)  # px; the last class holds all larger targets
 AREA_CLASSES = (*(f"<= {limit}" for limit in AREA_LIMITS), f"> {AREA_LIMITS[-1]}")
 
@@ -57,14 +57,12 @@ class MetricAccumulator:
     def merge(self, other: "MetricAccumulator") -> None:
         """Add the images of `other`, which must have the same protocol."""
         if other.protocol != self.protocol:
-            raise InputError(
-                f"metrics of protocols {self.protocol.name} and {other.protocol.name} cannot be merged; "
-                "measure both sets with one protocol"
-            )
+            both = f"{self.protocol.name} and {other.protocol.name}"
+            raise InputError(f"metrics of protocols {both} cannot be merged; measure both sets with one protocol")
         self.rows.extend(other.rows)
 
     def compute(self) -> dict[str, float | None]:
-        """The `FIGURES` over all images as ratios (Fa too): NaN for 0 / 0, None if the protocol does not define one."""
+        """The `METRICS` over all images as ratios (Fa too): NaN for 0 / 0, None if the protocol does not define one."""
         return compute_metrics(self.rows, self.protocol)
 
     def counts(self) -> dict[str, int]:
@@ -95,20 +93,17 @@ class MetricAccumulator:
 
     def area_metrics(self) -> dict[str, dict[str, float | int]]:
         """Targets, matched targets and Pd for each class of target area in px (in the mask)."""
-        targets = [sum(column) for column in zip(*(row.targets_by_area for row in self.rows), strict=True)]
-        matched = [sum(column) for column in zip(*(row.matched_by_area for row in self.rows), strict=True)]
-        return {  # empty without images
-            name: {"targets": total, "matched": hit, "pd": ratio(hit, total)}
-            for name, total, hit in zip(AREA_CLASSES, targets, matched, strict=False)
-        }
+        targets = map(sum, zip(*(row.targets_by_area for row in self.rows), strict=True))
+        matched = map(sum, zip(*(row.matched_by_area for row in self.rows), strict=True))
+        classes = zip(AREA_CLASSES, targets, matched, strict=False)  # empty without images
+        return {name: {"targets": total, "matched": hit, "pd": ratio(hit, total)} for name, total, hit in classes}
 
 
 def group_rows(rows, group: Callable) -> dict[str, list]:
     """The rows of each group, in the order of the groups' first rows; rows whose group is None are left out."""
     groups: dict[str, list] = {}
     for row in rows:
-        name = group(row)
-        if name is not None:
+        if (name := group(row)) is not None:
             groups.setdefault(name, []).append(row)
     return groups
 
@@ -116,18 +111,15 @@ def group_rows(rows, group: Callable) -> dict[str, list]:
 def mean_metrics(each: Iterable[Mapping[str, float | None]]) -> dict[str, float | None]:
     """Mean of each metric over several sets of metrics, without NaN; None if the metric is not defined."""
     each = list(each)
-    return {
-        name: None if any(one[name] is None for one in each) else mean(one[name] for one in each) for name in FIGURES
-    }
+    columns = {name: [one[name] for one in each] for name in METRICS}
+    return {name: None if None in values else mean(values) for name, values in columns.items()}
 
 
 def compute_metrics(rows: list[ImageCounts], protocol: Protocol) -> dict[str, float | None]:
     """The metrics of a protocol over the given images."""
-    total = {
-        name: sum(getattr(row, name) for row in rows)
-        for name in ("pixels", "true_positives", "predicted", "positives", "targets", "matched", "false_pixels")
-    }
-    result: dict[str, float | None] = dict.fromkeys(FIGURES)
+    names = ("pixels", "true_positives", "predicted", "positives", "targets", "matched", "false_pixels")
+    total = {name: sum(getattr(row, name) for row in rows) for name in names}
+    result: dict[str, float | None] = dict.fromkeys(METRICS)
     if protocol.iou:
         result["iou"] = protocol.iou(rows)
     if protocol.niou:

@@ -64,14 +64,10 @@ class CurveAccumulator:
     def merge(self, other: "CurveAccumulator") -> None:
         """Add the images of `other`, which must have the same number of steps."""
         if other.steps != self.steps:
-            raise InputError(
-                f"curves of {self.steps} and {other.steps} steps cannot be merged; use one number of steps"
-            )
-        self.target_levels += other.target_levels
-        self.other_levels += other.other_levels
-        self.matched += other.matched
-        self.matched_pixels += other.matched_pixels
-        self.targets += other.targets
+            both = f"{self.steps} and {other.steps} steps"
+            raise InputError(f"curves of {both} cannot be merged; use one number of steps")
+        for name in ("target_levels", "other_levels", "matched", "matched_pixels", "targets"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def compute(self) -> Curves:
         """The curves over all images."""
@@ -120,13 +116,8 @@ def collect_metrics(metric: MetricAccumulator, curves: Mapping[str | None, Curve
 
 def _average_precision(target_levels: np.ndarray, true_positives: np.ndarray, false_positives: np.ndarray) -> float:
     """Sum over levels of precision times the step of recall."""
-    steps = [
-        gained * hits / (hits + misses)
-        for gained, hits, misses in zip(
-            target_levels.tolist(), true_positives.tolist(), false_positives.tolist(), strict=True
-        )
-        if gained
-    ]
+    counts = zip(target_levels.tolist(), true_positives.tolist(), false_positives.tolist(), strict=True)
+    steps = [gained * hits / (hits + misses) for gained, hits, misses in counts if gained]
     return ratio(math.fsum(steps), int(true_positives[0]))
 
 
@@ -145,17 +136,13 @@ def _ratios(numerators: np.ndarray, denominators) -> np.ndarray:
     return np.divide(numerators, denominators, out=result, where=denominators > 0)
 
 
-def threshold_values(steps: int, dtype) -> np.ndarray:
-    """The thresholds 0, 1/steps, ..., 1 in the score map's own float type, as `score > k / steps` compares them."""
-    return (np.arange(steps + 1) / steps).astype(dtype)
-
-
 def threshold_levels(score: np.ndarray, steps: int) -> np.ndarray:
     """How many thresholds lie below each score (0..1, [H, W]): `levels > k` equals `score > k / steps`, exactly.
 
     Returns uint8 or uint16 [H, W] with values 0..steps + 1.
     """
-    thresholds = np.append(threshold_values(steps, score.dtype), score.dtype.type(np.inf))
+    # in the score map's own float type, as `score > k / steps` compares them
+    thresholds = np.append(np.arange(steps + 1) / steps, np.inf).astype(score.dtype)
     # A score above the float nearest to k / steps is at least k / steps, so its product is k or more; a score not above
     # that float gives at most k. The integer part is therefore the level, or one less.
     levels = (score * score.dtype.type(steps)).astype(np.intp)

@@ -56,13 +56,9 @@ def images(score, mask, sequence=None, frame=None, scale: str = "probability") -
         if names is not None and len(names) != len(scores):
             raise InputError(f"{name}: {len(names)} names given for {len(scores)} images; give one name for each image")
     for index, (one, target) in enumerate(zip(scores, masks, strict=True)):
-        _check_values(one, name, scale)
-        yield Image(
-            np.ascontiguousarray(one),
-            np.ascontiguousarray(target > 0),
-            None if sequences is None else sequences[index],
-            None if frames is None else frames[index],
-        )
+        check_values(one, name, scale)
+        own = (None if names is None else names[index] for names in (sequences, frames))
+        yield Image(np.ascontiguousarray(one), np.ascontiguousarray(target > 0), *own)
 
 
 def _names(names: str | Sequence[str] | None) -> list[str] | None:
@@ -75,7 +71,8 @@ def _size(array: np.ndarray) -> str:
     return " x ".join(map(str, array.shape)) or "a single number"
 
 
-def _check_values(score: np.ndarray, name: str, scale: str) -> None:
+def check_values(score: np.ndarray, name: str, scale: str) -> None:
+    """Raise `InputError` for NaN in a score map, and for values outside 0..1 if `scale` is "probability"."""
     low, high = score.min(), score.max()
     if np.isnan(low):  # min and max of an array with NaN are NaN
         raise InputError(f"{name}: the score map holds NaN; expected numbers: check the network that produced it")

@@ -34,12 +34,10 @@ def optimal(scene: Scene) -> Matching:
 def greedy(scene: Scene) -> Matching:
     """targets in raster order, each takes the first unused region, in raster order, < 3 px away"""
     targets, regions = scene.targets.centroids, scene.regions.centroids
-    hit = np.zeros(len(targets), bool)
-    free = np.ones(len(regions), bool)
-    used = []
+    hit, free, used = np.zeros(len(targets), bool), np.ones(len(regions), bool), []
     for index, centroid in enumerate(targets):
         # rounded distances, as in the published code, where np.linalg.norm of centroids is compared with 3
-        near = np.flatnonzero(free & (_norms(regions - centroid) < MATCH_DISTANCE))
+        near = np.flatnonzero(free & (np.sqrt(np.square(regions - centroid).sum(axis=1)) < MATCH_DISTANCE))
         if len(near):
             hit[index] = True
             free[near[0]] = False
@@ -126,7 +124,3 @@ def _assign_group(pairs: np.ndarray, rows: np.ndarray, columns: np.ndarray, dist
     index[row, column] = pairs
     chosen = index[linear_sum_assignment(cost)]
     return chosen[chosen >= 0]
-
-
-def _norms(differences: np.ndarray) -> np.ndarray:
-    return np.sqrt(np.square(differences).sum(axis=1))

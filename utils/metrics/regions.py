@@ -30,8 +30,7 @@ def find_regions(binary: np.ndarray) -> Regions:
     """Label and measure a bool map [H, W]."""
     pixels = np.flatnonzero(binary)
     if len(pixels) == 0:
-        none = np.zeros(0, np.int64)
-        return Regions(none, none, none, none, none)
+        return Regions(*[np.zeros(0, np.int64)] * 5)
     count, labels = cv2.connectedComponents(binary.view(np.uint8), connectivity=8, ltype=cv2.CV_32S)
     owners = labels.ravel()[pixels].astype(np.int64) - 1
     count -= 1
@@ -42,18 +41,9 @@ def find_regions(binary: np.ndarray) -> Regions:
     rank[np.argsort(first)] = np.arange(count)
     owners = rank[owners]
     rows, columns = np.divmod(pixels, binary.shape[1])
-    return Regions(
-        np.bincount(owners, minlength=count),
-        _sums(owners, rows, count),
-        _sums(owners, columns, count),
-        pixels,
-        owners,
-    )
-
-
-def _sums(owners: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:
     # bincount adds in float64, exact for integers below 2 ** 53: any image with sides below 2 ** 26 pixels
-    return np.bincount(owners, weights=values, minlength=count).astype(np.int64)
+    sums = (np.bincount(owners, weights=places, minlength=count).astype(np.int64) for places in (rows, columns))
+    return Regions(np.bincount(owners, minlength=count), *sums, pixels, owners)
 
 
 class Scene:

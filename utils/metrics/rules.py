@@ -31,9 +31,8 @@ def at_least_half(score: np.ndarray) -> np.ndarray:
 def above_half_of_maximum(score: np.ndarray) -> np.ndarray:
     """{score} / max({score}) > 0.5"""
     highest = score.max()
-    if highest <= 0:  # the published code divides by zero here and compares NaN, which is never above
-        return np.zeros(score.shape, bool)
-    return score / highest > 0.5
+    # where it is 0 the published code divides by zero and compares NaN, which is never above
+    return score / highest > 0.5 if highest > 0 else np.zeros(score.shape, bool)
 
 
 # IoU over images, from the integer intersection and union of each.

@@ -8,6 +8,7 @@ import numpy as np
 
 from utils.errors import InputError
 from utils.images import IMAGE_SUFFIXES, MASK_ENDING, image_files, numeric_key, read_mask, read_pixels, size_text
+from utils.metrics.inputs import check_values
 
 PREDICTION_SUFFIXES = (".npy", ".png")
 FULL_SCALE = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
@@ -33,18 +34,18 @@ def find_pairs(predictions: Path, masks: Path, wanted: set[str] | None = None) -
     found = list_files(predictions, PREDICTION_SUFFIXES, "predictions")
     truth = list_files(masks, IMAGE_SUFFIXES, "masks")
     if wanted is not None:
-        found, truth = select(found, wanted), select(truth, wanted)
+        found, truth = (
+            {key: path for key, path in files.items() if wanted & set(key_names(key))} for files in (found, truth)
+        )
         listed = {name for key in truth for name in key_names(key)}
         missing = sorted(wanted - listed, key=numeric_key)
         if missing:
             raise InputError(f"{masks} has no mask for {shown(missing)} of the list; check the list's names")
-    lone = sorted((name_of(key) for key in found.keys() - truth.keys()), key=numeric_key)
-    if lone:
-        raise InputError(f"{masks} has no mask for the prediction {shown(lone)}; names and folders must be the same")
-    lone = sorted((name_of(key) for key in truth.keys() - found.keys()), key=numeric_key)
-    if lone:
+    if lone := _lone(found, truth):
+        raise InputError(f"{masks} has no mask for the prediction {lone}; names and folders must be the same")
+    if lone := _lone(truth, found):
         raise InputError(
-            f"{predictions} has no prediction for the mask {shown(lone)}; add them, or name the images with --list"
+            f"{predictions} has no prediction for the mask {lone}; add them, or name the images with --list"
         )
     keys = sorted(found, key=lambda key: (numeric_key(key[0] or ""), numeric_key(key[1])))
     return [Pair(*key, found[key], truth[key]) for key in keys]
@@ -93,18 +94,15 @@ def read_text(path: Path) -> str:
         raise InputError(f"cannot read {path}: {error}; check the path") from error
 
 
-def select(files: dict, wanted: set[str]) -> dict:
-    return {key: path for key, path in files.items() if wanted & set(key_names(key))}
-
-
 def key_names(key: tuple[str | None, str]) -> tuple[str, ...]:
     """The names that select an image: NAME, or SEQUENCE/NAME and SEQUENCE."""
     sequence, frame = key
     return (frame,) if sequence is None else (f"{sequence}/{frame}", sequence)
 
 
-def name_of(key: tuple[str | None, str]) -> str:
-    return key_names(key)[0]
+def _lone(files: dict, others: dict) -> str:
+    """The files without a counterpart among the others, as an error names them; '' if there are none."""
+    return shown(sorted((key_names(key)[0] for key in files.keys() - others.keys()), key=numeric_key))
 
 
 def shown(names: list[str]) -> str:
@@ -145,11 +143,5 @@ def read_prediction(path: Path, logits: bool) -> np.ndarray:
         if pixels.dtype not in FULL_SCALE:
             raise InputError(f"{path} has pixels of {pixels.dtype}; expected an 8-bit or 16-bit png")
         score = pixels.astype(np.float32) / np.float32(FULL_SCALE[pixels.dtype])
-    low, high = score.min(), score.max()
-    if np.isnan(low):
-        raise InputError(f"{path} holds NaN; expected numbers: check the network that produced it")
-    if not logits and (low < 0 or high > 1):
-        raise InputError(
-            f"{path} has values from {low:g} to {high:g}; expected probabilities in 0..1 (for logits give --logits)"
-        )
+    check_values(score, str(path), "logit" if logits else "probability")
     return score

@@ -50,7 +50,12 @@ def areas_table(by_area: Mapping[str, Mapping[str, float | int]]) -> str:
     return text_table([*rows, [HEADINGS["pd"][0], *(format_metric("pd", one["pd"]) for one in by_area.values())]])
 
 
-def protocol_text(protocol: Protocol) -> str:
+def protocols_text() -> str:
+    """The rules of all protocols."""
+    return "\n\n".join(map(_protocol_text, PROTOCOLS.values()))
+
+
+def _protocol_text(protocol: Protocol) -> str:
     """The rules of a protocol, one per line."""
     score = "logit" if protocol.scale == "logit" else "P"
 
@@ -71,8 +76,3 @@ def protocol_text(protocol: Protocol) -> str:
         parts["video mean"] = "mean over videos of the mean over their frames of the frame IoU"
     width = max(map(len, parts))
     return "\n".join([f"{protocol.name}: {protocol.source}", *(f"  {k.ljust(width)}  {v}" for k, v in parts.items())])
-
-
-def protocols_text() -> str:
-    """The rules of all protocols."""
-    return "\n\n".join(protocol_text(protocol) for protocol in PROTOCOLS.values())

@@ -85,8 +85,10 @@ def _find_near(levels: np.ndarray, centroids: np.ndarray) -> list[Found]:
     waiting = [Crop(levels, 0, 0, 0)]
     while waiting:
         crop = waiting.pop()
-        if crop.levels.max() > crop.threshold:
-            regions = _label_crop(crop)
+        thresholds = int(crop.levels.max()) - crop.threshold  # at its highest level a crop is empty
+        if thresholds > 0:
+            count = min(thresholds, STACK_PIXELS // crop.levels.size)
+            regions = _label_stack(crop, count) if count > 1 else _label_once(crop)
             local = centroids - (crop.top, crop.left)
             found.append(_near_targets(crop, regions, local, levels.shape[1]))
             waiting.extend(_next_crops(crop, regions, local))
@@ -97,37 +99,24 @@ def _near_targets(crop: Crop, regions: CropRegions, centroids: np.ndarray, width
     distances = np.abs((regions.sums / regions.area[:, None])[:, None] - centroids).max(axis=2)
     near = np.flatnonzero((distances < MATCH_DISTANCE + MARGIN).any(axis=1))
     layer, area, top = regions.layer[near], regions.area[near], regions.low[near, 0]
-    row_sums, column_sums = regions.sums[near].T
+    row_sums, column_sums = regions.sums[near].T + np.outer((crop.top, crop.left), area)
     first_columns = np.argmax(regions.labels[layer, top] == near[:, None] + 1, axis=1)
-    return Found(
-        crop.threshold + layer,
-        area,
-        row_sums + crop.top * area,
-        column_sums + crop.left * area,
-        (crop.top + top) * width + crop.left + first_columns,
-    )
+    first = (crop.top + top) * width + crop.left + first_columns
+    return Found(crop.threshold + layer, area, row_sums, column_sums, first)
 
 
 def _next_crops(crop: Crop, regions: CropRegions, centroids: np.ndarray) -> list[Crop]:
     """The regions of the last labelled threshold that may still lead to a target, each as a crop."""
     last = len(regions.labels) - 1
-    inside = (regions.low[:, None] - MATCH_DISTANCE <= centroids) & (
-        centroids <= regions.high[:, None] + MATCH_DISTANCE
-    )
+    low, high = regions.low[:, None] - MATCH_DISTANCE, regions.high[:, None] + MATCH_DISTANCE
+    inside = ((low <= centroids) & (centroids <= high)).all(axis=2).any(axis=1)
     crops = []
-    for index in np.flatnonzero(inside.all(axis=2).any(axis=1) & (regions.layer == last)):
+    for index in np.flatnonzero(inside & (regions.layer == last)):
         (top, left), (bottom, right) = regions.low[index].tolist(), (regions.high[index] + 1).tolist()
         own = regions.labels[last, top:bottom, left:right] == index + 1
         levels = crop.levels[top:bottom, left:right] * own
         crops.append(Crop(levels, crop.top + top, crop.left + left, crop.threshold + last + 1))
     return crops
-
-
-def _label_crop(crop: Crop) -> CropRegions:
-    """Label the next thresholds of a crop, at least one; some level of the crop must exceed its threshold."""
-    thresholds = int(crop.levels.max()) - crop.threshold  # at its highest level a crop is empty
-    count = min(thresholds, STACK_PIXELS // crop.levels.size)
-    return _label_stack(crop, count) if count > 1 else _label_once(crop)
 
 
 def _label_stack(crop: Crop, count: int) -> CropRegions:

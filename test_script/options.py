@@ -1,0 +1,47 @@
+"""What the commands' options share: the parser, the device, and the network with the way it is run."""
+
+import argparse
+from typing import Any
+
+from test_script.predictor.predictor import PUBLISHED_SCALES
+from utils.distributed import AMP_HELP, AMP_NAMES
+
+
+def command_parser(command: str, description: str) -> argparse.ArgumentParser:
+    """A parser for `python -m test_script.COMMAND` whose help begins with `description`, its lines as they are."""
+    return argparse.ArgumentParser(
+        prog=f"python -m test_script.{command}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def add_device_options(parser: argparse.ArgumentParser, amp: bool = True) -> None:
+    """Add --device and, unless `amp` is False, --amp."""
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps; default auto")
+    if amp:
+        choices, text = "|".join(AMP_NAMES), f"{AMP_HELP}; default none"
+        parser.add_argument("--amp", nargs="?", const="bf16", default="none", metavar=choices, help=text)
+
+
+def add_model_options(parser: argparse.ArgumentParser, path_required: bool = True) -> None:
+    """Add the network and the way it is run; `path_required`: whether --model_path must be given."""
+    add = parser.add_argument
+    add("--model_path", required=path_required, metavar="FILE", help="checkpoint, of this repository or published")
+    sizes = "for DATransNet checkpoints that do not record it: 256 (NUDT-SIRST) or 512 (IRSTD-1K)"
+    add("--image_size", type=int, help=sizes)
+    add("--flip", action="store_true", help="average with the predictions of the left-right flipped frames")
+    add("--msc", action="store_true", help="average over several scales, as published")
+    scales = f"the scales of --msc; default {list(PUBLISHED_SCALES)}"
+    add("--scales", type=float, nargs="+", metavar="S", help=scales)
+    tile = "process larger frames at their own size in overlapping tiles of this side, px"
+    add("--tile", type=int, metavar="SIDE", help=tile)
+    add_device_options(parser)
+    add("--batch_size", type=int, help="frames processed at a time; default 4, on a CPU enough to fill its cores")
+    add("--compile", action="store_true", help="compile the network; pays for thousands of frames")
+
+
+def predictor_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The options as arguments of `Predictor`; `--scales` implies `--msc`."""
+    scales = tuple(args.scales) if args.scales else PUBLISHED_SCALES if args.msc else (1.0,)
+    return {name: getattr(args, name) for name in ("flip", "tile", "amp", "compile", "batch_size")} | {"scales": scales}
