@@ -230,12 +230,12 @@ def test_fp16_autocast_is_finite_and_close(network):
         assert (half - exact).abs().mean() < 0.05 * exact.abs().mean()
 
 
-def test_the_compilers_graph_of_datransnet_equals_eager(networks):
+def test_datransnet_is_one_graph_to_the_compiler(networks):
     model = networks["datransnet"]
     clip = random_clip(model, batch=2)
     torch._dynamo.reset()
     with torch.no_grad():
-        compiled = torch.compile(model, backend="aot_eager", fullgraph=True)(clip)
+        compiled = torch.compile(model, backend="eager", fullgraph=True)(clip)
         torch.testing.assert_close(compiled, model(clip), rtol=0, atol=1e-4)
 
 
@@ -246,7 +246,7 @@ def test_a_compiled_gradient_transformer_equals_eager(networks, tmp_path, monkey
     transformer = networks["datransnet"].transformers[0]
     features = torch.rand(2, 8, 64, 64, generator=torch.Generator().manual_seed(0))
     torch._dynamo.reset()
-    with torch.no_grad():
+    with torch.no_grad(), torch._inductor.config.patch(compile_threads=1):  # more are processes that import torch
         torch.testing.assert_close(
             torch.compile(transformer, fullgraph=True)(features), transformer(features), rtol=0, atol=1e-4
         )

@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parents[2]
 GIVEN = {"schedule": "constant", "lr": 1e-3, "batch_size": 4, "epochs": 1, "clip_norm": 0.5, "preset": "fast"}
 STEPS = 3
 ONE_EACH = {"depths": (1,) * 4, "spatial_depths": (1,) * 4, "decoder_depths": (1,) * 3, "head_depths": (1,) * 2}
-SMALL_SGMP = ONE_EACH | {"num_frames": 2, "width": 48}
+SMALL_SGMP = ONE_EACH | {"num_frames": 2, "width": 48, "spatial_width": 16}
 
 
 class TinyNet(nn.Module):
