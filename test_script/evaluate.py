@@ -16,7 +16,7 @@ from utils.metrics import PROTOCOLS, MetricAccumulator, build_metric
 from utils.metrics.accumulator import ImageCounts
 from utils.metrics.curves import CurveAccumulator, collect_metrics, merge_curves
 from utils.metrics.saved_maps import Pair, check_groups, find_pairs, key_names, read_groups, read_names, read_pair
-from utils.metrics.tables import areas_table, metrics_table, protocols_text
+from utils.metrics.tables import areas_table, error_table, metrics_table, protocols_text
 from utils.plots import write_curves
 
 
@@ -97,6 +97,8 @@ def print_results(results: dict[str, dict]) -> None:
     first, result = next(iter(results.items()))
     print(f"{result['images']} images, {result['targets']} targets")
     print(metrics_table(results, "protocol"))
+    if errors := error_table(results, "protocol"):
+        print(f"\nhIoU and what each error takes from it, in %\n{errors}")
     print(f"\nPd by target area in px ({first})\n{areas_table(result['by_area'])}")
     if "sequences" in result:
         sequences = result["sequences"] | {"mean of sequences": result["sequence_mean"]}

@@ -36,7 +36,7 @@ from test_script.results.work_parts import Part, load_part, loader_batches, save
 from utils.distributed import barrier, end_distributed, init_distributed, is_main, rank, world_size
 from utils.errors import InputError, run_main
 from utils.metrics import PROTOCOLS, MetricAccumulator, Protocol, build_metric
-from utils.metrics.tables import metrics_table
+from utils.metrics.tables import error_table, metrics_table
 
 GPU_WORKERS = 4
 
@@ -211,6 +211,8 @@ def print_results(metrics: dict[str, dict], info: DatasetInfo, notes: list[str])
     first = next(iter(metrics.values()))
     print(f"{first['images']} images, {first['targets']} targets")
     print(metrics_table(metrics | published_lines(info), "protocol"))
+    if errors := error_table(metrics, "protocol"):
+        print(f"hIoU and what each error takes from it, in %:\n{errors}")
     if first.get("by_snr"):
         print(f"dimmer and brighter half of the frames with targets, {next(iter(metrics))}:")
         print(metrics_table(first["by_snr"], "dimmest target"))

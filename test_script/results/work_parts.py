@@ -73,15 +73,17 @@ def load_part(folder: Path, part: Part) -> bool:
     if not file.exists():
         return False
     content = json.loads(file.read_text(encoding="utf-8"))
-    part.rows = {
-        name: [ImageCounts(*(tuple(value) if isinstance(value, list) else value for value in row)) for row in rows]
-        for name, rows in content["rows"].items()
-    }
+    part.rows = {name: [ImageCounts(*_as_tuple(row)) for row in rows] for name, rows in content["rows"].items()}
     for name in CURVE_COUNTS:
         setattr(part.curves, name, np.array(content["curves"][name], np.int64))
     part.curves.targets = content["curves"]["targets"]
     part.detections, part.sizes = content["detections"], content["sizes"]
     return True
+
+
+def _as_tuple(value: Any) -> Any:
+    """Nested lists as nested tuples."""
+    return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
 
 
 def _part_file(folder: Path, part: Part) -> Path:
