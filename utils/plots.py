@@ -1,4 +1,4 @@
-"""Curves as files: a csv with a row per threshold, and plots of precision-recall, ROC and Pd over Fa."""
+"""Pictures of metrics: curves (with a csv of a row per threshold) and heat maps."""
 
 import csv
 import math
@@ -46,5 +46,29 @@ def _write_plot(path: Path, x, y, texts: tuple[str, str, str], log_x: bool = Fal
         axes.set_xscale("symlog", linthresh=1.0)
     axes.set_xlim(*((0, None) if log_x else (-0.02, 1.02)))
     axes.grid(alpha=0.3)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary)
+
+
+def write_heat_map(path: Path, table: list[list[str]], lower_is_better: bool = False) -> None:
+    """Draw a table of numbers ('-' for none): the title, then the columns' names; rows that begin with their name.
+
+    The best numbers are the brightest; where lower is better, colours are logarithmic.
+    """
+    from matplotlib.figure import Figure
+
+    (title, *columns), rows = table[0], table[1:]
+    values = np.array([[math.nan if text == "-" else float(text) for text in row[1:]] for row in rows])
+    goodness = -np.log1p(values) if lower_is_better else values
+    figure = Figure(figsize=(3.4 + 1.25 * len(columns), 1.6 + 0.5 * len(rows)), dpi=PLOT_DPI, layout="constrained")
+    axes = figure.add_subplot()
+    picture = axes.imshow(goodness, aspect="auto")
+    dark = picture.norm(np.ma.masked_invalid(goodness)).filled(1) < 0.6
+    for (row, column), is_dark in np.ndenumerate(dark):
+        ink = "white" if is_dark else "black"
+        axes.text(column, row, rows[row][column + 1], ha="center", va="center", color=ink)
+    axes.set_xticks(range(len(columns)), columns, rotation=20 if len(columns) > 3 else 0)
+    axes.set_yticks(range(len(rows)), [row[0] for row in rows])
+    axes.set_title(title)
     with atomic_path(path) as temporary:
         figure.savefig(temporary)

@@ -1,5 +1,6 @@
 """Results over a dataset: the parts of a run merged, its metrics, and the files written from them."""
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -62,6 +63,17 @@ def write_results(
     write_json(output / "detections_coco.json", coco, indent=None)
     write_curves(merge_curves(results.curves.values()).compute(), output / "curves")
     return metrics
+
+
+def read_finished(output: Path, run: dict[str, Any]) -> dict[str, dict] | None:
+    """The metrics by protocol that a run like `run` wrote to `output`, NaN as None; None if it was not finished."""
+    try:
+        content = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    facts = content | {"protocols": list(content["protocols"])}
+    same = all(facts.get(name) == value for name, value in run.items() if name != "checkpoint")
+    return content["protocols"] if same and (output / "report.html").is_file() else None
 
 
 def write_dataset_table(path: Path, metrics: Mapping[str, Mapping[str, dict]]) -> None:

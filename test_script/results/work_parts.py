@@ -93,22 +93,31 @@ def _part_file(folder: Path, part: Part) -> Path:
 def start_run(output: Path, run: dict[str, Any], resume: bool) -> None:
     """Save what decides the results, `run`, in `output`/run.json; without `resume` delete the parts of an earlier run.
 
-    Raises `InputError` where `output` holds another dataset's results, or where a run to be resumed had other settings.
-    The checkpoint may have moved: its content counts.
+    Raises `InputError` as `check_run` does.
     """
-    file, earlier = output / "run.json", None
-    if file.exists():
-        try:
-            earlier = dict(json.loads(file.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise InputError(f"cannot read {file}: {error}; remove it, or choose another --output_dir") from error
-        names = run.keys() - {"checkpoint"} if resume else {"dataset", "split"}
-        different = [name for name in run if name in names and earlier.get(name) != run[name]]
-        if different:
-            listing = ", ".join(f"{name} {earlier.get(name)!r}, now {run[name]!r}" for name in different)
-            remedy = "give the same options, or leave --resume out" if resume else "choose another --output_dir"
-            raise InputError(f"{output} holds a run with {listing}; {remedy}")
-    if not resume or earlier is None:
+    if not check_run(output, run, resume) or not resume:
         for old in (output / "parts").glob("*.json"):
             old.unlink()
-    write_json(file, run)
+    write_json(output / "run.json", run)
+
+
+def check_run(output: Path, run: dict[str, Any], resume: bool) -> bool:
+    """Whether `output` holds an earlier run.
+
+    Raises `InputError` if it is of another dataset, or if it is to be resumed and had other settings. The checkpoint
+    may have moved: its content counts.
+    """
+    file = output / "run.json"
+    if not file.exists():
+        return False
+    try:
+        earlier = dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"cannot read {file}: {error}; remove it, or choose another --output_dir") from error
+    names = run.keys() - {"checkpoint"} if resume else {"dataset", "split"}
+    different = [name for name in run if name in names and earlier.get(name) != run[name]]
+    if different:
+        listing = ", ".join(f"{name} {earlier.get(name)!r}, now {run[name]!r}" for name in different)
+        remedy = "give the same options, or choose another --output_dir" if resume else "choose another --output_dir"
+        raise InputError(f"{output} holds a run with {listing}; {remedy}")
+    return True

@@ -60,8 +60,8 @@ def drawn(text):
 def test_errors_by_hand():
     """Five targets and five regions: one is outlined badly, one split, one merged, one missed; and a false alarm.
 
-    Pairs: the first target (6 px) with a region of 8 px, 4 common; the second (10 px) with one of its halves (4 px); the
-    third (4 px) with a region of 10 px that also covers the fourth (4 px).
+    Pairs: the first target (6 px) with a region of 8 px, 4 common; the second (10 px) with one of its halves (4 px);
+    the third (4 px) with a region of 10 px that also covers the fourth (4 px).
     """
     score, mask = drawn("""
         ...............

@@ -1,6 +1,7 @@
-"""Record what py_irstd_metrics (PyPI: pyirstdmetrics) measures on the scenes below, for tests/metrics/test_recorded.py.
+"""Record what py_irstd_metrics (PyPI: pyirstdmetrics) measures on the scenes below, for tests/metrics/test_recorded.py,
+and its hierarchical IoU of `hierarchy_cases`, for tests/metrics/test_hierarchical.py.
 
-And what it measures of hIoU on `hierarchy_cases`, for tests/metrics/test_hierarchical.py. It pins numpy below 2, so it runs in an environment of its own, which needs nothing else:
+It pins numpy below 2, so it runs in an environment of its own, which needs nothing else:
     python -m venv /some/where && /some/where/bin/pip install pyirstdmetrics==1.0.2
     /some/where/bin/python tests/reference/record_irstd_metrics.py
 """

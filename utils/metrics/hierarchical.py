@@ -94,7 +94,7 @@ def padded_hierarchical_iou(rows) -> dict[str, float]:
 
 
 def _hierarchy(rows, padding: tuple[int, int, int, int], without_pairs: float) -> dict[str, float]:
-    """`HIERARCHY`: localisation and segmentation each add up to 1; `without_pairs` is the value of the latter's parts."""
+    """`HIERARCHY`; localisation and segmentation each add up to 1. `without_pairs`: the latter if there is no pair."""
     unmatched = [more + sum(row.unmatched[kind] for row in rows) for kind, more in enumerate(padding)]
     pairs = [pair for row in rows for pair in row.pairs]
     total = len(pairs) + sum(unmatched)
@@ -107,6 +107,6 @@ def _hierarchy(rows, padding: tuple[int, int, int, int], without_pairs: float) -
 
 
 def hierarchical_parts(metrics) -> dict[str, float]:
-    """hIoU and what each error takes from it: shares that add up to 1 (segmentation errors count for located targets)."""
+    """hIoU and what each error takes from it, which add up to 1: segmentation errors are weighted by loc_iou."""
     shares = {name: metrics["loc_iou"] * metrics[name] if metrics["loc_iou"] else 0.0 for name in SEG_ERRORS}
     return {"hiou": metrics["hiou"]} | shares | {name: metrics[name] for name in LOC_ERRORS}
