@@ -23,13 +23,13 @@ HEADINGS = {  # metric -> column heading and factor
 
 ERRORS = {  # part of `hierarchical_parts` -> column heading, and its meaning
     "hiou": ("hIoU", "located and outlined correctly"),
-    "seg_missed": ("too small", "outlines of located targets miss some of their pixels"),
-    "seg_merged": ("into others", "outlines of located targets reach into other targets"),
-    "seg_false": ("too large", "outlines of located targets cover background"),
-    "loc_missed": ("missed", "targets without any region on or near them"),
-    "loc_merged": ("merged", "targets whose region is already matched with another target"),
-    "loc_split": ("split", "further regions on or near a target that has its own"),
-    "loc_false": ("false", "regions without any target on or near them"),
+    "seg_missed": ("outline too small", "outlines of located targets miss some of their pixels"),
+    "seg_merged": ("outline into others", "outlines of located targets reach into other targets"),
+    "seg_false": ("outline too large", "outlines of located targets cover background"),
+    "loc_missed": ("missed", "targets without any region close enough to match"),
+    "loc_merged": ("merged", "targets whose region is matched with another target"),
+    "loc_split": ("split", "regions whose target is matched with another region"),
+    "loc_false": ("false", "regions without any target close enough to match"),
 }
 
 
