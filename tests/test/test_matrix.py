@@ -85,6 +85,9 @@ def test_interrupted_and_continued_it_measures_each_pair_once(world, tmp_path, m
     assert cells[0] == ["Fa x1e-6 (standard)", "X", "Y"] and [row[0] for row in cells[1:]] == ["first", "second"]
     assert cells[2][1] == f"{1e6 * float(rows[2]['fa']):.2f}"
 
+    torch.save({"layer": torch.zeros(1)}, tmp_path / "foreign.pth")
+    with pytest.raises(InputError, match="unknown network"):
+        run(world, tmp_path / "other", "--models", str(world / "first" / "best.pth"), str(tmp_path / "foreign.pth"))
     with pytest.raises(InputError, match="flip False, now True; give the same options, or choose another"):
         run(world, tmp_path, "--flip")
     assert len(calls) == 5
