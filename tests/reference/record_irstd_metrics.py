@@ -26,6 +26,8 @@ DRAWN = {  # t: pixels of targets, p: predicted ones, #: both
     "near": "........ .t.p.... .t.p.... ........",
     "far": "............ .t...p...... .t...p...... ............",
     "half": "...... .#t... .#t... ......",  # an IoU of exactly 0.5
+    "half of a long target": "................ .#######ttttttt. ................",  # centroids 3.5 px apart
+    "less of a long target": "................ .######tttttttt. ................",
     "halves": "......... .#t#..... .#t#..... .........",
     "corner": "....... .tt#pp. .t#.... .......",
     "outlined badly": "........... ..ttttt.... ..t###pp... ..ttttp.... ...........",
