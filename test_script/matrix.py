@@ -2,10 +2,11 @@
 
     python -m test_script.matrix --models A.pth B.pth --datasets NUDT-SIRST NUAA-SIRST --output_dir predict/matrix
 
-Every pair is measured as by `test_script.inference`, with the same options, into OUTPUT_DIR/CHECKPOINT/DATASET. Pairs
-that are finished are not measured again, so the same command continues after an interruption, and further checkpoints
-and datasets can be added. Written besides: matrix.md (one table a metric, a row a checkpoint, a column a dataset),
-matrix.csv (one row a pair, ratios), and heat_maps/PROTOCOL_METRIC.png. torchrun shares the frames between processes.
+Every pair is measured as by `test_script.inference`, with the same options, into OUTPUT_DIR/CHECKPOINT/DATASET, where
+checkpoints of one file name are told apart by their folders. Pairs that are finished are not measured again, so the
+same command continues after an interruption, and further checkpoints and datasets can be added. Written besides:
+matrix.md (a table for each metric, a row for each checkpoint, a column for each dataset), matrix.csv (a row for each
+pair, ratios), and heat_maps/PROTOCOL_METRIC.png. torchrun shares the frames between processes.
 """
 
 import argparse

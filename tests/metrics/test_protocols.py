@@ -30,7 +30,7 @@ def measured(protocol, *pairs):
 
 
 def test_the_table_names_every_protocol():
-    assert list(PROTOCOLS) == ["standard", *GREEDY, "dtum", "pyirstdmetrics"]
+    assert list(PROTOCOLS) == ["standard", *GREEDY, "pyirstdmetrics", "dtum"]
     assert [name for name, row in PROTOCOLS.items() if row.scale == "logit"] == ["sgmp-2025"]
     with pytest.raises(InputError, match=r"'acm' is not known; choose one of standard, sgmp-2025"):
         build_metric("acm")

@@ -61,12 +61,12 @@ ROWS = [
         set_iou, mean_iou_empty_zero, greedy, area_value_pixels,
     ),
     Protocol(
-        "dtum", "DTUM's shooting rules", "probability", at_least_half, at_least_half,
-        None, None, shooting, shooting_pixels,
-    ),
-    Protocol(
         "pyirstdmetrics", "Pang et al. 2025, package version 1.0.2", "probability", above_half, above_half,
         set_iou, mean_iou_empty_zero, optimal_pairs, region_pixels, pixel_scores=True, hiou=padded_hierarchical_iou,
+    ),
+    Protocol(
+        "dtum", "DTUM's shooting rules", "probability", at_least_half, at_least_half,
+        None, None, shooting, shooting_pixels,
     ),
 ]  # fmt: skip
 PROTOCOLS: dict[str, Protocol] = {row.name: row for row in ROWS}
