@@ -4,13 +4,12 @@ import argparse
 import hashlib
 import os
 from collections import Counter, defaultdict
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
 import numpy as np
-from tqdm import tqdm
+from tqdm.contrib.concurrent import thread_map
 
 from datasets.catalog import DatasetInfo
 from datasets.index import DatasetIndex, open_dataset
@@ -43,9 +42,8 @@ class FrameReport:
 def check_dataset(index: DatasetIndex) -> tuple[dict[str, list[str]], dict[str, list[str]], list[str]]:
     """Read every file of a dataset; returns problems and notes (kind -> texts), and a summary in lines."""
     frames = list({frame.image: frame for sequence in index.sequences for frame in sequence.frames}.values())
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        read = pool.map(read_frame, frames)
-        reports = list(tqdm(read, total=len(frames), desc=f"reading {index.info.name}", disable=None))
+    title = f"reading {index.info.name}"
+    reports = thread_map(read_frame, frames, max_workers=os.cpu_count(), desc=title, disable=None)
     problems: dict[str, list[str]] = defaultdict(list)
     notes: dict[str, list[str]] = defaultdict(list)
     for frame, report in zip(frames, reports, strict=True):

@@ -1,46 +1,26 @@
 """A rendered dataset on the disk, and the demo dataset."""
 
-import json
 import math
 import os
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import cv2
 import numpy as np
-from tqdm import tqdm
+from tqdm.contrib.concurrent import thread_map
 
 from datasets.backgrounds import CLUTTERS
-from datasets.rendering import SequenceSettings, frame_name, render_sequence
+from datasets.rendering import DatasetSettings, frame_name, render_sequence
 from datasets.targets import TARGET_TABLE, TargetRow, write_targets
 from datasets.varied_scenes import render_varied_sequence
 from utils.errors import InputError
-from utils.files import new_folder
+from utils.files import new_folder, write_json
+from utils.images import encode_png
 
 GOLDEN_RATIO = 0.6180339887  # steps of this spread any number of sequences evenly over a range
-PNG_COMPRESSION = 1  # noise hardly compresses, so more costs time alone
-
-
-@dataclass(frozen=True)
-class DatasetSettings:
-    """A dataset to render: ranges are (lowest, highest); size is (H, W); speed in pixels a frame.
-
-    SNR = |target peak - local mean| / local standard deviation (`datasets.rendering.local_statistics`). With
-    the clutter "varied" it is the least that a sequence's targets have (`datasets.varied_scenes`).
-    """
-
-    sequences: int = 32
-    frames: int = 30
-    size: tuple[int, int] = (128, 128)
-    snr: tuple[float, float] = (1.5, 8.0)
-    speed: tuple[float, float] = (0.3, 1.5)
-    targets: tuple[int, int] = (1, 3)
-    clutter: str = "mixed"
-    bits: int = 8
-    val_share: float = 0.25
-    seed: int = 0
-
+PNG_OPTIONS = (cv2.IMWRITE_PNG_COMPRESSION, 1)  # noise hardly compresses, so more costs time alone
 
 DEMO = DatasetSettings()
 
@@ -54,15 +34,15 @@ def render_dataset(output: str | Path, settings: DatasetSettings) -> None:
     """
     _check(settings)
     names = [f"seq_{number:03d}" for number in range(settings.sequences)]
-    with new_folder(output) as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
-        jobs = pool.map(lambda number: _render_one(folder, names[number], number, settings), range(len(names)))
-        rows = [row for part in tqdm(jobs, total=len(names), desc="rendering", disable=None) for row in part]
-        write_targets(folder / TARGET_TABLE, rows)
+    with new_folder(output) as folder:
+        render = partial(_render_one, folder, settings)
+        parts = thread_map(render, range(len(names)), names, max_workers=os.cpu_count(), desc="rendering", disable=None)
+        write_targets(folder / TARGET_TABLE, chain(*parts))
         least = int(settings.val_share > 0 and settings.sequences > 1)
         trained = settings.sequences - max(least, round(settings.val_share * settings.sequences))
         for part, chosen in (("train", names[:trained]), ("val", names[trained:])):
             (folder / f"{part}.txt").write_text("".join(f"{name}\n" for name in chosen))
-        (folder / "settings.json").write_text(json.dumps(asdict(settings), indent=2) + "\n")
+        write_json(folder / "settings.json", asdict(settings), indent=2)
 
 
 def ensure_demo(root: Path) -> None:
@@ -82,26 +62,20 @@ def golden_share(number: int) -> float:
     return (number * GOLDEN_RATIO + 0.5) % 1
 
 
-def _render_one(folder: Path, name: str, number: int, settings: DatasetSettings) -> list[TargetRow]:
+def _render_one(folder: Path, settings: DatasetSettings, number: int, name: str) -> list[TargetRow]:
     random = np.random.default_rng([settings.seed, number])
     snr = settings.snr[0] * (settings.snr[1] / settings.snr[0]) ** golden_share(number)
-    clutter = CLUTTERS[number % len(CLUTTERS)] if settings.clutter == "mixed" else settings.clutter
-    ranges = (settings.snr, settings.speed, settings.targets)
+    if settings.clutter == "mixed":
+        settings = replace(settings, clutter=CLUTTERS[number % len(CLUTTERS)])
     render = render_varied_sequence if settings.clutter == "varied" else render_sequence
-    rendered = render(name, SequenceSettings(clutter, settings.frames, settings.size, snr, *ranges), random)
+    rendered = render(name, settings, snr, random)
     depth = np.uint8 if settings.bits == 8 else np.uint16
     frames = np.rint(rendered.frames * np.iinfo(depth).max).astype(depth)
     for kind, images in (("images", frames), ("masks", rendered.masks.astype(np.uint8) * 255)):
         (folder / kind / name).mkdir(parents=True)
         for index, image in enumerate(images):
-            write_png(folder / kind / name / f"{frame_name(index)}.png", image)
+            (folder / kind / name / f"{frame_name(index)}.png").write_bytes(encode_png(image, PNG_OPTIONS))
     return rendered.rows
-
-
-def write_png(path: Path, image: np.ndarray) -> None:
-    """Write a frame or mask, uint8 or uint16 [H, W]; raises `InputError` where that fails."""
-    if not cv2.imwrite(str(path), image, (cv2.IMWRITE_PNG_COMPRESSION, PNG_COMPRESSION)):
-        raise InputError(f"cannot write {path}; choose a folder with space and write permission")
 
 
 def _check(settings: DatasetSettings) -> None:

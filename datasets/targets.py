@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from utils.errors import InputError
+from utils.files import write_csv
 
 SURROUNDINGS = 10  # pixels around a target's box from which its background is measured
 GUARD = 2  # pixels around every target that are excluded from all backgrounds
@@ -64,10 +65,8 @@ class TargetRow(NamedTuple):
 
 def write_targets(path: Path, rows: Iterable[TargetRow]) -> None:
     """Write rows as csv with three decimals."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(TargetRow._fields)
-        writer.writerows([f"{cell:.3f}" if isinstance(cell, float) else cell for cell in row] for row in rows)
+    cells = ([f"{cell:.3f}" if isinstance(cell, float) else cell for cell in row] for row in rows)
+    write_csv(path, TargetRow._fields, cells)
 
 
 def read_targets(root: str | Path) -> list[TargetRow]:

@@ -1,4 +1,4 @@
-"""Find and read the grey frames and masks of infrared datasets, whatever their format and bit depth."""
+"""Find, read and encode the grey frames and masks of infrared datasets, whatever their format and bit depth."""
 
 import re
 from collections.abc import Callable
@@ -81,6 +81,11 @@ def read_mask(path: str | Path) -> np.ndarray:
     """Read a mask as bool [H, W]: any value > 0 in any colour channel is target (0/1, 0/255, 16-bit, palette)."""
     image = _decode(path)
     return image > 0 if image.ndim == 2 else (image[..., :3] > 0).any(axis=2)
+
+
+def encode_png(image: np.ndarray, options: tuple[int, ...] = ()) -> bytes:
+    """The bytes of a png file: grey uint8 or uint16 [H, W], or RGB uint8 [H, W, 3]; `options` as for `cv2.imencode`."""
+    return cv2.imencode(".png", image[..., ::-1] if image.ndim == 3 else image, options)[1].tobytes()
 
 
 def _decode(path: str | Path) -> np.ndarray:

@@ -17,7 +17,6 @@ from datasets.rendering import (
     PATCH_RADIUS,
     SNR_GUARD,
     SNR_RADIUS,
-    SequenceSettings,
     render_sequence,
     target_profile,
 )
@@ -30,8 +29,8 @@ SMALL = DatasetSettings(sequences=4, frames=8, size=(64, 80), val_share=0.25)
 
 
 def sequence(clutter="cloud", snr=5.0, seed=0, frames=20, shape=(128, 128), targets=(2, 3), speed=(0.5, 1.5)):
-    settings = SequenceSettings(clutter, frames, shape, snr, (snr, snr), speed, targets)
-    return render_sequence("s", settings, np.random.default_rng(seed))
+    settings = DatasetSettings(1, frames, shape, (snr, snr), speed, targets, clutter)
+    return render_sequence("s", settings, snr, np.random.default_rng(seed))
 
 
 def inside(row: TargetRow, shape: tuple[int, int]) -> bool:
