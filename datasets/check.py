@@ -4,7 +4,7 @@ import argparse
 import hashlib
 import os
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -14,7 +14,7 @@ from tqdm.contrib.concurrent import thread_map
 from datasets.catalog import DatasetInfo
 from datasets.index import DatasetIndex, open_dataset
 from datasets.layouts import Frame
-from datasets.rendered_dataset import GOLDEN_RATIO
+from datasets.rendered_dataset import golden_share
 from datasets.targets import TargetStatistics, measure_targets
 from utils.drawing import TRUTH, contact_sheet, grey_to_rgb, outline, stretch_contrast
 from utils.errors import InputError, run_main
@@ -29,14 +29,13 @@ TILE_SIDE = 256
 
 @dataclass(frozen=True)
 class FrameReport:
-    """Findings in one frame: size "W x H", `digest` of its pixels, targets, and problems as (kind, text)."""
+    """Findings in one frame: size "W x H", `digest` of its pixels, targets where they were measured, and a problem."""
 
     size: str = ""
     depth: str = ""
     digest: bytes = b""
-    targets: list[TargetStatistics] = field(default_factory=list)
-    empty: bool = False
-    problems: list[tuple[str, str]] = field(default_factory=list)
+    targets: list[TargetStatistics] | None = None
+    problem: tuple[str, str] | None = None  # kind, text
 
 
 def check_dataset(index: DatasetIndex) -> tuple[dict[str, list[str]], dict[str, list[str]], list[str]]:
@@ -47,11 +46,11 @@ def check_dataset(index: DatasetIndex) -> tuple[dict[str, list[str]], dict[str, 
     problems: dict[str, list[str]] = defaultdict(list)
     notes: dict[str, list[str]] = defaultdict(list)
     for frame, report in zip(frames, reports, strict=True):
-        for kind, text in report.problems:
-            problems[kind].append(text)
+        if report.problem:
+            problems[report.problem[0]].append(report.problem[1])
         # A target may leave a sequence, and a frame may be context only; a single image needs a mask with a target.
         found = problems if index.info.kind == "images" else notes
-        if report.empty:
+        if report.targets == []:
             found["empty masks"].append(str(frame.mask))
         if frame.mask is None:
             found["images without mask"].append(str(frame.image))
@@ -72,22 +71,24 @@ def read_frame(frame: Frame) -> FrameReport:
         pixels = read_pixels(frame.image)
         mask = None if frame.mask is None else read_mask(frame.mask)
     except InputError as error:
-        return FrameReport(problems=[("unreadable files", str(error))])
+        return FrameReport(problem=("unreadable files", str(error)))
     digest = hashlib.blake2b(pixels.tobytes(), digest_size=16).digest()
     report = {"size": size_text(pixels), "depth": str(pixels.dtype), "digest": digest}
     if mask is None:
         return FrameReport(**report)
     if mask.shape != pixels.shape:
         text = f"{frame.mask} is {size_text(mask)}, its image {frame.image} {size_text(pixels)}"
-        return FrameReport(**report, problems=[("masks that differ in size from their image", text)])
-    return FrameReport(**report, targets=measure_targets(to_unit(pixels), mask), empty=not mask.any())
+        return FrameReport(**report, problem=("masks that differ in size from their image", text))
+    return FrameReport(**report, targets=measure_targets(to_unit(pixels), mask))
 
 
 def preview(index: DatasetIndex) -> np.ndarray:
     """Contact sheet (RGB uint8) of up to 24 frames spread over the dataset, with outlined targets."""
     with_mask = [(sequence, f) for sequence in index.sequences for f in sequence.frames if f.mask is not None]
     tiles: dict[str, np.ndarray] = {}
-    for sequence, frame in _spread(with_mask):
+    # the first n of these are spread over the dataset, for any n
+    order = np.argsort(np.argsort([golden_share(number) for number in range(len(with_mask))]))
+    for sequence, frame in (with_mask[number] for number in order):
         try:
             grey, mask = read_grey(frame.image), read_mask(frame.mask)
         except InputError:
@@ -160,7 +161,7 @@ def _overlap(index: DatasetIndex) -> list[str]:
 def _summary(reports: list[FrameReport]) -> list[str]:
     sizes = Counter(report.size for report in reports if report.size)
     depths = Counter(report.depth for report in reports if report.size)
-    targets = [target for report in reports for target in report.targets]
+    targets = [target for report in reports for target in report.targets or ()]
     counts = Counter(len(report.targets) for report in reports if report.targets)
     shown = ", ".join(f"{size} ({count})" for size, count in sizes.most_common(SHOWN))
     lines = [
@@ -181,15 +182,8 @@ def _range(values: list[float | None], style: str, unit: float = 1) -> str:
     values = [unit * value for value in values if value is not None]
     if not values:
         return "-"
-    low, middle, high = np.percentile(values, (5, 50, 95))
-    names = {"min": min(values), "5 %": low, "median": middle, "95 %": high, "max": max(values)}
-    return ", ".join(f"{name} {value:{style}}" for name, value in names.items())
-
-
-def _spread(items: list) -> list:
-    """All items, ordered such that the first n are spread over the list for any n."""
-    order = np.argsort((np.arange(len(items)) * GOLDEN_RATIO) % 1, kind="stable")
-    return [items[i] for i in np.argsort(order, kind="stable")]
+    shown = zip(("min", "5 %", "median", "95 %", "max"), np.percentile(values, (0, 5, 50, 95, 100)), strict=True)
+    return ", ".join(f"{name} {value:{style}}" for name, value in shown)
 
 
 def _tile(grey: np.ndarray, mask: np.ndarray) -> np.ndarray:

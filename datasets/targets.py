@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from skimage.measure import label, regionprops
 
 from utils.errors import InputError
 from utils.files import write_csv
@@ -30,20 +31,17 @@ def measure_targets(grey: np.ndarray, mask: np.ndarray) -> list[TargetStatistics
 
     The background is the area within 10 px of the target's box, without all targets and 2 px around them.
     """
-    count, labels, boxes, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     free = cv2.dilate(mask.astype(np.uint8), np.ones((2 * GUARD + 1,) * 2, np.uint8)) == 0
     targets = []
-    for label in range(1, count):
-        x, y, width, height, area = (int(value) for value in boxes[label])
-        rows = slice(max(y - SURROUNDINGS, 0), y + height + SURROUNDINGS)
-        window = (rows, slice(max(x - SURROUNDINGS, 0), x + width + SURROUNDINGS))
+    for region in regionprops(label(mask, connectivity=2), grey):
+        window = tuple(slice(max(side.start - SURROUNDINGS, 0), side.stop + SURROUNDINGS) for side in region.slice)
         background = grey[window][free[window]]
         contrast = scr = None
         if background.size:
-            contrast = float(grey[window][labels[window] == label].mean() - background.mean())
+            contrast = float(region.intensity_mean - background.mean())
             deviation = float(background.std())
             scr = abs(contrast) / deviation if deviation > 0 else None
-        targets.append(TargetStatistics(area, contrast, scr))
+        targets.append(TargetStatistics(int(region.area), contrast, scr))
     return targets
 
 

@@ -41,9 +41,10 @@ class Option:
 
 
 def nearest(name: str, known: typing.Iterable[str]) -> str:
-    """', did you mean ...?' for a misspelt name, or '' where nothing known is near it."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else ""
+    """'; did you mean ...?' for a misspelt name, in any case, or '' where nothing known is near it."""
+    by_case = {each.lower(): each for each in known}
+    close = difflib.get_close_matches(name.lower(), by_case, n=1, cutoff=0.5)
+    return f"; did you mean {by_case[close[0]]}?" if close else ""
 
 
 def convert(name: str, value: Any, annotation: Any) -> Any:

@@ -31,6 +31,14 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
 
 
+def read_text(path: Path, errors: str = "strict") -> str:
+    """The text of a UTF-8 file, with or without a byte order mark; raises `InputError` where it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8-sig", errors=errors)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {path}: {error}; check the path") from error
+
+
 def write_json(path: str | Path, content: Any, indent: int | None = 1) -> None:
     """Write nested `content` as JSON, NaN as null; raises `InputError` as `atomic_path` does."""
     text = json.dumps(json_ready(content), indent=indent, allow_nan=False)

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from utils.errors import InputError
+from utils.files import read_text
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 MASK_ENDING = "_pixels0"  # NUAA-SIRST is released with masks named NAME_pixels0.png
@@ -39,6 +40,14 @@ def image_files(
         if (other := files.setdefault(key(path), path)) is not path:
             raise InputError(f"{other} and {path} have the same name; expected one file per frame; remove one of them")
     return files
+
+
+def read_list(path: Path) -> list[str]:
+    """Entries of a list file, without blank lines, carriage returns, image suffixes, and slashes at either end."""
+    lines = read_text(path, errors="replace").splitlines()
+    entries = (line.strip().replace("\\", "/").strip("/") for line in lines)
+    without_suffix = (entry.rsplit(".", 1)[0] if entry.lower().endswith(IMAGE_SUFFIXES) else entry for entry in entries)
+    return [entry for entry in without_suffix if entry]
 
 
 def size_text(image: np.ndarray) -> str:

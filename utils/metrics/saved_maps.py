@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.errors import InputError
+from utils.files import read_text
 from utils.images import IMAGE_SUFFIXES, MASK_ENDING, image_files, numeric_key, read_mask, read_pixels, size_text
 from utils.metrics.inputs import check_values
 
@@ -65,14 +66,6 @@ def list_files(folder: Path, suffixes: tuple[str, ...], what: str) -> dict[tuple
     return files
 
 
-def read_names(path: Path) -> set[str]:
-    """Names in a list file, one per line, with or without an image suffix."""
-    names = {line.strip().strip("/") for line in read_text(path).splitlines()} - {""}
-    if not names:
-        raise InputError(f"--list {path} is empty; expected one name per line")
-    return {name[: -len(suffix)] if (suffix := Path(name).suffix).lower() in IMAGE_SUFFIXES else name for name in names}
-
-
 def read_groups(path: Path) -> dict[str, str]:
     """Name -> group from lines NAME,GROUP."""
     rows = [row for row in csv.reader(read_text(path).splitlines()) if row]
@@ -85,13 +78,6 @@ def check_groups(groups: dict[str, str], pairs: list[Pair]) -> None:
     known = {name for pair in pairs for name in key_names((pair.sequence, pair.frame))}
     if not known & groups.keys():
         raise InputError(f"--groups names none of the images, for instance {shown(sorted(groups))}; check its names")
-
-
-def read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {path}: {error}; check the path") from error
 
 
 def key_names(key: tuple[str | None, str]) -> tuple[str, ...]:
