@@ -17,12 +17,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--snr", type=float, nargs=2, default=DEMO.snr, metavar=("A", "B"))
     parser.add_argument("--speed", type=float, nargs=2, default=DEMO.speed, metavar=("A", "B"), help="pixels a frame")
     parser.add_argument("--targets", type=int, nargs=2, default=DEMO.targets, metavar=("A", "B"), help="per sequence")
-    parser.add_argument(
-        "--clutter",
-        choices=(*CLUTTERS, "mixed", "varied"),
-        default=DEMO.clutter,
-        help="mixed: cloud, sea and ground in turn; varied: every sequence has its own scene, target sizes and sensor",
-    )
+    text = "mixed: cloud, sea and ground in turn; varied: every sequence has its own scene, target sizes and sensor"
+    parser.add_argument("--clutter", choices=(*CLUTTERS, "mixed", "varied"), default=DEMO.clutter, help=text)
     parser.add_argument("--bits", type=int, choices=(8, 16), default=DEMO.bits)
     parser.add_argument("--val_share", type=float, default=DEMO.val_share, help="share of the sequences in val.txt")
     parser.add_argument("--seed", type=int, default=DEMO.seed)

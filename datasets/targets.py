@@ -83,8 +83,5 @@ def read_targets(root: str | Path) -> list[TargetRow]:
 
 def read_frame_snr(root: str | Path) -> dict[tuple[str, str], float]:
     """(sequence, frame) -> lowest SNR of the frame's targets; frames without a target are left out."""
-    snr: dict[tuple[str, str], float] = {}
-    for row in read_targets(root):
-        key = (row.sequence, row.frame)
-        snr[key] = min(row.snr, snr.get(key, row.snr))
-    return snr
+    dimmest_last = sorted(read_targets(root), key=lambda row: -row.snr)
+    return {(row.sequence, row.frame): row.snr for row in dimmest_last}

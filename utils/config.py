@@ -77,18 +77,14 @@ def convert(name: str, value: Any, annotation: Any) -> Any:
         if not all(isinstance(pair, str) and "=" in pair for pair in pairs):
             raise wrong
         return dict(pair.split("=", 1) for pair in pairs)
-    if annotation is bool:
-        if text.lower() not in BOOLEANS:
-            raise wrong
-        return BOOLEANS[text.lower()]
     if origin in (list, tuple):
         items = value if isinstance(value, list | tuple) else text.strip("[]()").replace(",", " ").split()
         return origin(convert(name, item, parts[0]) for item in items)
-    if not isinstance(value, str | int | float) or isinstance(value, bool):
+    if not isinstance(value, str | int | float) or (isinstance(value, bool) and annotation is not bool):
         raise wrong
     try:
-        return annotation(text)  # int, float or str
-    except ValueError:
+        return BOOLEANS[text.lower()] if annotation is bool else annotation(text)  # int, float or str
+    except (KeyError, ValueError):
         raise wrong from None
 
 
@@ -178,10 +174,8 @@ def parse_arguments(
     )
     text = f"yaml file with settings that differ from the defaults, or one of ours: {', '.join(config_names)}"
     parser.add_argument("--config", metavar="FILE|NAME", help=text)
-    groups: dict[str, argparse._ArgumentGroup] = {}
+    groups = {title: parser.add_argument_group(title) for title in dict.fromkeys(option.group for option in options)}
     for option in options:
-        if option.group not in groups:
-            groups[option.group] = parser.add_argument_group(option.group)
         default = str(option.default).lower() if option.default in (True, False, None) else option.default
         is_list = typing.get_origin(option.annotation) is list
         words = describe_type(option.annotation).replace(" or none", "")
