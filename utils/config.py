@@ -14,7 +14,7 @@ import re
 import types
 import typing
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,17 +27,6 @@ T = TypeVar("T")
 GROUP_LINE = re.compile(r"^# == (.+) ==$")
 BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 OPTION_LINE = re.compile(r"^(\w+):(?: .*?)?  # (.+)$")
-
-
-@dataclass(frozen=True)
-class Option:
-    """One setting as `--help` shows it."""
-
-    name: str
-    annotation: Any
-    default: Any
-    group: str
-    help: str
 
 
 def nearest(name: str, known: typing.Iterable[str]) -> str:
@@ -130,22 +119,6 @@ def check_values(values: dict, annotations: dict[str, Any], source: str) -> dict
     return {name: convert(f"{name} in {source}", value, annotations[name]) for name, value in values.items()}
 
 
-def read_options(default_path: str | Path, kind: type) -> list[Option]:
-    """The settings of `kind` in the order and with the comments of the default file, which must hold every one."""
-    defaults = read_values(default_path, kind)
-    annotations = typing.get_type_hints(kind, include_extras=True)
-    options, group = [], "Settings"
-    for line in Path(default_path).read_text(encoding="utf-8").splitlines():
-        if match := GROUP_LINE.match(line):
-            group = match[1]
-        elif match := OPTION_LINE.match(line):
-            name = match[1]
-            options.append(Option(name, annotations[name], defaults[name], group, match[2]))
-    if missing := set(annotations) - {option.name for option in options}:
-        raise InputError(f"{default_path} lacks a commented line for {', '.join(sorted(missing))}; add it")
-    return options
-
-
 class _Parser(argparse.ArgumentParser):
     """argparse whose errors are `InputError`s."""
 
@@ -154,7 +127,8 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse_arguments(
-    options: list[Option],
+    default_path: str | Path,
+    kind: type,
     argv: list[str] | None,
     prog: str,
     description: str,
@@ -163,8 +137,10 @@ def parse_arguments(
 ) -> tuple[str | None, dict[str, Any]]:
     """The command line as (configuration file or None, settings given). Unknown options raise `InputError`.
 
-    `aliases`: options of earlier versions, to today's name and what becomes of the value's text.
+    The options are the settings of `kind`, with the order, groups and comments of the default file, which must hold
+    every one. `aliases`: options of earlier versions, to today's name and what becomes of the value's text.
     """
+    defaults, annotations = read_values(default_path, kind), typing.get_type_hints(kind, include_extras=True)
     parser = _Parser(
         prog=prog,
         usage=f"{prog} [--config FILE|NAME] [--SETTING VALUE ...]",
@@ -174,21 +150,28 @@ def parse_arguments(
     )
     text = f"yaml file with settings that differ from the defaults, or one of ours: {', '.join(config_names)}"
     parser.add_argument("--config", metavar="FILE|NAME", help=text)
-    groups = {title: parser.add_argument_group(title) for title in dict.fromkeys(option.group for option in options)}
-    for option in options:
-        default = str(option.default).lower() if option.default in (True, False, None) else option.default
-        is_list = typing.get_origin(option.annotation) is list
-        words = describe_type(option.annotation).replace(" or none", "")
-        groups[option.group].add_argument(
-            f"--{option.name}",
-            metavar=words if "|" in words else words.upper(),
-            nargs="+" if is_list or option.annotation is dict else "?" if option.annotation is bool else None,
-            action="extend" if option.annotation is dict else "store",
-            const=True if option.annotation is bool else None,
-            default=argparse.SUPPRESS,
-            help=f"{option.help} [{default}]".replace("%", "%%"),
-        )
-    annotations = {option.name: option.annotation for option in options}
+    group, known = parser.add_argument_group("Settings"), {"config", "help"}
+    for line in Path(default_path).read_text(encoding="utf-8").splitlines():
+        if match := GROUP_LINE.match(line):
+            group = parser.add_argument_group(match[1])
+        elif match := OPTION_LINE.match(line):
+            name, text = match.groups()
+            annotation, default = annotations[name], defaults[name]
+            shown = str(default).lower() if default in (True, False, None) else default
+            words = describe_type(annotation).replace(" or none", "")
+            is_list = typing.get_origin(annotation) is list
+            group.add_argument(
+                f"--{name}",
+                metavar=words if "|" in words else words.upper(),
+                nargs="+" if is_list or annotation is dict else "?" if annotation is bool else None,
+                action="extend" if annotation is dict else "store",
+                const=True if annotation is bool else None,
+                default=argparse.SUPPRESS,
+                help=f"{text} [{shown}]".replace("%", "%%"),
+            )
+            known.add(name)
+    if missing := annotations.keys() - known:
+        raise InputError(f"{default_path} lacks a commented line for {', '.join(sorted(missing))}; add it")
     for old, (name, translate) in (aliases or {}).items():
         action = "append" if annotations[name] is dict else "store"
         parser.add_argument(
@@ -199,7 +182,6 @@ def parse_arguments(
         raise InputError(f"{unknown[0]!r} follows no option; a configuration is given with --config {unknown[0]}")
     if unknown:
         name = unknown[0].split("=")[0].lstrip("-").replace("-", "_")
-        known = {option.name for option in options} | {"config", "help"}
         raise InputError(f"unknown option {unknown[0]}{nearest(name, known)}; --help lists the options")
     values = vars(given)
     config = values.pop("config")
