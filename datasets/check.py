@@ -4,31 +4,41 @@ import argparse
 import hashlib
 import os
 from collections import Counter, defaultdict
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
+from skimage.measure import label, regionprops
 from tqdm.contrib.concurrent import thread_map
 
 from datasets.catalog import DatasetInfo
 from datasets.index import DatasetIndex, open_dataset
 from datasets.layouts import Frame
-from datasets.rendered_dataset import golden_share
-from datasets.targets import TargetStatistics, measure_targets
+from datasets.synthetic import golden_share
 from utils.drawing import TRUTH, contact_sheet, grey_to_rgb, outline, stretch_contrast
 from utils.errors import InputError, run_main
 from utils.files import atomic_path, check_writable
 from utils.images import IMAGE_SUFFIXES, numeric_key, read_grey, read_mask, read_pixels, size_text, to_unit
 
 SHOWN = 5  # examples printed for each kind of finding
+SURROUNDINGS = 10  # pixels around a target's box from which its background is measured
+GUARD = 2  # pixels around every target that are excluded from all backgrounds
 TILES = 24
 COLUMNS = 6
 TILE_SIDE = 256
 
 
-@dataclass(frozen=True)
-class FrameReport:
+class TargetStatistics(NamedTuple):
+    """`area` in pixels; `contrast` = target mean - background mean (grey levels 0..1); `scr` = |contrast| / background
+    standard deviation (signal-to-clutter ratio), None where the background is constant or absent."""
+
+    area: int
+    contrast: float | None
+    scr: float | None
+
+
+class FrameReport(NamedTuple):
     """Findings in one frame: size "W x H", `digest` of its pixels, targets where they were measured, and a problem."""
 
     size: str = ""
@@ -82,6 +92,25 @@ def read_frame(frame: Frame) -> FrameReport:
     return FrameReport(**report, targets=measure_targets(to_unit(pixels), mask))
 
 
+def measure_targets(grey: np.ndarray, mask: np.ndarray) -> list[TargetStatistics]:
+    """Statistics of each 8-connected region of `mask` bool [H, W] in `grey` float [H, W].
+
+    The background is the area within 10 px of the target's box, without all targets and 2 px around them.
+    """
+    free = cv2.dilate(mask.astype(np.uint8), np.ones((2 * GUARD + 1,) * 2, np.uint8)) == 0
+    targets = []
+    for region in regionprops(label(mask, connectivity=2), grey):
+        window = tuple(slice(max(side.start - SURROUNDINGS, 0), side.stop + SURROUNDINGS) for side in region.slice)
+        background = grey[window][free[window]]
+        contrast = scr = None
+        if background.size:
+            contrast = float(region.intensity_mean - background.mean())
+            deviation = float(background.std())
+            scr = abs(contrast) / deviation if deviation > 0 else None
+        targets.append(TargetStatistics(int(region.area), contrast, scr))
+    return targets
+
+
 def preview(index: DatasetIndex) -> np.ndarray:
     """Contact sheet (RGB uint8) of up to 24 frames spread over the dataset, with outlined targets."""
     with_mask = [(sequence, f) for sequence in index.sequences for f in sequence.frames if f.mask is not None]
@@ -94,14 +123,14 @@ def preview(index: DatasetIndex) -> np.ndarray:
         except InputError:
             continue  # reported by check_dataset
         if grey.shape == mask.shape and mask.any():
-            label = frame.name if sequence.name == frame.name else f"{sequence.name}/{frame.name}"
-            tiles[label] = _tile(grey, mask)
+            name = frame.name if sequence.name == frame.name else f"{sequence.name}/{frame.name}"
+            tiles[name] = _tile(grey, mask)
         if len(tiles) == TILES:
             break
     if not tiles:
         raise InputError(f"{index.info.name} has no readable frame with a target, so there is nothing to preview")
-    labels = sorted(tiles, key=numeric_key)
-    return contact_sheet([tiles[label] for label in labels], labels, COLUMNS)
+    names = sorted(tiles, key=numeric_key)
+    return contact_sheet([tiles[name] for name in names], names, COLUMNS)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -27,8 +27,8 @@ from tqdm.contrib.concurrent import thread_map
 
 from datasets.index import open_dataset
 from datasets.layouts import Sequence
-from datasets.rendered_dataset import PNG_OPTIONS, golden_share
 from datasets.rendering import NOISE, local_statistics
+from datasets.synthetic import PNG_OPTIONS, golden_share
 from datasets.targets import TARGET_TABLE, TargetRow, write_targets
 from utils.errors import InputError, run_main
 from utils.files import new_folder

@@ -8,7 +8,6 @@ from pathlib import Path
 from datasets.catalog import CATALOG, DatasetInfo
 from datasets.layouts import EXPECTED_LAYOUTS, Sequence, find_layout
 from datasets.path_config import DATASET_PATHS
-from datasets.rendered_dataset import ensure_demo
 from datasets.split_lists import find_split
 from utils.config import nearest
 from utils.errors import InputError
@@ -89,6 +88,8 @@ def _locate(name: str, data_root: str | Path | None) -> Path:
     tried = data_root or os.environ.get(DATA_ROOT_VARIABLE)
     root = Path(tried) / name if tried else configured
     if name == "demo" and not root.is_dir():
+        from datasets.synthetic import ensure_demo  # here, since no other dataset needs the renderer
+
         root = configured
         ensure_demo(root)
     if not root.is_dir():

@@ -1,48 +1,14 @@
-"""The targets of a dataset: measured in its masks, and listed in targets.csv where they were rendered or dimmed."""
+"""targets.csv: the targets of a dataset that was rendered or dimmed."""
 
 import csv
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
-import numpy as np
-from skimage.measure import label, regionprops
-
 from utils.errors import InputError
 from utils.files import write_csv
 
-SURROUNDINGS = 10  # pixels around a target's box from which its background is measured
-GUARD = 2  # pixels around every target that are excluded from all backgrounds
 TARGET_TABLE = "targets.csv"
-
-
-class TargetStatistics(NamedTuple):
-    """`area` in pixels; `contrast` = target mean - background mean (grey levels 0..1); `scr` = |contrast| / background
-    standard deviation (signal-to-clutter ratio), None where the background is constant or absent."""
-
-    area: int
-    contrast: float | None
-    scr: float | None
-
-
-def measure_targets(grey: np.ndarray, mask: np.ndarray) -> list[TargetStatistics]:
-    """Statistics of each 8-connected region of `mask` bool [H, W] in `grey` float [H, W].
-
-    The background is the area within 10 px of the target's box, without all targets and 2 px around them.
-    """
-    free = cv2.dilate(mask.astype(np.uint8), np.ones((2 * GUARD + 1,) * 2, np.uint8)) == 0
-    targets = []
-    for region in regionprops(label(mask, connectivity=2), grey):
-        window = tuple(slice(max(side.start - SURROUNDINGS, 0), side.stop + SURROUNDINGS) for side in region.slice)
-        background = grey[window][free[window]]
-        contrast = scr = None
-        if background.size:
-            contrast = float(region.intensity_mean - background.mean())
-            deviation = float(background.std())
-            scr = abs(contrast) / deviation if deviation > 0 else None
-        targets.append(TargetStatistics(int(region.area), contrast, scr))
-    return targets
 
 
 class TargetRow(NamedTuple):

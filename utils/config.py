@@ -146,6 +146,7 @@ def parse_arguments(
         usage=f"{prog} [--config FILE|NAME] [--SETTING VALUE ...]",
         description=description,
         allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=34, width=118),
     )
     text = f"yaml file with settings that differ from the defaults, or one of ours: {', '.join(config_names)}"
@@ -158,25 +159,18 @@ def parse_arguments(
             name, text = match.groups()
             annotation, default = annotations[name], defaults[name]
             shown = str(default).lower() if default in (True, False, None) else default
+            text = f"{text} [{shown}]".replace("%", "%%")
             words = describe_type(annotation).replace(" or none", "")
-            is_list = typing.get_origin(annotation) is list
-            group.add_argument(
-                f"--{name}",
-                metavar=words if "|" in words else words.upper(),
-                nargs="+" if is_list or annotation is dict else "?" if annotation is bool else None,
-                action="extend" if annotation is dict else "store",
-                const=True if annotation is bool else None,
-                default=argparse.SUPPRESS,
-                help=f"{text} [{shown}]".replace("%", "%%"),
-            )
+            form = {bool: {"nargs": "?", "const": True}, dict: {"nargs": "+", "action": "extend"}}.get(annotation, {})
+            if typing.get_origin(annotation) is list:
+                form = {"nargs": "+"}
+            group.add_argument(f"--{name}", metavar=words if "|" in words else words.upper(), help=text, **form)
             known.add(name)
     if missing := annotations.keys() - known:
         raise InputError(f"{default_path} lacks a commented line for {', '.join(sorted(missing))}; add it")
     for old, (name, translate) in (aliases or {}).items():
         action = "append" if annotations[name] is dict else "store"
-        parser.add_argument(
-            f"--{old}", dest=name, action=action, type=translate, default=argparse.SUPPRESS, help=argparse.SUPPRESS
-        )
+        parser.add_argument(f"--{old}", dest=name, action=action, type=translate, help=argparse.SUPPRESS)
     given, unknown = parser.parse_known_args(argv)
     if unknown and not unknown[0].startswith("-"):
         raise InputError(f"{unknown[0]!r} follows no option; a configuration is given with --config {unknown[0]}")
@@ -184,17 +178,17 @@ def parse_arguments(
         name = unknown[0].split("=")[0].lstrip("-").replace("-", "_")
         raise InputError(f"unknown option {unknown[0]}{nearest(name, known)}; --help lists the options")
     values = vars(given)
-    config = values.pop("config")
-    return config, {name: convert(f"--{name}", value, annotations[name]) for name, value in values.items()}
+    return values.pop("config", None), {
+        name: convert(f"--{name}", value, annotations[name]) for name, value in values.items()
+    }
 
 
 def add_pairs_option(parser: argparse.ArgumentParser, name: str, help: str, shorthands: list[str]) -> None:
     """Add the option `--name NAME=VALUE ...`, to be read as `convert(name, value, dict)`, and shorthands for pairs."""
     parser.add_argument(f"--{name}", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help=help)
     for short in shorthands:
-        parser.add_argument(
-            f"--{short}", dest=name, action="append", type=f"{short}={{}}".format, help=f"as --{name} {short}=VALUE"
-        )
+        text = f"as --{name} {short}=VALUE"
+        parser.add_argument(f"--{short}", dest=name, action="append", type=f"{short}={{}}".format, help=text)
 
 
 def write_settings(path: str | Path, settings: Any) -> None:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from datasets.rendered_dataset import DatasetSettings, render_dataset
+from datasets.synthetic import DatasetSettings, render_dataset
 from datasets.targets import read_targets
 from datasets.varied_scenes import VariedTarget, render_varied_sequence, varied_profile, visible_core
 from utils.images import read_mask, read_pixels

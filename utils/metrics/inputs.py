@@ -37,9 +37,8 @@ def images(score, mask, sequence=None, frame=None, scale: str = "probability") -
     sequences, frames = _names(sequence), _names(frame)
     name = "/".join(str(names[0]) for names in (sequences, frames) if names and names[0] is not None) or "the image"
     if scores.shape != masks.shape:
-        raise InputError(
-            f"{name}: the score map is {_size(scores)} and the mask {_size(masks)}; resize the map to the mask's size"
-        )
+        sizes = f"the score map is {_size(scores)} and the mask {_size(masks)}"
+        raise InputError(f"{name}: {sizes}; resize the map to the mask's size")
     if scores.ndim == 4 and scores.shape[1] == 1:
         scores, masks = scores[:, 0], masks[:, 0]
     elif scores.ndim == 2:
@@ -71,7 +70,5 @@ def check_values(score: np.ndarray, name: str, scale: str) -> None:
     if np.isnan(low):  # min and max of an array with NaN are NaN
         raise InputError(f"{name}: the score map holds NaN; expected numbers: check the network that produced it")
     if scale == "probability" and (low < 0 or high > 1):
-        raise InputError(
-            f"{name}: scores run from {low:g} to {high:g}, expected probabilities in 0..1; "
-            "logits need a sigmoid first (evaluate: --logits)"
-        )
+        found = f"scores run from {low:g} to {high:g}, expected probabilities in 0..1"
+        raise InputError(f"{name}: {found}; logits need a sigmoid first (evaluate: --logits)")

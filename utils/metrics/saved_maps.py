@@ -34,18 +34,15 @@ def find_pairs(predictions: Path, masks: Path, wanted: set[str] | None = None) -
     found = list_files(predictions, PREDICTION_SUFFIXES, "predictions")
     truth = list_files(masks, IMAGE_SUFFIXES, "masks")
     if wanted is not None:
-        found, truth = (
-            {key: path for key, path in files.items() if wanted & set(key_names(key))} for files in (found, truth)
-        )
+        found, truth = ({k: v for k, v in files.items() if wanted & set(key_names(k))} for files in (found, truth))
         listed = {name for key in truth for name in key_names(key)}
         if missing := sorted(wanted - listed, key=numeric_key):
             raise InputError(f"{masks} has no mask for {shown(missing)} of the list; check the list's names")
     if lone := _lone(found, truth):
         raise InputError(f"{masks} has no mask for the prediction {lone}; names and folders must be the same")
     if lone := _lone(truth, found):
-        raise InputError(
-            f"{predictions} has no prediction for the mask {lone}; add them, or name the images with --list"
-        )
+        remedy = "add them, or name the images with --list"
+        raise InputError(f"{predictions} has no prediction for the mask {lone}; {remedy}")
     keys = sorted(found, key=lambda key: (numeric_key(key[0] or ""), numeric_key(key[1])))
     return [Pair(*key, found[key], truth[key]) for key in keys]
 
@@ -95,10 +92,8 @@ def read_pair(pair: Pair, logits: bool) -> tuple[np.ndarray, np.ndarray]:
     """A prediction, float [H, W], and its mask, bool [H, W]; `InputError` names the files where they do not fit."""
     score, mask = read_prediction(pair.prediction, logits), read_mask(pair.mask)
     if score.shape != mask.shape:
-        raise InputError(
-            f"{pair.prediction} is {size_text(score)} and {pair.mask} is {size_text(mask)} (width x height); "
-            "resize the prediction to the mask's size"
-        )
+        found = f"{pair.prediction} is {size_text(score)} and {pair.mask} is {size_text(mask)} (width x height)"
+        raise InputError(f"{found}; resize the prediction to the mask's size")
     return score, mask
 
 
