@@ -23,9 +23,9 @@ from test_script.media.overlay import OverlayVideo, Thumbnails, draw_overlay
 from test_script.options import add_model_options, command_parser, predictor_options
 from test_script.predictor import FrameResult, Predictor
 from test_script.results.detections import DETECTION_COLUMNS, detection_row
-from test_script.results.result_files import background_calls, frame_file, open_atomic, write_mask, write_png
+from test_script.results.result_files import background_calls, frame_file, write_mask, write_png
 from utils.errors import InputError, run_main
-from utils.files import atomic_path
+from utils.files import atomic_path, open_atomic
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
 DEFAULT_WEIGHTS = ("datransnet", "datransnet_nudt-sirst")  # the first of these that exists

@@ -10,9 +10,9 @@ from datasets import ClipDataset, DatasetIndex
 from datasets.catalog import DatasetInfo
 from datasets.targets import TARGET_TABLE, read_frame_snr
 from test_script.results.detections import DETECTION_COLUMNS, coco_detections
-from test_script.results.result_files import write_csv, write_image_metrics, write_table
+from test_script.results.result_files import write_image_metrics, write_table
 from test_script.results.work_parts import Part
-from utils.files import write_json
+from utils.files import write_csv, write_json
 from utils.metrics import PROTOCOLS, MetricAccumulator
 from utils.metrics.accumulator import METRICS
 from utils.metrics.curves import CURVE_AREAS, CurveAccumulator, collect_metrics, merge_curves
