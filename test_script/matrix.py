@@ -20,11 +20,11 @@ from datasets import open_datasets
 from test_script.inference import Job, add_reading_options, measure_dataset, prepare_jobs
 from test_script.options import add_model_options, command_parser
 from test_script.results.inference_results import read_finished
-from test_script.results.result_files import open_atomic, write_table
+from test_script.results.result_files import write_table
 from test_script.results.work_parts import check_run
 from utils.distributed import barrier, end_distributed, init_distributed, is_main
 from utils.errors import InputError, run_main
-from utils.files import check_writable, json_ready
+from utils.files import check_writable, json_ready, open_atomic
 from utils.metrics import PROTOCOLS
 from utils.metrics.accumulator import LOWER_IS_BETTER
 from utils.metrics.tables import HEADINGS, format_metric, text_table

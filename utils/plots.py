@@ -37,17 +37,23 @@ def write_curves(curves: Curves, folder: str | Path) -> list[Path]:
 
 
 @contextmanager
-def plot(path: Path, title: str = "", width: float = 5.0, **settings: Any) -> Iterator[Any]:
-    """Yield matplotlib axes for y in 0..1 and save them, `width` inches wide, with `settings` as for `Axes.set`."""
+def saved_axes(path: Path, width: float, height: float) -> Iterator[Any]:
+    """Yield matplotlib axes of a figure of this size in inches, which is saved if the block succeeds."""
     from matplotlib.figure import Figure  # imported here, since only plots need matplotlib
 
-    figure = Figure(figsize=(width, 4.2), dpi=120, layout="constrained")
-    axes = figure.add_subplot()
-    yield axes
-    axes.set(title=title, ylim=UNIT_RANGE, **settings)
-    axes.grid(alpha=0.3)
+    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    yield figure.add_subplot()
     with atomic_path(path) as temporary:
         figure.savefig(temporary)
+
+
+@contextmanager
+def plot(path: Path, title: str = "", width: float = 5.0, **settings: Any) -> Iterator[Any]:
+    """Yield matplotlib axes for y in 0..1 and save them, `width` inches wide, with `settings` as for `Axes.set`."""
+    with saved_axes(path, width, 4.2) as axes:
+        yield axes
+        axes.set(title=title, ylim=UNIT_RANGE, **settings)
+        axes.grid(alpha=0.3)
 
 
 def write_heat_map(path: Path, table: list[list[str]], lower_is_better: bool = False) -> None:
@@ -55,20 +61,15 @@ def write_heat_map(path: Path, table: list[list[str]], lower_is_better: bool = F
 
     The best numbers are the brightest; where lower is better, colours are logarithmic.
     """
-    from matplotlib.figure import Figure
-
     (title, *columns), rows = table[0], table[1:]
     values = np.array([[math.nan if text == "-" else float(text) for text in row[1:]] for row in rows])
     goodness = -np.log1p(values) if lower_is_better else values
-    figure = Figure(figsize=(3.4 + 1.25 * len(columns), 1.6 + 0.5 * len(rows)), dpi=PLOT_DPI, layout="constrained")
-    axes = figure.add_subplot()
-    picture = axes.imshow(goodness, aspect="auto")
-    dark = picture.norm(np.ma.masked_invalid(goodness)).filled(1) < 0.6
-    for (row, column), is_dark in np.ndenumerate(dark):
-        ink = "white" if is_dark else "black"
-        axes.text(column, row, rows[row][column + 1], ha="center", va="center", color=ink)
-    axes.set_xticks(range(len(columns)), columns, rotation=20 if len(columns) > 3 else 0)
-    axes.set_yticks(range(len(rows)), [row[0] for row in rows])
-    axes.set_title(title)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary)
+    with saved_axes(path, 3.4 + 1.25 * len(columns), 1.6 + 0.5 * len(rows)) as axes:
+        picture = axes.imshow(goodness, aspect="auto")
+        dark = picture.norm(np.ma.masked_invalid(goodness)).filled(1) < 0.6
+        for (row, column), is_dark in np.ndenumerate(dark):
+            ink = "white" if is_dark else "black"
+            axes.text(column, row, rows[row][column + 1], ha="center", va="center", color=ink)
+        axes.set_xticks(range(len(columns)), columns, rotation=20 if len(columns) > 3 else 0)
+        axes.set_yticks(range(len(rows)), [row[0] for row in rows])
+        axes.set_title(title)
