@@ -34,10 +34,8 @@ class DatasetIndex:
         if name not in self.parts:
             raise InputError(f"{self.info.name} has no split {name!r}; expected one of {', '.join(self.parts)}")
         if not self.parts[name]:
-            raise InputError(
-                f"split {name!r} of {self.info.name} is empty: none of its entries is in {self.root} "
-                f"(split from {self.split_source}); add the images or the lists"
-            )
+            found = f"none of its entries is in {self.root} (split from {self.split_source})"
+            raise InputError(f"split {name!r} of {self.info.name} is empty: {found}; add the images or the lists")
         return self.parts[name]
 
     @property

@@ -53,10 +53,8 @@ def _lists_beside(root: Path, names: list[str]) -> dict[str, Path]:
         return {part: paths[0] for part, paths in found.items()}
     if any(found.values()):
         counts = " and ".join(f"{len(paths)} {part}" for part, paths in found.items())
-        raise InputError(
-            f"{by_name} contains {counts} lists, none named after {' or '.join(names)}; "
-            f"expected train_{names[0]}.txt and test_{names[0]}.txt; rename or remove lists"
-        )
+        text = f"{by_name} contains {counts} lists, none named after {' or '.join(names)}"
+        raise InputError(f"{text}; expected train_{names[0]}.txt and test_{names[0]}.txt; rename or remove lists")
     for folder in (root, *sorted(path for path in root.iterdir() if path.is_dir())):
         train = [folder / name for name in ("trainval.txt", "train.txt") if (folder / name).is_file()]
         test = [folder / name for name in ("test.txt", "val.txt") if (folder / name).is_file()]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from utils.errors import InputError
-from utils.files import write_csv
+from utils.files import read_text, write_csv
 
 TARGET_TABLE = "targets.csv"
 
@@ -39,12 +39,11 @@ def read_targets(root: str | Path) -> list[TargetRow]:
     if not path.is_file():
         made = "a dataset made by datasets.synthetic or datasets.dim"
         raise InputError(f"there is no {TARGET_TABLE} in {root}; expected {made}")
-    with open(path, newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != TargetRow._fields:
-            raise InputError(f"{path} has columns {reader.fieldnames}; expected {', '.join(TargetRow._fields)}")
-        kinds = TargetRow.__annotations__
-        return [TargetRow(**{name: kinds[name](cell) for name, cell in row.items()}) for row in reader]
+    reader = csv.DictReader(read_text(path).splitlines())
+    if tuple(reader.fieldnames or ()) != TargetRow._fields:
+        raise InputError(f"{path} has columns {reader.fieldnames}; expected {', '.join(TargetRow._fields)}")
+    kinds = TargetRow.__annotations__
+    return [TargetRow(**{name: kinds[name](cell) for name, cell in row.items()}) for row in reader]
 
 
 def read_frame_snr(root: str | Path) -> dict[tuple[str, str], float]:

@@ -7,17 +7,9 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
+from datasets import rendering
 from datasets.backgrounds import CLUTTERS, Background, Texture, below, build_background, random_velocity
-from datasets.rendering import (
-    DatasetSettings,
-    RenderedSequence,
-    bad_pixels,
-    draw_flight,
-    local_statistics,
-    platform_offsets,
-    target_profile,
-    target_row,
-)
+from datasets.rendering import DatasetSettings, RenderedSequence
 
 TARGET_SIZE = (2.0, 15.0)  # pixels across at half contrast: the least width, the greatest length
 ASPECT = (1.0, 3.0)  # length / width
@@ -69,7 +61,7 @@ def render_varied_sequence(name: str, settings: DatasetSettings, snr: float, ran
     blur = random.uniform(*BLUR)
     scene = _build_scene(settings.size, blur, random)
     targets = [_draw_target(settings, blur, random) for _ in range(random.integers(*settings.targets, endpoint=True))]
-    offsets = platform_offsets(settings.frames, random)
+    offsets = rendering.platform_offsets(settings.frames, random)
     noise = _build_noise(settings.size, random)
     spoil = _build_faults(settings.size, random)
 
@@ -88,7 +80,7 @@ def render_varied_sequence(name: str, settings: DatasetSettings, snr: float, ran
                 continue
             window, profile = patch
             peak = tuple(np.clip(np.rint(place).astype(int), 0, np.array(settings.size) - 1).tolist())
-            mean, deviation = local_statistics(seen, peak, guard=max(4, round(target.length / 2) + 2))
+            mean, deviation = rendering.local_statistics(seen, peak, guard=max(4, round(target.length / 2) + 2))
             least = max(LEAST_CONTRAST, snr * deviation)
             room = {-1: mean, 1: 1 - mean}
             wanted = -1 if target.dark else 1
@@ -100,7 +92,7 @@ def render_varied_sequence(name: str, settings: DatasetSettings, snr: float, ran
             core = visible_core(profile, contrast, room[sign])
             masks[number][window] |= core
             reached = min(contrast * float(profile.max()), room[sign]) / max(deviation, LEAST_DEVIATION)
-            rows.append(target_row(name, number, label, place, window, core, reached))
+            rows.append(rendering.target_row(name, number, label, place, window, core, reached))
         frames[number] = clutter + grain
     return RenderedSequence(spoil(np.clip(frames, 0, 1)).clip(0, 1), masks, rows)
 
@@ -117,16 +109,17 @@ def varied_profile(
     scale = 0.5 / (2 * np.log(2)) ** (0.5 / target.flatness)  # size at half contrast -> sigma
     radius = int(np.ceil(2.6 * scale * target.length)) + 2
     length, width = scale * target.length, scale * target.width
-    body = target_profile(place, heading, length, width, shape, radius, target.flatness)
+    body = rendering.target_profile(place, heading, length, width, shape, radius, target.flatness)
     if body is None or not target.winged:
         return body
-    wings = target_profile(place, heading + np.pi / 2, 0.8 * length, 0.7 * width, shape, radius, target.flatness)
+    size = (0.8 * length, 0.7 * width)
+    wings = rendering.target_profile(place, heading + np.pi / 2, *size, shape, radius, target.flatness)
     return body[0], np.maximum(body[1], wings[1])
 
 
 def _draw_target(settings: DatasetSettings, blur: float, random: Generator) -> VariedTarget:
     """Nothing is smaller or has sharper edges than the optics' blur allows."""
-    flight = draw_flight(settings, random)
+    flight = rendering.draw_flight(settings, random)
     least = max(TARGET_SIZE[0], 2.36 * blur)  # a point's width at half height
     length = _log_uniform(random, least, TARGET_SIZE[1])
     width = max(length / random.uniform(*ASPECT), least)
@@ -265,7 +258,7 @@ def _build_noise(shape: tuple[int, int], random: Generator) -> Callable[[], np.n
 
 def _build_faults(shape: tuple[int, int], random: Generator) -> Callable[[np.ndarray], np.ndarray]:
     """A function that spoils frames [T, H, W]: bad pixels, and columns that are dead, stuck or too bright."""
-    spoil = bad_pixels(shape, random) if random.random() < FAULT_SHARE else lambda frames: frames
+    spoil = rendering.bad_pixels(shape, random) if random.random() < FAULT_SHARE else lambda frames: frames
     columns = []
     if random.random() < FAULT_SHARE:
         for _ in range(random.integers(1, 4)):

@@ -16,14 +16,13 @@ import typing
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 
 from utils.errors import InputError
 from utils.files import atomic_path
 
-T = TypeVar("T")
 GROUP_LINE = re.compile(r"^# == (.+) ==$")
 BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 OPTION_LINE = re.compile(r"^(\w+):(?: .*?)?  # (.+)$")
@@ -119,13 +118,6 @@ def check_values(values: dict, annotations: dict[str, Any], source: str) -> dict
     return {name: convert(f"{name} in {source}", value, annotations[name]) for name, value in values.items()}
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse whose errors are `InputError`s."""
-
-    def error(self, message: str) -> typing.NoReturn:
-        raise InputError(f"{message}; --help lists the options")
-
-
 def parse_arguments(
     default_path: str | Path,
     kind: type,
@@ -141,11 +133,12 @@ def parse_arguments(
     every one. `aliases`: options of earlier versions, to today's name and what becomes of the value's text.
     """
     defaults, annotations = read_values(default_path, kind), typing.get_type_hints(kind, include_extras=True)
-    parser = _Parser(
+    parser = argparse.ArgumentParser(
         prog=prog,
         usage=f"{prog} [--config FILE|NAME] [--SETTING VALUE ...]",
         description=description,
         allow_abbrev=False,
+        exit_on_error=False,
         argument_default=argparse.SUPPRESS,
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=34, width=118),
     )
@@ -171,7 +164,10 @@ def parse_arguments(
     for old, (name, translate) in (aliases or {}).items():
         action = "append" if annotations[name] is dict else "store"
         parser.add_argument(f"--{old}", dest=name, action=action, type=translate, help=argparse.SUPPRESS)
-    given, unknown = parser.parse_known_args(argv)
+    try:
+        given, unknown = parser.parse_known_args(argv)
+    except argparse.ArgumentError as error:
+        raise InputError(f"{error}; --help lists the options") from error
     if unknown and not unknown[0].startswith("-"):
         raise InputError(f"{unknown[0]!r} follows no option; a configuration is given with --config {unknown[0]}")
     if unknown:

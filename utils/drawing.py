@@ -38,8 +38,6 @@ def outline(rgb: np.ndarray, mask: np.ndarray, color: tuple[int, int, int]) -> n
 
     The line runs just outside the region, so that a target of a single pixel stays visible inside it.
     """
-    if rgb.shape[:2] != mask.shape:
-        raise ValueError(f"image {rgb.shape[:2]} and mask {mask.shape} differ in size")
     region = mask.astype(np.uint8)
     ring = cv2.dilate(region, np.ones((3, 3), np.uint8)) > region
     result = rgb.copy()
@@ -49,8 +47,6 @@ def outline(rgb: np.ndarray, mask: np.ndarray, color: tuple[int, int, int]) -> n
 
 def contact_sheet(tiles: Sequence[np.ndarray], labels: Sequence[str], columns: int) -> np.ndarray:
     """Arrange `tiles` (RGB uint8, sizes may differ) in rows of `columns`, each above its label; returns RGB uint8."""
-    if len(tiles) != len(labels) or not tiles:
-        raise ValueError(f"{len(tiles)} tiles and {len(labels)} labels; expected the same number, at least one")
     columns = min(columns, len(tiles))
     height, width = (max(tile.shape[axis] for tile in tiles) for axis in (0, 1))
     cells = np.full((len(tiles), height + LABEL_HEIGHT, width, 3), SHEET_GREY, np.uint8)

@@ -1,6 +1,6 @@
 """Score maps and masks of any kind, checked and converted to numpy images."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -34,7 +34,7 @@ def images(score, mask, sequence=None, frame=None, scale: str = "probability") -
     Raises `InputError` for shapes that differ, NaN, and values outside 0..1 if `scale` is "probability".
     """
     scores, masks = to_numpy(score), to_numpy(mask)
-    sequences, frames = _names(sequence), _names(frame)
+    sequences, frames = ([names] if isinstance(names, str) else names for names in (sequence, frame))
     name = "/".join(str(names[0]) for names in (sequences, frames) if names and names[0] is not None) or "the image"
     if scores.shape != masks.shape:
         sizes = f"the score map is {_size(scores)} and the mask {_size(masks)}"
@@ -52,12 +52,6 @@ def images(score, mask, sequence=None, frame=None, scale: str = "probability") -
         check_values(one, name, scale)
         own = (None if names is None else names[index] for names in (sequences, frames))
         yield Image(np.ascontiguousarray(one), np.ascontiguousarray(target > 0), *own)
-
-
-def _names(names: str | Sequence[str] | None) -> list[str] | None:
-    if names is None:
-        return None
-    return [names] if isinstance(names, str) else list(names)
 
 
 def _size(array: np.ndarray) -> str:
