@@ -13,17 +13,26 @@ from utils.files import atomic_path, json_ready
 from utils.metrics import MetricAccumulator
 from utils.metrics.accumulator import group_rows
 from utils.metrics.tables import HEADINGS, format_metric
+from utils.metrics.track_metrics import track_cells
 
 TEMPLATES = FileSystemLoader(Path(__file__).parent)
 PAGES = Environment(loader=TEMPLATES, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
 
 
 def write_report(
-    output: Path, results: Results, metrics: dict[str, dict], info: DatasetInfo, run: dict[str, Any], notes: list[str]
+    output: Path,
+    results: Results,
+    metrics: dict[str, dict],
+    info: DatasetInfo,
+    run: dict[str, Any],
+    notes: list[str],
+    tracks: list[dict],
+    trails: list[dict],
 ) -> None:
     """Write report.html into `output`, whose curves/ and `KEPT_FRAMES` it shows, and delete the frames not shown.
 
-    `metrics` are those of `write_results`, and `run` the settings of the run.
+    `metrics` are those of `write_results`, `run` the settings of the run; `tracks` and `trails` those of
+    `measure_tracks` and `draw_trails`, empty for single images.
     """
     kept = output / KEPT_FRAMES
     first, metric = next(iter(results.metrics.items()))
@@ -54,6 +63,8 @@ def write_report(
         protocols=table("protocol", [(name, one, {}) for name, one in (metrics | published_lines(info)).items()]),
         measured=len(metrics),
         areas=table("target area", areas),
+        tracks=text_cells(track_cells(tracks)) if tracks else None,
+        trails=trails,
         curve=lambda name: data_url((output / "curves" / name).read_bytes()),
         details=details,
     )
@@ -70,6 +81,11 @@ def table(title: str, rows: list[tuple[str, Mapping[str, float | None], Mapping[
         metrics = [(format_metric(key, values.get(key)), json_ready(values.get(key))) for key in shown]
         cells.append([(name, name), *metrics, *((count, count) for count in counts.values())])
     return {"head": head, "rows": cells}
+
+
+def text_cells(lines: list[list[str]]) -> dict[str, list]:
+    """Lines of text, the heading first, as `table` returns them."""
+    return {"head": lines[0], "rows": [[(cell, cell) for cell in line] for line in lines[1:]]}
 
 
 def sequence_rows(metric: MetricAccumulator, sequences: Mapping[str, dict]) -> list[tuple]:
