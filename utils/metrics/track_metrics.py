@@ -16,9 +16,9 @@ NO_IDENTITY = -1  # of a true region that no listed target explains
 TRACK_METRICS = {  # metric -> column heading and factor
     "pd": ("Pd %", 100),
     "fa": ("Fa x1e-6", 1e6),
-    "found": ("targets found %", 100),
-    "delay": ("frames to first detection", 1),
-    "false_tracks": ("false tracks / 1000 frames", 1000),
+    "found_rate": ("targets found %", 100),
+    "mean_delay": ("frames to first detection", 1),
+    "false_track_rate": ("false tracks / 1000 frames", 1000),
     "fragmentation": ("identity changes / target", 1),
 }
 
@@ -99,17 +99,17 @@ def add_counts(counts: Iterable[TrackCounts]) -> TrackCounts:
 def track_metrics(counts: TrackCounts) -> dict[str, float]:
     """The `TRACK_METRICS` as ratios, NaN for 0 / 0.
 
-    `pd` and `fa` are per frame, as in the protocol `standard`. `found`: share of the targets that are detected at least
-    once. `delay`: frames from a found target's first one to its first detection, mean. `false_tracks`: tracks none of
-    whose detections is matched, per frame. `fragmentation`: how often the track of a found target changes from one of
-    its detections to the next, mean.
+    `pd` and `fa` are per frame, as in the protocol `standard`. `found_rate`: share of the targets that are detected at
+    least once. `mean_delay`: frames from a found target's first one to its first detection. `false_track_rate`: tracks
+    none of whose detections is matched, per frame. `fragmentation`: how often the track of a found target changes from
+    one of its detections to the next, mean.
     """
     return {
         "pd": ratio(counts.hits, counts.regions),
         "fa": ratio(counts.false_pixels, counts.pixels),
-        "found": ratio(counts.found, counts.targets),
-        "delay": ratio(counts.delay, counts.found),
-        "false_tracks": ratio(counts.false_tracks, counts.frames),
+        "found_rate": ratio(counts.found, counts.targets),
+        "mean_delay": ratio(counts.delay, counts.found),
+        "false_track_rate": ratio(counts.false_tracks, counts.frames),
         "fragmentation": ratio(counts.changes, counts.found),
     }
 
