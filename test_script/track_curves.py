@@ -3,12 +3,13 @@
     python -m test_script.inference --model_path CKPT --dataset DIR --save_maps --output_dir predict/maps
     python -m test_script.track_curves --predictions predict/maps/probabilities --dataset DIR
 
-At each threshold, detections are linked into tracks and the detections of short tracks are dropped. The table gives the
-lowest Fa at which a Pd is reached: of all detections, and of tracks of at least N detections (--min_track). Written
-beside it: the curves as csv, with the metrics of tracks at each threshold, and a picture.
+At each threshold, detections are linked into tracks and the detections of short tracks are dropped. The tables give
+the lowest Fa and the fewest false tracks at which a Pd is reached: of all detections, and of tracks of at least N
+detections (--min_track). The metrics of tracks at each threshold are written as csv, and Pd over Fa as a picture.
 """
 
 import argparse
+import math
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +26,18 @@ from utils.metrics.matching import close_pairs
 from utils.metrics.regions import Regions, find_regions
 from utils.metrics.saved_maps import PREDICTION_SUFFIXES, Pair, read_pair
 from utils.metrics.tables import text_table
-from utils.metrics.track_metrics import TrackedFrame, add_counts, count_tracks, track_metrics, true_identities
+from utils.metrics.track_metrics import (
+    TRACK_METRICS,
+    TrackedFrame,
+    add_counts,
+    count_tracks,
+    track_metrics,
+    true_identities,
+)
 from utils.tracking import link
 
 THRESHOLDS = expit(np.arange(-7, 7.01, 0.25))  # evenly spaced as logits, since scores crowd near 0 and 1
-PD_LEVELS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+PD_LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -50,8 +58,9 @@ def main(argv: list[str] | None = None) -> None:
                 total.append(count_tracks(frames, length))
     curves = {length: [track_metrics(add_counts(one)) for one in own] for length, own in counts.items()}
     frames = sum(one.frames for one in counts[1][0])
-    print(f"{index.info.name}, {args.split}: {len(sequences)} sequences, {frames} frames; lowest Fa x 1e-6 at a Pd")
-    print(text_table(table(curves)))
+    print(f"{index.info.name}, {args.split}: {len(sequences)} sequences, {frames} frames")
+    for metric in ("fa", "false_track_rate"):
+        print(text_table(table(curves, metric)))
     write_table(
         args.output.with_suffix(".csv"),
         (
@@ -107,13 +116,14 @@ def track_frames(found: list[Regions], truth: list, identities: list, pixels: in
     ]
 
 
-def table(curves: dict[int, list[dict]]) -> list[list[str]]:
-    """Rows: the heading, then for each of `PD_LEVELS` that is reached the lowest Fa of each length of tracks."""
-    rows = [["Pd %", "all detections", *(f"tracks of {length}+" for length in list(curves)[1:])]]
+def table(curves: dict[int, list[dict]], metric: str) -> list[list[str]]:
+    """The heading, and for each of `PD_LEVELS` that is reached the lowest `metric` there for each length of tracks."""
+    heading, factor = TRACK_METRICS[metric]
+    rows = [[f"{heading} at Pd %", "all detections", *(f"tracks of {length}+" for length in list(curves)[1:])]]
     for level in PD_LEVELS:
-        lowest = [min((one["fa"] for one in own if one["pd"] >= level), default=None) for own in curves.values()]
-        if any(fa is not None for fa in lowest):
-            rows.append([f"{100 * level:g}", *("-" if fa is None else f"{fa * 1e6:.2f}" for fa in lowest)])
+        lowest = [min((one[metric] for one in own if one["pd"] >= level), default=math.nan) for own in curves.values()]
+        if not all(map(math.isnan, lowest)):
+            rows.append([f"{100 * level:g}", *("-" if math.isnan(one) else f"{one * factor:.2f}" for one in lowest)])
     return rows
 
 

@@ -261,6 +261,7 @@ def test_no_permission_to_write(command, world, tmp_path, monkeypatch, capfd):
         "inference": "--dataset {good} --model_path {net.pth} --output_dir locked/out",
         "predict": "--input {good}/images --model_path {net.pth} --output_dir locked/out",
         "evaluate": "--predictions {good}/masks --masks {good}/masks --output locked/metrics.json",
+        "track_curves": "--predictions {video}/masks --dataset {video} --output locked/curves.png",
         "export": "--model_path {net.pth} --output locked/net.onnx --size 32 32",
         "benchmark": "--model datransnet --size 32 32 --output locked/metrics.json",
         "check": "--dataset {good} --preview locked/sheet.png",

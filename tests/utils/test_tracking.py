@@ -41,9 +41,15 @@ def test_the_gate_is_wide_for_new_tracks_and_narrow_for_known_ones():
 
 
 def test_a_known_track_takes_its_point_before_a_new_one():
-    path = [[(2 * t, 0)] for t in range(8)]
-    path[6].append((16, 0))  # a false alarm as far from the track's next point as the track's own prediction
-    assert numbers(path)[7:] == [[1]]
+    path = [[(2 * t, 0)] for t in range(7)]
+    path[6].append((16, 0))  # a false alarm; the next point is nearly as close to it as to where the track is predicted
+    assert numbers([*path, [(14.9, 0)]])[7:] == [[1]]
+
+
+def test_points_beyond_the_gate_do_not_count_in_the_assignment():
+    """By total distance alone, the first target would take the new point, so that the lost one has the first's."""
+    still = [[(0, 0), (5, 0)]] * 10
+    assert numbers([*still, [(0, 0), (-3.2, 0)]])[-1] == [1, 3]
 
 
 def test_the_filter_is_that_of_kalman():
