@@ -10,7 +10,7 @@ is the factor for which k c / sqrt((k b)^2 + 0.03^2) = s. It is at most 1: targe
 targets darker than their background, are not amplified; they only receive the noise.
 
 Masks and splits are kept; frames are stored with 8 bits. targets.csv lists the SNR of each target: k times its contrast
-before the noise, over the local standard deviation of the dimmed frame.
+before the noise, over the local standard deviation of the dimmed frame. `utils.tracking` links targets over the frames.
 """
 
 import argparse
@@ -33,6 +33,7 @@ from datasets.targets import TARGET_TABLE, TargetRow, write_targets
 from utils.errors import InputError, run_main
 from utils.files import new_folder
 from utils.images import encode_png, read_grey, read_mask
+from utils.tracking import link
 
 WHITE = 255
 LEAST_DEVIATION = NOISE / 10  # used where clipping leaves the surroundings of a target constant
@@ -80,8 +81,10 @@ def dim_sequence(sequence: Sequence, number: int, snr: tuple[float, float], seed
     random = np.random.default_rng([seed, number])
     for kind in ("images", "masks"):
         (output / kind / sequence.name).mkdir(parents=True)
+    centres = [np.array([target.centre for target in found]).reshape(-1, 2) for found in targets]
+    identities = link(enumerate(centres))
     rows = []
-    for frame, grey, mask, found in zip(sequence.frames, frames, masks, targets, strict=True):
+    for frame, grey, mask, found, labels in zip(sequence.frames, frames, masks, targets, identities, strict=True):
         noise = random.standard_normal(grey.shape, dtype=np.float32) * np.float32(NOISE)
         dimmed = np.clip(mean + factor * (grey - mean) + noise, 0, 1).astype(np.float32)
         stored = {"images": np.rint(dimmed * WHITE).astype(np.uint8)}
@@ -89,7 +92,7 @@ def dim_sequence(sequence: Sequence, number: int, snr: tuple[float, float], seed
             stored["masks"] = mask * np.uint8(WHITE)
         for kind, image in stored.items():
             (output / kind / sequence.name / f"{frame.name}.png").write_bytes(encode_png(image, PNG_OPTIONS))
-        for label, target in enumerate(found):
+        for label, target in zip((labels - 1).tolist(), found, strict=True):
             deviation = max(local_statistics(dimmed, target.peak)[1], LEAST_DEVIATION)
             names = (sequence.name, frame.name, label)
             rows.append(TargetRow(*names, *target.centre, *target.box, factor * target.contrast / deviation))

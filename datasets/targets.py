@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from utils.errors import InputError
 from utils.files import read_text, write_csv
 
@@ -12,7 +14,10 @@ TARGET_TABLE = "targets.csv"
 
 
 class TargetRow(NamedTuple):
-    """One target in one frame: x, y in pixels (integers at pixel centres); box and area are those of its mask."""
+    """One target in one frame: x, y in pixels (integers at pixel centres); box and area are those of its mask.
+
+    `target` is its number, the same in all frames of the sequence.
+    """
 
     sequence: str
     frame: str
@@ -44,6 +49,16 @@ def read_targets(root: str | Path) -> list[TargetRow]:
         raise InputError(f"{path} has columns {reader.fieldnames}; expected {', '.join(TargetRow._fields)}")
     kinds = TargetRow.__annotations__
     return [TargetRow(**{name: kinds[name](cell) for name, cell in row.items()}) for row in reader]
+
+
+def read_identities(root: str | Path) -> dict[tuple[str, str], dict[int, np.ndarray]] | None:
+    """(sequence, frame) -> position (x, y) of each target by its number; None if the dataset has no targets.csv."""
+    if not (Path(root) / TARGET_TABLE).is_file():
+        return None
+    places: dict[tuple[str, str], dict[int, np.ndarray]] = {}
+    for row in read_targets(root):
+        places.setdefault((row.sequence, row.frame), {})[row.target] = np.array([row.x, row.y])
+    return places
 
 
 def read_frame_snr(root: str | Path) -> dict[tuple[str, str], float]:

@@ -9,6 +9,10 @@ probabilities/<sequence>/<frame>.npy, float32 (and logits/ where a protocol meas
 --save_maps png writes 16-bit pictures instead. `--dataset A+B` writes a folder for each dataset and per_dataset.csv.
 `torchrun --nproc_per_node=2 -m test_script.inference` shares the work between processes. After an interruption, the
 same command with --resume continues the run.
+
+In sequences, detections are linked into tracks: tracks.csv, with metrics of tracks in metrics.json and the report.
+--min_track N leaves the detections of shorter tracks out of the files of detections and tracks and out of the masks;
+score maps, curves, and the metrics by protocol remain those of the network alone.
 """
 
 import argparse
@@ -24,19 +28,31 @@ from tqdm import tqdm
 
 from datasets import ClipDataset, ClipSample, DatasetIndex, open_datasets
 from datasets.catalog import DatasetInfo
-from test_script.options import add_model_options, command_parser, predictor_options
+from test_script.options import (
+    TRACK_OPTIONS,
+    add_model_options,
+    add_track_options,
+    check_track_options,
+    command_parser,
+    predictor_options,
+)
 from test_script.predictor import Predictor, ScoreMaps
 from test_script.predictor.preparation import eval_dataset, frame_preparation, load_recipe
 from test_script.report.report import write_report
 from test_script.report.report_cases import KEPT_FRAMES, KeptFrames
+from test_script.report.trails import draw_trails
 from test_script.results.detections import detection_row, find_detections
 from test_script.results.inference_results import merge_parts, published_lines, write_dataset_table, write_results
 from test_script.results.result_files import background_calls, frame_file, write_map, write_mask
+from test_script.results.sequence_tracks import keep_long_tracks, link_parts, measure_tracks, write_tracks
 from test_script.results.work_parts import Part, load_part, loader_batches, save_part, split_work, start_run
 from utils.distributed import barrier, end_distributed, init_distributed, is_main, rank, world_size
 from utils.errors import InputError, run_main
 from utils.metrics import PROTOCOLS, MetricAccumulator, Protocol, build_metric
-from utils.metrics.tables import error_table, metrics_table
+from utils.metrics.matching import close_pairs
+from utils.metrics.regions import Scene, find_regions
+from utils.metrics.tables import error_table, metrics_table, text_table
+from utils.metrics.track_metrics import track_cells
 
 GPU_WORKERS = 4
 
@@ -77,6 +93,7 @@ def prepare_jobs(indices: list[DatasetIndex], args: argparse.Namespace, device: 
     """One job for each dataset, with the network of `args`; `InputError` for whatever the user can have got wrong."""
     if args.num_workers is not None and args.num_workers < 0:
         raise InputError(f"--num_workers is {args.num_workers}; expected 0 or more")
+    check_track_options(args.min_track, args.track_speed)
     model, settings = load_recipe(args.model_path, args.image_size)
     tiled = args.tile is not None
     sets = [eval_dataset(index.split(args.split), model, settings, index.info.name, tiled) for index in indices]
@@ -84,6 +101,10 @@ def prepare_jobs(indices: list[DatasetIndex], args: argparse.Namespace, device: 
     checksum = hashlib.sha256(Path(args.model_path).read_bytes()).hexdigest()
     jobs = []
     for index, dataset in zip(indices, sets, strict=True):
+        if index.info.kind == "images" and args.min_track > 1:
+            raise InputError(
+                f"--min_track {args.min_track}: {index.info.name} has single images; give a dataset of sequences"
+            )
         protocols = choose_protocols(args.protocol, index.info)
         facts = {
             "dataset": index.info.name,
@@ -91,7 +112,7 @@ def prepare_jobs(indices: list[DatasetIndex], args: argparse.Namespace, device: 
             "model": model.name,
             "checkpoint": str(args.model_path),
             "model_sha256": checksum,
-            **{name: getattr(args, name) for name in ("image_size", "flip", "tile", "amp", "compile")},
+            **{name: getattr(args, name) for name in ("image_size", "flip", "tile", "amp", "compile", *TRACK_OPTIONS)},
             "scales": list(predictor.scales),
             "save_maps": args.save_maps,
             "frames": len(dataset),
@@ -125,10 +146,19 @@ def measure_dataset(job: Job, output: Path, args: argparse.Namespace) -> dict[st
     for part in parts:
         load_part(output / "parts", part)
     results = merge_parts(parts)
-    metrics = write_results(output, results, index, dataset, facts)
+    tracks, trails = [], []
+    if not single_images:
+        sequences = link_parts(parts, dataset, index.root, args.track_speed)
+        tracks, trails = measure_tracks(sequences, args.min_track), draw_trails(sequences, args.min_track, dataset)
+        sequences = keep_long_tracks(sequences, args.min_track, output / "masks")
+        write_tracks(output / "tracks.csv", sequences)
+        results = results._replace(detections=[row for one in sequences for row in one.rows])
+    metrics = write_results(output, results, index, dataset, facts, tracks)
     notes = protocol_notes(facts)
     print_results(metrics, index.info, notes)
-    write_report(output, results, metrics, index.info, facts, notes)
+    if tracks:
+        print(f"tracks, protocol standard:\n{text_table(track_cells(tracks))}")
+    write_report(output, results, metrics, index.info, facts, notes, tracks, trails)
     print(f"results in {output}; open {output / 'report.html'} in a browser")
     return metrics
 
@@ -136,6 +166,7 @@ def measure_dataset(job: Job, output: Path, args: argparse.Namespace) -> dict[st
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = command_parser("inference", __doc__)
     add_model_options(parser)
+    add_track_options(parser)
     add = parser.add_argument
     add("--dataset", required=True, help="name of a dataset or a folder of a known layout; several joined by '+'")
     known = f"one or several of {', '.join(PROTOCOLS)}; default: standard, and that of the dataset's paper"
@@ -192,6 +223,9 @@ class Measurement:
         mask = first.iou_map(scores[first.scale])
         found = find_detections(mask, probability)
         part.detections += [detection_row(sample.sequence, sample.frame, one) for one in found]
+        scene = Scene(mask, truth, find_regions(truth))
+        part.targets.append(scene.targets.centroids[:, ::-1].tolist())
+        part.pairs.append([column.tolist() for column in close_pairs(scene.targets, scene.regions)])
         write_mask(file("masks", ".png"), mask)
         if self.save_maps:
             write_map(file("probabilities", f".{self.save_maps}"), probability)

@@ -18,7 +18,7 @@ import torch
 
 from datasets import open_datasets
 from test_script.inference import Job, add_reading_options, measure_dataset, prepare_jobs
-from test_script.options import add_model_options, command_parser
+from test_script.options import add_model_options, add_track_options, command_parser
 from test_script.results.inference_results import read_finished
 from test_script.results.result_files import write_table
 from test_script.results.work_parts import check_run
@@ -52,6 +52,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--protocol", nargs="+", metavar="NAME", default=["standard"], help=known)
     add("--output_dir", type=Path, default=Path("predict/matrix"), help="where to write; default predict/matrix")
     add_reading_options(parser)
+    add_track_options(parser)
     parser.set_defaults(save_maps=None, resume=True)
     return parser.parse_args(argv)
 

@@ -1,10 +1,15 @@
 """What the commands' options share: the parser, the device, and the network with the way it is run."""
 
 import argparse
+import math
 from typing import Any
 
 from test_script.predictor.predictor import PUBLISHED_SCALES
 from utils.distributed import AMP_HELP, AMP_NAMES
+from utils.errors import InputError
+from utils.tracking import TARGET_SPEED
+
+TRACK_OPTIONS = ("min_track", "track_speed")
 
 
 def command_parser(command: str, description: str) -> argparse.ArgumentParser:
@@ -41,6 +46,28 @@ def add_model_options(parser: argparse.ArgumentParser, path_required: bool = Tru
     add_device_options(parser)
     add("--batch_size", type=int, help="frames processed at a time; default 4, on a CPU enough to fill its cores")
     add("--compile", action="store_true", help="compile the network; pays for thousands of frames")
+
+
+def add_track_options(parser: argparse.ArgumentParser) -> None:
+    """Add the `TRACK_OPTIONS`; `check_track_options` checks their values."""
+    least = "drop the detections of tracks of fewer than N detections; default 1: keep all"
+    parser.add_argument("--min_track", type=int, default=1, metavar="N", help=least)
+    add_track_speed(parser)
+
+
+def add_track_speed(parser: argparse.ArgumentParser) -> None:
+    """Add --track_speed."""
+    speed = "typical speed of the targets, px a frame; a track's second detection lies within 3 times this; default "
+    parser.add_argument(
+        "--track_speed", type=float, default=TARGET_SPEED, metavar="PX", help=f"{speed}{TARGET_SPEED:g}"
+    )
+
+
+def check_track_options(min_track: int, speed: float) -> None:
+    """Raise `InputError` for values of the `TRACK_OPTIONS` that make no sense."""
+    if min_track < 1 or not 0 < speed < math.inf:
+        given = f"--min_track {min_track} --track_speed {speed:g}"
+        raise InputError(f"{given}; expected at least 1 detection and a speed above 0")
 
 
 def predictor_options(args: argparse.Namespace) -> dict[str, Any]:

@@ -1,17 +1,29 @@
-"""Detect targets in your own images and videos; no labels are needed.
+"""Detect targets in your own images, videos, and camera streams; no labels are needed.
 
     python -m test_script.predict --input video.mp4
+    ffmpeg -i rtsp://camera/stream -f image2pipe -c:v png - | python -m test_script.predict --input -
 
-The input is an image, a folder of images (one sequence, in numeric order), a folder of such folders, or a video. The
-network is one of those in weights/ (--weights) or any other checkpoint (--model_path). The output folder receives
-masks/<sequence>/<frame>.png, detections.csv and .json, and for each sequence overlays/<sequence>.mp4 (.png for a single
-image) and contact_sheets/<sequence>.png. Frames are streamed: a long video needs no more memory than a short one.
+The input is an image, a folder of images (one sequence, in numeric order), a folder of such folders, or a video. Live
+inputs are -, PNG or JPEG images one after the other on standard input, and the number, device, or URL of a camera that
+OpenCV opens. The network is one of those in weights/ (--weights) or any other checkpoint (--model_path).
+
+The output folder receives masks/<sequence>/<frame>.png, detections.csv and .json, tracks.csv (the detections linked
+into tracks over the frames), and for each sequence overlays/<sequence>.mp4 (.png for a single image) and
+contact_sheets/<sequence>.png. --min_track N leaves the detections of shorter tracks out of all of these; a frame is
+then written once each track in it is known to be long enough, or to have ended.
+
+Frames are streamed: a long input needs no more memory than a short one. A live input is processed frame by frame, and
+latency.csv gives the milliseconds from reading a frame to its detections. A network of T frames needs (T - 1) // 2
+further frames for each one. Ctrl-C ends a live input, and everything is written. A network that is slower than the
+camera falls behind; let ffmpeg lower the frame rate (-r).
 """
 
 import argparse
 import csv
 import json
 import time
+from collections import deque
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TextIO
@@ -19,11 +31,20 @@ from typing import TextIO
 from tqdm import tqdm
 
 from test_script.media.frame_sources import LARGEST_FPS, Source, find_sources
-from test_script.media.overlay import OverlayVideo, Thumbnails, draw_overlay
-from test_script.options import add_model_options, command_parser, predictor_options
+from test_script.media.overlay import OverlayVideo, Thumbnails, Trails, draw_overlay
+from test_script.options import (
+    TRACK_OPTIONS,
+    add_model_options,
+    add_track_options,
+    check_track_options,
+    command_parser,
+    predictor_options,
+)
 from test_script.predictor import FrameResult, Predictor
 from test_script.results.detections import DETECTION_COLUMNS, detection_row
+from test_script.results.latency import Latency
 from test_script.results.result_files import background_calls, frame_file, write_mask, write_png
+from test_script.results.tracks import TRACK_COLUMNS, TrackedResult, TrackFilter, track_row
 from utils.errors import InputError, run_main
 from utils.files import atomic_path, open_atomic
 
@@ -35,17 +56,20 @@ def main(argv: list[str] | None = None) -> None:
     """Predict the sequences of --input and write the results to --output_dir."""
     args = parse_arguments(argv)
     sources = find_sources(args.input)
+    if args.min_track > 1 and sources[0].kind == "image":
+        raise InputError(f"--min_track {args.min_track}: {args.input} is a single image; give a sequence")
     model_path = args.model_path or weights_file(args.weights)
     options = predictor_options(args) | {"threshold": args.threshold, "deterministic": args.deterministic}
     predictor = Predictor.from_checkpoint(model_path, args.device, args.image_size, **options)
     output = Path(args.output_dir)
     start = time.perf_counter()
     bad: list[dict] = []
-    with open_atomic(output / "detections.csv") as table, open_atomic(output / "detections.json") as objects:
-        files = DetectionFiles(table, objects)
+    with ExitStack() as stack:
+        names = ("detections.csv", "detections.json", "tracks.csv")
+        files = DetectionFiles(*(stack.enter_context(open_atomic(output / name)) for name in names))
         frames = sum(predict_source(source, predictor, files, bad, args) for source in sources)
-        settings = {"model": str(model_path), "input": str(args.input), "threshold": args.threshold}
-        files.finish(settings | {"frames": frames, "skipped": bad})
+        settings = {name: getattr(args, name) for name in ("input", "threshold", *TRACK_OPTIONS)}
+        files.finish({"model": str(model_path)} | settings | {"frames": frames, "skipped": bad})
     seconds = time.perf_counter() - start
     print(
         f"{frames} frames in {len(sources)} sequence(s), {files.count} detections"
@@ -57,17 +81,21 @@ def main(argv: list[str] | None = None) -> None:
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = command_parser("predict", __doc__)
     add = parser.add_argument
-    add("--input", required=True, help="image, folder of images, folder of such folders, or video")
+    add(
+        "--input", required=True, help="image, folder of images, folder of such folders, video, camera, or - for a pipe"
+    )
     weights = f"network of weights/ to use, e.g. {DEFAULT_WEIGHTS[1]} (see weights/README.md); default: DATransNet's"
     add("--weights", metavar="NAME", help=weights)
     add_model_options(parser, path_required=False)
     add("--output_dir", default="./predict", help="output folder; default ./predict")
     add("--threshold", type=float, default=0.5, help="a pixel is target above this probability; 0.5")
+    add_track_options(parser)
     add("--fps", type=float, help="frame rate of the overlay video; default: the input's, else 25")
     add("--skip_bad", action="store_true", help="report and skip frames that cannot be read")
     same_bits = "the same bits for a single image on any number of cores, which is slower"
     add("--deterministic", action="store_true", help=same_bits)
     args = parser.parse_args(argv)
+    check_track_options(args.min_track, args.track_speed)
     if args.fps is not None and not 0 < args.fps < LARGEST_FPS:
         raise InputError(f"--fps is {args.fps:g}; expected a number above 0, below {LARGEST_FPS}")
     if args.model_path and args.weights:
@@ -93,17 +121,20 @@ def weights_file(name: str | None) -> Path:
 
 
 class DetectionFiles:
-    """detections.csv and detections.json, written frame by frame; the files appear when the run is complete."""
+    """detections.csv and .json and tracks.csv, written frame by frame; the files appear when the run is complete."""
 
-    def __init__(self, table: TextIO, objects: TextIO):
+    def __init__(self, table: TextIO, objects: TextIO, tracks: TextIO):
         self.count = 0
         self._csv, self._json = csv.writer(table, lineterminator="\n"), objects
+        self._tracks = csv.writer(tracks, lineterminator="\n")
         self._csv.writerow(DETECTION_COLUMNS)
+        self._tracks.writerow(TRACK_COLUMNS)
         self._json.write('{"detections": [')
 
-    def add(self, row: list) -> None:
-        """Append a row of `detection_row`."""
+    def add(self, row: list, track: int) -> None:
+        """Append a row of `detection_row`, and the number of its track."""
         self._csv.writerow(row)
+        self._tracks.writerow(track_row(row, track))
         self._json.write((",\n" if self.count else "\n") + json.dumps(dict(zip(DETECTION_COLUMNS, row, strict=True))))
         self.count += 1
 
@@ -116,32 +147,36 @@ def predict_source(
     source: Source, predictor: Predictor, files: DetectionFiles, bad: list[dict], args: argparse.Namespace
 ) -> int:
     """Predict one sequence and write its files; returns the number of frames and appends unreadable ones to `bad`."""
+    single, live = source.kind == "image", source.kind == "live"
 
     def on_bad(name: str, reason: str) -> None:
-        if not args.skip_bad:
+        if not args.skip_bad and not live:
             raise InputError(f"{reason} (--skip_bad leaves such frames out)")
         tqdm.write(f"skipped {source.name}/{name}: {reason}")
         bad.append({"sequence": source.name, "frame": name, "reason": reason})
 
-    names: list[str] = []  # of the frames read but not yet predicted
+    read: deque[tuple[str, float]] = deque()  # names of the frames not predicted yet, and when they were read
+    arrivals: deque[float] = deque()  # of the frames not given out by the tracker yet
 
     def greys():
         for name, grey in source.frames(on_bad):
-            names.append(name)
+            read.append((name, time.perf_counter()))
             yield grey
 
-    output, single, count, thumbnails = Path(args.output_dir), source.kind == "image", 0, Thumbnails()
+    output, count, thumbnails, trails = Path(args.output_dir), 0, Thumbnails(), Trails()
+    tracker = TrackFilter(args.min_track, args.track_speed)
     overlay = output / "overlays" / f"{source.name}{'.png' if single else '.mp4'}"
     with ExitStack() as stack:
         overlay_path = stack.enter_context(atomic_path(overlay))
         video = OverlayVideo(overlay_path, args.fps or source.fps)
         stack.callback(video.close)
+        latency = Latency(stack.enter_context(open_atomic(output / "latency.csv"))) if live else None
 
-        def write(name: str, result: FrameResult) -> None:
+        def write(name: str, result: FrameResult, tracks: list[int]) -> None:
             write_mask(frame_file(output / "masks", None if single else source.name, name), result.mask)
-            for found in result.detections:
-                files.add(detection_row(source.name, name, found))
-            picture = draw_overlay(result.frame, result.mask, result.detections)
+            for found, track in zip(result.detections, tracks, strict=True):
+                files.add(detection_row(source.name, name, found), track)
+            picture = draw_overlay(result.frame, result.mask, result.detections, trails.add(result.detections, tracks))
             thumbnails.add(name, picture)
             if single:
                 write_png(overlay_path, picture)
@@ -150,13 +185,32 @@ def predict_source(
 
         submit = stack.enter_context(background_calls())
         progress = stack.enter_context(tqdm(total=source.length, desc=source.name, unit="frame", disable=None))
-        for result in predictor.stream(greys()):
-            submit(write, names.pop(0), result)
-            progress.update()
-            count += 1
+
+        def give_out(frames: Iterable[TrackedResult]) -> None:
+            nonlocal count
+            for tracked in frames:
+                seconds = time.perf_counter() - arrivals.popleft()
+                if live:
+                    latency.add(source.name, tracked.name, seconds)
+                submit(write, *tracked)
+                progress.update()
+                count += 1
+
+        try:
+            for result in predictor.stream(greys(), live=live):
+                name, arrival = read.popleft()
+                arrivals.append(arrival)
+                give_out(tracker.add(name, result))
+        except KeyboardInterrupt:
+            if not live:
+                raise
+            tqdm.write(f"{source.name}: interrupted; what was found until now is written")
+        give_out(tracker.finish())
         if not count:
-            raise InputError(f"no frame of {source.name} can be read; convert it to png or mp4")
+            raise InputError(f"no frame of {source.name} can be read; give an image or a video that OpenCV can decode")
     write_png(output / "contact_sheets" / f"{source.name}.png", thumbnails.sheet())
+    if live:
+        print(latency.summary())
     return count
 
 

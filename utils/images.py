@@ -61,12 +61,7 @@ def read_pixels(path: str | Path) -> np.ndarray:
     Colour becomes luma (0.299 R + 0.587 G + 0.114 B; exactly the channel itself where all three are equal), an alpha
     channel is ignored. Raises `InputError` if the file is missing, truncated or not an image.
     """
-    image = _decode(path)
-    if image.ndim == 2:
-        return image
-    if image.dtype == np.float64:  # cvtColor supports 32-bit floats only
-        image = image.astype(np.float32)
-    return cv2.cvtColor(image[..., :3], cv2.COLOR_BGR2GRAY)
+    return _one_channel(_read(path))
 
 
 def to_unit(pixels: np.ndarray) -> np.ndarray:
@@ -86,9 +81,14 @@ def read_grey(path: str | Path) -> np.ndarray:
     return to_unit(read_pixels(path))
 
 
+def decode_grey(data: bytes, name: str) -> np.ndarray:
+    """`read_grey` of the bytes of an image file; `name` is for errors."""
+    return to_unit(_one_channel(_decode(data, name)))
+
+
 def read_mask(path: str | Path) -> np.ndarray:
     """Read a mask as bool [H, W]: any value > 0 in any colour channel is target (0/1, 0/255, 16-bit, palette)."""
-    image = _decode(path)
+    image = _read(path)
     return image > 0 if image.ndim == 2 else (image[..., :3] > 0).any(axis=2)
 
 
@@ -97,20 +97,34 @@ def encode_png(image: np.ndarray, options: tuple[int, ...] = ()) -> bytes:
     return cv2.imencode(".png", image[..., ::-1] if image.ndim == 3 else image, options)[1].tobytes()
 
 
-def _decode(path: str | Path) -> np.ndarray:
-    """File -> array as stored, [H, W] or [H, W, 3 or 4] in OpenCV's channel order."""
+def _read(path: str | Path) -> np.ndarray:
+    """`_decode` of a file."""
     try:
-        data = np.fromfile(path, np.uint8)
+        data = Path(path).read_bytes()
     except OSError as error:
         raise InputError(f"cannot read image {path}: {error.strerror or error}; check the path") from error
-    whole = data.size and not _is_truncated(data.tobytes())
-    image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if whole else None
+    return _decode(data, str(path))
+
+
+def _decode(data: bytes, name: str) -> np.ndarray:
+    """The bytes of a file -> array as stored, [H, W] or [H, W, 3 or 4] in OpenCV's channel order."""
+    whole = data and not _is_truncated(data)
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if whole else None
     if image is None:
         expected = "no whole png, jpg, bmp or tiff image; copy or convert it again"
-        raise InputError(f"cannot read image {path}: its {data.size} bytes are {expected}")
+        raise InputError(f"cannot read image {name}: its {len(data)} bytes are {expected}")
     if image.dtype.kind == "f" and not np.isfinite(image).all():
-        raise InputError(f"image {path} holds values that are not finite; expected finite numbers; convert it again")
+        raise InputError(f"image {name} holds values that are not finite; expected finite numbers; convert it again")
     return image
+
+
+def _one_channel(image: np.ndarray) -> np.ndarray:
+    """Decoded pixels as one channel [H, W], see `read_pixels`."""
+    if image.ndim == 2:
+        return image
+    if image.dtype == np.float64:  # cvtColor supports 32-bit floats only
+        image = image.astype(np.float32)
+    return cv2.cvtColor(image[..., :3], cv2.COLOR_BGR2GRAY)
 
 
 def _is_truncated(data: bytes) -> bool:

@@ -1,18 +1,25 @@
-"""Inputs of `predict` as streams of frames: an image, a folder of images, a folder of such folders, or a video."""
+"""Inputs of `predict` as streams of frames: images, folders and videos, and live ones: a pipe or a camera."""
 
+import re
+import sys
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import cv2
 import numpy as np
 
+from test_script.media.image_stream import split_images
 from utils.errors import InputError
-from utils.images import IMAGE_SUFFIXES, image_files, numeric_key, read_grey, to_unit
+from utils.images import IMAGE_SUFFIXES, decode_grey, image_files, numeric_key, read_grey, to_unit
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".m4v", ".wmv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".flv")
-EXPECTED = "an image, a folder of images, a folder of such folders, or a video file"
+EXPECTED = (
+    "an image, a folder of images, a folder of such folders, a video file, a camera's number or URL, or - for a pipe"
+)
+PIPE = "-"
 DEFAULT_FPS = 25.0  # of the overlay video of an image sequence
 LARGEST_FPS = 1000
 FAILED_READS = 64  # consecutive undecodable frames after which a video is taken to have ended
@@ -27,7 +34,7 @@ class Source(NamedTuple):
     """One sequence: `frames(on_bad)` streams it, calling `on_bad(name, reason)` for each unreadable frame it skips."""
 
     name: str
-    kind: str  # "image", "folder" or "video"
+    kind: str  # "image", "folder", "video" or "live"
     length: int | None  # number of frames, if known
     fps: float
     frames: Callable[[OnBad], Frames]
@@ -36,8 +43,13 @@ class Source(NamedTuple):
 def find_sources(path: str | Path) -> list[Source]:
     """The sequences at `path`: an image, a video, a folder of images, or a folder of such folders (in numeric order).
 
+    Live sources are "-" (images on standard input) and what OpenCV opens: the number of a camera, a device, a URL.
     Raises `InputError` if `path` is none of these.
     """
+    if str(path) == PIPE:
+        return [pipe_source()]
+    if str(path).isdecimal() or "://" in str(path) or Path(path).is_char_device():
+        return [camera_source(str(path))]
     path, images = Path(path), ", ".join(IMAGE_SUFFIXES)
     if path.is_dir():
         folders = [path.resolve()]
@@ -70,31 +82,58 @@ def folder_source(name: str, images: Collection[Path], kind: str = "folder") -> 
     return Source(name, kind, len(images), DEFAULT_FPS, frames)
 
 
-def video_source(path: Path) -> Source:
-    """A video file; frames are named by their numbers, from 000000."""
+def pipe_source() -> Source:
+    """The images on standard input, see `split_images`; frames are named by their numbers, from 000000."""
+    if sys.stdin.isatty():
+        raise InputError("--input - reads images from a pipe; write them into one, for instance with ffmpeg")
+
+    def frames(on_bad: OnBad) -> Frames:
+        for number, data in enumerate(split_images(sys.stdin.buffer)):
+            try:
+                grey = decode_grey(data, f"{number} of the pipe")
+            except InputError as error:
+                on_bad(f"{number:06d}", str(error))
+                continue
+            yield f"{number:06d}", grey
+
+    return Source("pipe", "live", None, DEFAULT_FPS, frames)
+
+
+def camera_source(address: str) -> Source:
+    """A camera by its number, a device or a URL; named without the user name and the password of a URL."""
+    url = urlsplit(address)
+    name = f"{url.hostname}{url.path}" if url.hostname else f"camera{url.path}"
+    source = video_source(int(address) if address.isdecimal() else address)
+    return source._replace(name=re.sub(r"\W+", "_", name).strip("_"), kind="live")
+
+
+def video_source(path: Path | str | int) -> Source:
+    """A video file, or another source of OpenCV; frames are named by their numbers, from 000000."""
     capture = open_video(path)
     count, fps = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), capture.get(cv2.CAP_PROP_FPS)
-    capture.release()
     length = count if count > 0 else None
     fps = fps if 0 < fps < LARGEST_FPS else DEFAULT_FPS
-    return Source(path.stem, "video", length, fps, partial(read_video, path, length, fps))
+    return Source(Path(str(path)).stem, "video", length, fps, partial(read_video, capture, path, length, fps))
 
 
-def open_video(path: Path) -> cv2.VideoCapture:
-    """Open a video; raises `InputError` if OpenCV cannot decode it."""
-    capture = cv2.VideoCapture(str(path))
+def open_video(path: Path | str | int) -> cv2.VideoCapture:
+    """Open a video or a camera; raises `InputError` if OpenCV cannot decode it."""
+    capture = cv2.VideoCapture(path if isinstance(path, int) else str(path))
     if not capture.isOpened():
+        if not isinstance(path, Path):
+            raise InputError(f"cannot open camera {path}; check its number or URL, and that nothing else uses it")
         raise InputError(f"cannot open video {path}: damaged, or a format that OpenCV cannot decode; convert it to mp4")
     return capture
 
 
-def read_video(path: Path, length: int | None, fps: float, on_bad: OnBad) -> Frames:
+def read_video(
+    capture: cv2.VideoCapture, path: Path | str | int, length: int | None, fps: float, on_bad: OnBad
+) -> Frames:
     """Stream a video as grey frames in 0..1.
 
     Frames that cannot be decoded are detected by gaps in the time stamps, a missing end by the frame count. Each is
     reported to `on_bad` before the next frame is yielded.
     """
-    capture = open_video(path)
     number, failures, damaged = 0, 0, False  # the next frame, consecutive failed reads, whether any read failed
     try:
         while True:

@@ -1,5 +1,7 @@
 """Predictions drawn onto frames: overlay pictures, the overlay video, and the thumbnails of a contact sheet."""
 
+from collections import deque
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
@@ -11,18 +13,29 @@ from utils.errors import InputError
 
 DISPLAY_SIDE = 640  # px, up to which the long side of small frames is enlarged, by an integer factor
 BOX_MARGIN = 5  # px between a region and its box in the enlarged picture
-MAX_BOXES = 50  # more boxes would hide the frame, so none is drawn
+MAX_BOXES = 50  # more boxes or trails would hide the frame, so none is drawn
+TRAIL_FRAMES = 30  # for which the path of a track stays visible
+TRAIL = (255, 205, 60)
 SHEET_TILES = 24
 SHEET_COLUMNS = 6
 THUMBNAIL_SIDE = 240
 
 
-def draw_overlay(grey: np.ndarray, mask: np.ndarray, detections: list[Detection]) -> np.ndarray:
-    """Draw outlines, boxes and peak scores onto a grey frame float [H, W] in 0..1; RGB uint8, enlarged if small."""
+def draw_overlay(
+    grey: np.ndarray, mask: np.ndarray, detections: list[Detection], trails: Iterable[np.ndarray] = ()
+) -> np.ndarray:
+    """Draw outlines, boxes, peak scores and `trails` (of `Trails`) onto a grey frame float [H, W] in 0..1.
+
+    Returns RGB uint8, enlarged if the frame is small.
+    """
     factor = max(1, DISPLAY_SIDE // max(grey.shape))
     picture = enlarge(grey_to_rgb(grey), factor)
     picture = outline(picture, enlarge(mask.astype(np.uint8), factor).astype(bool), FOUND)
-    for found in detections if len(detections) <= MAX_BOXES else []:
+    if len(detections) > MAX_BOXES:
+        return picture
+    lines = [np.rint((path + 0.5) * factor).astype(np.int32) for path in trails]
+    cv2.polylines(picture, lines, False, TRAIL, 1, cv2.LINE_AA)
+    for found in detections:
         left, top = found.left * factor - BOX_MARGIN, found.top * factor - BOX_MARGIN
         right = (found.left + found.width) * factor + BOX_MARGIN
         bottom = (found.top + found.height) * factor + BOX_MARGIN
@@ -30,6 +43,26 @@ def draw_overlay(grey: np.ndarray, mask: np.ndarray, detections: list[Detection]
         text = (max(0, min(left, picture.shape[1] - 34)), top - 4 if top > 16 else bottom + 13)
         cv2.putText(picture, f"{found.peak_score:.2f}", text, cv2.FONT_HERSHEY_SIMPLEX, 0.42, FOUND, 1, cv2.LINE_AA)
     return picture
+
+
+class Trails:
+    """The paths of the tracks of one sequence that were seen within the last `TRAIL_FRAMES` frames."""
+
+    def __init__(self) -> None:
+        self._frames = 0
+        self._paths: dict[int, deque[tuple[int, float, float]]] = {}  # by track: frame, x, y
+
+    def add(self, detections: list[Detection], tracks: list[int]) -> list[np.ndarray]:
+        """Add a frame; returns the paths of two points or more, float [points, (x, y)]."""
+        self._frames += 1
+        for found, track in zip(detections, tracks, strict=True):
+            self._paths.setdefault(track, deque()).append((self._frames, found.x, found.y))
+        for path in self._paths.values():
+            while path and path[0][0] <= self._frames - TRAIL_FRAMES:
+                path.popleft()
+        self._paths = {track: path for track, path in self._paths.items() if path}
+        paths = (path for track, path in self._paths.items() if track and len(path) > 1)
+        return [np.array([place for _, *place in path]) for path in paths]
 
 
 class OverlayVideo:

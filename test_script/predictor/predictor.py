@@ -135,18 +135,19 @@ class Predictor:
         _, probabilities, masks, detections = zip(*results, strict=True)
         return Prediction(np.stack(probabilities), np.stack(masks), list(detections))
 
-    def stream(self, frames: Iterable[np.ndarray]) -> Iterator[FrameResult]:
+    def stream(self, frames: Iterable[np.ndarray], live: bool = False) -> Iterator[FrameResult]:
         """Predict a stream of grey frames float32 [H, W] in 0..1, in order, preparing each frame once.
 
-        Holds a clip and a batch of frames at a time. Raises `InputError` if the frames of a clip differ in size.
+        Holds a clip and a batch of frames at a time. `live`: give out each frame as soon as its clip is complete,
+        instead of a batch, with all threads at work on it. Raises `InputError` if the frames of a clip differ in size.
         """
         prepared = ((frame, self.prepare(frame)) for frame in frames)
         clips = preparation.sliding_clips(prepared, self.model.num_frames)
-        first = list(islice(clips, 2))
-        for batch in preparation.batched(chain(first, clips), self.batch_size):
+        first = [] if live else list(islice(clips, 2))
+        for batch in preparation.batched(chain(first, clips), 1 if live else self.batch_size):
             tensors = [preparation.stack_clip([tensor for _, tensor in clip]) for _, clip in batch]
             targets = [frame for (frame, _), _ in batch]
-            maps = self.score_maps(tensors, [frame.shape for frame in targets], alone=len(first) == 1)
+            maps = self.score_maps(tensors, [frame.shape for frame in targets], alone=live or len(first) == 1)
             for frame, (probability, _) in zip(targets, maps, strict=True):
                 mask = probability > self.threshold
                 yield FrameResult(frame, probability, mask, find_detections(mask, probability))

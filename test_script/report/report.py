@@ -15,17 +15,26 @@ from utils.metrics import MetricAccumulator
 from utils.metrics.accumulator import group_rows
 from utils.metrics.hierarchical import LOC_ERRORS, hierarchical_parts
 from utils.metrics.tables import ERRORS, HEADINGS, format_metric
+from utils.metrics.track_metrics import track_cells
 
 TEMPLATES = FileSystemLoader(Path(__file__).parent)
 PAGES = Environment(loader=TEMPLATES, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
 
 
 def write_report(
-    output: Path, results: Results, metrics: dict[str, dict], info: DatasetInfo, run: dict[str, Any], notes: list[str]
+    output: Path,
+    results: Results,
+    metrics: dict[str, dict],
+    info: DatasetInfo,
+    run: dict[str, Any],
+    notes: list[str],
+    tracks: list[dict],
+    trails: list[dict],
 ) -> None:
     """Write report.html into `output`, whose curves/ and `KEPT_FRAMES` it shows, and delete the frames not shown.
 
-    `metrics` are those of `write_results`, and `run` the settings of the run.
+    `metrics` are those of `write_results`, `run` the settings of the run; `tracks` and `trails` those of
+    `measure_tracks` and `draw_trails`, empty for single images.
     """
     kept = output / KEPT_FRAMES
     first, metric = next(iter(results.metrics.items()))
@@ -57,6 +66,8 @@ def write_report(
         measured=len(metrics),
         errors=error_rows(results.metrics, metrics),
         areas=table("target area", areas),
+        tracks=text_cells(track_cells(tracks)) if tracks else None,
+        trails=trails,
         curve=lambda name: data_url((output / "curves" / name).read_bytes()),
         details=details,
     )
@@ -90,6 +101,11 @@ def error_rows(accumulators: Mapping[str, MetricAccumulator], metrics: Mapping[s
         {"part": part, "name": ERRORS[part][0], "meaning": ERRORS[part][1], "share": share, "count": counts.get(part)}
         for part, share in hierarchical_parts(metrics[name]).items()
     ]
+
+
+def text_cells(lines: list[list[str]]) -> dict[str, list]:
+    """Lines of text, the heading first, as `table` returns them."""
+    return {"head": lines[0], "rows": [[(cell, cell) for cell in line] for line in lines[1:]]}
 
 
 def sequence_rows(metric: MetricAccumulator, sequences: Mapping[str, dict]) -> list[tuple]:

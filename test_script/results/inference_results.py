@@ -41,9 +41,12 @@ def merge_parts(parts: list[Part]) -> Results:
 
 
 def write_results(
-    output: Path, results: Results, index: DatasetIndex, dataset: ClipDataset, run: dict[str, Any]
+    output: Path, results: Results, index: DatasetIndex, dataset: ClipDataset, run: dict[str, Any], tracks: list[dict]
 ) -> dict[str, dict]:
-    """Write metrics.json (which begins with `run`), the tables and the curves; returns the metrics by protocol."""
+    """Write metrics.json (which begins with `run`), the tables and the curves; returns the metrics by protocol.
+
+    `tracks` are the rows of `measure_tracks`, none for single images.
+    """
     metrics = {name: collect_metrics(metric, results.curves) for name, metric in results.metrics.items()}
     for name, metric in results.metrics.items():
         if (index.root / TARGET_TABLE).is_file():
@@ -51,7 +54,7 @@ def write_results(
         if "sequences" not in metrics[name]:
             metrics[name]["sequences"] = {"all images": {key: metrics[name][key] for key in (*METRICS, *CURVE_AREAS)}}
     published = [one._asdict() for one in index.info.metrics]
-    write_json(output / "metrics.json", run | {"protocols": metrics, "published": published})
+    write_json(output / "metrics.json", run | {"protocols": metrics, "tracks": tracks, "published": published})
     by_sequence = [(name, *item) for name, one in metrics.items() for item in one["sequences"].items()]
     rows = [{"protocol": name, "sequence": sequence} | values for name, sequence, values in by_sequence]
     write_table(output / "per_sequence.csv", rows)

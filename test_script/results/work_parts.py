@@ -21,6 +21,7 @@ from utils.metrics.accumulator import ImageCounts
 from utils.metrics.curves import CurveAccumulator
 
 PART_FRAMES = 32
+FRAME_LISTS = ("detections", "targets", "pairs", "sizes")
 CURVE_COUNTS = ("target_levels", "other_levels", "matched", "matched_pixels")
 
 
@@ -34,6 +35,8 @@ class Part:
     rows: dict[str, list[ImageCounts]] = field(default_factory=dict)  # by protocol
     curves: CurveAccumulator = field(default_factory=CurveAccumulator)
     detections: list[list] = field(default_factory=list)  # rows of detections.csv
+    targets: list[list] = field(default_factory=list)  # by frame: centroids (x, y) of the true regions
+    pairs: list[list] = field(default_factory=list)  # by frame: columns of `close_pairs` of true regions and detections
     sizes: list[tuple[int, int]] = field(default_factory=list)  # height and width of the frames measured so far
 
     @property
@@ -61,7 +64,7 @@ def loader_batches(parts: list[Part], batch_size: int, num_workers: int) -> Iter
 
 def save_part(folder: Path, part: Part) -> None:
     curves = {name: getattr(part.curves, name).tolist() for name in CURVE_COUNTS} | {"targets": part.curves.targets}
-    content = {"rows": part.rows, "curves": curves, "detections": part.detections, "sizes": part.sizes}
+    content = {"rows": part.rows, "curves": curves} | {name: getattr(part, name) for name in FRAME_LISTS}
     write_json(_part_file(folder, part), content, indent=None)
 
 
@@ -77,7 +80,8 @@ def load_part(folder: Path, part: Part) -> bool:
     for name in CURVE_COUNTS:
         setattr(part.curves, name, np.array(content["curves"][name], np.int64))
     part.curves.targets = content["curves"]["targets"]
-    part.detections, part.sizes = content["detections"], content["sizes"]
+    for name in FRAME_LISTS:
+        setattr(part, name, content[name])
     return True
 
 

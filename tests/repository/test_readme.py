@@ -33,7 +33,7 @@ def commands(text: str) -> list[list[str]]:
     """The shell commands of all bash blocks, in words, and those in inline code."""
     lines = [line for kind, content in BLOCK.findall(text) if kind == "bash" for line in content.splitlines()]
     lines += re.findall(r"`(python -m [^`]+)`", BLOCK.sub("", text))
-    return [shlex.split(part, comments=True) for line in lines for part in line.split("&&")]
+    return [shlex.split(part, comments=True) for line in lines for part in re.split(r"&&|\|", line)]
 
 
 def accept(module: str, arguments: list[str], monkeypatch) -> None:
@@ -67,7 +67,7 @@ def test_every_command_parses(words, monkeypatch):
         extra = re.fullmatch(r"\.(?:\[(\w+)\])?", words[-1])[1]
         assert words[1:-1] == ["install", "-e"] and (extra is None or extra in extras())
     else:
-        assert words[0] in ("python3", ".", "tensorboard")
+        assert words[0] in ("python3", ".", "tensorboard", "ffmpeg")
 
 
 @pytest.mark.parametrize("options", re.findall(r"`(--dataset [^`]+)`", README))

@@ -1,0 +1,82 @@
+"""Tracks of detections in a stream of frames: linked, written, and dropped where they are too short."""
+
+from collections import deque
+from collections.abc import Collection, Iterator
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from test_script.predictor import FrameResult
+from test_script.results.detections import DETECTION_COLUMNS, Detection
+from utils.tracking import LONGEST_GAP, TARGET_SPEED, Linker
+
+TRACK_COLUMNS = ("sequence", "frame", "track", "id", "x", "y", "area", "mean_score", "peak_score")
+
+
+def track_row(row: list, track: int) -> list:
+    """A row of tracks.csv from one of detections.csv; `id` is that of the detection in detections.csv."""
+    values = dict(zip(DETECTION_COLUMNS, row, strict=True)) | {"track": track}
+    return [values[name] for name in TRACK_COLUMNS]
+
+
+def erase_regions(mask: np.ndarray, regions: Collection[Detection]) -> np.ndarray:
+    """The mask bool [H, W] without the 8-connected regions that have the box and the area of one of `regions`."""
+    _, labels, boxes, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    erased = {(one.left, one.top, one.width, one.height, one.area) for one in regions}
+    keep = np.array([tuple(box) not in erased for box in boxes.tolist()])
+    return mask & keep[labels]
+
+
+class TrackedResult(NamedTuple):
+    """A frame's name, its result, and the track of each of its detections."""
+
+    name: str
+    result: FrameResult
+    tracks: list[int]
+
+
+class TrackFilter:
+    """Links the detections of one sequence frame by frame, and drops tracks of fewer than `least` detections.
+
+    A frame is given out once each of its detections belongs to a track that is either long enough or has ended: at once
+    if `least` is 1, else at most (least - 1) * (LONGEST_GAP + 1) frames later. No more frames than that are held.
+    """
+
+    def __init__(self, least: int = 1, speed: float = TARGET_SPEED):
+        self._least, self._linker, self._time = least, Linker(speed), 0
+        self._waiting: deque[TrackedResult] = deque()
+        self._known: dict[int, tuple[int, int]] = {}  # track -> its detections so far, and the frame of the last one
+
+    def add(self, name: str, result: FrameResult) -> Iterator[TrackedResult]:
+        """Add the next frame; yields those that are decided now, in order."""
+        points = np.array([(one.x, one.y) for one in result.detections]).reshape(-1, 2)
+        tracks = self._linker.update(points, self._time).tolist()
+        for track in tracks:
+            self._known[track] = (self._known.get(track, (0,))[0] + (track > 0), self._time)
+        self._waiting.append(TrackedResult(name, result, tracks))
+        while self._waiting and all(self._decided(track) for track in self._waiting[0].tracks):
+            yield self._release()
+        self._time += 1
+        oldest = self._time - LONGEST_GAP - 1 - len(self._waiting)
+        self._known = {track: one for track, one in self._known.items() if one[1] >= oldest}
+
+    def finish(self) -> Iterator[TrackedResult]:
+        """The frames still held, at the end of the sequence."""
+        while self._waiting:
+            yield self._release()
+
+    def _decided(self, track: int) -> bool:
+        count, last = self._known[track]
+        return count >= self._least or track == 0 or self._time - last > LONGEST_GAP
+
+    def _release(self) -> TrackedResult:
+        name, result, tracks = self._waiting.popleft()
+        long = [max(1, self._known[track][0]) >= self._least for track in tracks]
+        if not all(long):
+            dropped = [one for one, kept in zip(result.detections, long, strict=True) if not kept]
+            found = [one for one, kept in zip(result.detections, long, strict=True) if kept]
+            found = [one._replace(id=number) for number, one in enumerate(found, start=1)]
+            result = result._replace(mask=erase_regions(result.mask, dropped), detections=found)
+            tracks = [track for track, kept in zip(tracks, long, strict=True) if kept]
+        return TrackedResult(name, result, tracks)

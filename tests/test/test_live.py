@@ -1,0 +1,188 @@
+"""Live inputs: images through a pipe, streams that OpenCV opens, latency, and Ctrl-C."""
+
+import csv
+import io
+import json
+import os
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from test_script import predict
+from test_script.media.frame_sources import find_sources
+from test_script.media.image_stream import split_images
+from test_script.predictor import Predictor
+from tests.reference.local_contrast import LocalContrast
+from utils.errors import InputError
+
+HEIGHT, WIDTH = 40, 48
+
+
+def prepare(frame):
+    return torch.from_numpy(frame)[None]
+
+
+def frame_at(index, depth=np.uint8):
+    """A frame whose 3 x 3 target moves two pixels a frame."""
+    frame = np.full((HEIGHT, WIDTH), 80, depth)
+    frame[20:23, 4 + 2 * index : 7 + 2 * index] = 220
+    return frame
+
+
+def encoded(index, suffix=".png", depth=np.uint8):
+    return cv2.imencode(suffix, frame_at(index, depth))[1].tobytes()
+
+
+class Trickle(io.BytesIO):
+    """A stream that gives few bytes at a time, as a pipe may."""
+
+    def read1(self, size):
+        return super().read1(min(size, 7))
+
+
+def with_thumbnail(jpg):
+    """The JPEG with an application segment that holds another one."""
+    thumbnail = encoded(0, ".jpg")
+    return jpg[:2] + b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail + jpg[2:]
+
+
+def test_images_are_split_as_they_come():
+    progressive = cv2.imencode(".jpg", frame_at(3), [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()
+    images = [encoded(0), encoded(1, ".jpg"), with_thumbnail(encoded(2, ".jpg")), progressive]
+    images.append(encoded(4, ".png", np.uint16))
+    for stream in (io.BytesIO, Trickle):
+        assert list(split_images(stream(b"".join(images)))) == images
+    assert list(split_images(io.BytesIO(images[0] + images[1][:-9]))) == [images[0], images[1][:-9]]
+    with pytest.raises(InputError, match=r"bytes b'RIFF.*ffmpeg -f image2pipe"):
+        list(split_images(io.BytesIO(images[0] + b"RIFF and so on")))
+
+
+def test_a_frame_is_given_out_when_its_clip_is_complete():
+    """Six frames, of which the target is the fourth: two further ones are needed; the end repeats the last frame."""
+    read, progress = [], []
+
+    def frames():
+        for index in range(7):
+            read.append(index)
+            yield frame_at(index).astype(np.float32) / 255
+
+    predictor = Predictor(LocalContrast(num_frames=6), prepare)
+    live = []
+    for result in predictor.stream(frames(), live=True):
+        live.append(result)
+        progress.append(len(read))
+    assert progress == [3, 4, 5, 6, 7, 7, 7]
+    for ours, theirs in zip(live, predictor.stream(frames()), strict=True):
+        np.testing.assert_allclose(ours.probability, theirs.probability, atol=1e-6)
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    def from_checkpoint(path, device, image_size, **options):
+        return Predictor(LocalContrast(num_frames=6), prepare, **options)
+
+    monkeypatch.setattr(Predictor, "from_checkpoint", from_checkpoint)
+
+
+def run(source, output, *more):
+    predict.main(["--model_path", "any.pth", "--input", str(source), "--output_dir", str(output), *more])
+
+
+def table(file):
+    with open(file, newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+@pytest.fixture
+def pipe(monkeypatch):
+    """Standard input is a pipe; returns its writing end."""
+    reading, writing = os.pipe()
+    with os.fdopen(reading, encoding="utf-8") as stream:
+        monkeypatch.setattr("sys.stdin", stream)
+        yield os.fdopen(writing, "wb", buffering=0)
+
+
+def test_a_pipe_gives_detections_tracks_and_latencies(stand_in, pipe, tmp_path, capsys):
+    """Of eight images one is damaged, and the last one is cut off: both are reported and left out."""
+
+    def write():
+        with pipe:
+            for index in range(8):
+                data = encoded(index)
+                pipe.write(data[:40] + bytes(20) + data[60:] if index == 3 else data[:-20] if index == 7 else data)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    run("-", tmp_path)
+    writer.join()
+    expected = [(f"{index:06d}", str(float(5 + 2 * index))) for index in (0, 1, 2, 4, 5, 6)]
+    assert [(row["frame"], row["x"]) for row in table(tmp_path / "detections.csv")] == expected
+    assert {row["track"] for row in table(tmp_path / "tracks.csv")} == {"1"}
+    latencies = table(tmp_path / "latency.csv")
+    assert [(row["sequence"], row["frame"]) for row in latencies] == [("pipe", frame) for frame, _ in expected]
+    assert all(0 < float(row["latency_ms"]) < 60_000 for row in latencies)
+    values = [float(row["latency_ms"]) for row in latencies]
+    printed = capsys.readouterr().out
+    median, high = np.percentile(values, (50, 95))
+    shown = [float(word) for word in printed.split("latency per frame: ")[1].split()[1:6:4]]
+    assert shown == pytest.approx([median, high], abs=0.2)
+    skipped = json.loads((tmp_path / "detections.json").read_text())["skipped"]
+    assert [one["frame"] for one in skipped] == ["000003", "000007"]
+    assert len(list((tmp_path / "masks" / "pipe").iterdir())) == 6
+    assert (tmp_path / "overlays" / "pipe.mp4").stat().st_size > 0
+
+
+def test_ctrl_c_ends_a_live_input_with_everything_written(stand_in, tmp_path, monkeypatch, capsys):
+    class Interrupted(io.BytesIO):
+        def read1(self, size):
+            data = super().read1(size)
+            if not data:
+                raise KeyboardInterrupt
+            return data
+
+    stream = Interrupted(b"".join(map(encoded, range(10))))
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=stream, isatty=lambda: False))
+    run("-", tmp_path, "--min_track", "3")
+    frames = [f"{index:06d}" for index in range(8)]  # the clips of the last two were not complete
+    assert [row["frame"] for row in table(tmp_path / "detections.csv")] == frames
+    assert [row["frame"] for row in table(tmp_path / "latency.csv")] == frames
+    assert json.loads((tmp_path / "detections.json").read_text())["frames"] == 8
+    assert "interrupted" in capsys.readouterr().out
+
+
+def test_a_stream_that_opencv_opens(stand_in, tmp_path):
+    """A video over HTTP, whose address has a password that no file name repeats."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    writer = cv2.VideoWriter(str(folder / "clip.avi"), cv2.VideoWriter_fourcc(*"FFV1"), 20, (WIDTH, HEIGHT))
+    for index in range(5):
+        writer.write(cv2.cvtColor(frame_at(index), cv2.COLOR_GRAY2BGR))
+    writer.release()
+    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
+    handler.func.log_message = lambda *_: None
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        run(f"http://me:secret@127.0.0.1:{server.server_port}/clip.avi", tmp_path / "out")
+        server.shutdown()
+    rows = table(tmp_path / "out" / "detections.csv")
+    assert {row["sequence"] for row in rows} == {"127_0_0_1_clip_avi"}
+    assert [float(row["x"]) for row in rows] == [5 + 2 * index for index in range(5)]
+    assert len(table(tmp_path / "out" / "latency.csv")) == 5
+
+
+def test_live_inputs_that_cannot_be_read(stand_in, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
+    with pytest.raises(InputError, match="from a pipe"):
+        find_sources("-")
+    with pytest.raises(InputError, match="cannot open camera 97"):
+        find_sources("97")
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(), isatty=lambda: False))
+    with pytest.raises(InputError, match="no frame of pipe"):
+        run("-", tmp_path)
+    assert not (tmp_path / "detections.csv").exists()

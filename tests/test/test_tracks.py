@@ -1,0 +1,226 @@
+"""Tracks in inference and predict: files, --min_track, resumed runs, the report, and curves over the threshold."""
+
+import csv
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from datasets.targets import TargetRow, write_targets
+from test_script import inference, predict, track_curves
+from test_script.media.overlay import TRAIL, TRAIL_FRAMES, Trails, draw_overlay
+from test_script.predictor import FrameResult, Predictor
+from test_script.results.detections import find_detections
+from test_script.results.tracks import TrackFilter, erase_regions
+from tests.reference.local_contrast import LocalContrast
+from utils import plots
+from utils.images import read_mask
+from utils.tracking import LONGEST_GAP
+
+HEIGHT, WIDTH, FRAMES = 48, 64, 7
+FLASH = (4, 50)  # a false alarm in frame 3 alone (row, column)
+HIDDEN = 5  # the frame in which the target cannot be seen
+
+
+def draw(path, image):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), image)
+
+
+def target_corner(index):
+    return 30, 5 + 2 * index
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """A sequence with one target that moves two pixels a frame and is dark in one frame, and one with noise only."""
+    root = tmp_path_factory.mktemp("data") / "MOVING"
+    rows = []
+    for index in range(FRAMES):
+        frame, mask = np.full((HEIGHT, WIDTH), 80, np.uint8), np.zeros((HEIGHT, WIDTH), np.uint8)
+        top, left = target_corner(index)
+        mask[top : top + 3, left : left + 3] = 255
+        frame[mask > 0] = 220 if index != HIDDEN else 80
+        if index == 3:
+            frame[FLASH[0] : FLASH[0] + 2, FLASH[1] : FLASH[1] + 2] = 220
+        draw(root / "images" / "moving" / f"{index}.png", frame)
+        draw(root / "masks" / "moving" / f"{index}.png", mask)
+        rows.append(TargetRow("moving", str(index), 0, left + 1, top + 1, left, top, 3, 3, 9, 5.0))
+        draw(root / "images" / "other" / f"{index}.png", np.full((HEIGHT, WIDTH), 80, np.uint8))
+        draw(root / "masks" / "other" / f"{index}.png", np.zeros((HEIGHT, WIDTH), np.uint8))
+    write_targets(root / "targets.csv", rows)
+    (root / "train.txt").write_text("")
+    (root / "val.txt").write_text("moving\nother\n")
+    torch.save({}, root / "any.pth")
+    return root
+
+
+def from_checkpoint(path, device, image_size, **options):
+    return Predictor(LocalContrast(), lambda frame: torch.from_numpy(frame)[None], **options)
+
+
+def run_inference(dataset, output, *more):
+    """Inference with the stand-in network, whatever the checkpoint, and without plots, which take the most time."""
+    words = ["--model_path", dataset / "any.pth", "--dataset", dataset, "--output_dir", output, *more]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "_write_plot", lambda path, *_, **__: path.touch())
+        patch.setattr(inference, "load_recipe", lambda path, image_size: (LocalContrast(), {}))
+        inference.main([str(word) for word in words])
+    return output
+
+
+@pytest.fixture(scope="module")
+def runs(dataset, tmp_path_factory):
+    """Output folders by --min_track: 1, with saved maps, and 3."""
+    folder = tmp_path_factory.mktemp("runs")
+    plain = run_inference(dataset, folder / "1", "--save_maps")
+    return {1: plain, 3: run_inference(dataset, folder / "3", "--min_track", 3)}
+
+
+def table(file):
+    with open(file, newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+EXPECTED = [(str(index), "1", str(float(6 + 2 * index)), "31.0") for index in range(FRAMES) if index != HIDDEN]
+
+
+def test_inference_links_measures_and_keeps_everything_by_default(runs):
+    rows = [(row["frame"], row["track"], row["x"], row["y"]) for row in table(runs[1] / "tracks.csv")]
+    assert rows == [*EXPECTED[:3], ("3", "2", "50.5", "4.5"), *EXPECTED[3:]]
+    saved = json.loads((runs[1] / "metrics.json").read_text())
+    tracks = {row["min_track"]: row for row in saved["tracks"]}
+    assert list(tracks) == [1, 2, 3, 5]
+    pixels = 2 * FRAMES * HEIGHT * WIDTH
+    one = {"pd": 6 / 7, "fa": 4 / pixels, "found_rate": 1, "mean_delay": 0, "false_track_rate": 1 / 14, "tracks": 2}
+    assert {name: tracks[1][name] for name in one} == one
+    assert {name: tracks[2][name] for name in one} == one | {"fa": 0, "false_track_rate": 0, "tracks": 1}
+    standard = saved["protocols"]["standard"]
+    assert (tracks[1]["pd"], tracks[1]["fa"]) == (standard["pd"], standard["fa"])
+
+
+def test_short_tracks_are_dropped_from_all_files_and_resumed_runs_agree(dataset, runs, tmp_path, monkeypatch):
+    for name in ("tracks.csv", "detections.csv"):
+        assert [row["frame"] for row in table(runs[3] / name)] == [frame for frame, *_ in EXPECTED]
+    coco = json.loads((runs[3] / "detections_coco.json").read_text())
+    assert len(coco["annotations"]) == len(EXPECTED)
+    mask = read_mask(runs[3] / "masks" / "moving" / "3.png")
+    assert mask[31, 12] and not mask[: FLASH[0] + 4].any()
+    assert json.loads((runs[3] / "metrics.json").read_text())["protocols"]["standard"]["fa"] > 0
+
+    score_maps, calls = Predictor.score_maps, []
+
+    def interrupted(self, *arguments, **options):
+        calls.append(1)
+        if len(calls) == FRAMES + 3:  # in the second sequence
+            raise KeyboardInterrupt
+        return score_maps(self, *arguments, **options)
+
+    monkeypatch.setattr(Predictor, "score_maps", interrupted)
+    options = ("--min_track", 3, "--batch_size", 1)
+    with pytest.raises(KeyboardInterrupt):
+        run_inference(dataset, tmp_path, *options)
+    for _ in range(2):  # a finished run that is resumed does not change either
+        run_inference(dataset, tmp_path, *options, "--resume")
+        for file in (runs[3]).rglob("*"):
+            if file.is_file() and file.name != "run.json":
+                assert file.read_bytes() == (tmp_path / file.relative_to(runs[3])).read_bytes()
+
+
+def test_the_report_shows_tracks_and_paths(runs):
+    page = (runs[3] / "report.html").read_text(encoding="utf-8")
+    assert "<h2>Tracks</h2>" in page and "of tracks of at least 5" in page
+    assert page.count('<polyline class="targets"') == page.count('<polyline class="tracks"') == 1
+    assert 'class="tracks" points="6.5,31.5 8.5,31.5' in page.replace("\n", "")
+    assert "<b>moving</b>: 1 of 1 targets found, 0 false tracks" in page
+
+
+def test_predict_drops_the_same_detections_as_inference(dataset, runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(Predictor, "from_checkpoint", from_checkpoint)
+    source = dataset / "images" / "moving"
+    for least, measured in runs.items():
+        words = ["--model_path", "any.pth", "--input", source, "--output_dir", tmp_path / f"predict{least}"]
+        predict.main([*map(str, words), "--min_track", str(least)])
+        for name in ("tracks.csv", "detections.csv"):
+            ours = (tmp_path / f"predict{least}" / name).read_bytes()
+            assert ours == (measured / name).read_bytes()
+        masks = sorted((tmp_path / f"predict{least}" / "masks" / "moving").iterdir())
+        assert len(masks) == FRAMES
+        for file in masks:
+            assert file.read_bytes() == (measured / "masks" / "moving" / file.name).read_bytes()
+    saved = json.loads((tmp_path / "predict3" / "detections.json").read_text())
+    assert saved["min_track"] == 3 and len(saved["detections"]) == len(EXPECTED)
+
+
+def results(*frames):
+    """Results whose 1 x 1 detections lie at these places (row, column)."""
+    for places in frames:
+        mask = np.zeros((40, 200), bool)
+        for place in places:
+            mask[place] = True
+        yield FrameResult(mask.astype(np.float32), mask.astype(np.float32), mask, find_detections(mask, mask))
+
+
+def test_a_frame_is_held_until_its_tracks_are_decided():
+    """The target becomes long enough in frame 2; a false alarm of frame 3 has ended four frames later."""
+    frames = [[(10, 10 + index)] for index in range(12)]
+    frames[3] = [(10, 13), (30, 150)]
+    tracker, given = TrackFilter(3), []
+    for index, result in enumerate(results(*frames)):
+        given.append([tracked.name for tracked in tracker.add(str(index), result)])
+    assert given[:8] == [[], [], ["0", "1", "2"], [], [], [], [], ["3", "4", "5", "6", "7"]]
+    assert given[8:] == [["8"], ["9"], ["10"], ["11"]] and not list(tracker.finish())
+    assert LONGEST_GAP + 1 == 7 - 3
+
+    tracker = TrackFilter(3)
+    kept = [one for index, result in enumerate(results(*frames[:5])) for one in tracker.add(str(index), result)]
+    kept += tracker.finish()
+    assert [one.name for one in kept] == list("01234") and [one.tracks for one in kept] == [[1]] * 5
+    assert kept[3].result.mask.sum() == 1 and [one.id for one in kept[3].result.detections] == [1]
+
+
+def test_a_long_stream_of_false_alarms_is_held_in_bounded_memory():
+    random = np.random.default_rng(1)
+    tracker, given = TrackFilter(3), 0
+    for index in range(60):
+        places = list(map(tuple, random.integers((40, 200), size=(2, 2)).tolist()))
+        given += len(list(tracker.add(str(index), next(results(places)))))
+        assert index + 1 - given <= 2 * (LONGEST_GAP + 1) and len(tracker._known) < 60
+
+
+def test_regions_are_erased_one_by_one():
+    mask = np.zeros((9, 9), bool)
+    mask[1, 1:4] = mask[5:7, 5] = mask[8, 0] = True
+    first, _, third = find_detections(mask, mask.astype(float))
+    np.testing.assert_array_equal(np.argwhere(erase_regions(mask, [first, third])), [[5, 5], [6, 5]])
+    np.testing.assert_array_equal(erase_regions(mask, []), mask)
+
+
+def test_trails_are_drawn_and_end():
+    trails, frame = Trails(), next(results([(10, 10)]))
+    assert trails.add(frame.detections, [1]) == []
+    (path,) = trails.add(next(results([(10, 14)])).detections, [1])
+    assert path.tolist() == [[10, 10], [14, 10]]
+    picture = draw_overlay(frame.frame * 0, frame.mask & False, [], [path])
+    assert picture.shape == (120, 600, 3)  # 3 times as large: from (31.5, 31.5) to (43.5, 31.5), rounded to even
+    assert np.abs(picture[32, 33:43].astype(int) - TRAIL).max() < 40 and not picture[:, :30].any()  # anti-aliased
+    for _ in range(TRAIL_FRAMES - 2):
+        assert len(trails.add([], [])) == 1
+    assert trails.add([], []) == []
+
+
+def test_curves_over_the_threshold_from_saved_maps(dataset, runs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(track_curves, "THRESHOLDS", np.array([0.1, 0.5, 0.99]))
+    words = ["--predictions", runs[1] / "probabilities", "--dataset", dataset, "--min_track", 3]
+    track_curves.main([str(word) for word in [*words, "--output", tmp_path / "curves.png"]])
+    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    fa = f"{4e6 / (2 * FRAMES * HEIGHT * WIDTH):.2f}"
+    assert ["80", fa, "0.00"] in printed and ["80", f"{1000 / 14:.2f}", "0.00"] in printed
+    assert not any(line[0] == "90" for line in printed)
+    rows = table(tmp_path / "curves.csv")
+    assert len(rows) == 2 * len(track_curves.THRESHOLDS)
+    (half,) = [row for row in rows if (row["min_track"], row["threshold"]) == ("3", "0.5")]
+    assert (half["pd"], half["fa"], half["found_rate"]) == (str(6 / 7), "0.0", "1.0")
+    assert cv2.imread(str(tmp_path / "curves.png")) is not None

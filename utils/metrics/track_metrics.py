@@ -1,0 +1,148 @@
+"""Metrics of tracks: which targets were ever found and when, false tracks, and changes of identity; with Pd and Fa of
+what is kept when short tracks are dropped."""
+
+import math
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from utils.metrics.matching import MATCH_DISTANCE, best_pairs
+from utils.metrics.rules import ratio
+from utils.tracking import link
+
+NO_IDENTITY = -1  # of a true region that no listed target explains
+TRACK_METRICS = {  # metric -> column heading and factor
+    "pd": ("Pd %", 100),
+    "fa": ("Fa x1e-6", 1e6),
+    "found_rate": ("targets found %", 100),
+    "mean_delay": ("frames to first detection", 1),
+    "false_track_rate": ("false tracks / 1000 frames", 1000),
+    "fragmentation": ("identity changes / target", 1),
+}
+
+
+class TrackedFrame(NamedTuple):
+    """The targets and the detections of one frame.
+
+    `time`: number of the frame within its sequence. `targets`: int64 [t], identities. `pairs`: `close_pairs` of targets
+    and detections. `tracks`, `areas`: int64 [d], track and pixels of each detection. `pixels`: of the frame.
+    """
+
+    time: int
+    targets: np.ndarray
+    pairs: tuple[np.ndarray, np.ndarray, np.ndarray]
+    tracks: np.ndarray
+    areas: np.ndarray
+    pixels: int
+
+
+class TrackCounts(NamedTuple):
+    """Integer counts over sequences, which are added by `add_counts`."""
+
+    frames: int = 0
+    pixels: int = 0
+    regions: int = 0  # true ones, of all frames
+    hits: int = 0  # of them
+    false_pixels: int = 0
+    targets: int = 0  # identities
+    found: int = 0  # of them
+    delay: int = 0  # frames, over the found targets
+    changes: int = 0  # of the track of a target
+    tracks: int = 0
+    false_tracks: int = 0
+
+
+def count_tracks(frames: list[TrackedFrame], least: int = 1) -> TrackCounts:
+    """The counts of one sequence, its frames in temporal order, without the tracks of fewer than `least` detections."""
+    kept = long_tracks([frame.tracks for frame in frames], least)
+    matched, seen, appeared, hits, false_pixels = set(), set(), {}, {}, 0
+    for frame in frames:
+        shown = np.isin(frame.tracks, kept)
+        rows, columns, distances = (column[shown[frame.pairs[1]]] for column in frame.pairs)
+        chosen = best_pairs(rows, columns, distances)
+        seen.update(frame.tracks[shown].tolist())
+        matched.update(frame.tracks[columns[chosen]].tolist())
+        false_pixels += int(frame.areas[shown].sum() - frame.areas[columns[chosen]].sum())
+        for target in frame.targets.tolist():
+            appeared.setdefault(target, frame.time)
+        for target, detection in zip(frame.targets[rows[chosen]].tolist(), columns[chosen], strict=True):
+            hits.setdefault(target, []).append((frame.time, int(frame.tracks[detection])))
+    found = {target: own for target, own in hits.items() if target != NO_IDENTITY}
+    return TrackCounts(
+        frames=len(frames),
+        pixels=sum(frame.pixels for frame in frames),
+        regions=sum(len(frame.targets) for frame in frames),
+        hits=sum(len(own) for own in hits.values()),
+        false_pixels=false_pixels,
+        targets=len(appeared.keys() - {NO_IDENTITY}),
+        found=len(found),
+        delay=sum(own[0][0] - appeared[target] for target, own in found.items()),
+        changes=sum(before[1] != after[1] for own in found.values() for before, after in pairwise(own)),
+        tracks=len(seen),
+        false_tracks=len(seen - matched),
+    )
+
+
+def long_tracks(tracks: list[np.ndarray], least: int) -> np.ndarray:
+    """The numbers of the tracks with at least `least` detections in all frames; 0, no track, counts as one each."""
+    numbers, counts = np.unique(np.concatenate([np.zeros(0, np.int64), *tracks]), return_counts=True)
+    return numbers[np.where(numbers > 0, counts, 1) >= least]
+
+
+def add_counts(counts: Iterable[TrackCounts]) -> TrackCounts:
+    """The counts over all sequences."""
+    return TrackCounts(*map(sum, zip(TrackCounts(), *counts, strict=True)))
+
+
+def track_metrics(counts: TrackCounts) -> dict[str, float]:
+    """The `TRACK_METRICS` as ratios, NaN for 0 / 0.
+
+    `pd` and `fa` are per frame, as in the protocol `standard`. `found_rate`: share of the targets that are detected at
+    least once. `mean_delay`: frames from a found target's first one to its first detection. `false_track_rate`: tracks
+    none of whose detections is matched, per frame. `fragmentation`: how often the track of a found target changes from
+    one of its detections to the next, mean.
+    """
+    return {
+        "pd": ratio(counts.hits, counts.regions),
+        "fa": ratio(counts.false_pixels, counts.pixels),
+        "found_rate": ratio(counts.found, counts.targets),
+        "mean_delay": ratio(counts.delay, counts.found),
+        "false_track_rate": ratio(counts.false_tracks, counts.frames),
+        "fragmentation": ratio(counts.changes, counts.found),
+    }
+
+
+def track_cells(rows: list[dict[str, float]]) -> list[list[str]]:
+    """The heading and a line of text cells for each of `rows`: `min_track` and the `TRACK_METRICS`."""
+    lines = [["detections kept", *(heading for heading, _ in TRACK_METRICS.values())]]
+    for row in rows:
+        title = "all" if row["min_track"] == 1 else f"of tracks of at least {row['min_track']}"
+        values = [(row[name], factor) for name, (_, factor) in TRACK_METRICS.items()]
+        lines.append([title, *("-" if math.isnan(value) else f"{value * factor:.2f}" for value, factor in values)])
+    return lines
+
+
+def true_identities(
+    frames: list[tuple[int, np.ndarray]], listed: list[dict[int, np.ndarray]] | None
+) -> list[np.ndarray]:
+    """The identity of each true region: int64 [t] for each frame.
+
+    frames: (time, centroids (x, y) float [t, 2]) in temporal order. listed: by frame, the positions (x, y) of the known
+    targets by identity; a region is the nearest of them less than 3 px away, else `NO_IDENTITY`. Without such a list
+    (None), regions are linked as detections are.
+    """
+    if listed is None:
+        return link(frames)
+    identities = []
+    for (_, centroids), targets in zip(frames, listed, strict=True):
+        own = np.full(len(centroids), NO_IDENTITY)
+        for number, centroid in enumerate(centroids):
+            nearest = (
+                min((np.hypot(*(place - centroid)), target) for target, place in targets.items()) if targets else None
+            )
+            if nearest and nearest[0] < MATCH_DISTANCE:
+                own[number] = nearest[1]
+        identities.append(own)
+    return identities
