@@ -1,12 +1,15 @@
 """The two-layer perceptron of Swin blocks, a few tokens at a time.
 
 Its hidden layer is four times as wide as the tokens: written to memory and read back, it costs more time on a processor
-than computing it. Here it stays in the cache, and is computed again in the backward pass.
+than computing it. Here it stays in the cache, and is computed again in the backward pass, unless it is so small
+that all of it fits there.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from models.ops import in_pieces
 
 HIDDEN_BYTES = 8 << 20  # of hidden values in flight: less than a third-level cache, enough for efficient products
 
@@ -21,21 +24,22 @@ class _ChunkedMLP(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight1, bias1, weight2)
+        pieces = _pieces(x, len(weight1))
         out = x.new_empty(len(x), len(weight2))
-        for piece in _pieces(x, len(weight1)):
-            hidden = F.gelu(F.linear(x[piece], weight1, bias1))
-            torch.addmm(bias2, hidden, weight2.t(), out=out[piece])
+        for piece in pieces:
+            before = F.linear(x[piece], weight1, bias1)
+            torch.addmm(bias2, F.gelu(before), weight2.t(), out=out[piece])
+        ctx.save_for_backward(x, weight1, bias1, weight2, *([before] if len(pieces) == 1 else []))
         return out
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        x, weight1, bias1, weight2 = ctx.saved_tensors
+        x, weight1, bias1, weight2, *kept = ctx.saved_tensors
         grad = grad.contiguous()
         grad_x = torch.empty_like(x)
         grad_weight1, grad_weight2, grad_bias1 = torch.empty_like(weight1), torch.empty_like(weight2), 0
         for number, piece in enumerate(_pieces(x, len(weight1))):
-            before = F.linear(x[piece], weight1, bias1)
+            before = kept[0] if kept else F.linear(x[piece], weight1, bias1)
             grad_weight2.addmm_(grad[piece].t(), F.gelu(before), beta=min(number, 1))  # the first is not added to any
             grad_before = torch.ops.aten.gelu_backward(grad[piece] @ weight2, before)
             grad_weight1.addmm_(grad_before.t(), x[piece], beta=min(number, 1))
@@ -47,7 +51,7 @@ class _ChunkedMLP(torch.autograd.Function):
 def chunked_mlp(x: Tensor, mlp: nn.Sequential) -> Tensor:
     """`mlp(x)` for a torchvision MLP (Linear, GELU, Dropout of 0, Linear, Dropout of 0), x [..., C] -> same shape."""
     first, last = mlp[0], mlp[3]
-    if x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
+    if not in_pieces(x) or torch.is_autocast_enabled("cpu"):
         return mlp(x)
     out = _ChunkedMLP.apply(x.reshape(-1, x.shape[-1]), first.weight, first.bias, last.weight, last.bias)
     return out.view_as(x)
