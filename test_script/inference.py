@@ -33,7 +33,7 @@ from test_script.results.detections import detection_row, find_detections
 from test_script.results.inference_results import merge_parts, published_lines, write_dataset_table, write_results
 from test_script.results.result_files import background_calls, frame_file, write_map, write_mask
 from test_script.results.work_parts import Part, load_part, loader_batches, save_part, split_work, start_run
-from utils.distributed import barrier, end_distributed, init_distributed, is_main, rank, world_size
+from utils.distributed import amp_name, barrier, is_main, process_group, rank, world_size
 from utils.errors import InputError, run_main
 from utils.metrics import PROTOCOLS, MetricAccumulator, Protocol, build_metric
 from utils.metrics.tables import metrics_table
@@ -44,11 +44,8 @@ GPU_WORKERS = 4
 def main(argv: list[str] | None = None) -> None:
     """Run the command line `argv` (default: that of the process)."""
     args = parse_arguments(argv)
-    device = init_distributed(args.device)
-    try:
+    with process_group(args.device) as device:
         run(args, device)
-    finally:
-        end_distributed()
 
 
 def run(args: argparse.Namespace, device: torch.device) -> None:
@@ -63,7 +60,8 @@ def run(args: argparse.Namespace, device: torch.device) -> None:
         "model": model.name,
         "checkpoint": str(args.model_path),
         "model_sha256": hashlib.sha256(Path(args.model_path).read_bytes()).hexdigest(),
-        **{name: getattr(args, name) for name in ("image_size", "flip", "tile", "amp", "compile")},
+        **{name: getattr(args, name) for name in ("image_size", "flip", "tile", "compile")},
+        "amp": amp_name(predictor.amp),
         "scales": list(predictor.scales),
         "save_maps": args.save_maps,
     }

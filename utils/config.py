@@ -183,13 +183,14 @@ def parse_arguments(
             groups[option.group] = parser.add_argument_group(option.group)
         default = str(option.default).lower() if option.default in (True, False, None) else option.default
         is_list = typing.get_origin(option.annotation) is list
+        is_flag = bool in (option.annotation, *typing.get_args(option.annotation))
         words = describe_type(option.annotation).replace(" or none", "")
         groups[option.group].add_argument(
             f"--{option.name}",
             metavar=words if "|" in words else words.upper(),
-            nargs="+" if is_list or option.annotation is dict else "?" if option.annotation is bool else None,
+            nargs="+" if is_list or option.annotation is dict else "?" if is_flag else None,
             action="extend" if option.annotation is dict else "store",
-            const=True if option.annotation is bool else None,
+            const=True if is_flag else None,
             default=argparse.SUPPRESS,
             help=f"{option.help} [{default}]".replace("%", "%%"),
         )

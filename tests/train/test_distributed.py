@@ -96,9 +96,9 @@ def train_blobs(kind, loss, accumulate=1):
     run = SimpleNamespace(settings=settings, batches=batches, schedule=schedule, device=device, amp=None)
     parts = iter(loader)
     for _ in range(batches.steps):
-        seen.append(train_step(run, training, parts))
+        seen.append(train_step(run, training, parts).numbers)
         training.progress.step += 1
-    return {"steps": torch.tensor(seen), "weights": network.state_dict()}
+    return {"steps": torch.stack(seen), "weights": network.state_dict()}
 
 
 CASES = [("tiny", loss, 1) for loss in LOSSES] + [("tiny", "bce_soft_iou", 2), ("datransnet", "soft_iou", 1)]
@@ -113,18 +113,17 @@ def free_port() -> int:
 
 def worker(folder: Path, commands: list[list[str]]) -> None:
     """What each of the processes computes, and then the commands that they run together."""
-    distributed.init_distributed("cpu")
-    rank = distributed.rank()
-    ports = distributed.gather_objects([free_port() for _ in commands])[0]
-    results = {str(case): train_blobs(*case) for case in CASES}
-    value = torch.tensor([1.0 + rank, 2.0], dtype=torch.float64, requires_grad=True)
-    total = distributed.all_reduce_sum(value)
-    ((rank + 1) * total.square()).sum().backward()  # process r's loss is (r + 1) |total|^2
-    results["sum"], results["gradient"] = total.detach(), value.grad
-    results["gathered"] = distributed.gather_objects({"rank": rank})
-    results["greatest"] = distributed.all_reduce_max(5 - rank, torch.device("cpu"))
-    torch.save(results, folder / f"{rank}.pth")
-    distributed.end_distributed()
+    with distributed.process_group("cpu"):
+        rank = distributed.rank()
+        ports = distributed.gather_objects([free_port() for _ in commands])[0]
+        results = {str(case): train_blobs(*case) for case in CASES}
+        value = torch.tensor([1.0 + rank, 2.0], dtype=torch.float64, requires_grad=True)
+        total = distributed.all_reduce_sum(value)
+        ((rank + 1) * total.square()).sum().backward()  # process r's loss is (r + 1) |total|^2
+        results["sum"], results["gradient"] = total.detach(), value.grad
+        results["gathered"] = distributed.gather_objects({"rank": rank})
+        results["greatest"] = distributed.all_reduce_max(5 - rank, torch.device("cpu"))
+        torch.save(results, folder / f"{rank}.pth")
     for (module, *words), port in zip(commands, ports, strict=True):
         os.environ |= {"MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "False"}  # each joins a new group
         if rank == 0:

@@ -63,7 +63,7 @@ def folder_of(outputs, name="run"):
 def rows(folder):
     """metrics.jsonl without what the clock says."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    clocks = ("train_seconds", "val_seconds", "minutes")
+    clocks = ("train_seconds", "val_seconds", "minutes", "samples_per_second", "data_share")
     return [{key: value for key, value in line.items() if key not in clocks} for line in lines]
 
 
@@ -72,7 +72,7 @@ def assert_same(left, right):
     assert type(left) is type(right)
     if isinstance(left, dict):
         assert left.keys() == right.keys()
-        for key in left.keys() - {"seconds", "train_seconds"}:
+        for key in left.keys() - {"seconds", "train_seconds", "data_seconds"}:
             assert_same(left[key], right[key])
     elif isinstance(left, list | tuple):
         assert len(left) == len(right)
