@@ -31,7 +31,6 @@ from utils.metrics import PROTOCOLS, build_metric
 from utils.metrics.accumulator import mean_metrics
 
 STEPS_BETWEEN_POINTS = 10  # of the TensorBoard curves of loss, learning rate and gradient norm
-STEPS_BETWEEN_READS = 10  # of losses on a GPU, for which the host waits until it has computed them
 SECONDS_BETWEEN_SAVES = 300
 SHOWN_METRICS = ("iou", "niou", "pd", "fa", "f1")
 
@@ -84,7 +83,7 @@ def train_one_epoch(run: Run, training: Training) -> None:
     run.batches.start(progress.epoch, progress.step)
     run.train_loader.dataset.set_epoch(progress.epoch)
     parts = iter(run.train_loader)
-    every = 1 if run.device.type == "cpu" else STEPS_BETWEEN_READS
+    every = steps_between_reads(run.device)
     unread: list[StepResult] = []
     saved = since = time.perf_counter()
     title = f"epoch {progress.epoch + 1}/{settings.epochs}"
@@ -108,6 +107,11 @@ def train_one_epoch(run: Run, training: Training) -> None:
                 saved = time.perf_counter()
             if signum:
                 raise Interrupted(signum)
+
+
+def steps_between_reads(device: torch.device) -> int:
+    """After how many steps their losses are read: on a GPU the host waits until it has computed them."""
+    return 1 if device.type == "cpu" else 10
 
 
 def read_results(run: Run, training: Training, results: list[StepResult]) -> None:

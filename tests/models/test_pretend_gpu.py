@@ -1,0 +1,241 @@
+"""What runs on GPUs only, run without one: equal to the CPU's form, on fake `cuda` tensors, in float16, and compiled."""
+
+import sys
+from itertools import repeat
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from datasets import ClipSample
+from models import build_model
+from test_script.predictor import Predictor
+from tests.reference.network_cases import outputs_and_gradients
+from train_script.losses import LOSSES
+from train_script.optim import build_ema, build_optimizer, build_schedule
+from train_script.settings import merge_settings
+from train_script.state import Training, restore, training_state
+from train_script.trainer import train_step
+
+SIDE = 64
+TINY = {
+    "datransnet": {"width": 4},
+    "sgmp_unet": {
+        "num_frames": 2,
+        "width": 32,
+        "depths": (2, 1, 1, 1),  # the second block has shifted windows
+        "heads": (2, 2, 2, 2),
+        "spatial_width": 4,
+        "spatial_depths": (1, 1, 1, 1),
+        "fusion_heads": (2, 2, 2, 2),
+        "decoder_depths": (1, 2, 1),
+        "decoder_heads": (2, 2, 2),
+        "head_depths": (1, 1),
+        "head_heads": (2, 1),
+    },
+}
+names = pytest.mark.parametrize("name", sorted(TINY))
+
+
+def build(name, dtype=torch.float32):
+    torch.manual_seed(0)
+    return build_model(name, **TINY[name]).to(dtype)
+
+
+def random_clip(network, dtype=torch.float32, device="cpu"):
+    return torch.rand(2, network.num_frames, network.in_channels, SIDE, SIDE, dtype=dtype, device=device)
+
+
+def fast_modules():
+    return [module for name, module in sys.modules.items() if name.startswith("models.ops")]
+
+
+def off_the_cpu(monkeypatch):
+    """Let every layer take the form that it has on a GPU."""
+    asking = [module for module in fast_modules() if hasattr(module, "on_cpu")]
+    assert asking
+    for module in asking:
+        monkeypatch.setattr(module, "on_cpu", lambda tensor: False)
+
+
+@names
+def test_the_forms_off_the_cpu_equal_those_on_it(name, monkeypatch):
+    network, clip = build(name, torch.float64), random_clip(build(name), torch.float64)
+    for train in (True, False):
+        with monkeypatch.context() as patch:
+            on = outputs_and_gradients(network, clip, lambda net, x: net(x, with_aux=True), train)
+            with torch.no_grad():
+                inferred = network(clip)
+            off_the_cpu(patch)
+            off = outputs_and_gradients(network, clip, lambda net, x: net(x, with_aux=True), train)
+            torch.testing.assert_close(off, on, rtol=1e-8, atol=1e-8)
+            if not train:
+                with torch.no_grad():
+                    torch.testing.assert_close(network(clip), inferred, rtol=0, atol=1e-10)
+
+
+class HostWaits(TorchDispatchMode):
+    """Counts copies between host and GPU for which the host waits. (Reading a number of a fake tensor is an error.)"""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        tensors = [value for value in (*args, out) if isinstance(value, Tensor)]
+        copies = func in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
+        if copies and len({tensor.device.type for tensor in tensors}) > 1:
+            non_blocking = (kwargs or {}).get("non_blocking", len(args) > 2 and args[2])
+            self.count += not non_blocking
+        return out
+
+
+class Context:
+    """Stands in for the context of an `autograd.Function`: autograd itself needs a GPU for fake `cuda` tensors."""
+
+    def __init__(self, inputs):
+        self.needs_input_grad = [isinstance(value, Tensor) for value in inputs]
+
+    def save_for_backward(self, *tensors):
+        self.saved_tensors = tensors
+
+
+def check_both_passes(monkeypatch):
+    """Let each `autograd.Function` of the networks run backward right after forward; the list of those that ran."""
+    ran = []
+
+    def checked(function):
+        @torch.no_grad()
+        def apply(*inputs):
+            ctx = Context(inputs)
+            outputs = function.forward(ctx, *inputs)
+            several = outputs if isinstance(outputs, tuple) else (outputs,)
+            gradients = function.backward(ctx, *map(torch.ones_like, several))
+            for value, gradient in zip(inputs, gradients, strict=True):
+                if gradient is not None:
+                    assert (gradient.shape, gradient.dtype, gradient.device) == (value.shape, value.dtype, value.device)
+            ran.append(function.__name__)
+            return outputs
+
+        return apply
+
+    for module in fast_modules():
+        for function in vars(module).values():
+            if isinstance(function, type) and issubclass(function, torch.autograd.Function):
+                monkeypatch.setattr(function, "apply", checked(function))
+    return ran
+
+
+def move_to_fake_gpu(network, mode):
+    for module in network.modules():
+        for tensors in (module._parameters, module._buffers):
+            for name, value in tensors.items():
+                fake = None if value is None else mode.from_tensor(value).to("cuda")
+                tensors[name] = torch.nn.Parameter(fake) if isinstance(value, torch.nn.Parameter) else fake
+    return network
+
+
+def one_batch(network):
+    mask = (torch.rand(2, 1, SIDE, SIDE) > 0.99).float()
+    return ClipSample(random_clip(network), mask, "tiny", ["a", "b"], ["0", "1"], None)
+
+
+def prepare_training(network, device, amp, **given):
+    """A `Run` and a `Training` of a network, as far as `train_step` reads them."""
+    settings = merge_settings(None, {"schedule": "constant", "lr": 1e-3, "batch_size": 2} | given)
+    scaler = torch.amp.GradScaler(device.type, enabled=amp == torch.float16)
+    ema = build_ema(network, 0.9) if settings.ema else None
+    training = Training(network, network.train(), build_optimizer(network, settings), scaler, ema)
+    schedule = build_schedule(settings, steps_per_epoch=10)
+    batches = SimpleNamespace(steps=10)
+    return SimpleNamespace(settings=settings, batches=batches, schedule=schedule, device=device, amp=amp), training
+
+
+@names
+def test_training_steps_and_predictions_stay_on_the_gpu(name, monkeypatch):
+    """Forward, every loss, both passes of the hand-written gradients, clipping, scaling, optimiser, EMA, predictor.
+
+    A tensor on another device is an error, and so is a number that the host reads.
+    """
+    ran = check_both_passes(monkeypatch)
+    monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
+    generator = torch.Generator()
+    monkeypatch.setattr(torch, "Generator", lambda device: generator)  # there are no fake ones
+    monkeypatch.setattr(FakeTensorMode, "__deepcopy__", lambda mode, memo: mode, raising=False)
+    network = build(name)
+
+    def backward(loss):
+        assert loss.device.type == "cuda" and loss.requires_grad
+        for parameter in network.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+
+    monkeypatch.setattr(Tensor, "backward", backward)
+    device = torch.device("cuda", 0)
+    with FakeTensorMode() as mode:
+        move_to_fake_gpu(network, mode)
+        given = {"ema": 0.9, "aux_weight": 0.5, "loss": "bce_soft_iou"}
+        run, training = prepare_training(network, device, torch.float16, **given)
+        batches = repeat(one_batch(network))
+        with HostWaits() as waits:
+            result = train_step(run, training, batches)
+        assert waits.count == 0
+        assert result.numbers.device.type == "cuda"
+        assert ran and training.scaler.is_enabled()
+        moments = [value for state in training.optimizer.state.values() for value in state.values()]
+        assert {tensor.device.type for tensor in (*moments, *training.ema.averaged)} == {"cuda"}
+        logits, mask = (torch.rand(2, 1, 8, 8, device=device) for _ in range(2))
+        with HostWaits() as waits:
+            for loss, _ in LOSSES.values():
+                assert loss(logits, mask).device.type == "cuda"
+        assert waits.count == 0
+
+        monkeypatch.setattr(Tensor, "numpy", lambda tensor: tensor)
+        predictor = Predictor(network, torch.from_numpy, device, flip=True, scales=(0.5, 1.0), amp="fp16")
+        clips = list(random_clip(network))
+        with HostWaits() as waits:
+            maps = predictor.score_maps([*clips, clips[0][..., 3:]], [(SIDE, SIDE)] * 3, logit=True)
+        assert waits.count == 1  # the copy of all results
+        assert all(one.shape == (SIDE, SIDE) and one.device.type == "cpu" for own in maps for one in own)
+
+
+@names
+def test_float16_trains_with_its_scaler(name):
+    network = build(name)
+    run, training = prepare_training(network, torch.device("cpu"), torch.float16)
+    before, batch, losses = [weight.clone() for weight in network.parameters()], repeat(one_batch(network)), []
+    for _ in range(10):
+        losses.append(train_step(run, training, batch).numbers[0].item())
+        training.progress.step += 1
+    assert np.isfinite(losses).all() and losses[-1] < losses[0]
+    assert 1 <= training.scaler.get_scale() <= 65536
+    assert all(weight.isfinite().all() for weight in network.parameters())
+    assert sum(not torch.equal(*pair) for pair in zip(before, network.parameters(), strict=True)) > 0.9 * len(before)
+
+
+@pytest.mark.parametrize(("first", "then"), [(None, torch.float16), (torch.float16, None)])
+def test_a_run_resumes_in_another_number_format(first, then):
+    network, device = build("datransnet"), torch.device("cpu")
+    _, saved = prepare_training(network, device, first)
+    saved.scaler.scale(torch.zeros(1))  # it makes its state when it is first used
+    state = training_state(saved)
+    run, training = prepare_training(build("datransnet"), device, then)
+    restore(training, network.state_dict(), state)
+    assert train_step(run, training, repeat(one_batch(network))).numbers.isfinite().all()
+
+
+@names
+@pytest.mark.parametrize("train", [False, True])
+def test_the_compiler_sees_one_graph(name, train):
+    network = build(name).train(train)
+    clip = random_clip(network)
+    torch._dynamo.reset()
+    with torch.set_grad_enabled(train):
+        compiled = torch.compile(network, backend="eager", fullgraph=True)  # a graph break is an error
+        torch.manual_seed(0)
+        logits = compiled(clip)
+    if train:
+        logits.square().mean().backward()
+        assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
