@@ -10,6 +10,16 @@ def is_exporting() -> bool:
     return hasattr(torch.compiler, "is_exporting") and torch.compiler.is_exporting()
 
 
+def on_cpu(tensor: Tensor) -> bool:
+    """Whether a layer takes the form made for a CPU's caches; tests patch it to run here what runs on GPUs."""
+    return tensor.device.type == "cpu"
+
+
+def in_pieces(tensor: Tensor) -> bool:
+    """Whether a layer goes through its input in pieces that fit a cache: on a CPU, unless compiled."""
+    return on_cpu(tensor) and not torch.compiler.is_compiling()
+
+
 def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
     """`norm(conv(x))`; in eval mode as one convolution, whose weights are scaled on the fly (gradients stay exact)."""
     if norm.training:

@@ -18,16 +18,16 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from models.ops import is_exporting
+from models import ops
 
 BAND_BYTES = 4 << 20  # of key values in flight on a CPU: about the size of two cores' second-level caches
 NORM_EPS = 1e-12  # of the L2 normalisation of queries and keys
 
 
 def pad_for_surround(x: Tensor, shifts: tuple[int, ...]) -> Tensor:
-    """Reflect [B, C, H, W] at its borders by the largest shift, in its own type also under autocast."""
+    """Reflect [B, C, H, W] at its borders by the largest shift, in its own type also under autocast, channels last."""
     with torch.autocast(x.device.type, enabled=False):
-        return F.pad(x, (max(shifts),) * 4, mode="reflect")
+        return F.pad(x, (max(shifts),) * 4, mode="reflect").contiguous(memory_format=torch.channels_last)
 
 
 def surround_similarities(query: Tensor, padded: Tensor, key: nn.ModuleList, shifts: tuple[int, ...]) -> Tensor:
@@ -80,7 +80,7 @@ def surround_kernel(taps: Tensor) -> Tensor:
 def _bands(query: Tensor, channels: int) -> list[tuple[int, int]]:
     """Row ranges [first, last) whose keys, `channels` wide, fit into BAND_BYTES; one range off the CPU or compiled."""
     batch, _, height, width = query.shape
-    if query.device.type != "cpu" or torch.compiler.is_compiling():
+    if not ops.in_pieces(query):
         return [(0, height)]
     rows = max(1, BAND_BYTES // (query.element_size() * batch * width * channels))
     return [(first, min(first + rows, height)) for first in range(0, height, rows)]
@@ -164,10 +164,21 @@ def convolve_each(padded: Tensor, kernels: list[Tensor], shifts: tuple[int, ...]
 
     padded: [B, C, H + 2m, W + 2m]; kernels: [B, O, C, 3, 3] each. Returns [B, O, H, W].
     """
-    if is_exporting():
+    if ops.is_exporting():
         return _convolve_each_by_taps(padded, kernels, shifts)
     margin = max(shifts)
-    height = padded.shape[2] - 2 * margin
+    batch, height = len(padded), padded.shape[2] - 2 * margin
+    if not ops.on_cpu(padded):  # there one grouped convolution is faster than many small ones
+        maps = [
+            F.conv2d(
+                _window(padded, 0, height, margin, shift).flatten(0, 1)[None],
+                kernel.flatten(0, 1),
+                dilation=shift,
+                groups=batch,
+            )
+            for shift, kernel in zip(shifts, kernels, strict=True)
+        ]
+        return sum(maps[1:], maps[0]).unflatten(1, (batch, -1))[0].contiguous(memory_format=torch.channels_last)
     outputs = []
     for sample, *own in zip(padded.split(1), *(kernel.unbind() for kernel in kernels), strict=True):
         maps = [

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.ops import in_pieces
+
 HIDDEN_BYTES = 8 << 20  # of hidden values in flight: less than a third-level cache, enough for efficient products
 
 
@@ -47,7 +49,7 @@ class _ChunkedMLP(torch.autograd.Function):
 def chunked_mlp(x: Tensor, mlp: nn.Sequential) -> Tensor:
     """`mlp(x)` for a torchvision MLP (Linear, GELU, Dropout of 0, Linear, Dropout of 0), x [..., C] -> same shape."""
     first, last = mlp[0], mlp[3]
-    if x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
+    if not in_pieces(x) or torch.is_autocast_enabled("cpu"):
         return mlp(x)
     out = _ChunkedMLP.apply(x.reshape(-1, x.shape[-1]), first.weight, first.bias, last.weight, last.bias)
     return out.view_as(x)

@@ -1,13 +1,22 @@
 """Fast forms of torchvision's shifted-window attention, of both versions, with the same weights and the same results.
 
-torchvision forms the scores of all windows at once, adds bias and mask to copies of them, and keeps them for the
-backward pass. Here the windows are attended to a few at a time, so that their scores stay in the processor's cache. Of
-wide heads the attention weights are kept for the backward pass; of narrow ones, which have far more weights than
-channels, they are computed again.
+torchvision pads the map to whole windows, rolls it, attends within all windows at once, and masks the pairs of tokens
+that only the roll brought together. Two identities spare a CPU the padding, the roll and the masks:
+
+* Windows of a rolled map are a grid displaced by the shift. At the ends of a side it cuts windows in two parts, which
+  the mask keeps from seeing each other: they are windows of their own.
+* Padded tokens of a window have the same key and value, so all of them count as one token, whose bias is the logarithm
+  of the sum of their exponentials. Their own results are dropped, and never computed.
+
+The windows are attended to a few at a time, so that their scores stay in the processor's cache. Of wide heads the
+attention weights are kept for the backward pass; of narrow ones, which have far more weights than channels, they are
+computed again. GPUs, and the compiler, take torchvision's way instead, in one `scaled_dot_product_attention`.
 """
 
+import functools
 import itertools
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +25,7 @@ from torch import Tensor, nn
 from torchvision.models.swin_transformer import ShiftedWindowAttentionV2
 from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d
 
-from models.ops import is_exporting
+from models.ops import in_pieces, is_exporting
 
 SCORES_BYTES = 8 << 20  # of scores in flight on a CPU: less than a third-level cache
 KEPT_RATIO = 2  # weights are kept where there are at most so many times as many of them as of queries, keys and values
@@ -24,123 +33,192 @@ NORM_EPS = 1e-12  # of `F.normalize`; vectors that are not longer become zero he
 MASKED = -100.0  # what torchvision adds to the score of two tokens that a cyclic shift brought together
 
 
-def _pieces(windows: tuple[int, ...], bias: Tensor, window: tuple[int, ...], shift: tuple[int, ...]):
-    """Yield (index of a few windows, their bias, whether it masks), for `windows` (B, nT, nH, nW).
+class Windows(NamedTuple):
+    """Equal windows along one side of a map: their tokens, and where these lie in a whole window."""
 
-    Windows that a cyclic shift cut share one mask for each set of sides along which they are last, so the mask is
-    added to the bias once, not to the scores. The windows of one piece have scores of SCORES_BYTES or less, but for one
-    row of windows at least; off the CPU, or compiled, a piece is as large as its mask allows.
+    first: int  # of the map's tokens
+    count: int
+    tokens: slice  # of the whole window
+    padded: slice  # of the whole window: the tokens, and the padding after them
+
+
+def _windows_along(side: int, extent: int, shift: int) -> list[Windows]:
+    """The windows of a side that is padded to whole windows and rolled by `-shift`, cut where the ends meet."""
+    end = -(-side // extent) * extent
+    equal = {}
+    for start in range(shift - extent if shift else 0, side, extent):
+        first = max(start, 0)
+        equal.setdefault((first - start, min(extent, side - start), min(extent, end - start)), []).append(first)
+    return [Windows(all_[0], len(all_), slice(a, b), slice(a, c)) for (a, b, c), all_ in equal.items()]
+
+
+def _window_bias(bias: Tensor, sides: tuple[Windows, ...]) -> Tensor:
+    """The bias [heads, tokens, tokens] of whole windows for windows of some of the tokens, and padding as one key more.
+
+    bias: [heads, t, h, w, t, h, w] -> [heads, tokens, keys].
     """
-    batch, *counts = windows
-    in_cache = bias.device.type == "cpu" and not torch.compiler.is_compiling()
-    for ends in itertools.product(*([False, True] if step else [None] for step in shift)):
-        # along a shifted side: all windows but the last, or the last; along another: all
-        ranges = [
-            (0 if not end else count - 1, count - 1 if end is False else count)
-            for end, count in zip(ends, counts, strict=True)
-        ]
-        if any(first == last for first, last in ranges):
-            continue
-        masks = any(ends)
-        piece_bias = bias + _mask(window, shift, ends, bias) if masks else bias
-        time, (first, last), wide = (slice(*ranges[0]), ranges[1], slice(*ranges[2]))
-        row = batch * counts[0] * (wide.stop - wide.start) * bias.numel() * bias.element_size()
-        step = max(1, SCORES_BYTES // row) if in_cache else last - first
-        for top in range(first, last, step):
-            yield (slice(None), time, slice(top, min(top + step, last)), wide), piece_bias, masks
+    tokens, padded = [side.tokens for side in sides], [side.padded for side in sides]
+    own = bias[(slice(None), *tokens, *tokens)].flatten(1, 3).flatten(2)
+    if tokens == padded:
+        return own
+    padding = bias[(slice(None), *tokens, *padded)].flatten(1, 3).clone()
+    time, height, width = (range(side.tokens.start, side.tokens.stop) for side in sides)
+    padding[:, :, : len(time), : len(height), : len(width)] = -math.inf
+    return torch.cat([own, padding.flatten(2).logsumexp(dim=-1, keepdim=True)], dim=-1)
 
 
-def _mask(window: tuple[int, ...], shift: tuple[int, ...], ends: tuple, like: Tensor) -> Tensor:
-    """MASKED between tokens that a shift brought together in a window that is last along the sides `ends`, else 0."""
-    sides = [
-        (torch.arange(extent, device=like.device) >= extent - step) & bool(end)
-        for extent, step, end in zip(window, shift, ends, strict=True)
-    ]
-    number = sum(side.int() << axis for axis, side in enumerate(torch.meshgrid(*sides, indexing="ij"))).flatten()
-    return (number[:, None] != number[None]).to(like.dtype) * MASKED
+def _as_windows(maps: Tensor, sides: tuple[Windows, ...]) -> Tensor:
+    """A view of the windows in maps [B, T, H, W, ...]: [B, windows along T, H, W, their tokens along T, H, W, ...]."""
+    for axis, side in enumerate(sides):
+        size = side.tokens.stop - side.tokens.start
+        maps = maps.narrow(2 * axis + 1, side.first, side.count * size).unflatten(2 * axis + 1, (side.count, size))
+    return maps.permute(0, 1, 3, 5, 2, 4, 6, *range(7, maps.dim()))
 
 
 def _unit(x: Tensor) -> tuple[Tensor, Tensor]:
     """Vectors [..., d] of length 1, as `F.normalize`, and what they were multiplied by [..., 1]."""
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     # padded tokens have keys of zero, and NORM_EPS itself is zero in float16
-    factor = norm.reciprocal().masked_fill_(norm <= max(NORM_EPS, torch.finfo(x.dtype).tiny), 0)
+    factor = norm.masked_fill(norm <= max(NORM_EPS, torch.finfo(x.dtype).tiny), math.inf).reciprocal()
     return x * factor, factor
 
 
 class _WindowAttention(torch.autograd.Function):
-    """Attention within windows that keeps its input for the backward pass, and its weights where they are few.
+    """Attention within windows that keeps queries, keys and values for the backward pass, and few weights.
 
-    qkv [B, nT, nH, nW, tokens, 3, heads, d]; scale [heads, 1, 1] of the scores; bias [heads, tokens, tokens];
-    cosine: queries and keys count with length 1. Returns [B, nT, nH, nW, tokens, heads * d].
+    qkv [B, T, H, W, 3, heads, d] and `padding` [3, heads, d], which padded tokens have; scale [heads, 1, 1] of the
+    scores; cosine: queries and keys count with length 1; groups: the sides of each kind of windows, and `biases` their
+    biases. Returns [B, T, H, W, heads * d].
     """
 
     @staticmethod
-    def forward(ctx, qkv: Tensor, scale: Tensor, bias: Tensor, cosine: bool, window, shift) -> Tensor:
-        ctx.cosine, ctx.window, ctx.shift = cosine, window, shift
-        *windows, tokens, _, heads, width = qkv.shape
-        keep = any(ctx.needs_input_grad) and tokens <= KEPT_RATIO * 3 * width
-        kept = []
-        out = qkv.new_empty(*windows, tokens, heads, width)
-        for piece, piece_bias, masks in _pieces(qkv.shape[:4], bias, window, shift):
-            weights, out[piece] = _attend_windows(qkv[piece], scale, piece_bias, masks, cosine)
-            if keep:
-                kept.append(weights)
-        ctx.save_for_backward(qkv, scale, bias, *kept)
+    def forward(ctx, qkv: Tensor, padding: Tensor, scale: Tensor, cosine: bool, groups, *biases: Tensor) -> Tensor:
+        ctx.cosine, ctx.groups, ctx.shape, ctx.lengths = cosine, groups, qkv.shape, []
+        saved = [scale]
+        out = qkv.new_empty(*qkv.shape[:4], *qkv.shape[5:])
+        for sides, bias in zip(groups, biases, strict=True):
+            windows = _as_windows(qkv, sides).permute(7, 0, 1, 2, 3, 8, 4, 5, 6, 9)  # [3, B, ..., heads, t, h, w, d]
+            parts = windows.reshape(3, -1, bias.shape[0], bias.shape[1], qkv.shape[-1])
+            if bias.shape[2] > bias.shape[1]:
+                own = padding[:, None, :, None].expand(*parts.shape[:3], 1, -1)
+                parts = torch.cat([parts, own], dim=3)
+            (query, key), factor = _unit(parts[:2]) if cosine else (parts[:2], scale[:0])
+            query = query[:, :, : bias.shape[1]] * scale
+            value = parts[2]
+            keep = any(ctx.needs_input_grad) and bias.shape[2] <= KEPT_RATIO * 3 * qkv.shape[-1]
+            result = torch.empty_like(query)
+            kept = []
+            for few in _pieces(query, bias):
+                weights = _weights(query[few], key[few], bias)
+                result[few] = weights @ value[few]
+                if keep:
+                    kept.append(weights)
+            target = _as_windows(out, sides).movedim(7, 4)  # [B, ..., heads, t, h, w, d]
+            target.copy_(result.view(target.shape))
+            saved += [query, key, value, factor, bias, *kept]
+            ctx.lengths.append(5 + len(kept))
+        ctx.save_for_backward(*saved)
         return out.flatten(-2)
 
     @staticmethod
     def backward(ctx, grad_out: Tensor):
-        qkv, scale, bias, *kept = ctx.saved_tensors
-        grad_qkv = torch.empty_like(qkv)
-        grad_out = grad_out.unflatten(-1, qkv.shape[-2:])
-        total = torch.promote_types(bias.dtype, torch.float32)
-        grad_scale, grad_bias = torch.zeros_like(scale, dtype=total), torch.zeros_like(bias, dtype=total)
-        for number, (piece, piece_bias, masks) in enumerate(_pieces(qkv.shape[:4], bias, ctx.window, ctx.shift)):
-            query, key, value = _heads_first(qkv[piece])
-            if ctx.cosine:
-                (query, query_factor), (key, key_factor) = _unit(query), _unit(key)
-            scaled = query * scale
-            weights = kept[number] if kept else _weights(scaled, key, piece_bias, masks)
-            grad = grad_out[piece].transpose(-2, -3).contiguous()
-            grad_value = weights.transpose(-1, -2) @ grad
-            grad_weights = grad @ value.transpose(-1, -2)
-            grad_scores = torch.ops.aten._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
-            grad_bias += grad_scores.sum(dim=(0, 1, 2, 3), dtype=total)
-            grad_query = grad_scores @ key
-            grad_key = grad_scores.transpose(-1, -2) @ scaled
-            if ctx.cosine:
-                grad_scale += (grad_query * query).sum(dim=(0, 1, 2, 3), dtype=total).sum((-1, -2), keepdim=True)
-            grad_query *= scale
+        scale, *saved = ctx.saved_tensors
+        grad_out = grad_out.unflatten(-1, ctx.shape[-2:])
+        grad_qkv = grad_out.new_empty(ctx.shape)
+        total = {"dtype": torch.promote_types(scale.dtype, torch.float32)}
+        grad_padding, grad_scale = scale.new_zeros(3, *ctx.shape[-2:], **total), torch.zeros_like(scale, **total)
+        grad_biases = []
+        for sides, length in zip(ctx.groups, ctx.lengths, strict=True):
+            (query, key, value, factor, bias, *kept), saved = saved[:length], saved[length:]
+            grads = key.new_zeros(3, *key.shape)  # a padded token has no query
+            grad_query = grads[0, :, :, : bias.shape[1]]
+            grad_bias = torch.zeros_like(bias, **total)
+            grad_results = _as_windows(grad_out, sides).movedim(7, 4).reshape(query.shape)
+            for number, few in enumerate(_pieces(query, bias)):
+                weights = kept[number] if kept else _weights(query[few], key[few], bias)
+                grad = grad_results[few]
+                grads[2, few] = weights.transpose(-1, -2) @ grad
+                grad_weights = grad @ value[few].transpose(-1, -2)
+                grad_scores = torch.ops.aten._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
+                grad_bias += grad_scores.sum(dim=0, dtype=total["dtype"])
+                grad_query[few] = grad_scores @ key[few]
+                grads[1, few] = grad_scores.transpose(-1, -2) @ query[few]
+            grad_biases.append(grad_bias.to(bias.dtype))
             if ctx.cosine:  # moving along a vector does not change its direction
-                grad_query = (grad_query - query * (query * grad_query).sum(-1, keepdim=True)) * query_factor
-                grad_key = (grad_key - key * (key * grad_key).sum(-1, keepdim=True)) * key_factor
-            for index, part in enumerate((grad_query, grad_key, grad_value)):
-                grad_qkv[piece][..., index, :, :] = part.transpose(-2, -3)
-        return grad_qkv, grad_scale.to(scale.dtype), grad_bias.to(bias.dtype), None, None, None
+                along = (grad_query * query).sum(-1, keepdim=True)
+                grad_scale += along.sum(dim=(0, 2), dtype=total["dtype"]).unsqueeze(-1) / scale
+                grad_query.mul_(scale).sub_(query * (along / scale))
+                grads[1] -= key * (grads[1] * key).sum(-1, keepdim=True)
+                grads[:2] *= factor
+            else:
+                grad_query *= scale
+            if bias.shape[2] > bias.shape[1]:
+                grad_padding += grads[:, :, :, -1].sum(dim=1, dtype=total["dtype"])
+                grads = grads[:, :, :, :-1]
+            target = _as_windows(grad_qkv, sides).permute(7, 0, 1, 2, 3, 8, 4, 5, 6, 9)
+            target.copy_(grads.reshape(target.shape))
+        return grad_qkv, grad_padding.to(scale.dtype), grad_scale.to(scale.dtype), None, None, *grad_biases
 
 
-def _heads_first(qkv: Tensor) -> tuple[Tensor, ...]:
-    """[..., tokens, 3, heads, d] -> queries, keys and values [..., heads, tokens, d], each contiguous."""
-    return tuple(part.transpose(-2, -3).contiguous() for part in qkv.unbind(dim=-3))
+def _pieces(query: Tensor, bias: Tensor) -> list[slice]:
+    """Slices of some windows [windows, heads, tokens, d] whose scores are SCORES_BYTES or less."""
+    step = max(1, SCORES_BYTES // (bias.numel() * bias.element_size()))
+    return [slice(first, first + step) for first in range(0, len(query), step)]
 
 
-def _attend_windows(qkv: Tensor, scale: Tensor, bias: Tensor, masks: bool, cosine: bool) -> tuple[Tensor, Tensor]:
-    """Attention weights [..., heads, tokens, tokens] and results [..., tokens, heads, d] of some windows."""
-    query, key, value = _heads_first(qkv)
-    if cosine:
-        query, key = _unit(query)[0], _unit(key)[0]
-    weights = _weights(query * scale, key, bias, masks)
-    return weights, (weights @ value).transpose(-2, -3)
-
-
-def _weights(query: Tensor, key: Tensor, bias: Tensor, masks: bool) -> Tensor:
-    """softmax(query key^T + bias), [..., heads, tokens, tokens]."""
+def _weights(query: Tensor, key: Tensor, bias: Tensor) -> Tensor:
+    """softmax(query key^T + bias), [windows, heads, tokens, keys]."""
     scores = query @ key.transpose(-1, -2)
     scores += bias
-    weights = scores.softmax(dim=-1)
-    # weights of about exp(MASKED) are denormal numbers, which processors multiply a hundred times slower than zeros
-    return F.threshold_(weights, torch.finfo(weights.dtype).tiny, 0.0) if masks else weights
+    return scores.softmax(dim=-1)
+
+
+def _attend_in_pieces(
+    qkv: Tensor, padding: Tensor, scale: Tensor, bias: Tensor, window: tuple, shift: tuple, cosine: bool
+) -> Tensor:
+    """Shifted-window attention of qkv [B, T, H, W, 3, heads, d]: [B, T, H, W, heads * d]."""
+    bias = bias.unflatten(2, window).unflatten(1, window)
+    sides = [_windows_along(*side) for side in zip(qkv.shape[1:4], window, shift, strict=True)]
+    groups = list(itertools.product(*sides))
+    biases = [_window_bias(bias, group).to(qkv.dtype) for group in groups]
+    return _WindowAttention.apply(qkv, padding.to(qkv.dtype), scale.to(qkv.dtype), cosine, groups, *biases)
+
+
+def _attend_at_once(
+    qkv: Tensor, padding: Tensor, scale: Tensor, bias: Tensor, window: tuple, shift: tuple, cosine: bool
+) -> Tensor:
+    """The same of a map padded to whole windows, as torchvision does it: rolled, and with one mask of all windows."""
+    size, heads, width = qkv.shape[1:4], *qkv.shape[-2:]
+    qkv = qkv.roll([-step for step in shift], dims=(1, 2, 3))
+    extents = dict(zip(("wt", "wh", "ww"), window, strict=True))
+    pattern = "b (t wt) (h wh) (w ww) three n d -> three b (t h w) n (wt wh ww) d"
+    query, key, value = rearrange(qkv, pattern, **extents)
+    if cosine:
+        query, key = _unit(query)[0], _unit(key)[0]
+    counts = tuple(side // extent for side, extent in zip(size, window, strict=True))
+    together = (0, 1)  # windows count as samples
+    bias = bias[None]
+    if any(shift):  # every window has a mask of its own, so that windows count as heads
+        together = (1, 2)
+        bias = (bias + _shift_mask(counts, window, shift, bias.dtype, bias.device)).flatten(0, 1)[None]
+    query, key, value = (part.flatten(*together) for part in (query * scale, key, value))
+    out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype), scale=1.0)
+    out = out.reshape(-1, *counts, heads, *window, width)
+    out = rearrange(out, "b t h w n wt wh ww d -> b (t wt) (h wh) (w ww) (n d)")
+    return out.roll(shift, dims=(1, 2, 3))
+
+
+@functools.lru_cache(maxsize=16)
+def _shift_mask(counts: tuple, window: tuple, shift: tuple, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """MASKED between tokens of a window that a roll brought together, else 0: [windows, 1, tokens, tokens]."""
+    regions = []
+    for count, extent, step in zip(counts, window, shift, strict=True):
+        at = torch.arange(count * extent, device=device)
+        regions.append((at >= count * extent - step) if step else torch.zeros_like(at, dtype=torch.bool))
+    number = sum(region.int() << axis for axis, region in enumerate(torch.meshgrid(*regions, indexing="ij")))
+    extents = dict(zip(("wt", "wh", "ww"), window, strict=True))
+    number = rearrange(number, "(t wt) (h wh) (w ww) -> (t h w) 1 (wt wh ww)", **extents)
+    return (number[..., :, None] != number[..., None, :]).to(dtype) * MASKED
 
 
 def _attend(x: Tensor, module: nn.Module, bias: Tensor, window: tuple, shift: tuple, cosine: bool) -> Tensor:
@@ -151,35 +229,21 @@ def _attend(x: Tensor, module: nn.Module, bias: Tensor, window: tuple, shift: tu
     *size, channels = x.shape[1:]
     heads = module.num_heads
     shift = tuple(0 if side <= extent else step for side, extent, step in zip(size, window, shift, strict=True))
-    missing = [-side % extent for side, extent in zip(size, window, strict=True)]
-    if any(missing):
-        x = F.pad(x, (0, 0, 0, missing[2], 0, missing[1], 0, missing[0]))
-    if any(shift):
-        x = x.roll([-step for step in shift], dims=(1, 2, 3))
     qkv_bias = module.qkv.bias
     if cosine:  # version 2 has no bias on its keys, whatever the parameter holds
         qkv_bias = torch.cat([qkv_bias[:channels], torch.zeros_like(qkv_bias[:channels]), qkv_bias[2 * channels :]])
         scale = module.logit_scale.clamp(max=math.log(100.0)).exp()
     else:
-        scale = x.new_full((heads, 1, 1), (channels // heads) ** -0.5)
-    extents = dict(zip(("wt", "wh", "ww"), window, strict=True))
-    x = rearrange(x, "b (t wt) (h wh) (w ww) c -> b t h w (wt wh ww) c", **extents)
-    if torch.is_grad_enabled():
-        qkv = F.linear(x, module.qkv.weight, qkv_bias).unflatten(-1, (3, heads, channels // heads))
-        with torch.autocast(x.device.type, enabled=False):
-            out = _WindowAttention.apply(qkv, scale.to(qkv.dtype), bias.to(qkv.dtype), cosine, window, shift)
-    else:
-        device = x.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-        with torch.autocast(device, enabled=False):
-            x, weight, qkv_bias, scale, bias = (t.to(dtype) for t in (x, module.qkv.weight, qkv_bias, scale, bias))
-            out = torch.empty_like(x)
-            for piece, piece_bias, masks in _pieces(x.shape[:4], bias, window, shift):  # nothing is kept of any
-                qkv = F.linear(x[piece], weight, qkv_bias).unflatten(-1, (3, heads, -1))
-                out[piece] = _attend_windows(qkv, scale, piece_bias, masks, cosine)[1].flatten(-2)
-    out = rearrange(out, "b t h w (wt wh ww) c -> b (t wt) (h wh) (w ww) c", **extents)
-    if any(shift):
-        out = out.roll(shift, dims=(1, 2, 3))
+        scale = bias.new_full((heads, 1, 1), (channels // heads) ** -0.5)
+    each = (3, heads, channels // heads)
+    attend = _attend_in_pieces
+    if not in_pieces(x):
+        attend = _attend_at_once
+        missing = [-side % extent for side, extent in zip(size, window, strict=True)]
+        x = F.pad(x, (0, 0, 0, missing[2], 0, missing[1], 0, missing[0]))
+    qkv = F.linear(x, module.qkv.weight, qkv_bias).unflatten(-1, each)
+    with torch.autocast(x.device.type, enabled=False):
+        out = attend(qkv, qkv_bias.view(each).to(qkv.dtype), scale.to(qkv.dtype), bias, window, shift, cosine)
     return F.linear(out[:, : size[0], : size[1], : size[2]], module.proj.weight, module.proj.bias)
 
 
