@@ -190,6 +190,25 @@ def test_killed_in_mid_epoch_and_resumed_equals_unbroken(dataset, unbroken, tmp_
     assert_same_run(last.parent, unbroken)
 
 
+def test_losses_that_are_read_every_few_steps_and_saved_by_the_clock_change_nothing(
+    dataset, unbroken, tmp_path, monkeypatch
+):
+    """As on a GPU, where reading a loss waits for it."""
+    saves, save = [], run_folder.save_last
+    monkeypatch.setattr(trainer, "save_last", lambda *given: (saves.append(given[3]["position"]["step"]), save(*given)))
+    monkeypatch.setattr(trainer, "steps_between_reads", lambda device: 3)
+    monkeypatch.setattr(trainer, "SECONDS_BETWEEN_SAVES", 0)
+    main(arguments(dataset, tmp_path))
+    assert_same_run(folder_of(tmp_path), unbroken)
+    assert saves == [3, 4, 0] * 2  # after step 3, at the end of the epoch, and after validation
+
+
+def test_a_signal_to_another_process_stops_validation_in_this_one(dataset, tmp_path, monkeypatch):
+    gather = trainer.gather_objects
+    monkeypatch.setattr(trainer, "gather_objects", lambda item: [*gather(item), (signal.SIGTERM, item[1])])
+    assert main(arguments(dataset, tmp_path)) == 128 + signal.SIGTERM
+
+
 @pytest.mark.parametrize("writings", [1, 2])
 def test_cut_after_an_epoch_or_before_its_validation_equals_unbroken(
     dataset, unbroken, tmp_path, monkeypatch, writings
@@ -264,7 +283,8 @@ def test_ctrl_c_and_sigterm_save_and_exit(dataset, unbroken, tmp_path, monkeypat
     assert_same_run(folder_of(tmp_path), unbroken)
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_samples_named(dataset, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("every", "save_steps"), [(1, 1), (10, 2)])  # as on a CPU, and as on a GPU
+def test_a_loss_that_is_not_finite_stops_with_the_samples_named(dataset, tmp_path, monkeypatch, every, save_steps):
     real, count = trainer.total_loss, 0
 
     def broken(*given):
@@ -273,8 +293,9 @@ def test_a_loss_that_is_not_finite_stops_with_the_samples_named(dataset, tmp_pat
         return real(*given) * (float("nan") if count == 3 else 1)
 
     monkeypatch.setattr(trainer, "total_loss", broken)
+    monkeypatch.setattr(trainer, "steps_between_reads", lambda device: every)
     with pytest.raises(InputError, match=r"epoch 1, step 3: loss nan.*samples were \d\d/\d\d, .*last good checkpoint"):
-        main(arguments(dataset, tmp_path, save_steps=1))
+        main(arguments(dataset, tmp_path, save_steps=save_steps))
     saved = read_checkpoint(folder_of(tmp_path) / "checkpoint_last.pth")
     assert saved.training["position"]["step"] == 2
     assert all(weight.isfinite().all() for weight in saved.weights.values())
