@@ -195,8 +195,6 @@ def count_workers(settings: Settings, device: torch.device) -> int:
 
 def _workers(settings: Settings, device: torch.device) -> dict:
     count = count_workers(settings, device)
-    return {"num_workers": count, "persistent_workers": count > 0, "worker_init_fn": _start_worker}
-
-
-def _start_worker(_number: int) -> None:
-    cv2.setNumThreads(1)  # each worker is to take one core
+    if count:  # each worker is to take one core; set here, since in a forked process OpenCV would wait for its threads
+        cv2.setNumThreads(1)
+    return {"num_workers": count, "persistent_workers": count > 0}

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
@@ -121,6 +122,16 @@ def number_formats(lab: Lab) -> Iterator[Row]:
                 yield f"{name}: logits in {kind} against float64", text, relative <= limit
 
 
+@contextmanager
+def waiting_is_an_error() -> Iterator[None]:
+    """Raise where the host waits for the GPU."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 def twenty_steps(lab: Lab) -> Iterator[Row]:
     """Training steps in each number format; while they run, waiting for the GPU is an error."""
     steps = 20 if lab.full else 2
@@ -136,11 +147,8 @@ def twenty_steps(lab: Lab) -> Iterator[Row]:
             for step in range(steps):
                 # first steps set up the optimiser, the scaler and cuDNN
                 strict = lab.device.type == "cuda" and step > 2
-                torch.cuda.set_sync_debug_mode("error" if strict else "default")
-                try:
+                with waiting_is_an_error() if strict else nullcontext():
                     numbers.append(train_step(run, training, batches).numbers)
-                finally:
-                    torch.cuda.set_sync_debug_mode("default")
                 training.progress.step += 1
             losses = torch.stack(numbers)[:, 0].tolist()
             first[kind] = losses[0]
@@ -162,7 +170,7 @@ def resume_and_predict(lab: Lab) -> Iterator[Row]:
     near = abs(resumed / unbroken - 1)
     yield "resumed run: loss of the second epoch", f"{resumed:.5f}, unbroken {unbroken:.5f} (allowed 1 %)", near < 0.01
     frames = np.random.default_rng(0).random((5, 70, 90), dtype=np.float32)
-    for checkpoint in (folders["resumed"] / "checkpoint_best.pth", SHIPPED):
+    for checkpoint in (folders["resumed"] / "checkpoint_best.pth", *[SHIPPED] * lab.full):
         options = {"flip": True, "scales": (0.8, 1.0, 1.2)}
         here, cpu = (
             Predictor.from_checkpoint(checkpoint, device, **options)(frames) for device in (lab.device.type, "cpu")
