@@ -149,9 +149,12 @@ def build_training(
     if world_size() > 1:
         synchronise_layers(network)
     ema = build_ema(network, settings.ema) if settings.ema else None
-    if settings.compile is None:  # a failure of what was not asked for is a warning
-        torch._dynamo.config.suppress_errors = True
-    model = torch.compile(network) if compiles(settings, device) else network
+    model = network
+    if compiles(settings, device):
+        torch._dynamo.config.suppress_errors = (
+            settings.compile is None
+        )  # a failure of what nobody asked for is a warning
+        model = torch.compile(network)
     if world_size() > 1:
         model = share_gradients(model, device)
     optimizer = build_optimizer(network, settings)

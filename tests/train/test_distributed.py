@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -250,6 +251,22 @@ def test_synced_stochastic_depth_draws_as_torchvision_does():
     torch.manual_seed(1)
     assert torch.equal(synced(tensor), expected)
     assert torch.equal(synced.eval()(tensor), tensor)
+
+
+@pytest.mark.parametrize(("device", "fails", "left"), [("cuda", False, 1), ("cuda", True, 0), ("cpu", True, 1)])
+def test_a_process_takes_its_gpu_and_does_not_wait_for_the_others_after_an_error(monkeypatch, device, fails, left):
+    calls, gpu = [], torch.device("cuda", 1)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(distributed, "choose_device", lambda name, _rank: gpu if name == "cuda" else torch.device(name))
+    monkeypatch.setattr(torch.cuda, "set_device", lambda chosen: calls.append(chosen))
+    monkeypatch.setattr(
+        torch.distributed, "init_process_group", lambda kind, device_id: calls.append((kind, device_id))
+    )
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: calls.append("left"))
+    with suppress(ZeroDivisionError), distributed.process_group(device):
+        assert 1 / (not fails)
+    assert calls == ([gpu, ("nccl", gpu)] if device == "cuda" else [("gloo", None)]) + ["left"] * left
 
 
 def test_devices_that_are_not_there_are_refused():

@@ -15,7 +15,8 @@ import torch
 from models import load_model
 from tests.reference.datasets_folders import write_lists, write_pairs
 from train_script import run_folder, trainer
-from train_script.train import main
+from train_script.settings import merge_settings, parse_command_line
+from train_script.train import compiles, main
 from utils.checkpoint import read_checkpoint
 from utils.errors import InputError
 
@@ -299,6 +300,29 @@ def test_a_loss_that_is_not_finite_stops_with_the_samples_named(dataset, tmp_pat
     saved = read_checkpoint(folder_of(tmp_path) / "checkpoint_last.pth")
     assert saved.training["position"]["step"] == 2
     assert all(weight.isfinite().all() for weight in saved.weights.values())
+
+
+@pytest.mark.parametrize(("tf32", "products"), [(False, "highest"), (True, "high")])
+def test_float32_in_training_is_float32_unless_tf32_is_asked_for(monkeypatch, tf32, products):
+    def precision(*_given):
+        return torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision()
+
+    monkeypatch.setattr("train_script.train.train", precision)
+    before = precision()
+    assert main(["--dataset", "any", "--tf32", str(tf32)]) == (tf32, True, products)
+    assert precision() == before
+
+
+def test_a_network_is_compiled_for_a_gpu_or_if_asked_for(monkeypatch):
+    monkeypatch.setattr("train_script.train.has_triton", lambda: True)
+    for words, on_gpu, on_cpu in (
+        ([], True, False),
+        (["--compile"], True, True),
+        (["--compile", "false"], False, False),
+    ):
+        settings = merge_settings(None, parse_command_line(["--dataset", "any", *words])[1])
+        assert compiles(settings, torch.device("cuda")) == on_gpu
+        assert compiles(settings, torch.device("cpu")) == on_cpu
 
 
 def test_a_folder_that_cannot_be_written_is_known_before_training(dataset, tmp_path, monkeypatch):
