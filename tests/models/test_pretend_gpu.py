@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -23,6 +24,7 @@ from train_script.state import Training, restore, training_state
 from train_script.trainer import train_step
 
 SIDE = 32
+GPU = torch.device("cuda", 0)
 TINY = {
     "datransnet": {"width": 4},
     "sgmp_unet": {
@@ -146,19 +148,27 @@ def prepare_training(network, device, amp, **given):
     return SimpleNamespace(settings=settings, batches=batches, schedule=schedule, device=device, amp=amp), training
 
 
-@names
-def test_training_steps_and_predictions_stay_on_the_gpu(name, monkeypatch):
-    """Forward, every loss, both passes of the hand-written gradients, clipping, scaling, optimiser, EMA, predictor.
+@pytest.fixture
+def fake_gpu(monkeypatch):
+    """The mode in which tensors on `cuda` are fake: with a shape and a device, but no values.
 
-    A tensor on another device is an error, and so is a number that the host reads.
+    A tensor on another device is an error there, and so is a number that the host reads.
     """
-    ran = check_both_passes(monkeypatch)
     monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
     generator = torch.Generator()
-    monkeypatch.setattr(window_attention, "_shift_mask", window_attention._shift_mask.__wrapped__)  # keep no fake ones
     monkeypatch.setattr(torch, "Generator", lambda device: generator)  # there are no fake ones
+    monkeypatch.setattr(window_attention, "_shift_mask", window_attention._shift_mask.__wrapped__)  # keep no fake ones
     monkeypatch.setattr(FakeTensorMode, "__deepcopy__", lambda mode, memo: mode, raising=False)
-    network = build(name)
+    with FakeTensorMode() as mode:
+        yield mode
+
+
+@names
+def test_a_training_step_stays_on_the_gpu(name, fake_gpu, monkeypatch):
+    """Forward, losses, both passes of the hand-written gradients, clipping, loss scaling, optimiser, and EMA."""
+    ran = check_both_passes(monkeypatch)
+    with fake_tensor.unset_fake_temporarily():
+        network = build(name)
 
     def backward(loss):
         assert loss.device.type == "cuda" and loss.requires_grad
@@ -166,35 +176,41 @@ def test_training_steps_and_predictions_stay_on_the_gpu(name, monkeypatch):
             parameter.grad = torch.zeros_like(parameter)
 
     monkeypatch.setattr(Tensor, "backward", backward)
-    device = torch.device("cuda", 0)
-    with FakeTensorMode() as mode:
-        move_to_fake_gpu(network, mode)
-        given = {"ema": 0.9, "aux_weight": 0.5, "loss": "bce_soft_iou"}
-        run, training = prepare_training(network, device, torch.float16, **given)
-        batches = repeat(one_batch(network))
-        with HostWaits() as waits:
-            result = train_step(run, training, batches)
-        assert not waits.found
-        assert result.numbers.device.type == "cuda"
-        assert set(ran) == ({"KeyProducts"} if name == "datransnet" else set()) and training.scaler.is_enabled()
-        moments = [value for state in training.optimizer.state.values() for value in state.values()]
-        assert {tensor.device.type for tensor in (*moments, *training.ema.averaged)} == {"cuda"}
-        logits, mask = (torch.rand(2, 1, 8, 8, device=device) for _ in range(2))
-        with HostWaits() as waits:
-            for loss, _ in LOSSES.values():
-                assert loss(logits, mask).device.type == "cuda"
-            assert not waits.found
-            logits.new_tensor([1.0])  # what it is that counts
-            assert len(waits.found) == 1
+    move_to_fake_gpu(network, fake_gpu)
+    given = {"ema": 0.9, "aux_weight": 0.5, "loss": "bce_soft_iou"}
+    run, training = prepare_training(network, GPU, torch.float16, **given)
+    batches = repeat(one_batch(network))
+    with HostWaits() as waits:
+        result = train_step(run, training, batches)
+    assert not waits.found
+    assert result.numbers.device == GPU
+    assert set(ran) == ({"KeyProducts"} if name == "datransnet" else set()) and training.scaler.is_enabled()
+    moments = [value for state in training.optimizer.state.values() for value in state.values()]
+    assert {tensor.device for tensor in (*moments, *training.ema.averaged)} == {GPU}
 
-        monkeypatch.setattr(Tensor, "numpy", lambda tensor: tensor)
-        monkeypatch.setattr(network, "to", lambda device: network)  # which fake parameters cannot
-        predictor = Predictor(network, torch.from_numpy, device, flip=True, scales=(0.5,), amp="fp16")
-        clips = [clip[..., 3:] for clip in random_clip(network)]  # they are padded
-        with HostWaits() as waits:
-            maps = predictor.score_maps(clips, [(SIDE, SIDE - 3)] * 2)
-        assert len(waits.found) == 1  # the copy of all results
-        assert {(one.probability.shape, one.probability.device.type) for one in maps} == {((SIDE, SIDE - 3), "cpu")}
+
+def test_losses_stay_on_the_gpu(fake_gpu):
+    logits, mask = (torch.rand(2, 1, 8, 8, device=GPU) for _ in range(2))
+    with HostWaits() as waits:
+        for loss, _ in LOSSES.values():
+            assert loss(logits, mask).device == GPU
+        assert not waits.found
+        logits.new_tensor([1.0])  # what it is that is not to be found
+        assert len(waits.found) == 1
+
+
+def test_predictions_are_copied_from_the_gpu_at_once(fake_gpu, monkeypatch):
+    with fake_tensor.unset_fake_temporarily():
+        network = build("datransnet")
+    move_to_fake_gpu(network, fake_gpu)
+    monkeypatch.setattr(Tensor, "numpy", lambda tensor: tensor)
+    monkeypatch.setattr(network, "to", lambda device: network)  # which fake parameters cannot
+    predictor = Predictor(network, torch.from_numpy, GPU, flip=True, scales=(0.5,), amp="fp16")
+    clips = [clip[..., 3:] for clip in random_clip(network)]  # they are padded
+    with HostWaits() as waits:
+        maps = predictor.score_maps(clips, [(SIDE, SIDE - 3)] * 2)
+    assert len(waits.found) == 1
+    assert {(one.probability.shape, one.probability.device.type) for one in maps} == {((SIDE, SIDE - 3), "cpu")}
 
 
 @names
@@ -223,15 +239,9 @@ def test_a_run_resumes_in_another_number_format(first, then):
 
 
 @names
-@pytest.mark.parametrize("train", [False, True])
-def test_the_compiler_sees_one_graph(name, train):
-    network = build(name).train(train)
-    clip = random_clip(network)
+def test_training_is_one_graph_to_the_compiler(name):
+    network = build(name).train()
     torch._dynamo.reset()
-    with torch.set_grad_enabled(train):
-        compiled = torch.compile(network, backend="eager", fullgraph=True)  # a graph break is an error
-        torch.manual_seed(0)
-        logits = compiled(clip)
-    if train:
-        logits.square().mean().backward()
-        assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
+    compiled = torch.compile(network, backend="eager", fullgraph=True)  # a graph break is an error
+    compiled(random_clip(network)).square().mean().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
