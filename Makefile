@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format clean
+.PHONY: demo test gpu-check lint format clean
 
 # The shipped weights at work, a short fine-tuning, and a report. Interrupted, `make demo` continues where it stopped.
 demo: .venv/.installed
@@ -10,6 +10,10 @@ demo: .venv/.installed
 
 test: .venv/.test-installed
 	$(BIN)/python -m pytest
+
+# On a machine with a CUDA GPU: correctness, number formats, training, speed and memory there, in about five minutes.
+gpu-check: .venv/.test-installed
+	ISTD_GPU_CHECK=cuda $(BIN)/python -m pytest tests/gpu -n 0 -s
 
 lint: .venv/.test-installed
 	$(BIN)/ruff check .

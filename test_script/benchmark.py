@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from models import MODELS, build_model
 from test_script.options import add_device_options, command_parser
 from utils.config import add_pairs_option, convert
-from utils.distributed import autocast, choose_amp, choose_device
+from utils.distributed import amp_name, autocast, choose_amp, choose_device, float32_precision
 from utils.errors import InputError, run_main
 from utils.files import check_writable, write_json
 from utils.metrics.tables import text_table
@@ -67,7 +67,8 @@ def main(argv: list[str] | None = None) -> None:
         "clip": list(shape),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
-        **{name: getattr(args, name) for name in ("amp", "compile", "warmup", "runs")},
+        "amp": amp_name(choose_amp(args.amp, device)),
+        **{name: getattr(args, name) for name in ("compile", "warmup", "runs")},
         "torch": torch.__version__,
     }
     print(as_text(settings, metrics))
@@ -131,7 +132,7 @@ def latency(network: nn.Module, clip: Tensor, amp: str, warmup: int, runs: int) 
 
 def forward(network: nn.Module, clip: Tensor, amp: str) -> None:
     """A forward pass, under autocast unless `amp` is none, to the end of what the device does for it."""
-    with autocast(clip.device, choose_amp(amp, clip.device)):
+    with autocast(clip.device, choose_amp(amp, clip.device)), float32_precision(tf32=False):
         network(clip)
     if clip.device.type != "cpu":
         torch.get_device_module(clip.device).synchronize(clip.device)

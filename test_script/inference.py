@@ -46,7 +46,7 @@ from test_script.results.inference_results import merge_parts, published_lines, 
 from test_script.results.result_files import background_calls, frame_file, write_map, write_mask
 from test_script.results.sequence_tracks import keep_long_tracks, link_parts, measure_tracks, write_tracks
 from test_script.results.work_parts import Part, load_part, loader_batches, save_part, split_work, start_run
-from utils.distributed import barrier, end_distributed, init_distributed, is_main, rank, world_size
+from utils.distributed import amp_name, barrier, is_main, process_group, rank, world_size
 from utils.errors import InputError, run_main
 from utils.metrics import PROTOCOLS, MetricAccumulator, Protocol, build_metric
 from utils.metrics.matching import close_pairs
@@ -60,11 +60,8 @@ GPU_WORKERS = 4
 def main(argv: list[str] | None = None) -> None:
     """Run the command line `argv` (default: that of the process)."""
     args = parse_arguments(argv)
-    device = init_distributed(args.device)
-    try:
+    with process_group(args.device) as device:
         run(args, device)
-    finally:
-        end_distributed()
 
 
 class Job(NamedTuple):
@@ -112,7 +109,8 @@ def prepare_jobs(indices: list[DatasetIndex], args: argparse.Namespace, device: 
             "model": model.name,
             "checkpoint": str(args.model_path),
             "model_sha256": checksum,
-            **{name: getattr(args, name) for name in ("image_size", "flip", "tile", "amp", "compile", *TRACK_OPTIONS)},
+            **{name: getattr(args, name) for name in ("image_size", "flip", "tile", "compile", *TRACK_OPTIONS)},
+            "amp": amp_name(predictor.amp),
             "scales": list(predictor.scales),
             "save_maps": args.save_maps,
             "frames": len(dataset),

@@ -22,7 +22,7 @@ from test_script.options import add_model_options, add_track_options, command_pa
 from test_script.results.inference_results import read_finished
 from test_script.results.result_files import write_table
 from test_script.results.work_parts import check_run
-from utils.distributed import barrier, end_distributed, init_distributed, is_main
+from utils.distributed import barrier, is_main, process_group
 from utils.errors import InputError, run_main
 from utils.files import check_writable, json_ready, open_atomic
 from utils.metrics import PROTOCOLS
@@ -36,11 +36,8 @@ Results = Mapping[tuple[str, str], Mapping[str, Mapping]]  # (checkpoint, datase
 def main(argv: list[str] | None = None) -> None:
     """Run the command line `argv` (default: that of the process)."""
     args = parse_arguments(argv)
-    device = init_distributed(args.device)
-    try:
+    with process_group(args.device) as device:
         run(args, device)
-    finally:
-        end_distributed()
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

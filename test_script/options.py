@@ -25,8 +25,8 @@ def add_device_options(parser: argparse.ArgumentParser, amp: bool = True) -> Non
     """Add --device and, unless `amp` is False, --amp."""
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps; default auto")
     if amp:
-        choices, text = "|".join(AMP_NAMES), f"{AMP_HELP}; default none"
-        parser.add_argument("--amp", nargs="?", const="bf16", default="none", metavar=choices, help=text)
+        choices, text = "|".join(AMP_NAMES), f"{AMP_HELP}; default none; --amp alone: auto"
+        parser.add_argument("--amp", nargs="?", const="auto", default="none", metavar=choices, help=text)
 
 
 def add_model_options(parser: argparse.ArgumentParser, path_required: bool = True, several: bool = False) -> None:

@@ -1,10 +1,12 @@
 """What a run trains and validates on: one or several datasets, held-out sequences, and batches whose order depends on
 (seed, epoch) alone."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import NamedTuple
 
+import cv2
 import torch
 from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader, Sampler, Subset
@@ -17,6 +19,7 @@ from utils.distributed import barrier, is_main, rank, world_size
 from utils.errors import InputError
 
 HOLDOUT_SHARE = 0.1
+GPU_WORKERS = 8  # at most, of a training process
 
 
 class EvaluatedSet(NamedTuple):
@@ -156,7 +159,9 @@ def build_train_dataset(settings: Settings, sequences: list[Sequence], name: str
     return ClipDataset(sequences, model.num_frames, transform, border, name, seed=settings.seed)
 
 
-def build_train_loader(settings: Settings, datasets: list[ClipDataset], pin: bool) -> tuple[DataLoader, EpochBatches]:
+def build_train_loader(
+    settings: Settings, datasets: list[ClipDataset], device: torch.device
+) -> tuple[DataLoader, EpochBatches]:
     """Loader of this process's share of the training batches, and the sampler that sets its epoch and first step."""
     mixed = MixedDataset(datasets)
     indices = [
@@ -165,20 +170,31 @@ def build_train_loader(settings: Settings, datasets: list[ClipDataset], pin: boo
     ]
     counts = epoch_counts([len(items) for items in indices], settings.dataset_weights, settings.epoch_samples)
     batches = EpochBatches(indices, counts, settings.batch_size, settings.accumulate, settings.seed)
-    loader = DataLoader(mixed, batch_sampler=batches, collate_fn=collate, pin_memory=pin, **_workers(settings))
+    pin = device.type == "cuda"
+    loader = DataLoader(mixed, batch_sampler=batches, collate_fn=collate, pin_memory=pin, **_workers(settings, device))
     return loader, batches
 
 
 def build_evaluated_set(
-    settings: Settings, sequences: list[Sequence], name: str, model: nn.Module, limit: int | None
+    settings: Settings, sequences: list[Sequence], name: str, model: nn.Module, limit: int | None, device: torch.device
 ) -> EvaluatedSet:
     """At most `limit` frames of `sequences`, evenly spread; of these this process evaluates every world_size()-th."""
     dataset = eval_dataset(sequences, model, asdict(settings), name)
     share = Subset(dataset, evenly(len(dataset), limit)[rank() :: world_size()])
     # lists of samples, as sizes may differ within a batch
-    loader = DataLoader(share, batch_size=settings.val_batch_size, collate_fn=list, **_workers(settings))
+    loader = DataLoader(share, batch_size=settings.val_batch_size, collate_fn=list, **_workers(settings, device))
     return EvaluatedSet(dataset, loader)
 
 
-def _workers(settings: Settings) -> dict:
-    return {"num_workers": settings.num_workers, "persistent_workers": settings.num_workers > 0}
+def count_workers(settings: Settings, device: torch.device) -> int:
+    """How many processes load data for this one: as set, or for a GPU its share of the cores, and none for a CPU."""
+    if settings.num_workers is not None:
+        return settings.num_workers
+    return min(GPU_WORKERS, max(1, os.cpu_count() // world_size())) if device.type == "cuda" else 0
+
+
+def _workers(settings: Settings, device: torch.device) -> dict:
+    count = count_workers(settings, device)
+    if count:  # each worker is to take one core; set here, since in a forked process OpenCV would wait for its threads
+        cv2.setNumThreads(1)
+    return {"num_workers": count, "persistent_workers": count > 0}

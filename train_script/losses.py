@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torchvision.ops import sigmoid_focal_loss
 
-from utils.distributed import all_reduce_sum
+from utils.distributed import all_reduce_sum, world_size
 
 FOCAL_ALPHA = 0.25
 FOCAL_GAMMA = 2.0
@@ -46,9 +46,8 @@ def bce_soft_iou_loss(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
     While the network says 'nothing' everywhere, the soft IoU has hardly a gradient; the cross-entropy has.
     """
-    total = F.binary_cross_entropy_with_logits(logits, mask, reduction="sum")
-    total, pixels = all_reduce_sum(torch.stack([total, total.new_tensor(float(mask.numel()))]))
-    return total / pixels + soft_iou_loss(logits, mask)
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, mask)  # every process has an equal share of the pixels
+    return all_reduce_sum(cross_entropy) / world_size() + soft_iou_loss(logits, mask)
 
 
 class Loss(NamedTuple):

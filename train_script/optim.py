@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from itertools import chain
 
 import torch
 from timm.utils import ModelEmaV3
@@ -76,9 +77,17 @@ def build_ema(model: nn.Module, decay: float) -> ModelEmaV3:
     """
     ema = ModelEmaV3(model, decay, use_warmup=True, warmup_gamma=9, warmup_power=1)
     ema.module.requires_grad_(False)
+    # Collected once: `ModelEmaV3.update` goes through both networks each time, which takes the host longer than a GPU.
+    tensors = [list(chain(net.parameters(), net.buffers())) for net in (ema.module, model)]
+    ema.averaged, ema.original = ([one for one in side if one.is_floating_point()] for side in tensors)
+    ema.counts, ema.original_counts = ([one for one in side if not one.is_floating_point()] for side in tensors)
     return ema
 
 
-def update_ema(ema: ModelEmaV3, model: nn.Module, updates: int) -> None:
-    """Move the average towards the weights of `model`, after `updates` earlier updates."""
-    ema.update(model, step=updates + 2)  # timm's warm-up of step s is that of (s - 1) / (s + 8)
+@torch.no_grad()
+def update_ema(ema: ModelEmaV3, updates: int) -> None:
+    """Move the average towards the weights of the network it was built of, after `updates` earlier updates."""
+    decay = ema.get_decay(updates + 2)  # timm's warm-up of step s is that of (s - 1) / (s + 8)
+    torch._foreach_lerp_(ema.averaged, ema.original, 1 - decay)
+    if ema.counts:
+        torch._foreach_copy_(ema.counts, ema.original_counts)

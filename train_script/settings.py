@@ -69,7 +69,7 @@ class Settings:
     val_size: Count
     limit_train: Count | None
     limit_val: Count | None
-    num_workers: Whole
+    num_workers: Whole | None
 
     model: Literal[tuple(MODELS)]
     model_options: dict
@@ -94,7 +94,8 @@ class Settings:
 
     device: str
     amp: Literal[AMP_NAMES]
-    compile: bool
+    compile: bool | None
+    tf32: bool
     seed: Seed
 
     val_every: Count
@@ -107,7 +108,7 @@ class Settings:
     output_root: str
     experiment_name: FolderName | None
     resume: str | None
-    save_steps: Count
+    save_steps: Count | None
     keep_best: Count
     tensorboard: bool
     final_test: bool
@@ -204,7 +205,8 @@ def check_datasets(settings: Settings) -> None:
 
 def changed_settings(old: dict[str, Any], new: Settings) -> list[str]:
     """'name old -> new' for every setting that differs from those saved with a run, but for where and how it runs."""
-    place = {"resume", "data_root", "output_root", "experiment_name", "num_workers", "save_steps", "tensorboard"}
+    place = {"resume", "data_root", "output_root", "experiment_name"}
+    place |= {"num_workers", "compile", "save_steps", "tensorboard"}
     before = renamed(old)
     return [
         f"{name} {before[name]} -> {value}"

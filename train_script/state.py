@@ -20,6 +20,7 @@ class Progress:
     step: int = 0  # steps done of the next epoch
     loss_sum: float = 0.0  # of the losses of those steps
     train_seconds: float = 0.0  # that they took
+    data_seconds: float = 0.0  # of these, waiting for data
     seconds: float = 0.0  # in training and validation of completed epochs, over all resumptions
     best: list[list[float]] = field(default_factory=list)  # [score, epoch] of the best checkpoints, best first
 
@@ -65,7 +66,8 @@ def restore(training: Training, weights: dict[str, torch.Tensor], state: dict) -
         training.ema_updates = state.get("updates", 0)
     groups = training.optimizer.state_dict()["param_groups"]
     training.optimizer.load_state_dict({"state": state["optimizer"], "param_groups": groups})
-    training.scaler.load_state_dict(state["scaler"])
+    if state["scaler"]:  # empty for a run in another number format than fp16
+        training.scaler.load_state_dict(state["scaler"])
     training.progress = Progress(**state["position"])
 
 
@@ -84,11 +86,6 @@ class StopSignal:
         self.count += 1
         if self.count >= PATIENCE:
             raise KeyboardInterrupt
-
-    def check(self) -> None:
-        """Raise `Interrupted` if a signal has come to this process."""
-        if self.signum:
-            raise Interrupted(self.signum)
 
 
 @contextmanager

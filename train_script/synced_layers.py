@@ -1,6 +1,7 @@
 """Layers whose behaviour depends on the batch, made to see the global batch of all processes.
 
-`nn.SyncBatchNorm` runs on GPUs only; this one runs everywhere, so that the CPU tests cover what GPUs run.
+`nn.SyncBatchNorm` runs on GPUs only, and makes the host wait for the GPU in every layer; the one here does neither, so
+that the CPU tests cover what GPUs run, and it compiles.
 """
 
 import torch
@@ -11,7 +12,10 @@ from utils.distributed import all_reduce_sum, rank, world_size
 
 
 class SyncedBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch normalisation with the statistics of the global batch, [B, C, ...] -> [B, C, ...]."""
+    """Batch normalisation with the statistics of the global batch, of which every process holds an equal share.
+
+    [B, C, ...] -> [B, C, ...]. For its backward pass it keeps its input and nothing else of that size.
+    """
 
     def _check_input_dim(self, tensor: torch.Tensor) -> None:
         if tensor.dim() < 2:
@@ -24,23 +28,21 @@ class SyncedBatchNorm(nn.modules.batchnorm._BatchNorm):
         shape = [1, -1] + [1] * (tensor.dim() - 2)
         # under autocast the statistics stay in float32, as in nn.BatchNorm2d
         values = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-        local_count = values.new_tensor([values.numel() / values.shape[1]])
-        sums = all_reduce_sum(torch.cat([values.sum(axes), local_count]))
-        count = sums[-1].detach()
-        mean = sums[:-1] / count
-        centred = values - mean.view(shape)
-        variance = all_reduce_sum(centred.square().sum(axes)) / count
-        scaled = centred * torch.rsqrt(variance + self.eps).view(shape)
-        if self.affine:
-            scaled = scaled * self.weight.view(shape) + self.bias.view(shape)
+        count = world_size() * values.numel() // values.shape[1]
+        own_variance, own_mean = torch.var_mean(values, axes, correction=0)
+        mean = all_reduce_sum(own_mean) / world_size()
+        variance = all_reduce_sum(own_variance + (own_mean - mean).square()) / world_size()
+        gain = torch.rsqrt(variance + self.eps)
+        gain = gain * self.weight if self.affine else gain
+        offset = self.bias - mean * gain if self.affine else -mean * gain
         if self.track_running_stats:
             self._track(mean.detach(), variance.detach() * count / (count - 1))
-        return scaled.to(tensor.dtype)
+        return torch.addcmul(offset.view(shape), values, gain.view(shape)).to(tensor.dtype)
 
     @torch.no_grad()
     def _track(self, mean: torch.Tensor, variance: torch.Tensor) -> None:
         self.num_batches_tracked.add_(1)
-        momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        momentum = (1 / self.num_batches_tracked).to(mean.dtype) if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean, momentum)
         self.running_var.lerp_(variance, momentum)
 

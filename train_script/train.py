@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._triton import has_triton
 
 from datasets import DatasetIndex
 from models import build_model, load_weights
@@ -20,7 +21,7 @@ from train_script.tensorboard import open_writer
 from train_script.trainer import Run, run_epochs
 from utils.checkpoint import Checkpoint
 from utils.config import write_settings
-from utils.distributed import choose_amp, end_distributed, init_distributed, is_main, world_size
+from utils.distributed import amp_name, choose_amp, float32_precision, is_main, process_group, world_size
 from utils.errors import InputError, run_main
 from utils.metrics import build_metric
 from utils.metrics.accumulator import LOWER_IS_BETTER
@@ -32,15 +33,12 @@ def main(argv: list[str] | None = None) -> int:
     """Train as the command line says; 0 when done, 128 + signal number after an interruption."""
     config, given = parse_command_line(argv)
     settings = merge_settings(config, given)
-    device = init_distributed(settings.device)
-    log = Log()
-    try:
+    with process_group(settings.device) as device:
         folder, saved = find_run(settings, config)
         if saved and config is None:
             settings = merge_settings(None, given, saved.settings)
-        return train(settings, folder, saved, device, log)
-    finally:
-        end_distributed()
+        with float32_precision(settings.tf32, benchmark=True):  # training samples have one size
+            return train(settings, folder, saved, device, Log())
 
 
 def find_run(settings: Settings, config: str | None) -> tuple[Path, Checkpoint | None]:
@@ -77,11 +75,11 @@ def train(settings: Settings, folder: Path, saved: Checkpoint | None, device: to
         data.build_train_dataset(settings, part["train"], name, network)
         for name, part in zip(names, parts, strict=True)
     ]
-    train_loader, batches = data.build_train_loader(settings, train_data, pin=device.type == "cuda")
+    train_loader, batches = data.build_train_loader(settings, train_data, device)
 
     def evaluated(split: str, limit: int | None) -> list[data.EvaluatedSet]:
         return [
-            data.build_evaluated_set(settings, part[split], name, network, limit)
+            data.build_evaluated_set(settings, part[split], name, network, limit, device)
             for name, part in zip(names, parts, strict=True)
         ]
 
@@ -89,7 +87,8 @@ def train(settings: Settings, folder: Path, saved: Checkpoint | None, device: to
         run_folder.check_space(folder, network, settings.keep_best)
         log.path = folder / "train.log"
         write_settings(folder / "settings.yaml", settings)
-    training = build_training(settings, network, device)
+    amp = choose_amp(settings.amp, device)
+    training = build_training(settings, network, device, amp)
     if saved:
         continue_from(saved, training, settings, folder, log)
     progress = training.progress
@@ -98,7 +97,7 @@ def train(settings: Settings, folder: Path, saved: Checkpoint | None, device: to
             settings=settings,
             folder=folder,
             device=device,
-            amp=choose_amp(settings.amp, device),
+            amp=amp,
             protocol=protocol,
             select_by=select_by,
             train_loader=train_loader,
@@ -144,17 +143,32 @@ def build_network(settings: Settings, device: torch.device, saved: Checkpoint | 
     return network.to(device)
 
 
-def build_training(settings: Settings, network: nn.Module, device: torch.device) -> Training:
+def build_training(
+    settings: Settings, network: nn.Module, device: torch.device, amp: torch.dtype | None = None
+) -> Training:
     """The network with all that trains it; in several processes, synchronised between them."""
     if world_size() > 1:
         synchronise_layers(network)
     ema = build_ema(network, settings.ema) if settings.ema else None
-    model = torch.compile(network) if settings.compile else network
+    model = network
+    if compiles(settings, device):
+        torch._dynamo.config.suppress_errors = (
+            settings.compile is None
+        )  # a failure of what nobody asked for is a warning
+        model = torch.compile(network)
     if world_size() > 1:
         model = share_gradients(model, device)
     optimizer = build_optimizer(network, settings)
-    scaler = torch.amp.GradScaler(device.type, enabled=settings.amp == "fp16")
+    scaler = torch.amp.GradScaler(device.type, enabled=amp == torch.float16)
     return Training(network, model, optimizer, scaler, ema)
+
+
+def compiles(settings: Settings, device: torch.device) -> bool:
+    """Whether the network is compiled: as set, or on a GPU that Triton writes code for.
+
+    There the host takes longer to start the kernels of an uncompiled network than the GPU to run them.
+    """
+    return (device.type == "cuda" and has_triton()) if settings.compile is None else settings.compile
 
 
 def share_gradients(model: nn.Module, device: torch.device) -> DistributedDataParallel:
@@ -219,7 +233,7 @@ def announce(run: Run, indices: list[DatasetIndex], network: nn.Module) -> None:
         f"process(es) x {settings.accumulate} accumulation step(s) x {share}; "
         f"preset {settings.preset}, {settings.train_size} px; {settings.loss}; "
         f"{settings.optimizer}, lr {settings.lr:g} ({settings.schedule}); "
-        f"{run.device}, {'float32' if run.amp is None else str(run.amp).removeprefix('torch.')}"
+        f"{describe_computing(run)}"
     )
     if settings.select_on == "test":
         log(
@@ -237,6 +251,19 @@ def announce(run: Run, indices: list[DatasetIndex], network: nn.Module) -> None:
             f"the test set is {'evaluated once, at the end' if settings.final_test else 'not used'}"
         )
     log(f"output: {run.folder}")
+
+
+def describe_computing(run: Run) -> str:
+    """The device and how it computes, for the log."""
+    settings, name = run.settings, "float32" if run.amp is None else amp_name(run.amp)
+    if run.device.type != "cuda":
+        return f"{run.device}, {name}"
+    workers, rounding = data.count_workers(settings, run.device), "TF32" if settings.tf32 else "true float32"
+    compiled = ", compiled" if compiles(settings, run.device) else ""
+    return (
+        f"{run.device} ({torch.cuda.get_device_name(run.device)}), {name}{compiled}, {workers} loading processes; "
+        f"float32 products in {rounding}, cuDNN's algorithms by trial, so that runs are repeatable up to rounding only"
+    )
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -31,6 +31,7 @@ from utils.metrics import PROTOCOLS, build_metric
 from utils.metrics.accumulator import mean_metrics
 
 STEPS_BETWEEN_POINTS = 10  # of the TensorBoard curves of loss, learning rate and gradient norm
+SECONDS_BETWEEN_SAVES = 300
 SHOWN_METRICS = ("iou", "niou", "pd", "fa", "f1")
 
 
@@ -54,6 +55,14 @@ class Run:
     writer: Any  # a SummaryWriter, or None
 
 
+class StepResult(NamedTuple):
+    """What a step leaves, on the device."""
+
+    step: int  # of the epoch, from 1
+    numbers: torch.Tensor  # [2]: loss, and norm of the gradients before clipping
+    names: list[str]  # of this process's samples
+
+
 def run_epochs(run: Run, training: Training) -> None:
     """Train the epochs that are left, then evaluate on the test set. Raises `Interrupted` with everything saved."""
     while training.progress.epoch < run.settings.epochs:
@@ -65,65 +74,88 @@ def run_epochs(run: Run, training: Training) -> None:
 
 
 def train_one_epoch(run: Run, training: Training) -> None:
-    """Train to the end of the current epoch; checkpoint_last.pth is saved every `save_steps` and at the end."""
+    """Train to the end of the current epoch; checkpoint_last.pth is saved every `save_steps` and at the end.
+
+    On a GPU the losses of several steps are read, and checked, together: nothing is saved before that.
+    """
     progress, settings, steps = training.progress, run.settings, run.batches.steps
     training.model.train()
     run.batches.start(progress.epoch, progress.step)
     run.train_loader.dataset.set_epoch(progress.epoch)
     parts = iter(run.train_loader)
-    since = time.perf_counter()
+    every = steps_between_reads(run.device)
+    unread: list[StepResult] = []
+    saved = since = time.perf_counter()
     title = f"epoch {progress.epoch + 1}/{settings.epochs}"
     hidden = None if is_main() else True  # None: where there is no terminal
     with tqdm(total=steps, initial=progress.step, desc=title, unit="step", leave=False, disable=hidden) as bar:
         while progress.step < steps:
-            loss, norm = train_step(run, training, parts)
+            unread.append(train_step(run, training, parts))
             progress.step += 1
-            progress.loss_sum += loss
+            bar.update()
+            save = progress.step == steps or (settings.save_steps and progress.step % settings.save_steps == 0)
+            if progress.step % every and not save:
+                continue
+            read_results(run, training, unread)
+            unread.clear()
             progress.train_seconds += (now := time.perf_counter()) - since
             since = now
-            bar.update()
             bar.set_postfix(loss=f"{progress.loss_sum / progress.step:.4f}", refresh=False)
-            write_points(run, training, loss, norm)
             signum = all_reduce_max(run.stop.signum, run.device)
-            if signum or progress.step % settings.save_steps == 0 or progress.step == steps:
+            if signum or save or (settings.save_steps is None and now - saved > SECONDS_BETWEEN_SAVES):
                 save_progress(run, training)
+                saved = time.perf_counter()
             if signum:
                 raise Interrupted(signum)
 
 
-def train_step(run: Run, training: Training, parts: Iterator) -> tuple[float, float]:
-    """One step of the optimiser; returns the loss, and the norm of the gradients before clipping.
+def steps_between_reads(device: torch.device) -> int:
+    """After how many steps their losses are read: on a GPU the host waits until it has computed them."""
+    return 1 if device.type == "cpu" else 10
 
-    Raises `InputError` for a loss or gradient that is not finite, before it reaches the weights.
+
+def read_results(run: Run, training: Training, results: list[StepResult]) -> None:
+    """Add the losses of steps to the epoch's; the one place of a step where the host waits for a GPU.
+
+    Raises `InputError` for a loss or gradient norm that is not finite, the first one.
     """
+    progress = training.progress
+    numbers = torch.stack([result.numbers for result in results]).tolist()
+    for (step, _, names), (loss, norm) in zip(results, numbers, strict=True):
+        if not math.isfinite(loss) or (run.amp != torch.float16 and not math.isfinite(norm)):
+            everyone = [name for part in gather_objects(names) for name in part]
+            raise InputError(
+                f"epoch {progress.epoch + 1}, step {step}: loss {loss}, gradient norm {norm}, expected finite "
+                f"numbers; the samples were {', '.join(everyone)}; look at them, or lower lr, or use --amp none; the "
+                "last good checkpoint is kept"
+            )
+        progress.loss_sum += loss
+        write_points(run, training, step, loss, norm)
+
+
+def train_step(run: Run, training: Training, parts: Iterator) -> StepResult:
+    """One step of the optimiser, in which the host does not wait for the device."""
     progress = training.progress
     global_step = progress.epoch * run.batches.steps + progress.step
     set_learning_rates(training.optimizer, run.schedule, global_step)
-    loss, norm, names = accumulate_gradients(run, training, parts, global_step)
-    if not math.isfinite(loss) or (run.amp != torch.float16 and not math.isfinite(norm)):
-        everyone = [name for part in gather_objects(names) for name in part]
-        raise InputError(
-            f"epoch {progress.epoch + 1}, step {progress.step + 1}: loss {loss}, gradient norm {norm}, expected finite "
-            f"numbers; the samples were {', '.join(everyone)}; look at them, or lower lr, or use --amp none; the last "
-            "good checkpoint is kept"
-        )
+    result = accumulate_gradients(run, training, parts, global_step)
     training.scaler.step(training.optimizer)
     training.scaler.update()
     training.optimizer.zero_grad(set_to_none=True)
     if training.ema:
-        update_ema(training.ema, training.network, training.ema_updates)
+        update_ema(training.ema, training.ema_updates)
         training.ema_updates += 1
-    return loss, norm
+    return result
 
 
-def accumulate_gradients(
-    run: Run, training: Training, parts: Iterator, global_step: int
-) -> tuple[float, float, list[str]]:
-    """Forward and backward over a step's batch; (loss, norm of the gradients before clipping, names of the samples)."""
-    settings = run.settings
+def accumulate_gradients(run: Run, training: Training, parts: Iterator, global_step: int) -> StepResult:
+    """Forward and backward over a step's batch, and clipping."""
+    settings, progress = run.settings, training.progress
     step_loss, names = 0.0, []
     for part in range(settings.accumulate):
+        since = time.perf_counter()
         batch = next(parts)
+        progress.data_seconds += time.perf_counter() - since
         names += [f"{sequence}/{frame}" for sequence, frame in zip(batch.sequence, batch.frame, strict=True)]
         clip, mask = (tensor.to(run.device, non_blocking=True) for tensor in (batch.clip, batch.mask))
         # The same on every process; see SyncedStochasticDepth.
@@ -135,10 +167,10 @@ def accumulate_gradients(
                 outputs = training.model(clip, with_aux=True) if settings.aux_weight else [training.model(clip)]
             loss = total_loss(settings.loss, outputs, mask, settings.aux_weight, settings.accumulate)
             training.scaler.scale(loss).backward()
-        step_loss += loss.item()
+        step_loss = step_loss + loss.detach()
     training.scaler.unscale_(training.optimizer)
     norm = nn.utils.clip_grad_norm_(training.network.parameters(), settings.clip_norm or math.inf)
-    return step_loss, norm.item(), names
+    return StepResult(progress.step + 1, torch.stack([step_loss.to(norm.dtype), norm]), names)
 
 
 def finish_epoch(run: Run, training: Training) -> None:
@@ -151,9 +183,16 @@ def finish_epoch(run: Run, training: Training) -> None:
         "loss": progress.loss_sum / run.batches.steps,
         "lr": run.schedule(settings.lr, epoch * run.batches.steps - 1),
         "train_seconds": round(progress.train_seconds, 2),
+        "samples_per_second": round(run.batches.steps * settings.batch_size / progress.train_seconds, 2),
+        "data_share": round(progress.data_seconds / progress.train_seconds, 3),  # of the time, waiting for data
     }
     progress.seconds += progress.train_seconds
     line = f"epoch {epoch}/{settings.epochs}: loss {row['loss']:.4f}, {progress.train_seconds:.0f} s"
+    if run.device.type == "cuda":
+        row |= {"gpu": torch.cuda.get_device_name(run.device)}
+        row |= {"gpu_peak_mb": round(torch.cuda.max_memory_allocated(run.device) / 1e6)}
+        line += f" ({row['samples_per_second']:.0f} samples/s, {row['data_share']:.0%} of the time waiting for data, "
+        line += f"GPU memory {row['gpu_peak_mb']} MB at most)"
     if epoch % settings.val_every == 0 or epoch == settings.epochs:
         since = time.perf_counter()
         metrics, by_dataset = evaluate_sets(run, training, run.val_sets, "val", row["step"])
@@ -167,7 +206,8 @@ def finish_epoch(run: Run, training: Training) -> None:
         line += f"; validation ({settings.select_on}, {run.protocol}): {format_metrics(metrics)}, {seconds:.0f} s"
         line += keep_if_best(run, training, metrics[run.select_by], epoch)
     row["minutes"] = round(progress.seconds / 60, 3)
-    progress.epoch, progress.step, progress.loss_sum, progress.train_seconds = epoch, 0, 0.0, 0.0
+    progress.epoch, progress.step = epoch, 0
+    progress.loss_sum = progress.train_seconds = progress.data_seconds = 0.0
     if is_main():
         append_metrics(run.folder, row)
     run.log(line)
@@ -219,14 +259,17 @@ def evaluate(run: Run, training: Training, part: EvaluatedSet, tag: str, step: i
         batch_size=run.settings.val_batch_size,
     )
     for samples in tqdm(part.loader, desc=tag, unit="batch", leave=False, disable=None if is_main() else True):
-        run.stop.check()
+        if run.stop.signum:
+            break
         clips, sizes = zip(*((sample.clip, tuple(sample.mask.shape[-2:])) for sample in samples), strict=True)
         maps = predictor.score_maps(clips, sizes, probability=not as_logits, logit=as_logits)
         for sample, (probability, logit) in zip(samples, maps, strict=True):
             for observer in [*mergeable, *examples]:
                 score = torch.from_numpy(logit if as_logits else probability)
                 observer.update(score, sample.mask[0], sample.sequence, sample.frame)
-    shares = gather_objects(mergeable)
+    signals, shares = zip(*gather_objects((run.stop.signum, mergeable)), strict=True)
+    if any(signals):  # on any process: all of them stop
+        raise Interrupted(max(signals))
     for share in shares[1:]:
         for whole, other in zip(shares[0], share, strict=True):
             whole.merge(other)
@@ -264,15 +307,15 @@ def evaluate_test(run: Run, training: Training, report: Path) -> None:
         write_json(report, note | {"val_score": score, "protocol": run.protocol, "metrics": metrics})
 
 
-def write_points(run: Run, training: Training, loss: float, norm: float) -> None:
-    """TensorBoard points of a step, every few steps."""
-    progress = training.progress
-    if run.writer and progress.step % STEPS_BETWEEN_POINTS == 0:
-        step = progress.epoch * run.batches.steps + progress.step
-        run.writer.add_scalar("train/loss", loss, step)
-        run.writer.add_scalar("train/gradient norm", norm, step)
+def write_points(run: Run, training: Training, step: int, loss: float, norm: float) -> None:
+    """TensorBoard points of a step of the epoch, every few steps."""
+    if run.writer and step % STEPS_BETWEEN_POINTS == 0:
+        global_step = training.progress.epoch * run.batches.steps + step
+        run.writer.add_scalar("train/loss", loss, global_step)
+        run.writer.add_scalar("train/gradient norm", norm, global_step)
         for group in training.optimizer.param_groups:
-            run.writer.add_scalar(f"train/learning rate {group['name']}", group["lr"], step)
+            rate = run.schedule(group["base_lr"], global_step - 1)
+            run.writer.add_scalar(f"train/learning rate {group['name']}", rate, global_step)
 
 
 def format_metrics(metrics: dict[str, Any]) -> str:

@@ -154,8 +154,10 @@ def parse_arguments(
             shown = str(default).lower() if default in (True, False, None) else default
             text = f"{text} [{shown}]".replace("%", "%%")
             words = describe_type(annotation).replace(" or none", "")
-            form = {bool: {"nargs": "?", "const": True}, dict: {"nargs": "+", "action": "extend"}}.get(annotation, {})
-            if typing.get_origin(annotation) is list:
+            form = {dict: {"nargs": "+", "action": "extend"}}.get(annotation, {})
+            if bool in (annotation, *typing.get_args(annotation)):
+                form = {"nargs": "?", "const": True}
+            elif typing.get_origin(annotation) is list:
                 form = {"nargs": "+"}
             group.add_argument(f"--{name}", metavar=words if "|" in words else words.upper(), help=text, **form)
             known.add(name)

@@ -5,7 +5,8 @@ Several processes work as one over gloo on CPUs and nccl on GPUs. Alone, the col
 
 import os
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -15,29 +16,43 @@ from utils.errors import InputError
 
 T = TypeVar("T")
 KINDS = ("cpu", "cuda", "mps")  # of devices
-AMP_NAMES = ("auto", "none", "bf16", "fp16")
+AMP_DTYPES = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+AMP_NAMES = ("auto", *AMP_DTYPES)
 AMP_HELP = "mixed precision: none (float32), bf16, fp16, or auto (bf16 where the processor computes fast in it)"
 # In torch 2.6 the end of a gloo group holds Python's lock while it waits for its threads, and one of them may need that
 # lock to let go of the last collective's tensors: a deadlock, unless it has had the time to do so.
 SETTLING_SECONDS = 0.1
 
 
-def init_distributed(device: str = "auto") -> torch.device:
-    """Join the processes that torchrun started, if it did, and return this process's device.
+@contextmanager
+def process_group(device: str = "auto") -> Iterator[torch.device]:
+    """Join the processes that torchrun started, if it did, and yield this process's device; at the end, leave them.
 
     `device` is auto, cpu, cuda, cuda:N or mps; under torchrun each process takes the GPU of its local rank.
     """
     launched = "LOCAL_RANK" in os.environ and "WORLD_SIZE" in os.environ
-    chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", 0)) if launched else None)
-    if launched and not dist.is_initialized():
-        if chosen.type == "cuda":
-            torch.cuda.set_device(chosen)
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
-    return chosen
+    chosen = choose_device(device, int(os.environ["LOCAL_RANK"]) if launched else None)
+    gpu = chosen if chosen.type == "cuda" and chosen.index is not None else None
+    if gpu:
+        torch.cuda.set_device(gpu)
+    if launched:
+        dist.init_process_group("nccl" if gpu else "gloo", device_id=gpu)
+    failed = True
+    try:
+        yield chosen
+        failed = False
+    finally:
+        # After an error nccl would wait for processes that wait for this one; torchrun ends them.
+        if launched and not (failed and gpu):
+            time.sleep(SETTLING_SECONDS)
+            dist.destroy_process_group()
 
 
 def choose_device(name: str, local_rank: int | None = None) -> torch.device:
-    """The device called `name`; auto is a GPU where there is one. Raises `InputError` for one that is not there."""
+    """The device called `name`; auto is a GPU where there is one, that of `local_rank` for a process of torchrun.
+
+    Raises `InputError` for a device that is not there, or for one GPU for all processes.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -47,6 +62,11 @@ def choose_device(name: str, local_rank: int | None = None) -> torch.device:
     if device is None or device.type not in KINDS:
         raise InputError(f"device {name!r} is unknown; give auto, cpu, cuda, cuda:N or mps")
     if device.type == "cuda":
+        if local_rank is not None and device.index is not None:
+            raise InputError(
+                f"device {name!r} is one GPU, but each process of torchrun takes its own; use --device cuda, and "
+                "choose GPUs with CUDA_VISIBLE_DEVICES"
+            )
         index = local_rank if device.index is None else device.index
         if (index is not None and index >= torch.cuda.device_count()) or not torch.cuda.is_available():
             asked = f"device {name!r} (GPU {index or 0}) asked for"
@@ -59,14 +79,22 @@ def choose_device(name: str, local_rank: int | None = None) -> torch.device:
 
 
 def choose_amp(name: str, device: torch.device) -> torch.dtype | None:
-    """The number format of mixed precision by its name in `AMP_NAMES`, None for float32; `InputError` for another."""
+    """The number format of mixed precision by its name in `AMP_NAMES`, None for float32; `InputError` for another.
+
+    auto is bf16 on GPUs from Ampere on, which older ones emulate slowly, and on processors with AMX; elsewhere none.
+    """
     if name not in AMP_NAMES:
         raise InputError(f"amp is {name!r}, expected one of {', '.join(AMP_NAMES)}")
     if name == "auto":
         ampere = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
         fast = ampere or (device.type == "cpu" and torch.cpu._is_amx_tile_supported())
         name = "bf16" if fast else "none"
-    return {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+    return AMP_DTYPES[name]
+
+
+def amp_name(dtype: torch.dtype | None) -> str:
+    """The name of a number format that `choose_amp` gave."""
+    return next(name for name, known in AMP_DTYPES.items() if known == dtype)
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager:
@@ -74,11 +102,22 @@ def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContext
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
 
 
-def end_distributed() -> None:
-    """Leave the group of processes."""
-    if dist.is_available() and dist.is_initialized():
-        time.sleep(SETTLING_SECONDS)
-        dist.destroy_process_group()
+@contextmanager
+def float32_precision(tf32: bool, benchmark: bool = False) -> Iterator[None]:
+    """On a GPU, compute float32 in float32, or with operands rounded to TF32, which is faster.
+
+    PyTorch's default is TF32 in convolutions only. With the shipped weights that changes logits by up to 0.1, true
+    float32 by 2e-5. `benchmark`: try out cuDNN's algorithms for each new shape; pays where shapes are few.
+    """
+    cudnn, products = torch.backends.cudnn, torch.get_float32_matmul_precision()
+    before = cudnn.allow_tf32, cudnn.benchmark
+    cudnn.allow_tf32, cudnn.benchmark = tf32, benchmark
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32, cudnn.benchmark = before
+        torch.set_float32_matmul_precision(products)
 
 
 def rank() -> int:

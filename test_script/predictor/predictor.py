@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from test_script.predictor import preparation
 from test_script.predictor.tiling import pad_to_multiple, resize_clips, resize_map, round_up, run_tiled
 from test_script.results.detections import Detection, find_detections
-from utils.distributed import autocast, choose_amp, choose_device
+from utils.distributed import autocast, choose_amp, choose_device, float32_precision
 from utils.errors import InputError
 
 PUBLISHED_SCALES = (0.8, 0.9, 1.0, 1.1, 1.2, 1.3)  # of --msc in SGMP-UNet's 2026 release
@@ -165,14 +164,15 @@ class Predictor:
         passes = self._passes(scales if 1.0 in scales or not logit else (*scales, 1.0))
         if self.device.type != "cpu":
             logits = self._passes_on_gpu(clips, sizes, passes)
-            return [self._combine(own, probability, logit) for own in logits]
+            return copy_to_host([self._combine(own, probability, logit) for own in logits])
         cores, threads = torch.get_num_threads(), 1
         if not self.deterministic and (alone or self.compiled):  # compiled code cannot run in several Python threads
             threads = cores if self.compiled else max(1, cores // len(passes))
         torch.set_num_threads(threads)
         try:
             logits = self._passes_on_cpu(clips, sizes, passes, 1 if self.compiled else cores // threads)
-            return [self._combine(own, probability, logit) for own in logits]
+            maps = [self._combine(own, probability, logit) for own in logits]
+            return [ScoreMaps(*(None if one is None else one.numpy() for one in own)) for own in maps]
         finally:
             torch.set_num_threads(cores)
 
@@ -204,24 +204,23 @@ class Predictor:
             for scale in dict.fromkeys(scale for scale, _ in passes):
                 flips = [flip for one, flip in passes if one == scale]
                 views = torch.cat([inputs.flip(-1) if flip else inputs for flip in flips])
-                with true_float32():
+                with float32_precision(tf32=False):
                     maps = self._logits(resize_clips(views, scale, self.model.size_multiple))
                 for view, logits in enumerate(maps):
                     i = group[view % len(group)]
                     results[i][scale, flips[view // len(group)]] = resize_map(logits, sizes[i])
         return results
 
-    def _combine(self, logits: Logits, probability: bool, logit: bool) -> ScoreMaps:
-        """The maps of one clip from the logits [h, w] of its passes; flipped ones are flipped back."""
+    def _combine(self, logits: Logits, probability: bool, logit: bool) -> tuple[Tensor | None, Tensor | None]:
+        """Probability and logit of one clip from the logits [h, w] of its passes; flipped ones are flipped back."""
 
-        def over_flips(average: Callable[[bool], Tensor]) -> np.ndarray:
-            value = (average(False) + average(True).flip(-1)) / 2 if self.flip else average(False)
-            return value.cpu().numpy()
+        def over_flips(average: Callable[[bool], Tensor]) -> Tensor:
+            return (average(False) + average(True).flip(-1)) / 2 if self.flip else average(False)
 
         def mean_probability(flip: bool) -> Tensor:
             return sum(logits[scale, flip].sigmoid() for scale in self.scales) / len(self.scales)
 
-        return ScoreMaps(
+        return (
             over_flips(mean_probability) if probability else None,
             over_flips(lambda flip: logits[1.0, flip]) if logit else None,
         )
@@ -241,17 +240,9 @@ class Predictor:
             return self._forward(clips).float()
 
 
-@contextmanager
-def true_float32() -> Iterator[None]:
-    """Compute float32 on a GPU in float32: by default PyTorch rounds the operands of convolutions to TF32 there.
-
-    With the shipped weights TF32 changes logits by up to 0.1, true float32 by 2e-5.
-    """
-    convolutions, products = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
-    torch.backends.cudnn.allow_tf32 = False
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = convolutions
-        torch.set_float32_matmul_precision(products)
+def copy_to_host(maps: list[tuple[Tensor | None, Tensor | None]]) -> list[ScoreMaps]:
+    """The maps of several frames from a GPU, in one copy: each copy waits for everything before it."""
+    found = [one for own in maps for one in own if one is not None]
+    flat = torch.cat([one.flatten() for one in found]).cpu().split([one.numel() for one in found])
+    arrays = (part.view(one.shape).numpy() for part, one in zip(flat, found, strict=True))
+    return [ScoreMaps(*(None if one is None else next(arrays) for one in own)) for own in maps]

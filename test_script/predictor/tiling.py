@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable
 from itertools import product
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,19 +13,20 @@ def round_up(length: int, multiple: int) -> int:
     return -(-length // multiple) * multiple
 
 
-def reflected_index(length: int, padded: int) -> Tensor:
+def reflected_index(length: int, padded: int, device: torch.device | str = "cpu") -> Tensor:
     """Index [padded] into an axis of `length` that continues it by reflection: 0 1 2 3 2 1 0 1 ....
 
     Unlike `torch.nn.functional.pad` it reflects as often as needed: an image of 5 pixels can be padded to 32.
     """
-    return torch.from_numpy(np.pad(np.arange(length), (0, padded - length), mode="reflect"))
+    last = length - 1
+    return last - (torch.arange(padded, device=device) % max(1, 2 * last) - last).abs()
 
 
 def pad_to(clip: Tensor, sides: Iterable[int]) -> Tensor:
     """Pad [..., H, W] by reflection at the bottom and the right to `sides` (height, width)."""
     for axis, padded in zip((-2, -1), sides, strict=True):
         if clip.shape[axis] < padded:
-            clip = clip.index_select(axis, reflected_index(clip.shape[axis], padded).to(clip.device))
+            clip = clip.index_select(axis, reflected_index(clip.shape[axis], padded, clip.device))
     return clip
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from datasets import Sequence
-from train_script.data import EpochBatches, epoch_counts, evenly, hold_out
+from train_script.data import EpochBatches, count_workers, epoch_counts, evenly, hold_out
+from train_script.settings import merge_settings
 from utils.errors import InputError
 
 
@@ -23,6 +24,15 @@ def test_a_tenth_of_the_sequences_is_held_out_by_the_seed():
     assert len(hold_out(sequences(2), seed=0)[1]) == 1
     with pytest.raises(InputError, match="too few to hold one out"):
         hold_out(sequences(1), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("device", "given", "cores", "expected"),
+    [("cpu", None, 64, 0), ("cuda", None, 64, 8), ("cuda", None, 3, 3), ("cuda", 0, 64, 0), ("cpu", 2, 1, 2)],
+)
+def test_a_gpu_is_served_by_processes_of_its_own(monkeypatch, device, given, cores, expected):
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    assert count_workers(merge_settings(None, {"num_workers": given}), torch.device(device)) == expected
 
 
 def test_a_limit_spreads_evenly():

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -96,9 +97,9 @@ def train_blobs(kind, loss, accumulate=1):
     run = SimpleNamespace(settings=settings, batches=batches, schedule=schedule, device=device, amp=None)
     parts = iter(loader)
     for _ in range(batches.steps):
-        seen.append(train_step(run, training, parts))
+        seen.append(train_step(run, training, parts).numbers)
         training.progress.step += 1
-    return {"steps": torch.tensor(seen), "weights": network.state_dict()}
+    return {"steps": torch.stack(seen), "weights": network.state_dict()}
 
 
 CASES = [("tiny", loss, 1) for loss in LOSSES] + [("tiny", "bce_soft_iou", 2), ("datransnet", "soft_iou", 1)]
@@ -113,18 +114,17 @@ def free_port() -> int:
 
 def worker(folder: Path, commands: list[list[str]]) -> None:
     """What each of the processes computes, and then the commands that they run together."""
-    distributed.init_distributed("cpu")
-    rank = distributed.rank()
-    ports = distributed.gather_objects([free_port() for _ in commands])[0]
-    results = {str(case): train_blobs(*case) for case in CASES}
-    value = torch.tensor([1.0 + rank, 2.0], dtype=torch.float64, requires_grad=True)
-    total = distributed.all_reduce_sum(value)
-    ((rank + 1) * total.square()).sum().backward()  # process r's loss is (r + 1) |total|^2
-    results["sum"], results["gradient"] = total.detach(), value.grad
-    results["gathered"] = distributed.gather_objects({"rank": rank})
-    results["greatest"] = distributed.all_reduce_max(5 - rank, torch.device("cpu"))
-    torch.save(results, folder / f"{rank}.pth")
-    distributed.end_distributed()
+    with distributed.process_group("cpu"):
+        rank = distributed.rank()
+        ports = distributed.gather_objects([free_port() for _ in commands])[0]
+        results = {str(case): train_blobs(*case) for case in CASES}
+        value = torch.tensor([1.0 + rank, 2.0], dtype=torch.float64, requires_grad=True)
+        total = distributed.all_reduce_sum(value)
+        ((rank + 1) * total.square()).sum().backward()  # process r's loss is (r + 1) |total|^2
+        results["sum"], results["gradient"] = total.detach(), value.grad
+        results["gathered"] = distributed.gather_objects({"rank": rank})
+        results["greatest"] = distributed.all_reduce_max(5 - rank, torch.device("cpu"))
+        torch.save(results, folder / f"{rank}.pth")
     for (module, *words), port in zip(commands, ports, strict=True):
         os.environ |= {"MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "False"}  # each joins a new group
         if rank == 0:
@@ -253,10 +253,28 @@ def test_synced_stochastic_depth_draws_as_torchvision_does():
     assert torch.equal(synced.eval()(tensor), tensor)
 
 
+@pytest.mark.parametrize(("device", "fails", "left"), [("cuda", False, 1), ("cuda", True, 0), ("cpu", True, 1)])
+def test_a_process_takes_its_gpu_and_does_not_wait_for_the_others_after_an_error(monkeypatch, device, fails, left):
+    calls, gpu = [], torch.device("cuda", 1)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(distributed, "choose_device", lambda name, _rank: gpu if name == "cuda" else torch.device(name))
+    monkeypatch.setattr(torch.cuda, "set_device", lambda chosen: calls.append(chosen))
+    monkeypatch.setattr(
+        torch.distributed, "init_process_group", lambda kind, device_id: calls.append((kind, device_id))
+    )
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: calls.append("left"))
+    with suppress(ZeroDivisionError), distributed.process_group(device):
+        assert 1 / (not fails)
+    assert calls == ([gpu, ("nccl", gpu)] if device == "cuda" else [("gloo", None)]) + ["left"] * left
+
+
 def test_devices_that_are_not_there_are_refused():
     assert distributed.choose_device("cpu").type == "cpu"
     with pytest.raises(InputError, match="unknown"):
         distributed.choose_device("gpu")
+    with pytest.raises(InputError, match="'cuda:1' is one GPU, but each process of torchrun takes its own"):
+        distributed.choose_device("cuda:1", local_rank=0)
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match="torch sees 0 GPUs"):
             distributed.choose_device("cuda:3")

@@ -15,7 +15,8 @@ import torch
 from models import load_model
 from tests.reference.datasets_folders import write_lists, write_pairs
 from train_script import run_folder, trainer
-from train_script.train import main
+from train_script.settings import merge_settings, parse_command_line
+from train_script.train import compiles, main
 from utils.checkpoint import read_checkpoint
 from utils.errors import InputError
 
@@ -63,7 +64,7 @@ def folder_of(outputs, name="run"):
 def rows(folder):
     """metrics.jsonl without what the clock says."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    clocks = ("train_seconds", "val_seconds", "minutes")
+    clocks = ("train_seconds", "val_seconds", "minutes", "samples_per_second", "data_share")
     return [{key: value for key, value in line.items() if key not in clocks} for line in lines]
 
 
@@ -72,7 +73,7 @@ def assert_same(left, right):
     assert type(left) is type(right)
     if isinstance(left, dict):
         assert left.keys() == right.keys()
-        for key in left.keys() - {"seconds", "train_seconds"}:
+        for key in left.keys() - {"seconds", "train_seconds", "data_seconds"}:
             assert_same(left[key], right[key])
     elif isinstance(left, list | tuple):
         assert len(left) == len(right)
@@ -190,6 +191,25 @@ def test_killed_in_mid_epoch_and_resumed_equals_unbroken(dataset, unbroken, tmp_
     assert_same_run(last.parent, unbroken)
 
 
+def test_losses_that_are_read_every_few_steps_and_saved_by_the_clock_change_nothing(
+    dataset, unbroken, tmp_path, monkeypatch
+):
+    """As on a GPU, where reading a loss waits for it."""
+    saves, save = [], run_folder.save_last
+    monkeypatch.setattr(trainer, "save_last", lambda *given: (saves.append(given[3]["position"]["step"]), save(*given)))
+    monkeypatch.setattr(trainer, "steps_between_reads", lambda device: 3)
+    monkeypatch.setattr(trainer, "SECONDS_BETWEEN_SAVES", 0)
+    main(arguments(dataset, tmp_path))
+    assert_same_run(folder_of(tmp_path), unbroken)
+    assert saves == [3, 4, 0] * 2  # after step 3, at the end of the epoch, and after validation
+
+
+def test_a_signal_to_another_process_stops_validation_in_this_one(dataset, tmp_path, monkeypatch):
+    gather = trainer.gather_objects
+    monkeypatch.setattr(trainer, "gather_objects", lambda item: [*gather(item), (signal.SIGTERM, item[1])])
+    assert main(arguments(dataset, tmp_path)) == 128 + signal.SIGTERM
+
+
 @pytest.mark.parametrize("writings", [1, 2])
 def test_cut_after_an_epoch_or_before_its_validation_equals_unbroken(
     dataset, unbroken, tmp_path, monkeypatch, writings
@@ -264,7 +284,8 @@ def test_ctrl_c_and_sigterm_save_and_exit(dataset, unbroken, tmp_path, monkeypat
     assert_same_run(folder_of(tmp_path), unbroken)
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_samples_named(dataset, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("every", "save_steps"), [(1, 1), (10, 2)])  # as on a CPU, and as on a GPU
+def test_a_loss_that_is_not_finite_stops_with_the_samples_named(dataset, tmp_path, monkeypatch, every, save_steps):
     real, count = trainer.total_loss, 0
 
     def broken(*given):
@@ -273,11 +294,35 @@ def test_a_loss_that_is_not_finite_stops_with_the_samples_named(dataset, tmp_pat
         return real(*given) * (float("nan") if count == 3 else 1)
 
     monkeypatch.setattr(trainer, "total_loss", broken)
+    monkeypatch.setattr(trainer, "steps_between_reads", lambda device: every)
     with pytest.raises(InputError, match=r"epoch 1, step 3: loss nan.*samples were \d\d/\d\d, .*last good checkpoint"):
-        main(arguments(dataset, tmp_path, save_steps=1))
+        main(arguments(dataset, tmp_path, save_steps=save_steps))
     saved = read_checkpoint(folder_of(tmp_path) / "checkpoint_last.pth")
     assert saved.training["position"]["step"] == 2
     assert all(weight.isfinite().all() for weight in saved.weights.values())
+
+
+@pytest.mark.parametrize(("tf32", "products"), [(False, "highest"), (True, "high")])
+def test_float32_in_training_is_float32_unless_tf32_is_asked_for(monkeypatch, tf32, products):
+    def precision(*_given):
+        return torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision()
+
+    monkeypatch.setattr("train_script.train.train", precision)
+    before = precision()
+    assert main(["--dataset", "any", "--tf32", str(tf32)]) == (tf32, True, products)
+    assert precision() == before
+
+
+def test_a_network_is_compiled_for_a_gpu_or_if_asked_for(monkeypatch):
+    monkeypatch.setattr("train_script.train.has_triton", lambda: True)
+    for words, on_gpu, on_cpu in (
+        ([], True, False),
+        (["--compile"], True, True),
+        (["--compile", "false"], False, False),
+    ):
+        settings = merge_settings(None, parse_command_line(["--dataset", "any", *words])[1])
+        assert compiles(settings, torch.device("cuda")) == on_gpu
+        assert compiles(settings, torch.device("cpu")) == on_cpu
 
 
 def test_a_folder_that_cannot_be_written_is_known_before_training(dataset, tmp_path, monkeypatch):

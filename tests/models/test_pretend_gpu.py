@@ -1,0 +1,247 @@
+"""What runs on GPUs only, without one: equal to the CPU's form, on fake `cuda` tensors, in float16, and compiled."""
+
+import sys
+from itertools import repeat
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses import fake_tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from datasets import ClipSample
+from models import build_model
+from models.ops import window_attention
+from test_script.predictor import Predictor
+from tests.reference.network_cases import outputs_and_gradients
+from train_script.losses import LOSSES
+from train_script.optim import build_ema, build_optimizer, build_schedule
+from train_script.settings import merge_settings
+from train_script.state import Training, restore, training_state
+from train_script.trainer import train_step
+
+SIDE = 32
+GPU = torch.device("cuda", 0)
+TINY = {
+    "datransnet": {"width": 4},
+    "sgmp_unet": {
+        "num_frames": 2,
+        "width": 32,
+        "depths": (2, 1, 1, 1),  # the second block has shifted windows
+        "heads": (2, 2, 2, 2),
+        "spatial_width": 16,
+        "spatial_depths": (1, 1, 1, 1),
+        "fusion_heads": (2, 2, 2, 2),
+        "decoder_depths": (1, 1, 2),
+        "decoder_heads": (2, 2, 2),
+        "head_depths": (1, 1),
+        "head_heads": (2, 1),
+    },
+}
+names = pytest.mark.parametrize("name", sorted(TINY))
+
+
+def build(name, dtype=torch.float32):
+    torch.manual_seed(0)
+    return build_model(name, **TINY[name]).to(dtype)
+
+
+def random_clip(network, dtype=torch.float32, device="cpu"):
+    return torch.rand(2, network.num_frames, network.in_channels, SIDE, SIDE, dtype=dtype, device=device)
+
+
+@names
+def test_the_forms_off_the_cpu_equal_those_on_it(name, monkeypatch):
+    network, clip = build(name, torch.float64), random_clip(build(name), torch.float64)
+    for train in (True, False):
+        with monkeypatch.context() as patch:
+            on = outputs_and_gradients(network, clip, lambda net, x: net(x, with_aux=True), train)
+            with torch.no_grad():
+                inferred = network(clip)
+            patch.setattr("models.ops.on_cpu", lambda tensor: False)
+            off = outputs_and_gradients(network, clip, lambda net, x: net(x, with_aux=True), train)
+            torch.testing.assert_close(off, on, rtol=1e-8, atol=1e-8)
+            if not train:
+                with torch.no_grad():
+                    torch.testing.assert_close(network(clip), inferred, rtol=0, atol=1e-10)
+
+
+class FakeGPU(FakeTensorMode):
+    """Tensors on `cuda` have a shape and a device, but no values: mixed devices are an error, and so are numbers that
+    the host reads. `waits` lists copies between host and GPU for which the host waits."""
+
+    def __init__(self):
+        super().__init__()
+        self.waits = []
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = super().__torch_dispatch__(func, types, args, kwargs)
+        if func.overloadpacket in (torch.ops.aten._to_copy, torch.ops.aten.copy_):
+            devices = {value.device.type for value in (*args, out) if isinstance(value, Tensor)}
+            non_blocking = (kwargs or {}).get("non_blocking") or any(value is True for value in args)
+            if len(devices) > 1 and not non_blocking:
+                self.waits.append((func, args, kwargs))
+        return out
+
+
+class Context:
+    """Stands in for the context of an `autograd.Function`: autograd itself needs a GPU for fake `cuda` tensors."""
+
+    def __init__(self, inputs):
+        self.needs_input_grad = [isinstance(value, Tensor) for value in inputs]
+
+    def save_for_backward(self, *tensors):
+        self.saved_tensors = tensors
+
+
+def check_both_passes(monkeypatch):
+    """Let each `autograd.Function` of the networks run backward right after forward; the list of those that ran."""
+    ran = []
+
+    def checked(function):
+        @torch.no_grad()
+        def apply(*inputs):
+            ctx = Context(inputs)
+            outputs = function.forward(ctx, *inputs)
+            several = outputs if isinstance(outputs, tuple) else (outputs,)
+            gradients = function.backward(ctx, *map(torch.ones_like, several))
+            for value, gradient in zip(inputs, gradients, strict=True):
+                if gradient is not None:
+                    assert (gradient.shape, gradient.dtype, gradient.device) == (value.shape, value.dtype, value.device)
+            ran.append(function.__name__)
+            return outputs
+
+        return apply
+
+    for module in [module for name, module in sys.modules.items() if name.startswith("models.ops")]:
+        for function in vars(module).values():
+            if isinstance(function, type) and issubclass(function, torch.autograd.Function):
+                monkeypatch.setattr(function, "apply", checked(function))
+    return ran
+
+
+def one_batch(network):
+    mask = (torch.rand(2, 1, SIDE, SIDE) > 0.99).float()
+    return ClipSample(random_clip(network), mask, "tiny", ["a", "b"], ["0", "1"], None)
+
+
+def prepare_training(network, device, amp, **given):
+    """A `Run` and a `Training` of a network, as far as `train_step` reads them."""
+    settings = merge_settings(None, {"schedule": "constant", "lr": 1e-3, "batch_size": 2} | given)
+    scaler = torch.amp.GradScaler(device.type, enabled=amp == torch.float16)
+    ema = build_ema(network, 0.9) if settings.ema else None
+    training = Training(network, network.train(), build_optimizer(network, settings), scaler, ema)
+    schedule = build_schedule(settings, steps_per_epoch=10)
+    batches = SimpleNamespace(steps=10)
+    return SimpleNamespace(settings=settings, batches=batches, schedule=schedule, device=device, amp=amp), training
+
+
+@pytest.fixture
+def fake_gpu(monkeypatch):
+    """A `FakeGPU` that is in use."""
+    monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
+    monkeypatch.setattr(window_attention, "_shift_mask", window_attention._shift_mask.__wrapped__)  # keep no fake ones
+    generator = torch.Generator()
+    monkeypatch.setattr(torch, "Generator", lambda device: generator)  # there are no fake ones
+    with FakeGPU() as mode:
+        yield mode
+
+
+def build_on(fake_gpu, name):
+    with fake_tensor.unset_fake_temporarily():
+        network = build(name)
+    for module in network.modules():
+        for tensors in (module._parameters, module._buffers):
+            for key, value in tensors.items():
+                fake = None if value is None else fake_gpu.from_tensor(value).to(GPU)
+                tensors[key] = torch.nn.Parameter(fake) if isinstance(value, torch.nn.Parameter) else fake
+    fake_gpu.waits.clear()
+    return network
+
+
+@names
+def test_a_training_step_stays_on_the_gpu(name, fake_gpu, monkeypatch):
+    """Forward, losses, both passes of the hand-written gradients, clipping, loss scaling, optimiser, and EMA."""
+    ran = check_both_passes(monkeypatch)
+    network = build_on(fake_gpu, name)
+
+    def backward(loss):
+        assert loss.device == GPU and loss.requires_grad
+        for parameter in network.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+
+    monkeypatch.setattr(Tensor, "backward", backward)
+    run, training = prepare_training(network, GPU, torch.float16, ema=0.9, aux_weight=0.5, loss="bce_soft_iou")
+    result = train_step(run, training, repeat(one_batch(network)))
+    assert not fake_gpu.waits
+    assert result.numbers.device == GPU
+    assert set(ran) == ({"KeyProducts"} if name == "datransnet" else set()) and training.scaler.is_enabled()
+    moments = [value for state in training.optimizer.state.values() for value in state.values()]
+    assert {tensor.device for tensor in (*moments, *training.ema.averaged)} == {GPU}
+
+
+def test_losses_stay_on_the_gpu(fake_gpu):
+    logits, mask = (torch.rand(2, 1, 8, 8, device=GPU) for _ in range(2))
+    for loss, _ in LOSSES.values():
+        assert loss(logits, mask).device == GPU
+    assert not fake_gpu.waits
+    logits.new_tensor([1.0])  # what it is that is not to be found
+    assert len(fake_gpu.waits) == 1
+
+
+def test_predictions_are_copied_from_the_gpu_at_once(fake_gpu, monkeypatch):
+    network = build_on(fake_gpu, "datransnet")
+    monkeypatch.setattr(Tensor, "numpy", lambda tensor: tensor)
+    monkeypatch.setattr(network, "to", lambda device: network)  # which fake parameters cannot
+    predictor = Predictor(network, torch.from_numpy, GPU, flip=True, scales=(0.5,), amp="fp16")
+    clips = [clip[..., 3:] for clip in random_clip(network)]  # they are padded
+    maps = predictor.score_maps(clips, [(SIDE, SIDE - 3)] * 2)
+    assert len(fake_gpu.waits) == 1
+    assert {(one.probability.shape, one.probability.device.type) for one in maps} == {((SIDE, SIDE - 3), "cpu")}
+
+
+@names
+def test_float16_trains_with_its_scaler(name):
+    network = build(name)
+    run, training = prepare_training(network, torch.device("cpu"), torch.float16)
+    before, batch, losses = [weight.clone() for weight in network.parameters()], repeat(one_batch(network)), []
+    for _ in range(10):
+        losses.append(train_step(run, training, batch).numbers[0].item())
+        training.progress.step += 1
+    assert np.isfinite(losses).all() and losses[-1] < losses[0]
+    assert 1 <= training.scaler.get_scale() <= 65536
+    assert all(weight.isfinite().all() for weight in network.parameters())
+    assert sum(not torch.equal(*pair) for pair in zip(before, network.parameters(), strict=True)) > 0.9 * len(before)
+
+
+@pytest.mark.parametrize(("first", "then"), [(None, torch.float16), (torch.float16, None)])
+def test_a_run_resumes_in_another_number_format(first, then):
+    network, device = build("datransnet"), torch.device("cpu")
+    _, saved = prepare_training(network, device, first)
+    saved.scaler.scale(torch.zeros(1))  # it makes its state when it is first used
+    state = training_state(saved)
+    run, training = prepare_training(build("datransnet"), device, then)
+    restore(training, network.state_dict(), state)
+    assert train_step(run, training, repeat(one_batch(network))).numbers.isfinite().all()
+
+
+def test_training_sgmp_unet_has_no_graph_breaks():
+    """Of its parts: tracing all of them takes longer, and is left to `make gpu-check`."""
+    network, seen = build("sgmp_unet").train(), []
+    parts = [network.encoder.stages[0], network.skips[0], network.head]
+    for part in parts:
+        part.register_forward_pre_hook(lambda module, inputs: seen.append((module, inputs)))
+    with torch.no_grad():
+        network(random_clip(network))
+    assert [module for module, _ in seen] == parts
+    for part, inputs in seen:
+        part._forward_pre_hooks.clear()
+        torch._dynamo.reset()
+        outputs = torch.compile(part, backend="eager", fullgraph=True)(*inputs)  # a graph break is an error
+        sum(out.square().mean() for out in (outputs if isinstance(outputs, list | tuple) else [outputs])).backward()
+    assert all(weight.grad.isfinite().all() for part in parts for weight in part.parameters())
