@@ -105,9 +105,8 @@ class ClipDataset(Dataset):
         number, index = self.targets[item]
         sequence = self.sequences[number]
         target = sequence.frames[index]
-        length = len(sequence.frames)
-        indices = np.arange(self.num_frames) + index - self.num_frames // 2
-        indices = indices % length if self.border == "wrap" else indices.clip(0, length - 1)
+        window = np.arange(self.num_frames) + index - self.num_frames // 2
+        indices = np.arange(len(sequence.frames)).take(window, mode="wrap" if self.border == "wrap" else "clip")
         frames = self._read_clip([sequence.frames[i] for i in indices])
         mask = self._cache.read(target.mask, read_mask)
         if mask.shape != frames.shape[1:]:

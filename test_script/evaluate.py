@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
     asked = (PROTOCOLS if name == "all" else [name] for name in args.protocol or ["standard"])
     metrics = {name: build_metric(name) for names in asked for name in names}
     names = set(read_list(args.list)) if args.list else None
-    if names == set():
+    if args.list and not names:
         raise InputError(f"--list {args.list} is empty; expected one name per line")
     pairs = find_pairs(args.predictions, args.masks, names)
     groups = read_groups(args.groups, pairs) if args.groups else {}
