@@ -71,23 +71,18 @@ def _sgmp(
 
 
 def _datransnet(name: str, size: int, page: str) -> DatasetInfo:
-    links = (Link(page), SIRST_ON_BAIDU)
-    return DatasetInfo(name, "images", protocol="datransnet", preset="datransnet", image_size=size, links=links)
+    return DatasetInfo(name, "images", "datransnet", "datransnet", size, links=(Link(page), SIRST_ON_BAIDU))
 
 
-CATALOG = {
-    info.name: info
-    for info in (
-        _sgmp(
-            "NUDT-MIRSDT", "1qrERzVrEYQ7ToRToMuV47Q", "i5ce", (74.87, 75.42, 99.48, 2.91), (74.41, 75.02, 99.22, 0.19)
-        ),
-        _sgmp("IRDST", "1OA9uFtAzkknn3pFYGO4R0Q", "6m32", (60.80, 59.28, 98.68, 17.83), (63.63, 61.18, 97.96, 12.74)),
-        _sgmp("TSIRMT", "1-05XbfxNDRHNtDBstZxccg", "r29f", (66.81, 66.81, 89.01, 187.74), (69.58, 69.35, 88.45, 81.04)),
-        _datransnet("NUDT-SIRST", 256, "https://github.com/YeRen123455/Infrared-Small-Target-Detection"),
-        _datransnet("IRSTD-1K", 512, "https://github.com/RuiZhang97/ISNet"),
-        DatasetInfo("NUAA-SIRST", "images", protocol="basicirstd", links=(Link("https://github.com/YimianDai/sirst"),)),
-    )
-}
+DATASETS = (
+    _sgmp("NUDT-MIRSDT", "1qrERzVrEYQ7ToRToMuV47Q", "i5ce", (74.87, 75.42, 99.48, 2.91), (74.41, 75.02, 99.22, 0.19)),
+    _sgmp("IRDST", "1OA9uFtAzkknn3pFYGO4R0Q", "6m32", (60.80, 59.28, 98.68, 17.83), (63.63, 61.18, 97.96, 12.74)),
+    _sgmp("TSIRMT", "1-05XbfxNDRHNtDBstZxccg", "r29f", (66.81, 66.81, 89.01, 187.74), (69.58, 69.35, 88.45, 81.04)),
+    _datransnet("NUDT-SIRST", 256, "https://github.com/YeRen123455/Infrared-Small-Target-Detection"),
+    _datransnet("IRSTD-1K", 512, "https://github.com/RuiZhang97/ISNet"),
+    DatasetInfo("NUAA-SIRST", "images", protocol="basicirstd", links=(Link("https://github.com/YimianDai/sirst"),)),
+)
+CATALOG = {info.name: info for info in DATASETS}
 
 OPTIONS_2026 = "--flip --msc --protocol sgmp-2026"
 OPTIONS_2025 = "--flip --protocol sgmp-2025"

@@ -4,56 +4,63 @@ import argparse
 import hashlib
 import os
 from collections import Counter, defaultdict
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
-from tqdm import tqdm
+from skimage.measure import label, regionprops
+from tqdm.contrib.concurrent import thread_map
 
 from datasets.catalog import DatasetInfo
 from datasets.index import DatasetIndex, open_dataset
 from datasets.layouts import Frame
-from datasets.rendered_dataset import GOLDEN_RATIO
-from datasets.targets import TargetStatistics, measure_targets
+from datasets.synthetic import golden_share
 from utils.drawing import TRUTH, contact_sheet, grey_to_rgb, outline, stretch_contrast
 from utils.errors import InputError, run_main
 from utils.files import atomic_path, check_writable
 from utils.images import IMAGE_SUFFIXES, numeric_key, read_grey, read_mask, read_pixels, size_text, to_unit
 
 SHOWN = 5  # examples printed for each kind of finding
+SURROUNDINGS = 10  # pixels around a target's box from which its background is measured
+GUARD = 2  # pixels around every target that are excluded from all backgrounds
 TILES = 24
 COLUMNS = 6
 TILE_SIDE = 256
 
 
-@dataclass(frozen=True)
-class FrameReport:
-    """Findings in one frame: size "W x H", `digest` of its pixels, targets, and problems as (kind, text)."""
+class TargetStatistics(NamedTuple):
+    """`area` in pixels; `contrast` = target mean - background mean (grey levels 0..1); `scr` = |contrast| / background
+    standard deviation (signal-to-clutter ratio), None where the background is constant or absent."""
+
+    area: int
+    contrast: float | None
+    scr: float | None
+
+
+class FrameReport(NamedTuple):
+    """Findings in one frame: size "W x H", `digest` of its pixels, targets where they were measured, and a problem."""
 
     size: str = ""
     depth: str = ""
     digest: bytes = b""
-    targets: list[TargetStatistics] = field(default_factory=list)
-    empty: bool = False
-    problems: list[tuple[str, str]] = field(default_factory=list)
+    targets: list[TargetStatistics] | None = None
+    problem: tuple[str, str] | None = None  # kind, text
 
 
 def check_dataset(index: DatasetIndex) -> tuple[dict[str, list[str]], dict[str, list[str]], list[str]]:
     """Read every file of a dataset; returns problems and notes (kind -> texts), and a summary in lines."""
     frames = list({frame.image: frame for sequence in index.sequences for frame in sequence.frames}.values())
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        read = pool.map(read_frame, frames)
-        reports = list(tqdm(read, total=len(frames), desc=f"reading {index.info.name}", disable=None))
+    title = f"reading {index.info.name}"
+    reports = thread_map(read_frame, frames, max_workers=os.cpu_count(), desc=title, disable=None)
     problems: dict[str, list[str]] = defaultdict(list)
     notes: dict[str, list[str]] = defaultdict(list)
     for frame, report in zip(frames, reports, strict=True):
-        for kind, text in report.problems:
-            problems[kind].append(text)
+        if report.problem:
+            problems[report.problem[0]].append(report.problem[1])
         # A target may leave a sequence, and a frame may be context only; a single image needs a mask with a target.
         found = problems if index.info.kind == "images" else notes
-        if report.empty:
+        if report.targets == []:
             found["empty masks"].append(str(frame.mask))
         if frame.mask is None:
             found["images without mask"].append(str(frame.image))
@@ -74,35 +81,56 @@ def read_frame(frame: Frame) -> FrameReport:
         pixels = read_pixels(frame.image)
         mask = None if frame.mask is None else read_mask(frame.mask)
     except InputError as error:
-        return FrameReport(problems=[("unreadable files", str(error))])
+        return FrameReport(problem=("unreadable files", str(error)))
     digest = hashlib.blake2b(pixels.tobytes(), digest_size=16).digest()
     report = {"size": size_text(pixels), "depth": str(pixels.dtype), "digest": digest}
     if mask is None:
         return FrameReport(**report)
     if mask.shape != pixels.shape:
         text = f"{frame.mask} is {size_text(mask)}, its image {frame.image} {size_text(pixels)}"
-        return FrameReport(**report, problems=[("masks that differ in size from their image", text)])
-    return FrameReport(**report, targets=measure_targets(to_unit(pixels), mask), empty=not mask.any())
+        return FrameReport(**report, problem=("masks that differ in size from their image", text))
+    return FrameReport(**report, targets=measure_targets(to_unit(pixels), mask))
+
+
+def measure_targets(grey: np.ndarray, mask: np.ndarray) -> list[TargetStatistics]:
+    """Statistics of each 8-connected region of `mask` bool [H, W] in `grey` float [H, W].
+
+    The background is the area within 10 px of the target's box, without all targets and 2 px around them.
+    """
+    free = cv2.dilate(mask.astype(np.uint8), np.ones((2 * GUARD + 1,) * 2, np.uint8)) == 0
+    targets = []
+    for region in regionprops(label(mask, connectivity=2), grey):
+        window = tuple(slice(max(side.start - SURROUNDINGS, 0), side.stop + SURROUNDINGS) for side in region.slice)
+        background = grey[window][free[window]]
+        contrast = scr = None
+        if background.size:
+            contrast = float(region.intensity_mean - background.mean())
+            deviation = float(background.std())
+            scr = abs(contrast) / deviation if deviation > 0 else None
+        targets.append(TargetStatistics(int(region.area), contrast, scr))
+    return targets
 
 
 def preview(index: DatasetIndex) -> np.ndarray:
     """Contact sheet (RGB uint8) of up to 24 frames spread over the dataset, with outlined targets."""
     with_mask = [(sequence, f) for sequence in index.sequences for f in sequence.frames if f.mask is not None]
     tiles: dict[str, np.ndarray] = {}
-    for sequence, frame in _spread(with_mask):
+    # the first n of these are spread over the dataset, for any n
+    order = np.argsort(np.argsort([golden_share(number) for number in range(len(with_mask))]))
+    for sequence, frame in (with_mask[number] for number in order):
         try:
             grey, mask = read_grey(frame.image), read_mask(frame.mask)
         except InputError:
             continue  # reported by check_dataset
         if grey.shape == mask.shape and mask.any():
-            label = frame.name if sequence.name == frame.name else f"{sequence.name}/{frame.name}"
-            tiles[label] = _tile(grey, mask)
+            name = frame.name if sequence.name == frame.name else f"{sequence.name}/{frame.name}"
+            tiles[name] = _tile(grey, mask)
         if len(tiles) == TILES:
             break
     if not tiles:
         raise InputError(f"{index.info.name} has no readable frame with a target, so there is nothing to preview")
-    labels = sorted(tiles, key=numeric_key)
-    return contact_sheet([tiles[label] for label in labels], labels, COLUMNS)
+    names = sorted(tiles, key=numeric_key)
+    return contact_sheet([tiles[name] for name in names], names, COLUMNS)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -162,7 +190,7 @@ def _overlap(index: DatasetIndex) -> list[str]:
 def _summary(reports: list[FrameReport]) -> list[str]:
     sizes = Counter(report.size for report in reports if report.size)
     depths = Counter(report.depth for report in reports if report.size)
-    targets = [target for report in reports for target in report.targets]
+    targets = [target for report in reports for target in report.targets or ()]
     counts = Counter(len(report.targets) for report in reports if report.targets)
     shown = ", ".join(f"{size} ({count})" for size, count in sizes.most_common(SHOWN))
     lines = [
@@ -183,15 +211,8 @@ def _range(values: list[float | None], style: str, unit: float = 1) -> str:
     values = [unit * value for value in values if value is not None]
     if not values:
         return "-"
-    low, middle, high = np.percentile(values, (5, 50, 95))
-    names = {"min": min(values), "5 %": low, "median": middle, "95 %": high, "max": max(values)}
-    return ", ".join(f"{name} {value:{style}}" for name, value in names.items())
-
-
-def _spread(items: list) -> list:
-    """All items, ordered such that the first n are spread over the list for any n."""
-    order = np.argsort((np.arange(len(items)) * GOLDEN_RATIO) % 1, kind="stable")
-    return [items[i] for i in np.argsort(order, kind="stable")]
+    shown = zip(("min", "5 %", "median", "95 %", "max"), np.percentile(values, (0, 5, 50, 95, 100)), strict=True)
+    return ", ".join(f"{name} {value:{style}}" for name, value in shown)
 
 
 def _tile(grey: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -105,7 +105,10 @@ class ClipDataset(Dataset):
         number, index = self.targets[item]
         sequence = self.sequences[number]
         target = sequence.frames[index]
-        frames = self._read_clip([sequence.frames[i] for i in self.clip_indices(len(sequence.frames), index)])
+        length = len(sequence.frames)
+        indices = np.arange(self.num_frames) + index - self.num_frames // 2
+        indices = indices % length if self.border == "wrap" else indices.clip(0, length - 1)
+        frames = self._read_clip([sequence.frames[i] for i in indices])
         mask = self._cache.read(target.mask, read_mask)
         if mask.shape != frames.shape[1:]:
             image = f"its image {target.image} {size_text(frames[0])}"
@@ -113,11 +116,6 @@ class ClipDataset(Dataset):
         random = np.random.default_rng([self.seed, int(self._epoch), item])
         clip, mask = self.transform(frames, mask, random)
         return ClipSample(clip, mask, self.dataset_name, sequence.name, target.name, frames.shape[1:])
-
-    def clip_indices(self, length: int, target: int) -> list[int]:
-        """Indices of the frames of the clip around frame `target` of a sequence of `length` frames."""
-        indices = np.arange(self.num_frames) + target - self.num_frames // 2
-        return (indices % length if self.border == "wrap" else indices.clip(0, length - 1)).tolist()
 
     def _read_clip(self, frames: list[Frame]) -> np.ndarray:
         pixels = [self._cache.read(frame.image, _read_frame) for frame in frames]

@@ -16,22 +16,23 @@ before the noise, over the local standard deviation of the dimmed frame. `utils.
 import argparse
 import math
 import os
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
-from tqdm import tqdm
+from tqdm.contrib.concurrent import thread_map
 
 from datasets.index import open_dataset
 from datasets.layouts import Sequence
-from datasets.rendered_dataset import golden_share, write_png
 from datasets.rendering import NOISE, local_statistics
+from datasets.synthetic import PNG_OPTIONS, golden_share
 from datasets.targets import TARGET_TABLE, TargetRow, write_targets
 from utils.errors import InputError, run_main
 from utils.files import new_folder
-from utils.images import read_grey, read_mask
+from utils.images import encode_png, read_grey, read_mask
 from utils.tracking import link
 
 WHITE = 255
@@ -86,9 +87,11 @@ def dim_sequence(sequence: Sequence, number: int, snr: tuple[float, float], seed
     for frame, grey, mask, found, labels in zip(sequence.frames, frames, masks, targets, identities, strict=True):
         noise = random.standard_normal(grey.shape, dtype=np.float32) * np.float32(NOISE)
         dimmed = np.clip(mean + factor * (grey - mean) + noise, 0, 1).astype(np.float32)
-        write_png(output / "images" / sequence.name / f"{frame.name}.png", np.rint(dimmed * WHITE).astype(np.uint8))
+        stored = {"images": np.rint(dimmed * WHITE).astype(np.uint8)}
         if mask is not None:
-            write_png(output / "masks" / sequence.name / f"{frame.name}.png", mask * np.uint8(WHITE))
+            stored["masks"] = mask * np.uint8(WHITE)
+        for kind, image in stored.items():
+            (output / kind / sequence.name / f"{frame.name}.png").write_bytes(encode_png(image, PNG_OPTIONS))
         for label, target in zip((labels - 1).tolist(), found, strict=True):
             deviation = max(local_statistics(dimmed, target.peak)[1], LEAST_DEVIATION)
             names = (sequence.name, frame.name, label)
@@ -122,10 +125,10 @@ def main(argv: list[str] | None = None) -> None:
     index = open_dataset(args.dataset, args.data_root)
     if index.info.kind != "sequences":
         raise InputError(f"{index.info.name} is a dataset of single images; give a dataset of sequences")
-    with new_folder(args.output) as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
-        numbered = enumerate(index.sequences)
-        jobs = pool.map(lambda job: dim_sequence(job[1], job[0], args.snr, args.seed, folder), numbered)
-        rows = [row for part in tqdm(jobs, total=len(index.sequences), desc="dimming", disable=None) for row in part]
+    with new_folder(args.output) as folder:
+        dim = partial(dim_sequence, snr=args.snr, seed=args.seed, output=folder)
+        jobs = (index.sequences, range(len(index.sequences)))
+        rows = list(chain(*thread_map(dim, *jobs, max_workers=os.cpu_count(), desc="dimming", disable=None)))
         write_targets(folder / TARGET_TABLE, rows)
         for part, sequences in index.parts.items():
             write_split(folder / f"{part}.txt", sequences, index.sequences)

@@ -1,15 +1,15 @@
 """`open_dataset`: from the name or folder of a dataset to the sequences of its splits."""
 
-import difflib
 import os
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from datasets.catalog import CATALOG, DatasetInfo
 from datasets.layouts import EXPECTED_LAYOUTS, Sequence, find_layout
 from datasets.path_config import DATASET_PATHS
-from datasets.rendered_dataset import ensure_demo
 from datasets.split_lists import find_split
+from utils.config import nearest
 from utils.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -23,21 +23,19 @@ class DatasetIndex:
     info: DatasetInfo
     root: Path
     layout: str
-    split_source: str
     sequences: list[Sequence]
+    masks_without_image: list[Path]
+    split_source: str
     parts: dict[str, list[Sequence]]
-    missing_entries: dict[str, list[str]] = field(default_factory=dict)
-    masks_without_image: list[Path] = field(default_factory=list)
+    missing_entries: dict[str, list[str]]
 
     def split(self, name: str) -> list[Sequence]:
         """Sequences of "train", "test" or another list of the dataset. Raises `InputError` if there are none."""
         if name not in self.parts:
             raise InputError(f"{self.info.name} has no split {name!r}; expected one of {', '.join(self.parts)}")
         if not self.parts[name]:
-            raise InputError(
-                f"split {name!r} of {self.info.name} is empty: none of its entries is in {self.root} "
-                f"(split from {self.split_source}); add the images or the lists"
-            )
+            found = f"none of its entries is in {self.root} (split from {self.split_source})"
+            raise InputError(f"split {name!r} of {self.info.name} is empty: {found}; add the images or the lists")
         return self.parts[name]
 
     @property
@@ -61,7 +59,7 @@ def open_dataset(name_or_path: str | Path, data_root: str | Path | None = None) 
     """
     names = {name.lower(): name for name in (*DATASET_PATHS, *CATALOG)}
     name = names.get(str(name_or_path).lower())
-    root = _locate(name, data_root) if name else _locate_folder(str(name_or_path), data_root, names)
+    root = _locate(name, data_root) if name else _locate_folder(str(name_or_path), data_root, names.values())
     layout = find_layout(root)
     name = name or names.get(root.name.lower(), root.name)
     info = CATALOG.get(name) or DatasetInfo(name, layout.kind)
@@ -69,8 +67,7 @@ def open_dataset(name_or_path: str | Path, data_root: str | Path | None = None) 
         expected = f"{info.name} is a dataset of {info.kind}"
         raise InputError(f"{expected}, but {root} contains {layout.kind}; give the right folder")
     split = find_split(layout, dict.fromkeys((name, root.name)), info.name if info.published_split else None)
-    found = (layout.root, layout.name, split.source, layout.sequences, split.parts, split.missing)
-    return DatasetIndex(info, *found, layout.masks_without_image)
+    return DatasetIndex(info, layout.root, layout.name, layout.sequences, layout.masks_without_image, *split)
 
 
 def open_datasets(names: str, data_root: str | Path | None = None) -> list[DatasetIndex]:
@@ -89,6 +86,8 @@ def _locate(name: str, data_root: str | Path | None) -> Path:
     tried = data_root or os.environ.get(DATA_ROOT_VARIABLE)
     root = Path(tried) / name if tried else configured
     if name == "demo" and not root.is_dir():
+        from datasets.synthetic import ensure_demo  # here, since no other dataset needs the renderer
+
         root = configured
         ensure_demo(root)
     if not root.is_dir():
@@ -103,16 +102,14 @@ def _locate(name: str, data_root: str | Path | None) -> Path:
     return root
 
 
-def _locate_folder(path: str, data_root: str | Path | None, names: dict[str, str]) -> Path:
-    """Folder given by its path, or by its name under the data root; `names`: the known ones by lower case."""
+def _locate_folder(path: str, data_root: str | Path | None, names: Iterable[str]) -> Path:
+    """Folder given by its path, or by its name under the data root; `names`: the known ones, for the error."""
     data_root = data_root or os.environ.get(DATA_ROOT_VARIABLE)
     for root in (Path(path), *([Path(data_root) / path] if data_root else [])):
         if root.is_dir():
             return root.resolve()
-    close = difflib.get_close_matches(path.lower(), names, n=1, cutoff=0.5)
-    hint = f"; did you mean {names[close[0]]}?" if close else ""
-    expected = f"expected one of {', '.join(names.values())}, or an existing folder"
-    raise InputError(f"no dataset {path!r}: {expected}{hint}; {EXPECTED_LAYOUTS}")
+    expected = f"expected one of {', '.join(names)}, or an existing folder{nearest(path, names)}"
+    raise InputError(f"no dataset {path!r}: {expected}; {EXPECTED_LAYOUTS}")
 
 
 def _count(kind: str, sequences: list[Sequence]) -> str:

@@ -53,10 +53,10 @@ def find_layout(root: Path) -> Layout:
     """Recognise the layout of `root` and list its sequences in numeric order. Raises `InputError` for any other."""
     inner = _subfolders(root)
     unpacked = len(inner) == 1 and inner[0].name not in sum(FOLDER_PAIRS, ())
-    if unpacked and _holds_lists(inner[0]):  # an archive that unpacked into a folder inside
+    # an archive that unpacked into a folder inside: a dataset with lists, rather than one sequence
+    if unpacked and any(any(inner[0].glob(pattern)) for pattern in ("*.txt", "*/*.txt")):
         return find_layout(inner[0])
-    layout = _split_folders(root) or _paired_folders(root) or _sequence_folders(root)
-    if layout is not None:
+    if layout := _split_folders(root) or _paired_folders(root) or _sequence_folders(root):
         return layout
     if unpacked:
         return find_layout(inner[0])
@@ -91,10 +91,8 @@ def _paired_folders(root: Path) -> Layout | None:
         frames, orphans = _match(images, masks)
         singles = [Sequence(frame.name, (frame,)) for frame in frames]
         return Layout(root, f"{images.name}/NAME + {masks.name}/NAME", "images", singles, masks_without_image=orphans)
-    sequences, orphans = _match_sequences({folder.name: (folder, masks / folder.name) for folder in folders})
-    for folder in _subfolders(masks):
-        if not (images / folder.name).is_dir():
-            orphans += image_files(folder).values()
+    names = dict.fromkeys(folder.name for folder in (*folders, *_subfolders(masks)))
+    sequences, orphans = _match_sequences({name: (images / name, masks / name) for name in names})
     bracketed = bool(sequences) and all(BRACKET_NUMBER.search(frame.name) for frame in sequences[0].frames)
     frame_pattern = "N(FRAME)" if bracketed else "FRAME"
     name = f"{images.name}/SEQUENCE/{frame_pattern} + {masks.name}/SEQUENCE/{frame_pattern}"
@@ -129,11 +127,6 @@ def _match_sequences(pairs: dict[str, tuple[Path, Path]]) -> tuple[list[Sequence
     matched = {name: _match(*pair) for name, pair in pairs.items()}
     sequences = [Sequence(name, tuple(frames)) for name, (frames, _) in matched.items() if frames]
     return sequences, [path for _, orphans in matched.values() for path in orphans]
-
-
-def _holds_lists(folder: Path) -> bool:
-    """Whether a folder is a dataset with lists, rather than one sequence."""
-    return any(any(folder.glob(pattern)) for pattern in ("*.txt", "*/*.txt"))
 
 
 def file_key(stem: str) -> str:

@@ -14,21 +14,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.random import Generator
 
+from datasets import transforms as T
 from datasets.clips import Transform
-from datasets.transforms import (
-    Sample,
-    crop_around,
-    linear_weights,
-    local_contrast,
-    nearest_indices,
-    network_sample,
-    resample,
-    resize,
-    resize_crop,
-    resize_mask,
-    short_side_size,
-    to_float,
-)
+from datasets.transforms import Sample
 from utils.errors import InputError
 
 SGMP_SIZE = 320  # short side in evaluation, and side of a training sample
@@ -60,19 +48,19 @@ def sgmp_train(frames: np.ndarray, mask: np.ndarray, random: Generator, size: in
     """
     if random.random() < 0.5:
         frames, mask = frames[:, :, ::-1], mask[:, ::-1]
-    first = short_side_size(*mask.shape, int(random.choice(FIRST_SHORT_SIDES)), FIRST_LONG_SIDE)
-    clip = np.stack([_distort(frame, random) for frame in to_float(frames)])
-    second = short_side_size(*first, int(random.choice(SECOND_SHORT_SIDES)))
+    first = T.short_side_size(*mask.shape, int(random.choice(FIRST_SHORT_SIDES)), FIRST_LONG_SIDE)
+    clip = np.stack([_distort(frame, random) for frame in T.to_float(frames)])
+    second = T.short_side_size(*first, int(random.choice(SECOND_SHORT_SIDES)))
     weights, indices = [], []
     for side, length, middle in zip(mask.shape, first, second, strict=True):
         crop = int(random.integers(CROP_SIDES[0], min(middle, CROP_SIDES[1]), endpoint=True))
         start = int(random.integers(0, middle - crop, endpoint=True))
         window = slice(start, start + crop)
-        chain = linear_weights(length, middle)[window] @ linear_weights(side, length)
-        weights.append(linear_weights(crop, size) @ chain)
-        chain = nearest_indices(side, length)[nearest_indices(length, middle)[window]]
-        indices.append(chain[nearest_indices(crop, size)])
-    return network_sample(resample(clip, *weights), mask[np.ix_(*indices)], channels)
+        chain = T.linear_weights(length, middle)[window] @ T.linear_weights(side, length)
+        weights.append(T.linear_weights(crop, size) @ chain)
+        chain = T.nearest_indices(side, length)[T.nearest_indices(length, middle)[window]]
+        indices.append(chain[T.nearest_indices(crop, size)])
+    return T.network_sample(T.resample(clip, *weights), mask[np.ix_(*indices)], channels)
 
 
 def _distort(frame: np.ndarray, random: Generator) -> np.ndarray:
@@ -89,15 +77,15 @@ def sgmp_evaluate(frames: np.ndarray, mask: np.ndarray, random: Generator, size:
     """
     if size is None:
         return keep_size(frames, mask, random, size, channels)
-    sides = short_side_size(*frames.shape[1:], size, round(size * SGMP_LONG_SIDE / SGMP_SIZE))
+    sides = T.short_side_size(*frames.shape[1:], size, round(size * SGMP_LONG_SIDE / SGMP_SIZE))
     # to the nearest multiple, upwards from the middle
     height, width = (max(1, (side + SGMP_MULTIPLE // 2) // SGMP_MULTIPLE) * SGMP_MULTIPLE for side in sides)
-    return network_sample(resize(frames, height, width), mask, channels)
+    return T.network_sample(T.resize(frames, height, width), mask, channels)
 
 
 def datransnet_train(frames: np.ndarray, mask: np.ndarray, random: Generator, size: int, channels: int) -> Sample:
     """DATransNet's training: no augmentation; image and mask at `size` x `size`, resized only where they are not."""
-    return network_sample(resize(frames, size, size), resize_mask(mask, size, size), channels)
+    return T.network_sample(T.resize(frames, size, size), T.resize_mask(mask, size, size), channels)
 
 
 def fast_train(
@@ -112,29 +100,29 @@ def fast_train(
     With `contrast`, frames become their local contrast before they are cropped, as in evaluation; brightness is no part
     of it.
     """
-    clip = local_contrast(to_float(frames)) if contrast else frames
+    clip = T.local_contrast(T.to_float(frames)) if contrast else frames
     scale = 1.0 if random.random() < NATIVE_SCALE_SHARE else random.uniform(1, LARGEST_SCALE)
     side = min(round(size / scale), *mask.shape)
     around_target = random.random() < target_share
-    top, left = crop_around(mask if around_target else None, mask.shape, side, TARGET_MARGIN, random)
+    top, left = T.crop_around(mask if around_target else None, mask.shape, side, TARGET_MARGIN, random)
     window = (slice(top, top + side), slice(left, left + side))
-    clip = resize_crop(to_float(clip[(slice(None), *window)]), size)
-    mask = resize_mask(mask[window], size, size)
+    clip = T.resize_crop(T.to_float(clip[(slice(None), *window)]), size)
+    mask = T.resize_mask(mask[window], size, size)
     if random.random() < 0.5:
         clip, mask = clip[:, :, ::-1], mask[:, ::-1]
     turns = int(random.integers(4))
     clip, mask = np.rot90(clip, turns, axes=(1, 2)), np.rot90(mask, turns)
     gain, offset = np.float32(random.uniform(*GAIN)), np.float32(random.uniform(-OFFSET, OFFSET))
     clip = clip * gain if contrast else clip * gain + ((1 - gain) * clip.mean() + offset)
-    return network_sample(clip, mask, channels, normalise=not contrast)
+    return T.network_sample(clip, mask, channels, normalise=not contrast)
 
 
 def keep_size(
     frames: np.ndarray, mask: np.ndarray, random: Generator, size: int | None, channels: int, contrast: bool = False
 ) -> Sample:
     """Evaluation of frames, or with `contrast` of their local contrast, at their own size, whatever `size` is."""
-    clip = local_contrast(to_float(frames)) if contrast else to_float(frames)
-    return network_sample(clip, mask, channels, normalise=not contrast)
+    clip = T.local_contrast(T.to_float(frames)) if contrast else T.to_float(frames)
+    return T.network_sample(clip, mask, channels, normalise=not contrast)
 
 
 class Preset(NamedTuple):

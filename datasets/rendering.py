@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from numpy.random import Generator
 
 from datasets.backgrounds import build_background
 from datasets.targets import TargetRow
@@ -32,16 +33,23 @@ BRIEF_SHARE = 0.3  # of the targets that appear or vanish within the sequence
 
 
 @dataclass(frozen=True)
-class SequenceSettings:
-    """What one sequence shows: ranges are (lowest, highest); speed in pixels a frame."""
+class DatasetSettings:
+    """A dataset to render: ranges are (lowest, highest); size is (H, W); speed in pixels a frame.
 
-    clutter: str
-    frames: int
-    shape: tuple[int, int]
-    snr: float
-    snr_limits: tuple[float, float]
-    speed: tuple[float, float]
-    targets: tuple[int, int]
+    SNR = |target peak - local mean| / local standard deviation (`datasets.rendering.local_statistics`). With
+    the clutter "varied" it is the least that a sequence's targets have (`datasets.varied_scenes`).
+    """
+
+    sequences: int = 32
+    frames: int = 30
+    size: tuple[int, int] = (128, 128)
+    snr: tuple[float, float] = (1.5, 8.0)
+    speed: tuple[float, float] = (0.3, 1.5)
+    targets: tuple[int, int] = (1, 3)
+    clutter: str = "mixed"
+    bits: int = 8
+    val_share: float = 0.25
+    seed: int = 0
 
 
 class RenderedSequence(NamedTuple):
@@ -63,24 +71,24 @@ class Target(NamedTuple):
     snr: float
 
 
-def render_sequence(name: str, settings: SequenceSettings, random: np.random.Generator) -> RenderedSequence:
-    """Render the sequence `name`. The same settings and generator state give the same arrays."""
-    background = build_background(settings.clutter, settings.shape, random)
-    targets = [_draw_target(settings, random) for _ in range(random.integers(*settings.targets, endpoint=True))]
+def render_sequence(name: str, settings: DatasetSettings, snr: float, random: Generator) -> RenderedSequence:
+    """Render the sequence `name` with targets of about `snr`; equal arguments and generators give the same arrays."""
+    background = build_background(settings.clutter, settings.size, random)
+    targets = [_draw_target(settings, snr, random) for _ in range(random.integers(*settings.targets, endpoint=True))]
     offsets = platform_offsets(settings.frames, random)
-    columns = random.normal(0, COLUMN_NOISE, settings.shape[1]).astype(np.float32)
-    spoil = bad_pixels(settings.shape, random)
+    columns = random.normal(0, COLUMN_NOISE, settings.size[1]).astype(np.float32)
+    spoil = bad_pixels(settings.size, random)
 
-    frames = np.empty((settings.frames, *settings.shape), np.float32)
+    frames = np.empty((settings.frames, *settings.size), np.float32)
     masks = np.zeros(frames.shape, bool)
     rows = []
     for number in range(settings.frames):
         clutter = background(number, offsets[number]).astype(np.float32)
-        noise = random.standard_normal(settings.shape, dtype=np.float32) * np.float32(NOISE) + columns
+        noise = random.standard_normal(settings.size, dtype=np.float32) * np.float32(NOISE) + columns
         light = np.zeros_like(clutter)
         for label, target in enumerate(targets):
             place = target.positions[number] + offsets[number]
-            patch = target_profile(place, target.headings[number], target.length, target.width, settings.shape)
+            patch = target_profile(place, target.headings[number], target.length, target.width, settings.size)
             if not target.visible[number] or patch is None:
                 continue
             window, profile = patch
@@ -94,8 +102,8 @@ def render_sequence(name: str, settings: SequenceSettings, random: np.random.Gen
             amplitude = max(target.snr * deviation - excess, LEAST_AMPLITUDE * target.snr * deviation)
             light[window] += np.float32(amplitude) * profile
             masks[number][window] |= core
-            snr = (excess + amplitude * profile.max()) / deviation
-            rows.append(target_row(name, number, label, place, window, core, snr))
+            reached = (excess + amplitude * profile.max()) / deviation
+            rows.append(target_row(name, number, label, place, window, core, reached))
         frames[number] = clutter + noise + light
     frames *= min(1.0, BRIGHTEST / float(frames.max()))
     return RenderedSequence(np.clip(spoil(frames), 0, 1), masks, rows)
@@ -148,30 +156,30 @@ def target_profile(
     return window, profile[top - y : bottom - y, left - x : right - x]
 
 
-def draw_flight(settings: SequenceSettings, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def draw_flight(settings: DatasetSettings, random: Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Positions [T, 2], headings [T] and visible [T] of a slightly turning flight through a random image point."""
     times = np.arange(settings.frames)
     middle = int(random.integers(settings.frames))
     headings = random.uniform(0, 2 * np.pi) + random.normal(0, TURN) * (times - middle)
     steps = random.uniform(*settings.speed) * np.stack([np.sin(headings), np.cos(headings)], axis=1)
     path = np.cumsum(steps, axis=0)
-    positions = path - path[middle] + random.uniform((0, 0), settings.shape)
+    positions = path - path[middle] + random.uniform((0, 0), settings.size)
     visible = np.ones(settings.frames, bool)
     if random.random() < BRIEF_SHARE:
         visible = (times >= random.integers(0, middle + 1)) & (times <= random.integers(middle, settings.frames))
     return positions, headings, visible
 
 
-def _draw_target(settings: SequenceSettings, random: np.random.Generator) -> Target:
+def _draw_target(settings: DatasetSettings, snr: float, random: Generator) -> Target:
     flight = draw_flight(settings, random)
     length = width = random.uniform(*POINT_SPREAD)
     if random.random() < EXTENDED_SHARE:
         length = random.uniform(*EXTENDED_LENGTH)
-    snr = float(np.clip(settings.snr * SNR_SPREAD ** random.uniform(-1, 1), *settings.snr_limits))
-    return Target(*flight, length, width, snr)
+    own_snr = float(np.clip(snr * SNR_SPREAD ** random.uniform(-1, 1), *settings.snr))
+    return Target(*flight, length, width, own_snr)
 
 
-def platform_offsets(frames: int, random: np.random.Generator) -> np.ndarray:
+def platform_offsets(frames: int, random: Generator) -> np.ndarray:
     """Wander of the platform, pixels (y, x) [T, 2]: each frame remembers part of the last offset."""
     offsets = random.normal(0, JITTER, (frames, 2))
     for number in range(1, frames):
@@ -179,7 +187,7 @@ def platform_offsets(frames: int, random: np.random.Generator) -> np.ndarray:
     return offsets
 
 
-def bad_pixels(shape: tuple[int, int], random: np.random.Generator):
+def bad_pixels(shape: tuple[int, int], random: Generator):
     """A function that spoils frames [T, H, W] at fixed places: a third dead, a third stuck at full, a third too hot."""
     count = int(random.binomial(shape[0] * shape[1], BAD_PIXELS))
     places = tuple(random.integers((0, 0), shape, (count, 2)).T)

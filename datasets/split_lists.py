@@ -2,25 +2,20 @@
 
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from datasets.layouts import Layout, Sequence, file_key
 from utils.errors import InputError
-from utils.images import IMAGE_SUFFIXES, numeric_key
+from utils.images import numeric_key, read_list
 
 PUBLISHED_SPLITS = Path(__file__).parent / "splits"
 SPLIT_SEED = 0
 TRAIN_SHARE = 0.8
 
 
-@dataclass(frozen=True)
-class Split:
-    """`parts`: "train", "test" and any further list -> sequences; `missing`: part -> list entries without a file."""
-
-    source: str
-    parts: dict[str, list[Sequence]]
-    missing: dict[str, list[str]] = field(default_factory=dict)
+# source of the split; "train", "test" and any further list -> sequences; the same -> list entries without a file
+Split = tuple[str, dict[str, list[Sequence]], dict[str, list[str]]]
 
 
 def find_split(layout: Layout, names: Iterable[str], published: str | None) -> Split:
@@ -29,7 +24,7 @@ def find_split(layout: Layout, names: Iterable[str], published: str | None) -> S
     `names` are the names of the dataset, which select among several lists in img_idx/.
     """
     if layout.folder_splits:
-        return Split("folders", layout.folder_splits)
+        return "folders", layout.folder_splits, {}
     root = layout.root
     lists = _lists_beside(root, list(names))
     if published is not None:
@@ -46,31 +41,20 @@ def find_split(layout: Layout, names: Iterable[str], published: str | None) -> S
     return _seeded(layout)
 
 
-def read_list(path: Path) -> list[str]:
-    """Entries of a list file, without blank lines, carriage returns, image suffixes, and slashes at either end."""
-    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-    entries = (line.strip().replace("\\", "/").strip("/") for line in lines)
-    without_suffix = (entry.rsplit(".", 1)[0] if entry.lower().endswith(IMAGE_SUFFIXES) else entry for entry in entries)
-    return [entry for entry in without_suffix if entry]
-
-
 def _lists_beside(root: Path, names: list[str]) -> dict[str, Path]:
     """List files in a dataset's folder: of img_idx/, else of the folder itself, else of its other subfolders."""
     by_name = root / "img_idx"
-    if by_name.is_dir():
-        for name in names:
-            lists = {part: by_name / f"{part}_{name}.txt" for part in ("train", "test")}
-            if all(path.is_file() for path in lists.values()):
-                return lists
-        found = {part: sorted(by_name.glob(f"{part}_*.txt")) for part in ("train", "test")}
-        if all(len(paths) == 1 for paths in found.values()):
-            return {part: paths[0] for part, paths in found.items()}
-        if any(found.values()):
-            counts = " and ".join(f"{len(paths)} {part}" for part, paths in found.items())
-            raise InputError(
-                f"{by_name} contains {counts} lists, none named after {' or '.join(names)}; "
-                f"expected train_{names[0]}.txt and test_{names[0]}.txt; rename or remove lists"
-            )
+    for name in names:
+        lists = {part: by_name / f"{part}_{name}.txt" for part in ("train", "test")}
+        if all(path.is_file() for path in lists.values()):
+            return lists
+    found = {part: sorted(by_name.glob(f"{part}_*.txt")) for part in ("train", "test")}
+    if all(len(paths) == 1 for paths in found.values()):
+        return {part: paths[0] for part, paths in found.items()}
+    if any(found.values()):
+        counts = " and ".join(f"{len(paths)} {part}" for part, paths in found.items())
+        text = f"{by_name} contains {counts} lists, none named after {' or '.join(names)}"
+        raise InputError(f"{text}; expected train_{names[0]}.txt and test_{names[0]}.txt; rename or remove lists")
     for folder in (root, *sorted(path for path in root.iterdir() if path.is_dir())):
         train = [folder / name for name in ("trainval.txt", "train.txt") if (folder / name).is_file()]
         test = [folder / name for name in ("test.txt", "val.txt") if (folder / name).is_file()]
@@ -82,7 +66,7 @@ def _lists_beside(root: Path, names: list[str]) -> dict[str, Path]:
 def _split_by(lists: dict[str, Path], layout: Layout, source: str, by_number: bool) -> Split:
     resolved = {part: _resolve(read_list(path), layout, by_number) for part, path in lists.items()}
     parts = {part: found for part, (found, _) in resolved.items()}
-    return Split(source, parts, {part: missing for part, (_, missing) in resolved.items() if missing})
+    return source, parts, {part: missing for part, (_, missing) in resolved.items() if missing}
 
 
 def _resolve(entries: list[str], layout: Layout, by_number: bool) -> tuple[list[Sequence], list[str]]:
@@ -130,4 +114,4 @@ def _seeded(layout: Layout) -> Split:
     count = round(TRAIN_SHARE * len(order))
     indices = {"train": order[:count], "test": order[count:]}
     parts = {part: [layout.sequences[index] for index in sorted(chosen)] for part, chosen in indices.items()}
-    return Split(f"no list found: a random {TRAIN_SHARE:.0%} for training (seed {SPLIT_SEED})", parts)
+    return f"no list found: a random {TRAIN_SHARE:.0%} for training (seed {SPLIT_SEED})", parts, {}

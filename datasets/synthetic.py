@@ -1,10 +1,49 @@
 """Render infrared sequences with targets to train on: `python -m datasets.synthetic --output DIR`."""
 
 import argparse
+import math
+import os
+from dataclasses import asdict, replace
+from functools import partial
+from itertools import chain
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm.contrib.concurrent import thread_map
 
 from datasets.backgrounds import CLUTTERS
-from datasets.rendered_dataset import DEMO, DatasetSettings, render_dataset
-from utils.errors import run_main
+from datasets.rendering import DatasetSettings, frame_name, render_sequence
+from datasets.targets import TARGET_TABLE, TargetRow, write_targets
+from datasets.varied_scenes import render_varied_sequence
+from utils.errors import InputError, run_main
+from utils.files import new_folder, write_json
+from utils.images import encode_png
+
+GOLDEN_RATIO = 0.6180339887  # steps of this spread any number of sequences evenly over a range
+PNG_OPTIONS = (cv2.IMWRITE_PNG_COMPRESSION, 1)  # noise hardly compresses, so more costs time alone
+
+DEMO = DatasetSettings()
+
+
+def render_dataset(output: str | Path, settings: DatasetSettings) -> None:
+    """Write images/SEQUENCE/FRAME.png, masks/, train.txt, val.txt, targets.csv and settings.json into a new folder.
+
+    The folder appears when it is whole. The last `val_share` of the sequences are for validation (where it is above 0,
+    at least one of several). Each depends on the seed, its number and its settings alone. Raises `InputError` where
+    the folder exists and is not empty, or a setting makes no sense.
+    """
+    _check(settings)
+    names = [f"seq_{number:03d}" for number in range(settings.sequences)]
+    with new_folder(output) as folder:
+        render = partial(_render_one, folder, settings)
+        parts = thread_map(render, range(len(names)), names, max_workers=os.cpu_count(), desc="rendering", disable=None)
+        write_targets(folder / TARGET_TABLE, chain(*parts))
+        least = int(settings.val_share > 0 and settings.sequences > 1)
+        trained = settings.sequences - max(least, round(settings.val_share * settings.sequences))
+        for part, chosen in (("train", names[:trained]), ("val", names[trained:])):
+            (folder / f"{part}.txt").write_text("".join(f"{name}\n" for name in chosen))
+        write_json(folder / "settings.json", asdict(settings), indent=2)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -17,12 +56,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--snr", type=float, nargs=2, default=DEMO.snr, metavar=("A", "B"))
     parser.add_argument("--speed", type=float, nargs=2, default=DEMO.speed, metavar=("A", "B"), help="pixels a frame")
     parser.add_argument("--targets", type=int, nargs=2, default=DEMO.targets, metavar=("A", "B"), help="per sequence")
-    parser.add_argument(
-        "--clutter",
-        choices=(*CLUTTERS, "mixed", "varied"),
-        default=DEMO.clutter,
-        help="mixed: cloud, sea and ground in turn; varied: every sequence has its own scene, target sizes and sensor",
-    )
+    text = "mixed: cloud, sea and ground in turn; varied: every sequence has its own scene, target sizes and sensor"
+    parser.add_argument("--clutter", choices=(*CLUTTERS, "mixed", "varied"), default=DEMO.clutter, help=text)
     parser.add_argument("--bits", type=int, choices=(8, 16), default=DEMO.bits)
     parser.add_argument("--val_share", type=float, default=DEMO.val_share, help="share of the sequences in val.txt")
     parser.add_argument("--seed", type=int, default=DEMO.seed)
@@ -31,6 +66,53 @@ def main(argv: list[str] | None = None) -> None:
     settings = DatasetSettings(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
     render_dataset(output, settings)
     print(f"{settings.sequences} sequences of {settings.frames} frames in {output}; use them with --dataset {output}")
+
+
+def ensure_demo(root: Path) -> None:
+    """Render the demo dataset into `root` if it is not there, and say so."""
+    if root.is_dir():
+        return
+    print(f"demo: rendering {DEMO.sequences} sequences of {DEMO.frames} frames into {root} (a few seconds, once)")
+    try:
+        render_dataset(root, DEMO)
+    except InputError:
+        if not root.is_dir():  # else another process of the same run was first
+            raise
+
+
+def golden_share(number: int) -> float:
+    """A share in 0..1 that spreads any number of sequences evenly over a range."""
+    return (number * GOLDEN_RATIO + 0.5) % 1
+
+
+def _render_one(folder: Path, settings: DatasetSettings, number: int, name: str) -> list[TargetRow]:
+    random = np.random.default_rng([settings.seed, number])
+    snr = settings.snr[0] * (settings.snr[1] / settings.snr[0]) ** golden_share(number)
+    if settings.clutter == "mixed":
+        settings = replace(settings, clutter=CLUTTERS[number % len(CLUTTERS)])
+    render = render_varied_sequence if settings.clutter == "varied" else render_sequence
+    rendered = render(name, settings, snr, random)
+    depth = np.uint8 if settings.bits == 8 else np.uint16
+    frames = np.rint(rendered.frames * np.iinfo(depth).max).astype(depth)
+    for kind, images in (("images", frames), ("masks", rendered.masks.astype(np.uint8) * 255)):
+        (folder / kind / name).mkdir(parents=True)
+        for index, image in enumerate(images):
+            (folder / kind / name / f"{frame_name(index)}.png").write_bytes(encode_png(image, PNG_OPTIONS))
+    return rendered.rows
+
+
+def _check(settings: DatasetSettings) -> None:
+    for name in ("snr", "speed", "targets"):
+        low, high = getattr(settings, name)
+        if not 0 <= low <= high < math.inf or (name == "snr" and low <= 0):
+            expected = "above 0" if name == "snr" else "0 or above"
+            raise InputError(f"--{name} {low} {high}; expected two numbers, the lower first, {expected}")
+    if min(settings.sequences, settings.frames) < 1 or min(settings.size) < 32:
+        raise InputError("expected at least 1 sequence, 1 frame and a size of 32 x 32")
+    if not 0 <= settings.val_share <= 1:
+        raise InputError(f"--val_share {settings.val_share}; expected a share in 0..1")
+    if settings.seed < 0:
+        raise InputError(f"--seed {settings.seed}; expected 0 or above")
 
 
 if __name__ == "__main__":

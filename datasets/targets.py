@@ -1,49 +1,16 @@
-"""The targets of a dataset: measured in its masks, and listed in targets.csv where they were rendered or dimmed."""
+"""targets.csv: the targets of a dataset that was rendered or dimmed."""
 
 import csv
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from utils.errors import InputError
+from utils.files import read_text, write_csv
 
-SURROUNDINGS = 10  # pixels around a target's box from which its background is measured
-GUARD = 2  # pixels around every target that are excluded from all backgrounds
 TARGET_TABLE = "targets.csv"
-
-
-class TargetStatistics(NamedTuple):
-    """`area` in pixels; `contrast` = target mean - background mean (grey levels 0..1); `scr` = |contrast| / background
-    standard deviation (signal-to-clutter ratio), None where the background is constant or absent."""
-
-    area: int
-    contrast: float | None
-    scr: float | None
-
-
-def measure_targets(grey: np.ndarray, mask: np.ndarray) -> list[TargetStatistics]:
-    """Statistics of each 8-connected region of `mask` bool [H, W] in `grey` float [H, W].
-
-    The background is the area within 10 px of the target's box, without all targets and 2 px around them.
-    """
-    count, labels, boxes, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-    free = cv2.dilate(mask.astype(np.uint8), np.ones((2 * GUARD + 1,) * 2, np.uint8)) == 0
-    targets = []
-    for label in range(1, count):
-        x, y, width, height, area = (int(value) for value in boxes[label])
-        rows = slice(max(y - SURROUNDINGS, 0), y + height + SURROUNDINGS)
-        window = (rows, slice(max(x - SURROUNDINGS, 0), x + width + SURROUNDINGS))
-        background = grey[window][free[window]]
-        contrast = scr = None
-        if background.size:
-            contrast = float(grey[window][labels[window] == label].mean() - background.mean())
-            deviation = float(background.std())
-            scr = abs(contrast) / deviation if deviation > 0 else None
-        targets.append(TargetStatistics(area, contrast, scr))
-    return targets
 
 
 class TargetRow(NamedTuple):
@@ -67,10 +34,8 @@ class TargetRow(NamedTuple):
 
 def write_targets(path: Path, rows: Iterable[TargetRow]) -> None:
     """Write rows as csv with three decimals."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(TargetRow._fields)
-        writer.writerows([f"{cell:.3f}" if isinstance(cell, float) else cell for cell in row] for row in rows)
+    cells = ([f"{cell:.3f}" if isinstance(cell, float) else cell for cell in row] for row in rows)
+    write_csv(path, TargetRow._fields, cells)
 
 
 def read_targets(root: str | Path) -> list[TargetRow]:
@@ -79,12 +44,11 @@ def read_targets(root: str | Path) -> list[TargetRow]:
     if not path.is_file():
         made = "a dataset made by datasets.synthetic or datasets.dim"
         raise InputError(f"there is no {TARGET_TABLE} in {root}; expected {made}")
-    with open(path, newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != TargetRow._fields:
-            raise InputError(f"{path} has columns {reader.fieldnames}; expected {', '.join(TargetRow._fields)}")
-        kinds = TargetRow.__annotations__
-        return [TargetRow(**{name: kinds[name](cell) for name, cell in row.items()}) for row in reader]
+    reader = csv.DictReader(read_text(path).splitlines())
+    if tuple(reader.fieldnames or ()) != TargetRow._fields:
+        raise InputError(f"{path} has columns {reader.fieldnames}; expected {', '.join(TargetRow._fields)}")
+    kinds = TargetRow.__annotations__
+    return [TargetRow(**{name: kinds[name](cell) for name, cell in row.items()}) for row in reader]
 
 
 def read_identities(root: str | Path) -> dict[tuple[str, str], dict[int, np.ndarray]] | None:
@@ -99,8 +63,5 @@ def read_identities(root: str | Path) -> dict[tuple[str, str], dict[int, np.ndar
 
 def read_frame_snr(root: str | Path) -> dict[tuple[str, str], float]:
     """(sequence, frame) -> lowest SNR of the frame's targets; frames without a target are left out."""
-    snr: dict[tuple[str, str], float] = {}
-    for row in read_targets(root):
-        key = (row.sequence, row.frame)
-        snr[key] = min(row.snr, snr.get(key, row.snr))
-    return snr
+    dimmest_last = sorted(read_targets(root), key=lambda row: -row.snr)
+    return {(row.sequence, row.frame): row.snr for row in dimmest_last}

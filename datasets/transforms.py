@@ -92,8 +92,6 @@ def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def resize_crop(clip: np.ndarray, size: int) -> np.ndarray:
     """Plain bilinear resize of frames float32 [T, h, w] to [T, size, size], for enlarging (it does not antialias)."""
-    if clip.shape[1:] == (size, size):
-        return clip
     return np.stack([cv2.resize(frame, (size, size), interpolation=cv2.INTER_LINEAR) for frame in clip])
 
 

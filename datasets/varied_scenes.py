@@ -5,18 +5,11 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from numpy.random import Generator
 
+from datasets import rendering
 from datasets.backgrounds import CLUTTERS, Background, Texture, below, build_background, random_velocity
-from datasets.rendering import (
-    RenderedSequence,
-    SequenceSettings,
-    bad_pixels,
-    draw_flight,
-    local_statistics,
-    platform_offsets,
-    target_profile,
-    target_row,
-)
+from datasets.rendering import DatasetSettings, RenderedSequence
 
 TARGET_SIZE = (2.0, 15.0)  # pixels across at half contrast: the least width, the greatest length
 ASPECT = (1.0, 3.0)  # length / width
@@ -58,21 +51,21 @@ class VariedTarget(NamedTuple):
     dark: bool
 
 
-def render_varied_sequence(name: str, settings: SequenceSettings, random: np.random.Generator) -> RenderedSequence:
+def render_varied_sequence(name: str, settings: DatasetSettings, snr: float, random: Generator) -> RenderedSequence:
     """Render the sequence `name` with a scene, targets and a sensor of its own; `settings.clutter` is ignored.
 
     Frames are clipped to 0..1. A target is opaque; its contrast against the local mean is drawn, but at least
-    `settings.snr` x the local deviation. Its mask is where more than half of its contrast, as far as clipping leaves
-    it, shows. Where clipping hides the target altogether it is neither drawn nor listed.
+    `snr` x the local deviation. Its mask is where more than half of its contrast, as far as clipping leaves it, shows.
+    Where clipping hides the target altogether it is neither drawn nor listed.
     """
     blur = random.uniform(*BLUR)
-    scene = _build_scene(settings.shape, blur, random)
+    scene = _build_scene(settings.size, blur, random)
     targets = [_draw_target(settings, blur, random) for _ in range(random.integers(*settings.targets, endpoint=True))]
-    offsets = platform_offsets(settings.frames, random)
-    noise = _build_noise(settings.shape, random)
-    spoil = _build_faults(settings.shape, random)
+    offsets = rendering.platform_offsets(settings.frames, random)
+    noise = _build_noise(settings.size, random)
+    spoil = _build_faults(settings.size, random)
 
-    frames = np.empty((settings.frames, *settings.shape), np.float32)
+    frames = np.empty((settings.frames, *settings.size), np.float32)
     masks = np.zeros(frames.shape, bool)
     rows = []
     signs: dict[int, int] = {}
@@ -82,13 +75,13 @@ def render_varied_sequence(name: str, settings: SequenceSettings, random: np.ran
         seen = np.clip(clutter + grain, 0, 1)
         for label, target in enumerate(targets):
             place = target.positions[number] + offsets[number]
-            patch = varied_profile(target, place, target.headings[number], settings.shape)
+            patch = varied_profile(target, place, target.headings[number], settings.size)
             if not target.visible[number] or patch is None or patch[1].max() <= MASK_FRACTION:
                 continue
             window, profile = patch
-            peak = tuple(np.clip(np.rint(place).astype(int), 0, np.array(settings.shape) - 1).tolist())
-            mean, deviation = local_statistics(seen, peak, guard=max(4, round(target.length / 2) + 2))
-            least = max(LEAST_CONTRAST, settings.snr * deviation)
+            peak = tuple(np.clip(np.rint(place).astype(int), 0, np.array(settings.size) - 1).tolist())
+            mean, deviation = rendering.local_statistics(seen, peak, guard=max(4, round(target.length / 2) + 2))
+            least = max(LEAST_CONTRAST, snr * deviation)
             room = {-1: mean, 1: 1 - mean}
             wanted = -1 if target.dark else 1
             sign = signs.setdefault(label, wanted if room[wanted] >= least else -wanted)
@@ -98,8 +91,8 @@ def render_varied_sequence(name: str, settings: SequenceSettings, random: np.ran
             clutter[window] += profile * (mean + sign * contrast - clutter[window])
             core = visible_core(profile, contrast, room[sign])
             masks[number][window] |= core
-            snr = min(contrast * float(profile.max()), room[sign]) / max(deviation, LEAST_DEVIATION)
-            rows.append(target_row(name, number, label, place, window, core, snr))
+            reached = min(contrast * float(profile.max()), room[sign]) / max(deviation, LEAST_DEVIATION)
+            rows.append(rendering.target_row(name, number, label, place, window, core, reached))
         frames[number] = clutter + grain
     return RenderedSequence(spoil(np.clip(frames, 0, 1)).clip(0, 1), masks, rows)
 
@@ -116,16 +109,17 @@ def varied_profile(
     scale = 0.5 / (2 * np.log(2)) ** (0.5 / target.flatness)  # size at half contrast -> sigma
     radius = int(np.ceil(2.6 * scale * target.length)) + 2
     length, width = scale * target.length, scale * target.width
-    body = target_profile(place, heading, length, width, shape, radius, target.flatness)
+    body = rendering.target_profile(place, heading, length, width, shape, radius, target.flatness)
     if body is None or not target.winged:
         return body
-    wings = target_profile(place, heading + np.pi / 2, 0.8 * length, 0.7 * width, shape, radius, target.flatness)
+    size = (0.8 * length, 0.7 * width)
+    wings = rendering.target_profile(place, heading + np.pi / 2, *size, shape, radius, target.flatness)
     return body[0], np.maximum(body[1], wings[1])
 
 
-def _draw_target(settings: SequenceSettings, blur: float, random: np.random.Generator) -> VariedTarget:
+def _draw_target(settings: DatasetSettings, blur: float, random: Generator) -> VariedTarget:
     """Nothing is smaller or has sharper edges than the optics' blur allows."""
-    flight = draw_flight(settings, random)
+    flight = rendering.draw_flight(settings, random)
     least = max(TARGET_SIZE[0], 2.36 * blur)  # a point's width at half height
     length = _log_uniform(random, least, TARGET_SIZE[1])
     width = max(length / random.uniform(*ASPECT), least)
@@ -139,7 +133,7 @@ def _draw_target(settings: SequenceSettings, blur: float, random: np.random.Gene
 Layer = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-def _build_scene(shape: tuple[int, int], blur: float, random: np.random.Generator) -> Background:
+def _build_scene(shape: tuple[int, int], blur: float, random: Generator) -> Background:
     """A backdrop of any level and contrast; clouds, wires, hot objects and a skyline before it, each by chance."""
     backdrop = build_background(str(random.choice(CLUTTERS)), shape, random)
     level, gain, haze = (_log_uniform(random, *limits) for limits in (LEVEL, GAIN, HAZE))
@@ -159,7 +153,7 @@ def _build_scene(shape: tuple[int, int], blur: float, random: np.random.Generato
     return render
 
 
-def _shading(shape: tuple[int, int], level: float, random: np.random.Generator) -> np.ndarray:
+def _shading(shape: tuple[int, int], level: float, random: Generator) -> np.ndarray:
     """A brightness [H, W] that fades to all sides of a point: the glow of the sun, the vignette of a lens."""
     y, x = _grid(shape)
     centre, width = random.uniform((0, 0), shape), random.uniform(0.3, 1.0) * max(shape)
@@ -167,7 +161,7 @@ def _shading(shape: tuple[int, int], level: float, random: np.random.Generator) 
     return (random.uniform(-min(SHADING, 0.5 * level), SHADING) * np.exp(-0.5 * distance)).astype(np.float32)
 
 
-def _hard_clouds(shape: tuple[int, int], level: float, random: np.random.Generator) -> Layer:
+def _hard_clouds(shape: tuple[int, int], level: float, random: Generator) -> Layer:
     """Clouds with edges from sharp to soft, some with a bright rim."""
     field = Texture(shape, random.uniform(3.2, 3.8), random)
     cover, edge = random.uniform(-0.5, 1.2), _log_uniform(random, 0.02, 0.4)
@@ -181,7 +175,7 @@ def _hard_clouds(shape: tuple[int, int], level: float, random: np.random.Generat
     return layer
 
 
-def _wires(shape: tuple[int, int], level: float, random: np.random.Generator) -> Layer:
+def _wires(shape: tuple[int, int], level: float, random: Generator) -> Layer:
     """One to three nearly parallel cables or masts."""
     angle, step = random.choice((0, np.pi / 2)) + random.normal(0, 0.15), _step(level, random)
     lines = [
@@ -199,7 +193,7 @@ def _wires(shape: tuple[int, int], level: float, random: np.random.Generator) ->
     return layer
 
 
-def _hot_objects(shape: tuple[int, int], level: float, random: np.random.Generator) -> Layer:
+def _hot_objects(shape: tuple[int, int], level: float, random: Generator) -> Layer:
     """One to three boxes or ellipses, 22 pixels across and more: vehicles, roofs, the sun; no targets."""
     objects = []
     for _ in range(random.integers(1, 4)):
@@ -220,7 +214,7 @@ def _hot_objects(shape: tuple[int, int], level: float, random: np.random.Generat
     return layer
 
 
-def _skyline(shape: tuple[int, int], level: float, random: np.random.Generator) -> Layer:
+def _skyline(shape: tuple[int, int], level: float, random: Generator) -> Layer:
     """Tree tops or the roofs of houses before the scene, its texture faintly within."""
     length = 2 * shape[1]
     tall = random.uniform(0.05, 0.3) * shape[0]
@@ -242,7 +236,7 @@ def _skyline(shape: tuple[int, int], level: float, random: np.random.Generator) 
     return layer
 
 
-def _build_noise(shape: tuple[int, int], random: np.random.Generator) -> Callable[[], np.ndarray]:
+def _build_noise(shape: tuple[int, int], random: Generator) -> Callable[[], np.ndarray]:
     """A function that gives one frame's noise, on the sensor's fixed pattern of columns, rows and stripes."""
     sigma, size = _log_uniform(random, *NOISE), random.uniform(0.4, 0.9) * (random.random() < FAULT_SHARE)
     pattern = random.normal(0, _log_uniform(random, *PATTERN), (1, shape[1])).astype(np.float32)
@@ -262,9 +256,9 @@ def _build_noise(shape: tuple[int, int], random: np.random.Generator) -> Callabl
     return noise
 
 
-def _build_faults(shape: tuple[int, int], random: np.random.Generator) -> Callable[[np.ndarray], np.ndarray]:
+def _build_faults(shape: tuple[int, int], random: Generator) -> Callable[[np.ndarray], np.ndarray]:
     """A function that spoils frames [T, H, W]: bad pixels, and columns that are dead, stuck or too bright."""
-    spoil = bad_pixels(shape, random) if random.random() < FAULT_SHARE else lambda frames: frames
+    spoil = rendering.bad_pixels(shape, random) if random.random() < FAULT_SHARE else lambda frames: frames
     columns = []
     if random.random() < FAULT_SHARE:
         for _ in range(random.integers(1, 4)):
@@ -280,7 +274,7 @@ def _build_faults(shape: tuple[int, int], random: np.random.Generator) -> Callab
     return spoil_all
 
 
-def _step(level: float, random: np.random.Generator) -> np.float32:
+def _step(level: float, random: Generator) -> np.float32:
     """A brightness against a background of `level`: mostly warmer, and darker only where there is room."""
     step = _log_uniform(random, *STEP)
     return np.float32(-min(step, level) if random.random() < 0.4 else step)
@@ -294,5 +288,5 @@ def _grid(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     return np.arange(shape[0], dtype=np.float32)[:, None], np.arange(shape[1], dtype=np.float32)[None]
 
 
-def _log_uniform(random: np.random.Generator, low: float, high: float) -> float:
+def _log_uniform(random: Generator, low: float, high: float) -> float:
     return float(np.exp(random.uniform(np.log(low), np.log(high))))

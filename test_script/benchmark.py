@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from models import MODELS, build_model
 from test_script.options import add_device_options, command_parser
@@ -104,14 +104,9 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
     return used, sum(parameter.numel() for parameter in model.parameters()) - used
 
 
-def attention_flops(query: tuple, key: tuple, value: tuple, *rest, out_shape: tuple | None = None, **named) -> int:
-    """Operations of the two matrix products of attention, from the shapes [B, heads, tokens, d] of its inputs."""
-    batch, heads, queries, width = query
-    return 2 * batch * heads * queries * key[2] * (width + value[3])
-
-
 # PyTorch's counter knows the fused attention of GPUs only.
-UNCOUNTED = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flops}
+CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+UNCOUNTED = {CPU_ATTENTION: lambda query, key, value, *rest, **named: sdpa_flop_count(query, key, value)}
 
 
 @torch.inference_mode()

@@ -12,11 +12,12 @@ from tqdm import tqdm
 from test_script.results.result_files import write_image_metrics
 from utils.errors import InputError, run_main
 from utils.files import check_writable, write_json
+from utils.images import read_list
 from utils.metrics import PROTOCOLS, MetricAccumulator, build_metric
 from utils.metrics.accumulator import ImageCounts
 from utils.metrics.curves import CurveAccumulator, collect_metrics, merge_curves
-from utils.metrics.saved_maps import Pair, check_groups, find_pairs, key_names, read_groups, read_names, read_pair
-from utils.metrics.tables import areas_table, metrics_table, protocols_text
+from utils.metrics.saved_maps import Pair, find_pairs, key_names, read_groups, read_pair
+from utils.metrics.tables import areas_table, error_table, metrics_table, protocols_text
 from utils.plots import write_curves
 
 
@@ -49,10 +50,11 @@ def main(argv: list[str] | None = None) -> None:
             raise InputError(f"--{option} is missing; give the folder of {option}")
     asked = (PROTOCOLS if name == "all" else [name] for name in args.protocol or ["standard"])
     metrics = {name: build_metric(name) for names in asked for name in names}
-    groups = read_groups(args.groups) if args.groups else {}
-    pairs = find_pairs(args.predictions, args.masks, read_names(args.list) if args.list else None)
-    if groups:
-        check_groups(groups, pairs)
+    names = set(read_list(args.list)) if args.list else None
+    if names == set():
+        raise InputError(f"--list {args.list} is empty; expected one name per line")
+    pairs = find_pairs(args.predictions, args.masks, names)
+    groups = read_groups(args.groups, pairs) if args.groups else {}
     for file in (args.output, args.per_image, args.curves and args.curves / "curves.csv"):
         if file:
             check_writable(file)
@@ -97,6 +99,8 @@ def print_results(results: dict[str, dict]) -> None:
     first, result = next(iter(results.items()))
     print(f"{result['images']} images, {result['targets']} targets")
     print(metrics_table(results, "protocol"))
+    if errors := error_table(results, "protocol"):
+        print(f"\nhIoU and what each error takes from it, in %\n{errors}")
     print(f"\nPd by target area in px ({first})\n{areas_table(result['by_area'])}")
     if "sequences" in result:
         sequences = result["sequences"] | {"mean of sequences": result["sequence_mean"]}

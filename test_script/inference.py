@@ -19,7 +19,7 @@ import argparse
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from scipy.special import expit
@@ -51,7 +51,7 @@ from utils.errors import InputError, run_main
 from utils.metrics import PROTOCOLS, MetricAccumulator, Protocol, build_metric
 from utils.metrics.matching import close_pairs
 from utils.metrics.regions import Scene, find_regions
-from utils.metrics.tables import metrics_table, text_table
+from utils.metrics.tables import error_table, metrics_table, text_table
 from utils.metrics.track_metrics import track_cells
 
 GPU_WORKERS = 4
@@ -67,43 +67,66 @@ def main(argv: list[str] | None = None) -> None:
         end_distributed()
 
 
+class Job(NamedTuple):
+    """A dataset that a network is measured on; `facts`: what decides the results, for run.json and metrics.json."""
+
+    index: DatasetIndex
+    dataset: ClipDataset
+    predictor: Predictor
+    protocols: list[Protocol]
+    facts: dict[str, Any]
+
+
 def run(args: argparse.Namespace, device: torch.device) -> None:
     """Measure all datasets; called in each process."""
-    indices = open_datasets(args.dataset, args.data_root)
+    metrics = {}
+    jobs = prepare_jobs(open_datasets(args.dataset, args.data_root), args, device)
+    for job in jobs:
+        name = job.index.info.name
+        output = Path(args.output_dir) / (name if len(jobs) > 1 else "")
+        metrics[name] = measure_dataset(job, output, args)
+    if is_main() and len(jobs) > 1:
+        write_dataset_table(Path(args.output_dir) / "per_dataset.csv", metrics)
+
+
+def prepare_jobs(indices: list[DatasetIndex], args: argparse.Namespace, device: torch.device) -> list[Job]:
+    """One job for each dataset, with the network of `args`; `InputError` for whatever the user can have got wrong."""
+    if args.num_workers is not None and args.num_workers < 0:
+        raise InputError(f"--num_workers is {args.num_workers}; expected 0 or more")
+    check_track_options(args.min_track, args.track_speed)
     model, settings = load_recipe(args.model_path, args.image_size)
     tiled = args.tile is not None
     sets = [eval_dataset(index.split(args.split), model, settings, index.info.name, tiled) for index in indices]
     predictor = Predictor(model, frame_preparation(sets[0].transform), device, **predictor_options(args))
-    facts = {  # what decides the results beside dataset and protocols: for run.json, metrics.json and the report
-        "split": args.split,
-        "model": model.name,
-        "checkpoint": str(args.model_path),
-        "model_sha256": hashlib.sha256(Path(args.model_path).read_bytes()).hexdigest(),
-        **{name: getattr(args, name) for name in ("image_size", "flip", "tile", "amp", "compile", *TRACK_OPTIONS)},
-        "scales": list(predictor.scales),
-        "save_maps": args.save_maps,
-    }
-    metrics = {}
+    checksum = hashlib.sha256(Path(args.model_path).read_bytes()).hexdigest()
+    jobs = []
     for index, dataset in zip(indices, sets, strict=True):
-        output = Path(args.output_dir) / (index.info.name if len(indices) > 1 else "")
-        metrics[index.info.name] = measure_dataset(index, dataset, predictor, output, facts, args)
-    if is_main() and len(indices) > 1:
-        write_dataset_table(Path(args.output_dir) / "per_dataset.csv", metrics)
+        if index.info.kind == "images" and args.min_track > 1:
+            raise InputError(
+                f"--min_track {args.min_track}: {index.info.name} has single images; give a dataset of sequences"
+            )
+        protocols = choose_protocols(args.protocol, index.info)
+        facts = {
+            "dataset": index.info.name,
+            "split": args.split,
+            "model": model.name,
+            "checkpoint": str(args.model_path),
+            "model_sha256": checksum,
+            **{name: getattr(args, name) for name in ("image_size", "flip", "tile", "amp", "compile", *TRACK_OPTIONS)},
+            "scales": list(predictor.scales),
+            "save_maps": args.save_maps,
+            "frames": len(dataset),
+            "protocols": [protocol.name for protocol in protocols],
+        }
+        jobs.append(Job(index, dataset, predictor, protocols, facts))
+    return jobs
 
 
-def measure_dataset(
-    index: DatasetIndex, dataset: ClipDataset, predictor: Predictor, output: Path, facts: dict, args: argparse.Namespace
-) -> dict[str, dict]:
+def measure_dataset(job: Job, output: Path, args: argparse.Namespace) -> dict[str, dict]:
     """Measure one dataset and write everything to `output`; the main process returns the metrics by protocol."""
+    index, dataset, predictor, protocols, facts = job
     single_images = index.info.kind == "images"
-    if single_images and args.min_track > 1:
-        raise InputError(
-            f"--min_track {args.min_track}: {index.info.name} has single images; give a dataset of sequences"
-        )
     parts = split_work([None if single_images else dataset.sequences[number].name for number, _ in dataset.targets])
-    protocols = choose_protocols(args.protocol, index.info)
-    names = [protocol.name for protocol in protocols]
-    facts = {"dataset": index.info.name, **facts, "frames": len(dataset), "protocols": names}
     if is_main():
         print(index.summary)
         start_run(output, facts, args.resume)
@@ -146,22 +169,24 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add_track_options(parser)
     add = parser.add_argument
     add("--dataset", required=True, help="name of a dataset or a folder of a known layout; several joined by '+'")
-    add("--data_root", help="folder that holds the datasets by name; default datasets/path_config.py")
-    add("--split", default="test", help="train, test or another list of the dataset; default test")
     known = f"one or several of {', '.join(PROTOCOLS)}; default: standard, and that of the dataset's paper"
     add("--protocol", nargs="+", metavar="NAME", help=known)
     add("--output_dir", default="./predict", help="where to write; default ./predict")
+    add_reading_options(parser)
     maps = "write the score maps as well: npy (default), exact, or png, 16-bit probabilities"
     add("--save_maps", nargs="?", choices=("npy", "png"), const="npy", help=maps)
     same = "the same as --save_maps png"
     add("--save_probabilities", action="store_const", const="png", dest="save_maps", help=same)
-    add("--num_workers", type=int, help="processes that read frames; default 4 with a GPU, else none")
     add("--resume", action="store_true", help="continue an interrupted run of the same options")
-    args = parser.parse_args(argv)
-    check_track_options(args.min_track, args.track_speed)
-    if args.num_workers is not None and args.num_workers < 0:
-        raise InputError(f"--num_workers is {args.num_workers}; expected 0 or more")
-    return args
+    return parser.parse_args(argv)
+
+
+def add_reading_options(parser: argparse.ArgumentParser) -> None:
+    """Add where the datasets are, which part of them is measured, and how they are read."""
+    add = parser.add_argument
+    add("--data_root", help="folder that holds the datasets by name; default datasets/path_config.py")
+    add("--split", default="test", help="train, test or another list of the dataset; default test")
+    add("--num_workers", type=int, help="processes that read frames; default 4 with a GPU, else none")
 
 
 def choose_protocols(asked: list[str] | None, info: DatasetInfo) -> list[Protocol]:
@@ -246,6 +271,8 @@ def print_results(metrics: dict[str, dict], info: DatasetInfo, notes: list[str])
     first = next(iter(metrics.values()))
     print(f"{first['images']} images, {first['targets']} targets")
     print(metrics_table(metrics | published_lines(info), "protocol"))
+    if errors := error_table(metrics, "protocol"):
+        print(f"hIoU and what each error takes from it, in %:\n{errors}")
     if first.get("by_snr"):
         print(f"dimmer and brighter half of the frames with targets, {next(iter(metrics))}:")
         print(metrics_table(first["by_snr"], "dimmest target"))

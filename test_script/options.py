@@ -29,10 +29,12 @@ def add_device_options(parser: argparse.ArgumentParser, amp: bool = True) -> Non
         parser.add_argument("--amp", nargs="?", const="bf16", default="none", metavar=choices, help=text)
 
 
-def add_model_options(parser: argparse.ArgumentParser, path_required: bool = True) -> None:
-    """Add the network and the way it is run; `path_required`: whether --model_path must be given."""
+def add_model_options(parser: argparse.ArgumentParser, path_required: bool = True, several: bool = False) -> None:
+    """Add --model_path (--models if `several`), which must be given if `path_required`, and the way it is run."""
     add = parser.add_argument
-    add("--model_path", required=path_required, metavar="FILE", help="checkpoint, of this repository or published")
+    name, number = ("--models", "+") if several else ("--model_path", None)
+    path = "checkpoint, of this repository or published"
+    add(name, nargs=number, required=path_required, metavar="FILE", help=path)
     sizes = "for DATransNet checkpoints that do not record it: 256 (NUDT-SIRST) or 512 (IRSTD-1K)"
     add("--image_size", type=int, help=sizes)
     add("--flip", action="store_true", help="average with the predictions of the left-right flipped frames")

@@ -22,14 +22,14 @@ from datasets.targets import read_targets
 from datasets.transforms import to_float
 from test_script.options import add_device_options, command_parser
 from test_script.predictor import Predictor
-from test_script.results.result_files import write_csv
 from utils.errors import InputError, run_main
-from utils.files import atomic_path, check_writable
+from utils.files import check_writable, write_csv
 from utils.metrics.accumulator import group_rows
 from utils.metrics.curves import CurveAccumulator
 from utils.metrics.matching import MATCH_DISTANCE, optimal
 from utils.metrics.regions import Scene, find_regions
 from utils.metrics.tables import text_table
+from utils.plots import plot
 
 FA_LIMIT = 10e-6
 SNR_EDGES = (1.0, 1.5, 2.0, 2.5, 3.0)
@@ -163,18 +163,11 @@ def table(results: dict[str, Comparison], counts: list[int], edges: tuple[float,
 
 def draw(path: Path, results: dict[str, Comparison], edges: tuple[float, ...], fa: float) -> None:
     """Write the picture: a line a network, a point an interval of SNR."""
-    from matplotlib.figure import Figure  # here, so that nothing but a picture needs matplotlib
-
-    figure = Figure(figsize=(6.4, 4.2), dpi=120, layout="constrained")
-    axes = figure.add_subplot()
     middles = [(low + high) / 2 for low, high in itertools.pairwise(edges)]
-    for title, one in results.items():
-        axes.plot(middles, one.pd_by_snr, marker="o", linestyle=":" if "copies" in title else "-", label=title)
-    axes.set(xlabel="target SNR", ylabel=f"Pd at Fa of {fa * 1e6:g}e-6", ylim=(-0.02, 1.02), xticks=edges)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary)
+    with plot(path, width=6.4, xlabel="target SNR", ylabel=f"Pd at Fa of {fa * 1e6:g}e-6", xticks=edges) as axes:
+        for title, one in results.items():
+            axes.plot(middles, one.pd_by_snr, marker="o", linestyle=":" if "copies" in title else "-", label=title)
+        axes.legend()
 
 
 if __name__ == "__main__":

@@ -43,10 +43,10 @@ from test_script.options import (
 from test_script.predictor import FrameResult, Predictor
 from test_script.results.detections import DETECTION_COLUMNS, detection_row
 from test_script.results.latency import Latency
-from test_script.results.result_files import background_calls, frame_file, open_atomic, write_mask, write_png
+from test_script.results.result_files import background_calls, frame_file, write_mask, write_png
 from test_script.results.tracks import TRACK_COLUMNS, TrackedResult, TrackFilter, track_row
 from utils.errors import InputError, run_main
-from utils.files import atomic_path
+from utils.files import atomic_path, open_atomic
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
 DEFAULT_WEIGHTS = ("datransnet", "datransnet_nudt-sirst")  # the first of these that exists

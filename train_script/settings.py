@@ -9,7 +9,7 @@ from datasets.catalog import CATALOG
 from datasets.presets import PRESETS
 from models import MODELS, check_options, model_options
 from train_script.losses import LOSSES
-from utils.config import check_values, nearest, parse_arguments, read_options, read_values
+from utils.config import check_values, nearest, parse_arguments, read_values
 from utils.distributed import AMP_NAMES
 from utils.errors import InputError
 
@@ -153,8 +153,8 @@ def renamed(values: dict[str, Any]) -> dict[str, Any]:
 
 def parse_command_line(argv: list[str] | None) -> tuple[str | None, dict[str, Any]]:
     """The command line as (configuration or None, settings given). With no --config and no --dataset: the demo."""
-    options = read_options(DEFAULTS, Settings)
-    config, given = parse_arguments(options, argv, "python -m train_script.train", DESCRIPTION, config_names(), ALIASES)
+    prog = "python -m train_script.train"
+    config, given = parse_arguments(DEFAULTS, Settings, argv, prog, DESCRIPTION, config_names(), ALIASES)
     if config is None and not {"dataset", "resume"} & set(given):
         config = DEMO
     return config, given

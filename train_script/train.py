@@ -23,6 +23,7 @@ from utils.config import write_settings
 from utils.distributed import choose_amp, end_distributed, init_distributed, is_main, world_size
 from utils.errors import InputError, run_main
 from utils.metrics import build_metric
+from utils.metrics.accumulator import LOWER_IS_BETTER
 
 SELECTION_METRICS = ("video_mean", "iou", "pd")  # the first that a protocol defines chooses the best epoch
 
@@ -192,7 +193,7 @@ def choose_metric(settings: Settings, protocol: str) -> str:
     defined = [name for name, value in build_metric(protocol).compute().items() if value is not None]
     if settings.select_by is None:
         return next(name for name in SELECTION_METRICS if name in defined)
-    choices = [name for name in defined if name != "fa"]
+    choices = [name for name in defined if name not in LOWER_IS_BETTER]
     if settings.select_by not in choices:
         raise InputError(
             f"select_by is {settings.select_by!r}, expected one of {', '.join(choices)} (protocol {protocol})"

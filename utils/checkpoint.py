@@ -111,30 +111,21 @@ def _load_safely(path: Path):
         message = f"{path} is not a checkpoint, or it is truncated; download or copy it again"
         refused = isinstance(error, pickle.UnpicklingError)
         if refused and (named := re.search(r"(?:GLOBAL|global) ([\w.]+)", str(error))):
-            message = (
-                f"refused to load {path}: it asks to build '{named[1]}', and a checkpoint may hold only tensors and "
-                "plain data; a file from an untrusted source may be malicious"
-            )
+            reason = f"it asks to build '{named[1]}', and a checkpoint may hold only tensors and plain data; a file"
+            message = f"refused to load {path}: {reason} from an untrusted source may be malicious"
         elif refused and "Unsupported operand" in str(error):
-            message = (
-                f"refused to load {path}: it is not a file that torch.save writes, or it is damaged; a pickle from an "
-                "untrusted source may be malicious"
-            )
+            reason = "it is not a file that torch.save writes, or it is damaged; a pickle"
+            message = f"refused to load {path}: {reason} from an untrusted source may be malicious"
         raise InputError(message) from error
 
 
 def _find_weights(content, path: Path) -> dict[str, Tensor]:
     """The dict of tensors in a checkpoint, whatever it is called there, without wrappers' prefixes."""
-    for weights in (content.get("state_dict"), content.get("model"), content) if isinstance(content, dict) else ():
-        if (
-            isinstance(weights, dict)
-            and weights
-            and all(isinstance(name, str) and isinstance(weight, Tensor) for name, weight in weights.items())
-        ):
-            weights = dict(weights)
+    for held in (content.get("state_dict"), content.get("model"), content) if isinstance(content, dict) else ():
+        weights = dict(held) if isinstance(held, dict) else {}
+        if weights and all(isinstance(name, str) and isinstance(one, Tensor) for name, one in weights.items()):
             while prefix := next((p for p in WRAPPER_PREFIXES if all(name.startswith(p) for name in weights)), None):
                 weights = {name.removeprefix(prefix): weight for name, weight in weights.items()}
             return weights
-    raise InputError(
-        f"{path} holds no network weights; expected a dict of tensors, alone or as 'model' or 'state_dict'"
-    )
+    expected = "a dict of tensors, alone or as 'model' or 'state_dict'"
+    raise InputError(f"{path} holds no network weights; expected {expected}")

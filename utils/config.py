@@ -14,36 +14,25 @@ import re
 import types
 import typing
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 
 from utils.errors import InputError
 from utils.files import atomic_path
 
-T = TypeVar("T")
 GROUP_LINE = re.compile(r"^# == (.+) ==$")
 BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 OPTION_LINE = re.compile(r"^(\w+):(?: .*?)?  # (.+)$")
 
 
-@dataclass(frozen=True)
-class Option:
-    """One setting as `--help` shows it."""
-
-    name: str
-    annotation: Any
-    default: Any
-    group: str
-    help: str
-
-
 def nearest(name: str, known: typing.Iterable[str]) -> str:
-    """', did you mean ...?' for a misspelt name, or '' where nothing known is near it."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else ""
+    """'; did you mean ...?' for a misspelt name, in any case, or '' where nothing known is near it."""
+    by_case = {each.lower(): each for each in known}
+    close = difflib.get_close_matches(name.lower(), by_case, n=1, cutoff=0.5)
+    return f"; did you mean {by_case[close[0]]}?" if close else ""
 
 
 def convert(name: str, value: Any, annotation: Any) -> Any:
@@ -76,18 +65,14 @@ def convert(name: str, value: Any, annotation: Any) -> Any:
         if not all(isinstance(pair, str) and "=" in pair for pair in pairs):
             raise wrong
         return dict(pair.split("=", 1) for pair in pairs)
-    if annotation is bool:
-        if text.lower() not in BOOLEANS:
-            raise wrong
-        return BOOLEANS[text.lower()]
     if origin in (list, tuple):
         items = value if isinstance(value, list | tuple) else text.strip("[]()").replace(",", " ").split()
         return origin(convert(name, item, parts[0]) for item in items)
-    if not isinstance(value, str | int | float) or isinstance(value, bool):
+    if not isinstance(value, str | int | float) or (isinstance(value, bool) and annotation is not bool):
         raise wrong
     try:
-        return annotation(text)  # int, float or str
-    except ValueError:
+        return BOOLEANS[text.lower()] if annotation is bool else annotation(text)  # int, float or str
+    except (KeyError, ValueError):
         raise wrong from None
 
 
@@ -133,31 +118,9 @@ def check_values(values: dict, annotations: dict[str, Any], source: str) -> dict
     return {name: convert(f"{name} in {source}", value, annotations[name]) for name, value in values.items()}
 
 
-def read_options(default_path: str | Path, kind: type) -> list[Option]:
-    """The settings of `kind` in the order and with the comments of the default file, which must hold every one."""
-    defaults = read_values(default_path, kind)
-    annotations = typing.get_type_hints(kind, include_extras=True)
-    options, group = [], "Settings"
-    for line in Path(default_path).read_text(encoding="utf-8").splitlines():
-        if match := GROUP_LINE.match(line):
-            group = match[1]
-        elif match := OPTION_LINE.match(line):
-            name = match[1]
-            options.append(Option(name, annotations[name], defaults[name], group, match[2]))
-    if missing := set(annotations) - {option.name for option in options}:
-        raise InputError(f"{default_path} lacks a commented line for {', '.join(sorted(missing))}; add it")
-    return options
-
-
-class _Parser(argparse.ArgumentParser):
-    """argparse whose errors are `InputError`s."""
-
-    def error(self, message: str) -> typing.NoReturn:
-        raise InputError(f"{message}; --help lists the options")
-
-
 def parse_arguments(
-    options: list[Option],
+    default_path: str | Path,
+    kind: type,
     argv: list[str] | None,
     prog: str,
     description: str,
@@ -166,58 +129,62 @@ def parse_arguments(
 ) -> tuple[str | None, dict[str, Any]]:
     """The command line as (configuration file or None, settings given). Unknown options raise `InputError`.
 
-    `aliases`: options of earlier versions, to today's name and what becomes of the value's text.
+    The options are the settings of `kind`, with the order, groups and comments of the default file, which must hold
+    every one. `aliases`: options of earlier versions, to today's name and what becomes of the value's text.
     """
-    parser = _Parser(
+    defaults, annotations = read_values(default_path, kind), typing.get_type_hints(kind, include_extras=True)
+    parser = argparse.ArgumentParser(
         prog=prog,
         usage=f"{prog} [--config FILE|NAME] [--SETTING VALUE ...]",
         description=description,
         allow_abbrev=False,
+        exit_on_error=False,
+        argument_default=argparse.SUPPRESS,
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=34, width=118),
     )
     text = f"yaml file with settings that differ from the defaults, or one of ours: {', '.join(config_names)}"
     parser.add_argument("--config", metavar="FILE|NAME", help=text)
-    groups: dict[str, argparse._ArgumentGroup] = {}
-    for option in options:
-        if option.group not in groups:
-            groups[option.group] = parser.add_argument_group(option.group)
-        default = str(option.default).lower() if option.default in (True, False, None) else option.default
-        is_list = typing.get_origin(option.annotation) is list
-        words = describe_type(option.annotation).replace(" or none", "")
-        groups[option.group].add_argument(
-            f"--{option.name}",
-            metavar=words if "|" in words else words.upper(),
-            nargs="+" if is_list or option.annotation is dict else "?" if option.annotation is bool else None,
-            action="extend" if option.annotation is dict else "store",
-            const=True if option.annotation is bool else None,
-            default=argparse.SUPPRESS,
-            help=f"{option.help} [{default}]".replace("%", "%%"),
-        )
-    annotations = {option.name: option.annotation for option in options}
+    group, known = parser.add_argument_group("Settings"), {"config", "help"}
+    for line in Path(default_path).read_text(encoding="utf-8").splitlines():
+        if match := GROUP_LINE.match(line):
+            group = parser.add_argument_group(match[1])
+        elif match := OPTION_LINE.match(line):
+            name, text = match.groups()
+            annotation, default = annotations[name], defaults[name]
+            shown = str(default).lower() if default in (True, False, None) else default
+            text = f"{text} [{shown}]".replace("%", "%%")
+            words = describe_type(annotation).replace(" or none", "")
+            form = {bool: {"nargs": "?", "const": True}, dict: {"nargs": "+", "action": "extend"}}.get(annotation, {})
+            if typing.get_origin(annotation) is list:
+                form = {"nargs": "+"}
+            group.add_argument(f"--{name}", metavar=words if "|" in words else words.upper(), help=text, **form)
+            known.add(name)
+    if missing := annotations.keys() - known:
+        raise InputError(f"{default_path} lacks a commented line for {', '.join(sorted(missing))}; add it")
     for old, (name, translate) in (aliases or {}).items():
         action = "append" if annotations[name] is dict else "store"
-        parser.add_argument(
-            f"--{old}", dest=name, action=action, type=translate, default=argparse.SUPPRESS, help=argparse.SUPPRESS
-        )
-    given, unknown = parser.parse_known_args(argv)
+        parser.add_argument(f"--{old}", dest=name, action=action, type=translate, help=argparse.SUPPRESS)
+    try:
+        given, unknown = parser.parse_known_args(argv)
+    except argparse.ArgumentError as error:
+        raise InputError(f"{error}; --help lists the options") from error
     if unknown and not unknown[0].startswith("-"):
         raise InputError(f"{unknown[0]!r} follows no option; a configuration is given with --config {unknown[0]}")
     if unknown:
         name = unknown[0].split("=")[0].lstrip("-").replace("-", "_")
-        known = {option.name for option in options} | {"config", "help"}
         raise InputError(f"unknown option {unknown[0]}{nearest(name, known)}; --help lists the options")
     values = vars(given)
-    config = values.pop("config")
-    return config, {name: convert(f"--{name}", value, annotations[name]) for name, value in values.items()}
+    return values.pop("config", None), {
+        name: convert(f"--{name}", value, annotations[name]) for name, value in values.items()
+    }
 
 
 def add_pairs_option(parser: argparse.ArgumentParser, name: str, help: str, shorthands: list[str]) -> None:
     """Add the option `--name NAME=VALUE ...`, to be read as `convert(name, value, dict)`, and shorthands for pairs."""
     parser.add_argument(f"--{name}", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help=help)
     for short in shorthands:
-        parser.add_argument(
-            f"--{short}", dest=name, action="append", type=f"{short}={{}}".format, help=f"as --{name} {short}=VALUE"
-        )
+        text = f"as --{name} {short}=VALUE"
+        parser.add_argument(f"--{short}", dest=name, action="append", type=f"{short}={{}}".format, help=text)
 
 
 def write_settings(path: str | Path, settings: Any) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
+from skimage.util import montage
 
 TRUTH = (31, 200, 95)  # outline of the true mask, in every picture
 FOUND = (255, 80, 60)  # outline of the prediction
@@ -37,8 +38,6 @@ def outline(rgb: np.ndarray, mask: np.ndarray, color: tuple[int, int, int]) -> n
 
     The line runs just outside the region, so that a target of a single pixel stays visible inside it.
     """
-    if rgb.shape[:2] != mask.shape:
-        raise ValueError(f"image {rgb.shape[:2]} and mask {mask.shape} differ in size")
     region = mask.astype(np.uint8)
     ring = cv2.dilate(region, np.ones((3, 3), np.uint8)) > region
     result = rgb.copy()
@@ -48,19 +47,12 @@ def outline(rgb: np.ndarray, mask: np.ndarray, color: tuple[int, int, int]) -> n
 
 def contact_sheet(tiles: Sequence[np.ndarray], labels: Sequence[str], columns: int) -> np.ndarray:
     """Arrange `tiles` (RGB uint8, sizes may differ) in rows of `columns`, each above its label; returns RGB uint8."""
-    if len(tiles) != len(labels) or not tiles:
-        raise ValueError(f"{len(tiles)} tiles and {len(labels)} labels; expected the same number, at least one")
     columns = min(columns, len(tiles))
-    rows = -(-len(tiles) // columns)
     height, width = (max(tile.shape[axis] for tile in tiles) for axis in (0, 1))
-    step_y, step_x = height + LABEL_HEIGHT + GAP, width + GAP
-    sheet = np.full((rows * step_y + GAP, columns * step_x + GAP, 3), SHEET_GREY, np.uint8)
-    for index, (tile, label) in enumerate(zip(tiles, labels, strict=True)):
-        top = GAP + index // columns * step_y
-        left = GAP + index % columns * step_x
-        sheet[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
-        strip = sheet[top + height : top + height + LABEL_HEIGHT, left : left + width]  # cuts long labels
-        text = np.ascontiguousarray(strip)
-        cv2.putText(text, label, (1, LABEL_HEIGHT - 4), cv2.FONT_HERSHEY_SIMPLEX, 0.34, TEXT_COLOR, 1, cv2.LINE_AA)
-        strip[:] = text
-    return sheet
+    cells = np.full((len(tiles), height + LABEL_HEIGHT, width, 3), SHEET_GREY, np.uint8)
+    for cell, tile, label in zip(cells, tiles, labels, strict=True):
+        cell[: tile.shape[0], : tile.shape[1]] = tile
+        place = (1, LABEL_HEIGHT - 4)
+        cv2.putText(cell[height:], label, place, cv2.FONT_HERSHEY_SIMPLEX, 0.34, TEXT_COLOR, 1, cv2.LINE_AA)
+    grid = (-(-len(tiles) // columns), columns)
+    return montage(cells, fill=[SHEET_GREY] * 3, grid_shape=grid, padding_width=GAP, channel_axis=-1)

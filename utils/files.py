@@ -1,13 +1,14 @@
 """Atomic writing: a file or folder appears complete or not at all."""
 
+import csv
 import json
 import math
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from utils.errors import InputError
 
@@ -30,11 +31,32 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
 
 
+def read_text(path: Path, errors: str = "strict") -> str:
+    """The text of a UTF-8 file, with or without a byte order mark; raises `InputError` where it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8-sig", errors=errors)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {path}: {error}; check the path") from error
+
+
 def write_json(path: str | Path, content: Any, indent: int | None = 1) -> None:
     """Write nested `content` as JSON, NaN as null; raises `InputError` as `atomic_path` does."""
     text = json.dumps(json_ready(content), indent=indent, allow_nan=False)
     with atomic_path(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
+
+
+@contextmanager
+def open_atomic(path: str | Path) -> Iterator[TextIO]:
+    """Yield a text file that appears as `path` if the block succeeds."""
+    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        yield file
+
+
+def write_csv(path: str | Path, columns: Iterable[str], rows: Iterable[Iterable]) -> None:
+    """Write a table as csv, with an empty cell for NaN and None; raises `InputError` as `atomic_path` does."""
+    with open_atomic(path) as file:
+        csv.writer(file, lineterminator="\n").writerows([columns, *(map(json_ready, row) for row in rows)])
 
 
 def json_ready(value: Any) -> Any:

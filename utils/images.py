@@ -1,4 +1,4 @@
-"""Find and read the grey frames and masks of infrared datasets, whatever their format and bit depth."""
+"""Find, read and encode the grey frames and masks of infrared datasets, whatever their format and bit depth."""
 
 import re
 from collections.abc import Callable
@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from utils.errors import InputError
+from utils.files import read_text
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 MASK_ENDING = "_pixels0"  # NUAA-SIRST is released with masks named NAME_pixels0.png
@@ -39,6 +40,14 @@ def image_files(
         if (other := files.setdefault(key(path), path)) is not path:
             raise InputError(f"{other} and {path} have the same name; expected one file per frame; remove one of them")
     return files
+
+
+def read_list(path: Path) -> list[str]:
+    """Entries of a list file, without blank lines, carriage returns, image suffixes, and slashes at either end."""
+    lines = read_text(path, errors="replace").splitlines()
+    entries = (line.strip().replace("\\", "/").strip("/") for line in lines)
+    without_suffix = (entry.rsplit(".", 1)[0] if entry.lower().endswith(IMAGE_SUFFIXES) else entry for entry in entries)
+    return [entry for entry in without_suffix if entry]
 
 
 def size_text(image: np.ndarray) -> str:
@@ -81,6 +90,11 @@ def read_mask(path: str | Path) -> np.ndarray:
     """Read a mask as bool [H, W]: any value > 0 in any colour channel is target (0/1, 0/255, 16-bit, palette)."""
     image = _read(path)
     return image > 0 if image.ndim == 2 else (image[..., :3] > 0).any(axis=2)
+
+
+def encode_png(image: np.ndarray, options: tuple[int, ...] = ()) -> bytes:
+    """The bytes of a png file: grey uint8 or uint16 [H, W], or RGB uint8 [H, W, 3]; `options` as for `cv2.imencode`."""
+    return cv2.imencode(".png", image[..., ::-1] if image.ndim == 3 else image, options)[1].tobytes()
 
 
 def _read(path: str | Path) -> np.ndarray:

@@ -1,5 +1,6 @@
 """report.html: one self-contained page that shows which frames a network fails on, and how good it is."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from test_script.results.inference_results import Results, published_lines
 from utils.files import atomic_path, json_ready
 from utils.metrics import MetricAccumulator
 from utils.metrics.accumulator import group_rows
-from utils.metrics.tables import HEADINGS, format_metric
+from utils.metrics.hierarchical import LOC_ERRORS, hierarchical_parts
+from utils.metrics.tables import ERRORS, HEADINGS, format_metric
 from utils.metrics.track_metrics import track_cells
 
 TEMPLATES = FileSystemLoader(Path(__file__).parent)
@@ -62,6 +64,7 @@ def write_report(
         notes=notes,
         protocols=table("protocol", [(name, one, {}) for name, one in (metrics | published_lines(info)).items()]),
         measured=len(metrics),
+        errors=error_rows(results.metrics, metrics),
         areas=table("target area", areas),
         tracks=text_cells(track_cells(tracks)) if tracks else None,
         trails=trails,
@@ -81,6 +84,23 @@ def table(title: str, rows: list[tuple[str, Mapping[str, float | None], Mapping[
         metrics = [(format_metric(key, values.get(key)), json_ready(values.get(key))) for key in shown]
         cells.append([(name, name), *metrics, *((count, count) for count in counts.values())])
     return {"head": head, "rows": cells}
+
+
+def error_rows(accumulators: Mapping[str, MetricAccumulator], metrics: Mapping[str, dict]) -> list[dict[str, Any]]:
+    """hIoU and the share of each error, by the first protocol that has them; the number of objects where it counts any.
+
+    Empty if no protocol has them, and if there are neither targets nor predicted regions.
+    """
+    name = next((name for name, one in metrics.items() if one["hiou"] is not None), None)
+    if name is None or math.isnan(metrics[name]["hiou"]):
+        return []
+    rows = accumulators[name].rows
+    counts = {error: sum(row.unmatched[kind] for row in rows) for kind, error in enumerate(LOC_ERRORS)}
+    counts["hiou"] = sum(len(row.pairs) for row in rows)
+    return [
+        {"part": part, "name": ERRORS[part][0], "meaning": ERRORS[part][1], "share": share, "count": counts.get(part)}
+        for part, share in hierarchical_parts(metrics[name]).items()
+    ]
 
 
 def text_cells(lines: list[list[str]]) -> dict[str, list]:

@@ -13,10 +13,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from test_script.results.result_files import encode_png, write_png
+from test_script.results.result_files import write_png
 from utils.drawing import grey_to_rgb, stretch_contrast
 from utils.errors import InputError
-from utils.images import read_grey
+from utils.images import encode_png, read_grey
 from utils.metrics.accumulator import ImageCounts
 from utils.metrics.curves import threshold_levels
 from utils.metrics.regions import find_regions

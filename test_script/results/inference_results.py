@@ -1,5 +1,6 @@
 """Results over a dataset: the parts of a run merged, its metrics, and the files written from them."""
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,9 +10,9 @@ from datasets import ClipDataset, DatasetIndex
 from datasets.catalog import DatasetInfo
 from datasets.targets import TARGET_TABLE, read_frame_snr
 from test_script.results.detections import DETECTION_COLUMNS, coco_detections
-from test_script.results.result_files import write_csv, write_image_metrics, write_table
+from test_script.results.result_files import write_image_metrics, write_table
 from test_script.results.work_parts import Part
-from utils.files import write_json
+from utils.files import write_csv, write_json
 from utils.metrics import PROTOCOLS, MetricAccumulator
 from utils.metrics.accumulator import METRICS
 from utils.metrics.curves import CURVE_AREAS, CurveAccumulator, collect_metrics, merge_curves
@@ -65,6 +66,17 @@ def write_results(
     write_json(output / "detections_coco.json", coco, indent=None)
     write_curves(merge_curves(results.curves.values()).compute(), output / "curves")
     return metrics
+
+
+def read_finished(output: Path, run: dict[str, Any]) -> dict[str, dict] | None:
+    """The metrics by protocol that a run like `run` wrote to `output`, NaN as None; None if it was not finished."""
+    try:
+        content = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    facts = content | {"protocols": list(content["protocols"])}
+    same = all(facts.get(name) == value for name, value in run.items() if name != "checkpoint")
+    return content["protocols"] if same and (output / "report.html").is_file() else None
 
 
 def write_dataset_table(path: Path, metrics: Mapping[str, Mapping[str, dict]]) -> None:

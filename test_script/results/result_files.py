@@ -1,18 +1,15 @@
 """Result files: masks, score maps and tables, written in the background and atomically."""
 
-import csv
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
 
-import cv2
 import numpy as np
 
-from utils.errors import InputError
-from utils.files import atomic_path, json_ready
+from utils.files import atomic_path, write_csv
+from utils.images import encode_png
 from utils.metrics import MetricAccumulator
 
 SCORE_LEVELS = 65535  # of a 16-bit png: the level is round(probability * 65535)
@@ -45,16 +42,6 @@ def write_png(path: Path, image: np.ndarray) -> None:
         temporary.write_bytes(encode_png(image))
 
 
-def encode_png(image: np.ndarray) -> bytes:
-    """The bytes of a png file: grey uint8 or uint16 [H, W], or RGB uint8 [H, W, 3]."""
-    if image.ndim == 3:
-        image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    good, data = cv2.imencode(".png", image)
-    if not good:
-        raise InputError(f"OpenCV could not encode a png; expected uint8 or uint16, got {image.dtype} {image.shape}")
-    return data.tobytes()
-
-
 def write_mask(path: Path, mask: np.ndarray) -> None:
     """Write a mask bool [H, W] as a png of 0 and 255."""
     write_png(path, mask.astype(np.uint8) * np.uint8(255))
@@ -69,22 +56,10 @@ def write_map(path: Path, scores: np.ndarray) -> None:
         write_png(path, np.rint(scores.astype(np.float64) * SCORE_LEVELS).astype(np.uint16))
 
 
-@contextmanager
-def open_atomic(path: Path) -> Iterator[TextIO]:
-    """Yield a text file that appears as `path` if the block succeeds."""
-    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        yield file
-
-
-def write_csv(path: Path, columns: Iterable[str], rows: Iterable[Iterable]) -> None:
-    with open_atomic(path) as file:
-        csv.writer(file, lineterminator="\n").writerows([columns, *rows])
-
-
 def write_table(path: Path, rows: Iterable[dict]) -> None:
     """Write metrics as csv: ratios, and an empty cell where a metric is not defined."""
-    rows = [json_ready(row) for row in rows]
-    columns = list(dict.fromkeys(name for row in rows for name in row))
+    rows = list(rows)
+    columns = dict.fromkeys(name for row in rows for name in row)
     write_csv(path, columns, ([row.get(name) for name in columns] for row in rows))
 
 

@@ -76,16 +76,18 @@ def load_part(folder: Path, part: Part) -> bool:
     if not file.exists():
         return False
     content = json.loads(file.read_text(encoding="utf-8"))
-    part.rows = {
-        name: [ImageCounts(*(tuple(value) if isinstance(value, list) else value for value in row)) for row in rows]
-        for name, rows in content["rows"].items()
-    }
+    part.rows = {name: [ImageCounts(*_as_tuple(row)) for row in rows] for name, rows in content["rows"].items()}
     for name in CURVE_COUNTS:
         setattr(part.curves, name, np.array(content["curves"][name], np.int64))
     part.curves.targets = content["curves"]["targets"]
     for name in FRAME_LISTS:
         setattr(part, name, content[name])
     return True
+
+
+def _as_tuple(value: Any) -> Any:
+    """Nested lists as nested tuples."""
+    return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
 
 
 def _part_file(folder: Path, part: Part) -> Path:
@@ -95,22 +97,31 @@ def _part_file(folder: Path, part: Part) -> Path:
 def start_run(output: Path, run: dict[str, Any], resume: bool) -> None:
     """Save what decides the results, `run`, in `output`/run.json; without `resume` delete the parts of an earlier run.
 
-    Raises `InputError` where `output` holds another dataset's results, or where a run to be resumed had other settings.
-    The checkpoint may have moved: its content counts.
+    Raises `InputError` as `check_run` does.
     """
-    file, earlier = output / "run.json", None
-    if file.exists():
-        try:
-            earlier = dict(json.loads(file.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise InputError(f"cannot read {file}: {error}; remove it, or choose another --output_dir") from error
-        names = run.keys() - {"checkpoint"} if resume else {"dataset", "split"}
-        different = [name for name in run if name in names and earlier.get(name) != run[name]]
-        if different:
-            listing = ", ".join(f"{name} {earlier.get(name)!r}, now {run[name]!r}" for name in different)
-            remedy = "give the same options, or leave --resume out" if resume else "choose another --output_dir"
-            raise InputError(f"{output} holds a run with {listing}; {remedy}")
-    if not resume or earlier is None:
+    if not check_run(output, run, resume) or not resume:
         for old in (output / "parts").glob("*.json"):
             old.unlink()
-    write_json(file, run)
+    write_json(output / "run.json", run)
+
+
+def check_run(output: Path, run: dict[str, Any], resume: bool) -> bool:
+    """Whether `output` holds an earlier run.
+
+    Raises `InputError` if it is of another dataset, or if it is to be resumed and had other settings. The checkpoint
+    may have moved: its content counts.
+    """
+    file = output / "run.json"
+    if not file.exists():
+        return False
+    try:
+        earlier = dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"cannot read {file}: {error}; remove it, or choose another --output_dir") from error
+    names = run.keys() - {"checkpoint"} if resume else {"dataset", "split"}
+    different = [name for name in run if name in names and earlier.get(name) != run[name]]
+    if different:
+        listing = ", ".join(f"{name} {earlier.get(name)!r}, now {run[name]!r}" for name in different)
+        remedy = "give the same options, or choose another --output_dir" if resume else "choose another --output_dir"
+        raise InputError(f"{output} holds a run with {listing}; {remedy}")
+    return True

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from datasets import open_dataset
-from datasets.check import check_dataset, main
-from datasets.rendered_dataset import DatasetSettings, render_dataset
-from datasets.targets import measure_targets
+from datasets.check import check_dataset, main, measure_targets
+from datasets.synthetic import DatasetSettings, render_dataset
 from tests.reference.datasets_folders import (
     REPOSITORY,
     frame_and_mask,

@@ -10,18 +10,16 @@ import pytest
 from datasets import index as index_module
 from datasets import open_dataset
 from datasets.backgrounds import CLUTTERS, Texture, build_background
-from datasets.rendered_dataset import DatasetSettings, ensure_demo, render_dataset
 from datasets.rendering import (
     MASK_FRACTION,
     NOISE,
     PATCH_RADIUS,
     SNR_GUARD,
     SNR_RADIUS,
-    SequenceSettings,
     render_sequence,
     target_profile,
 )
-from datasets.synthetic import main
+from datasets.synthetic import DatasetSettings, ensure_demo, main, render_dataset
 from datasets.targets import TargetRow, read_frame_snr, read_targets, write_targets
 from utils.errors import InputError
 from utils.images import read_mask, read_pixels
@@ -30,8 +28,8 @@ SMALL = DatasetSettings(sequences=4, frames=8, size=(64, 80), val_share=0.25)
 
 
 def sequence(clutter="cloud", snr=5.0, seed=0, frames=20, shape=(128, 128), targets=(2, 3), speed=(0.5, 1.5)):
-    settings = SequenceSettings(clutter, frames, shape, snr, (snr, snr), speed, targets)
-    return render_sequence("s", settings, np.random.default_rng(seed))
+    settings = DatasetSettings(1, frames, shape, (snr, snr), speed, targets, clutter)
+    return render_sequence("s", settings, snr, np.random.default_rng(seed))
 
 
 def inside(row: TargetRow, shape: tuple[int, int]) -> bool:
@@ -281,7 +279,7 @@ def test_an_existing_folder_is_not_touched(tmp_path):
 def test_demo_is_rendered_on_first_use_and_said(tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("ISTD_DATA_ROOT", raising=False)
     monkeypatch.setitem(index_module.DATASET_PATHS, "demo", str(tmp_path / "data" / "demo"))
-    monkeypatch.setattr("datasets.rendered_dataset.DEMO", SMALL)
+    monkeypatch.setattr("datasets.synthetic.DEMO", SMALL)
     index = open_dataset("demo")
     assert "rendering 4 sequences of 8 frames" in capsys.readouterr().out
     assert index.root == tmp_path / "data" / "demo"
@@ -292,7 +290,7 @@ def test_demo_is_rendered_on_first_use_and_said(tmp_path, monkeypatch, capsys):
 
 
 def test_two_processes_may_render_the_demo_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr("datasets.rendered_dataset.DEMO", SMALL)
+    monkeypatch.setattr("datasets.synthetic.DEMO", SMALL)
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(ensure_demo, [tmp_path / "demo"] * 2))
     assert [path.name for path in tmp_path.iterdir()] == ["demo"]

@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from datasets.rendered_dataset import DatasetSettings, render_dataset
-from datasets.rendering import SequenceSettings
+from datasets.synthetic import DatasetSettings, render_dataset
 from datasets.targets import read_targets
 from datasets.varied_scenes import VariedTarget, render_varied_sequence, varied_profile, visible_core
 from utils.images import read_mask, read_pixels
@@ -11,8 +10,8 @@ SNR = 4.0
 
 
 def sequence(seed, frames=1, targets=(1, 1)):
-    settings = SequenceSettings("varied", frames, (96, 96), SNR, (SNR, SNR), (0.5, 1.5), targets)
-    return render_varied_sequence("s", settings, np.random.default_rng(seed))
+    settings = DatasetSettings(1, frames, (96, 96), (SNR, SNR), (0.5, 1.5), targets, "varied")
+    return render_varied_sequence("s", settings, SNR, np.random.default_rng(seed))
 
 
 @pytest.fixture(scope="module")

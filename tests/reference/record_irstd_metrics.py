@@ -1,4 +1,5 @@
-"""Record what py_irstd_metrics (PyPI: pyirstdmetrics) measures on the scenes below, for tests/metrics/test_recorded.py.
+"""Record what py_irstd_metrics (PyPI: pyirstdmetrics) measures on the scenes below, for tests/metrics/test_recorded.py,
+and its hierarchical IoU of `hierarchy_cases`, for tests/metrics/test_hierarchical.py.
 
 It pins numpy below 2, so it runs in an environment of its own, which needs nothing else:
     python -m venv /some/where && /some/where/bin/pip install pyirstdmetrics==1.0.2
@@ -14,6 +15,47 @@ RECORDED = Path(__file__).with_name("recorded_irstd_metrics.json")
 BINS = 20  # thresholds 0, 0.05, ..., 0.95
 SIZE, IMAGES = 64, 12
 MARGIN = 6  # px: DTUM's slices, which differ at the first rows and columns, stay inside
+
+DRAWN = {  # t: pixels of targets, p: predicted ones, #: both
+    "exact": "...... .##... .##... ......",
+    "missed": "........... .##.....tt. .##.....tt. ...........",
+    "false": "........... .##.....pp. .##.....pp. ...........",
+    "merged": ".......... .##.##.... .##p##.... ..........",
+    "split": ".......... .##t##p... .##t#.p... ..........",
+    "swallowed": ".......... .##pp##... .##pp##... ..p.......",
+    "near": "........ .t.p.... .t.p.... ........",
+    "far": "............ .t...p...... .t...p...... ............",
+    "half": "...... .#t... .#t... ......",  # an IoU of exactly 0.5
+    "half of a long target": "................ .#######ttttttt. ................",  # centroids 3.5 px apart
+    "less of a long target": "................ .######tttttttt. ................",
+    "halves": "......... .#t#..... .#t#..... .........",
+    "corner": "....... .tt#pp. .t#.... .......",
+    "outlined badly": "........... ..ttttt.... ..t###pp... ..ttttp.... ...........",
+    "two for three": "............ .##t##.tt.p. .##p##.#t.p. .tt....pp... ............",
+    "empty prediction": "....... ..tt... ..tt...",
+    "empty mask": "....... ..pp... ..pp...",
+    "empty": "....... ....... .......",
+    "all": "### ### ###",
+}
+RANDOM = 30  # images of overlapping rectangles, many of them close together
+
+
+def hierarchy_cases():
+    """Score float64 and bool mask by name."""
+    for name, rows in DRAWN.items():
+        drawn = np.array([list(row) for row in rows.split()])
+        yield name, np.isin(drawn, ["p", "#"]).astype(float), np.isin(drawn, ["t", "#"])
+    generator = np.random.default_rng(7)
+    for number in range(RANDOM):
+        maps = np.zeros((2, 24, 30), bool)
+        for _ in range(generator.integers(1, 12)):
+            place, size = generator.integers(0, 24, 2), generator.integers(1, 6, 2)
+            for one in maps:
+                if generator.random() < 0.8:
+                    top, left = np.maximum(place + generator.integers(-2, 3, 2), 0)
+                    one[top : top + size[0], left : left + size[1]] = True
+                    size = np.maximum(size + generator.integers(-1, 2, 2), 1)
+        yield f"random {number}", maps[0].astype(float), maps[1]
 
 
 def scenes(crowded):
@@ -33,6 +75,10 @@ def scenes(crowded):
                 spot = np.exp(-((rows - row - shift[0]) ** 2 + (columns - column - shift[1]) ** 2) / 3)
                 score = np.maximum(score, generator.uniform(0.3, 1) * spot)
         yield (np.floor(score * 1000) + 0.5) / 1000, mask  # rounded, and never on a threshold
+
+
+def results(analyses):
+    return {key: float(value[0]) for one in analyses for key, value in one.get().items()}
 
 
 def record():
@@ -65,6 +111,14 @@ def record():
             "optimal_bins": {"matched": optimal.tp_objs.tolist(), "false_area": optimal.fp_area.tolist()},
             "shooting": {key: float(value[0]) for key, value in shooting.get().items()},
         }
+    totals = package.HierarchicalIoUBasedErrorAnalysis(1), package.MatchingBasedMetrics(1)
+    metrics["hierarchy"] = {}
+    for name, score, mask in hierarchy_cases():
+        own = package.HierarchicalIoUBasedErrorAnalysis(1), package.MatchingBasedMetrics(1)
+        for one in (*totals, *own):
+            one.update(score, mask)
+        metrics["hierarchy"][name] = results(own)
+    metrics["hierarchy"]["all cases"] = results(totals)
     RECORDED.write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
 
 

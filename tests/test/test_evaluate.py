@@ -67,10 +67,13 @@ def test_protocols_side_by_side(flat, capsys):
         "basicirstd": 2 / 3,
         "sctransnet": 2 / 3,
         "dtum": 2 / 3,
+        "pyirstdmetrics": 2 / 3,
     }
+    assert result["standard"]["hiou"] == result["standard"]["loc_iou"] == 2 / 3 == 2 * result["standard"]["loc_missed"]
     assert result["dtum"]["iou"] is None and result["basicirstd"]["niou"] is None and result["dtum"]["ap"] is None
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[2:9]] == list(PROTOCOLS)
+    assert [line.split()[0] for line in lines[2:10]] == list(PROTOCOLS)
+    assert lines[13].split() == ["standard", "66.67", *["0.00"] * 3, "33.33", *["0.00"] * 3]
     assert list(run(flat, "--protocol", "dtum", "--protocol", "standard", "dtum")) == ["dtum", "standard"]
 
 

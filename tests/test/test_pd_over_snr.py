@@ -3,7 +3,7 @@ import csv
 import numpy as np
 import pytest
 
-from datasets.rendered_dataset import DatasetSettings, render_dataset
+from datasets.synthetic import DatasetSettings, render_dataset
 from models import build_model
 from test_script.pd_over_snr import Frame, by_interval, compare, main
 from utils.checkpoint import save_checkpoint

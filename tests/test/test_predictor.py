@@ -12,7 +12,7 @@ from torch import nn
 
 import test_script.predictor
 from datasets.presets import build_transform
-from datasets.rendering import SequenceSettings, render_sequence
+from datasets.rendering import DatasetSettings, render_sequence
 from models import build_model
 from test_script.predictor import Predictor
 from test_script.predictor.preparation import (
@@ -260,8 +260,8 @@ def test_float32_on_a_gpu_is_not_tf32():
 
 def test_the_example_for_notebooks(monkeypatch):
     monkeypatch.chdir(Path(__file__).resolve().parents[2])
-    settings = SequenceSettings("cloud", 3, (96, 128), 20.0, (15.0, 25.0), (0.5, 1.0), (1, 1))
-    clip = render_sequence("example", settings, np.random.default_rng(5))
+    settings = DatasetSettings(1, 3, (96, 128), (15.0, 25.0), (0.5, 1.0), (1, 1), "cloud")
+    clip = render_sequence("example", settings, 20.0, np.random.default_rng(5))
     assert clip.masks.any(axis=(1, 2)).all()
     results = doctest.testmod(test_script.predictor, extraglobs={"frames": clip.frames})
     assert results.attempted == 7 and results.failed == 0

@@ -85,6 +85,11 @@ def test_the_page_shows_metrics_sequences_and_frames(report):
     page = Page(text)
     assert "<easy>" in page.texts and "dim" in page.texts  # escaped, not taken for tags
     assert "83.33" in page.texts  # Pd: five of six
+    shares = {name: page.texts[page.texts.index(name) + 1] for name in ("hIoU", "missed", "false")}
+    assert shares["missed"] == "16.67" and shares["false"] == "0.00"  # one target of six
+    bar = [float(width) for width in re.findall(r'style="width: ([\d.]+)%"', text)]
+    assert sum(bar) == pytest.approx(100, abs=0.001)
+    assert [f"{width:.2f}" for width in bar[:: len(bar) - 1]] == [shares["hIoU"], "16.67"]
     cases = [part for part in page.texts if part in {f"{s}/{i}" for s in ("<easy>", "dim") for i in range(3)}]
     assert cases[0] == "dim/1" and len(cases) == len(set(cases)) == 6  # the missed target comes first
     pictures = [attributes["src"] for tag, attributes in page.tags if tag == "img"]

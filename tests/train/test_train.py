@@ -298,6 +298,7 @@ def test_a_folder_that_cannot_be_written_is_known_before_training(dataset, tmp_p
         ({"batch_size": 5, "accumulate": 2}, "use a multiple of 2"),
         ({"protocol": "standrd"}, "standrd"),
         ({"select_by": "fa"}, "select_by is 'fa', expected one of"),
+        ({"select_by": "loc_missed"}, "select_by is 'loc_missed', expected one of"),
         ({"amp": "fp16", "device": "cpu"}, "needs a CUDA GPU"),
         ({"dataset": "nowhere"}, "no dataset 'nowhere'"),
         ({"seed": -1}, "seed is -1, expected a number from 0 to 4294967295"),

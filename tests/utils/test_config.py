@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from train_script.settings import CONFIGS, Settings, changed_settings, merge_settings, parse_command_line, read_config
-from utils.config import convert, parse_arguments, read_options, read_values, write_settings
+from utils.config import convert, parse_arguments, read_values, write_settings
 from utils.errors import InputError
 
 
@@ -40,7 +40,7 @@ def defaults(tmp_path):
 
 
 def parse(defaults, argv):
-    return parse_arguments(read_options(defaults, Small), argv, "prog", "It does things.", ["quick"])
+    return parse_arguments(defaults, Small, argv, "prog", "It does things.", ["quick"])
 
 
 def test_values_have_their_types_even_where_yaml_reads_text(defaults):
@@ -106,7 +106,7 @@ def test_missing_file_is_no_empty_configuration(tmp_path):
 def test_default_file_must_hold_every_setting(defaults):
     defaults.write_text(DEFAULTS.replace("size: 3  # in px\n", ""))
     with pytest.raises(InputError, match="lacks a commented line for size"):
-        read_options(defaults, Small)
+        parse_arguments(defaults, Small, [], "prog", "It does things.", [])
 
 
 def test_help_is_grouped_and_shows_defaults(defaults, capsys):

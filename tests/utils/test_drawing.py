@@ -26,7 +26,7 @@ def test_outline_keeps_its_input_and_works_at_the_border():
 
 
 def test_outline_refuses_another_size():
-    with pytest.raises(ValueError, match="differ in size"):
+    with pytest.raises(IndexError, match="did not match"):
         outline(np.zeros((4, 4, 3), np.uint8), np.zeros((5, 4), bool), (1, 1, 1))
 
 
@@ -42,7 +42,7 @@ def test_contact_sheet_places_tiles_of_different_sizes():
 
 
 def test_contact_sheet_wants_a_label_per_tile():
-    with pytest.raises(ValueError, match="same number"):
+    with pytest.raises(ValueError, match="shorter"):
         contact_sheet([np.zeros((2, 2, 3), np.uint8)], [], columns=1)
 
 

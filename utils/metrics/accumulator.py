@@ -6,12 +6,14 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.errors import InputError
+from utils.metrics.hierarchical import HIERARCHY, LOC_ERRORS, SEG_ERRORS, pair_regions
 from utils.metrics.inputs import images
 from utils.metrics.protocols import Protocol
 from utils.metrics.regions import Scene, find_regions
 from utils.metrics.rules import image_iou, mean, ratio
 
-METRICS = ("iou", "niou", "pd", "fa", "precision", "recall", "f1", "video_mean")
+METRICS = ("iou", "niou", "pd", "fa", "precision", "recall", "f1", "video_mean", *HIERARCHY)
+LOWER_IS_BETTER = ("fa", *LOC_ERRORS, *SEG_ERRORS)
 AREA_LIMITS = (9, 25, 81)  # px; the last class holds all larger targets
 AREA_CLASSES = (*(f"<= {limit}" for limit in AREA_LIMITS), f"> {AREA_LIMITS[-1]}")
 
@@ -32,6 +34,8 @@ class ImageCounts(NamedTuple):
     false_pixels: int
     targets_by_area: tuple[int, ...]  # one number for each of AREA_CLASSES
     matched_by_area: tuple[int, ...]
+    unmatched: tuple[int, ...] | None = None  # of `Pairing`; None if the protocol, or an older file, does not have it
+    pairs: tuple[tuple[int, ...], ...] = ()
 
 
 class MetricAccumulator:
@@ -134,6 +138,8 @@ def compute_metrics(rows: list[ImageCounts], protocol: Protocol) -> dict[str, fl
         # images without a sequence name form one video
         videos = group_rows(rows, lambda row: row.sequence or "").values()
         result["video_mean"] = mean(mean(image_iou(row, empty=1.0) for row in video) for video in videos)
+    if protocol.hiou and all(row.unmatched is not None for row in rows):
+        result |= protocol.hiou(rows)
     return result
 
 
@@ -147,6 +153,7 @@ def count_image(image, protocol: Protocol) -> ImageCounts:
     targets = find_regions(image.mask)
     scene = Scene(binary, image.mask, targets)
     matching = protocol.matching(scene)
+    pairing = pair_regions(scene) if protocol.hiou else None
     classes = np.searchsorted(AREA_LIMITS, targets.areas)
     return ImageCounts(
         image.sequence,
@@ -162,4 +169,6 @@ def count_image(image, protocol: Protocol) -> ImageCounts:
         false_pixels=protocol.false_pixels(scene, matching),
         targets_by_area=tuple(np.bincount(classes, minlength=len(AREA_CLASSES)).tolist()),
         matched_by_area=tuple(np.bincount(classes[matching.hit], minlength=len(AREA_CLASSES)).tolist()),
+        unmatched=pairing and pairing.unmatched,
+        pairs=pairing.pairs if pairing else (),
     )

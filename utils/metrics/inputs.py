@@ -1,6 +1,6 @@
 """Score maps and masks of any kind, checked and converted to numpy images."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -18,16 +18,12 @@ class Image(NamedTuple):
 
 
 def to_numpy(array) -> np.ndarray:
-    """A numpy array from an array or a tensor on any device; half precision becomes float32, which holds it exactly."""
+    """Numpy array, float32 where that holds its type exactly, else float64, from an array or a tensor on any device."""
     if hasattr(array, "detach"):
-        array = array.detach()
-        if array.is_floating_point() and array.itemsize < 4:
-            array = array.float()
-        array = array.cpu().numpy()
+        array = array.detach().cpu()
+        array = array.float().numpy() if array.is_floating_point() and array.itemsize < 4 else array.numpy()
     array = np.asarray(array)
-    if array.dtype in (np.float32, np.float64) or array.dtype == bool:
-        return array
-    return array.astype(np.float32 if array.dtype == np.float16 else np.float64)
+    return array.astype(np.result_type(array.dtype, np.float32), copy=False)
 
 
 def images(score, mask, sequence=None, frame=None, scale: str = "probability") -> Iterator[Image]:
@@ -38,20 +34,17 @@ def images(score, mask, sequence=None, frame=None, scale: str = "probability") -
     Raises `InputError` for shapes that differ, NaN, and values outside 0..1 if `scale` is "probability".
     """
     scores, masks = to_numpy(score), to_numpy(mask)
-    sequences, frames = _names(sequence), _names(frame)
+    sequences, frames = ([names] if isinstance(names, str) else names for names in (sequence, frame))
     name = "/".join(str(names[0]) for names in (sequences, frames) if names and names[0] is not None) or "the image"
     if scores.shape != masks.shape:
-        raise InputError(
-            f"{name}: the score map is {_size(scores)} and the mask {_size(masks)}; resize the map to the mask's size"
-        )
+        sizes = f"the score map is {_size(scores)} and the mask {_size(masks)}"
+        raise InputError(f"{name}: {sizes}; resize the map to the mask's size")
     if scores.ndim == 4 and scores.shape[1] == 1:
         scores, masks = scores[:, 0], masks[:, 0]
     elif scores.ndim == 2:
         scores, masks = scores[None], masks[None]
     if scores.ndim != 3 or 0 in scores.shape[1:]:
         raise InputError(f"{name}: the score map is {_size(scores)}; expected [H, W] or a batch [B, 1, H, W]")
-    if scores.dtype == bool:
-        scores = scores.astype(np.float32)
     for names in (sequences, frames):
         if names is not None and len(names) != len(scores):
             raise InputError(f"{name}: {len(names)} names given for {len(scores)} images; give one name for each image")
@@ -59,12 +52,6 @@ def images(score, mask, sequence=None, frame=None, scale: str = "probability") -
         check_values(one, name, scale)
         own = (None if names is None else names[index] for names in (sequences, frames))
         yield Image(np.ascontiguousarray(one), np.ascontiguousarray(target > 0), *own)
-
-
-def _names(names: str | Sequence[str] | None) -> list[str] | None:
-    if names is None:
-        return None
-    return [names] if isinstance(names, str) else list(names)
 
 
 def _size(array: np.ndarray) -> str:
@@ -77,7 +64,5 @@ def check_values(score: np.ndarray, name: str, scale: str) -> None:
     if np.isnan(low):  # min and max of an array with NaN are NaN
         raise InputError(f"{name}: the score map holds NaN; expected numbers: check the network that produced it")
     if scale == "probability" and (low < 0 or high > 1):
-        raise InputError(
-            f"{name}: scores run from {low:g} to {high:g}, expected probabilities in 0..1; "
-            "logits need a sigmoid first (evaluate: --logits)"
-        )
+        found = f"scores run from {low:g} to {high:g}, expected probabilities in 0..1"
+        raise InputError(f"{name}: {found}; logits need a sigmoid first (evaluate: --logits)")

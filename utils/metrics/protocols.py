@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+from utils.metrics.hierarchical import hierarchical_iou, optimal_pairs, padded_hierarchical_iou
 from utils.metrics.matching import greedy, optimal, shooting
 from utils.metrics.rules import (
     above_half,
@@ -31,12 +32,13 @@ class Protocol(NamedTuple):
     false_pixels: Callable
     pixel_scores: bool = False  # precision, recall and F1 over all pixels
     video_mean: bool = False  # mean over videos of the mean over their frames of the frame IoU
+    hiou: Callable | None = None  # hierarchical IoU and its errors
 
 
 ROWS = [
     Protocol(
         "standard", "this repository's default", "probability", above_half, above_half,
-        set_iou, mean_iou_empty_one, optimal, region_pixels, pixel_scores=True,
+        set_iou, mean_iou_empty_one, optimal, region_pixels, pixel_scores=True, hiou=hierarchical_iou,
     ),
     Protocol(
         "sgmp-2025", "SGMP-UNet's 2025 metrics", "logit", above_half, above_half,
@@ -57,6 +59,10 @@ ROWS = [
     Protocol(
         "sctransnet", "SCTransNet", "probability", above_half, above_half,
         set_iou, mean_iou_empty_zero, greedy, area_value_pixels,
+    ),
+    Protocol(
+        "pyirstdmetrics", "Pang et al. 2025, package version 1.0.2", "probability", above_half, above_half,
+        set_iou, mean_iou_empty_zero, optimal_pairs, region_pixels, pixel_scores=True, hiou=padded_hierarchical_iou,
     ),
     Protocol(
         "dtum", "DTUM's shooting rules", "probability", at_least_half, at_least_half,

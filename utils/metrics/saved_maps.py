@@ -7,11 +7,11 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.errors import InputError
+from utils.files import read_text
 from utils.images import IMAGE_SUFFIXES, MASK_ENDING, image_files, numeric_key, read_mask, read_pixels, size_text
-from utils.metrics.inputs import check_values
+from utils.metrics.inputs import check_values, to_numpy
 
 PREDICTION_SUFFIXES = (".npy", ".png")
-FULL_SCALE = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
 NAMES_SHOWN = 3  # in an error
 
 
@@ -34,19 +34,15 @@ def find_pairs(predictions: Path, masks: Path, wanted: set[str] | None = None) -
     found = list_files(predictions, PREDICTION_SUFFIXES, "predictions")
     truth = list_files(masks, IMAGE_SUFFIXES, "masks")
     if wanted is not None:
-        found, truth = (
-            {key: path for key, path in files.items() if wanted & set(key_names(key))} for files in (found, truth)
-        )
+        found, truth = ({k: v for k, v in files.items() if wanted & set(key_names(k))} for files in (found, truth))
         listed = {name for key in truth for name in key_names(key)}
-        missing = sorted(wanted - listed, key=numeric_key)
-        if missing:
+        if missing := sorted(wanted - listed, key=numeric_key):
             raise InputError(f"{masks} has no mask for {shown(missing)} of the list; check the list's names")
     if lone := _lone(found, truth):
         raise InputError(f"{masks} has no mask for the prediction {lone}; names and folders must be the same")
     if lone := _lone(truth, found):
-        raise InputError(
-            f"{predictions} has no prediction for the mask {lone}; add them, or name the images with --list"
-        )
+        remedy = "add them, or name the images with --list"
+        raise InputError(f"{predictions} has no prediction for the mask {lone}; {remedy}")
     keys = sorted(found, key=lambda key: (numeric_key(key[0] or ""), numeric_key(key[1])))
     return [Pair(*key, found[key], truth[key]) for key in keys]
 
@@ -65,33 +61,15 @@ def list_files(folder: Path, suffixes: tuple[str, ...], what: str) -> dict[tuple
     return files
 
 
-def read_names(path: Path) -> set[str]:
-    """Names in a list file, one per line, with or without an image suffix."""
-    names = {line.strip().strip("/") for line in read_text(path).splitlines()} - {""}
-    if not names:
-        raise InputError(f"--list {path} is empty; expected one name per line")
-    return {name[: -len(suffix)] if (suffix := Path(name).suffix).lower() in IMAGE_SUFFIXES else name for name in names}
-
-
-def read_groups(path: Path) -> dict[str, str]:
-    """Name -> group from lines NAME,GROUP."""
+def read_groups(path: Path, pairs: list[Pair]) -> dict[str, str]:
+    """Name -> group from lines NAME,GROUP, of which at least one must name an image or a sequence of `pairs`."""
     rows = [row for row in csv.reader(read_text(path).splitlines()) if row]
     if not rows or any(len(row) != 2 for row in rows):
         raise InputError(f"--groups {path}: expected lines of two values, NAME,GROUP")
-    return {name.strip(): group.strip() for name, group in rows}
-
-
-def check_groups(groups: dict[str, str], pairs: list[Pair]) -> None:
-    known = {name for pair in pairs for name in key_names((pair.sequence, pair.frame))}
-    if not known & groups.keys():
+    groups = {name.strip(): group.strip() for name, group in rows}
+    if not groups.keys() & {name for pair in pairs for name in key_names((pair.sequence, pair.frame))}:
         raise InputError(f"--groups names none of the images, for instance {shown(sorted(groups))}; check its names")
-
-
-def read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {path}: {error}; check the path") from error
+    return groups
 
 
 def key_names(key: tuple[str | None, str]) -> tuple[str, ...]:
@@ -114,10 +92,8 @@ def read_pair(pair: Pair, logits: bool) -> tuple[np.ndarray, np.ndarray]:
     """A prediction, float [H, W], and its mask, bool [H, W]; `InputError` names the files where they do not fit."""
     score, mask = read_prediction(pair.prediction, logits), read_mask(pair.mask)
     if score.shape != mask.shape:
-        raise InputError(
-            f"{pair.prediction} is {size_text(score)} and {pair.mask} is {size_text(mask)} (width x height); "
-            "resize the prediction to the mask's size"
-        )
+        found = f"{pair.prediction} is {size_text(score)} and {pair.mask} is {size_text(mask)} (width x height)"
+        raise InputError(f"{found}; resize the prediction to the mask's size")
     return score, mask
 
 
@@ -125,13 +101,12 @@ def read_prediction(path: Path, logits: bool) -> np.ndarray:
     """Read a saved map as float32 or float64 [H, W]: npy as it is, png divided by 255 (8-bit) or 65535 (16-bit)."""
     if path.suffix.lower() == ".npy":
         try:
-            score = np.load(path, allow_pickle=False)
+            saved = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise InputError(f"cannot read {path}: {error}; expected a numpy array of numbers") from error
-        if score.dtype.kind not in "fiub" or score.size == 0:
-            raise InputError(f"{path} holds {score.dtype} of shape {score.shape}; expected a map of numbers")
-        if score.dtype not in (np.float32, np.float64):
-            score = score.astype(np.float32 if score.dtype.itemsize <= 2 else np.float64)
+        if saved.dtype.kind not in "fiub" or saved.size == 0:
+            raise InputError(f"{path} holds {saved.dtype} of shape {saved.shape}; expected a map of numbers")
+        score = to_numpy(saved)
         while score.ndim > 2 and score.shape[0] == 1:
             score = score[0]
         if score.ndim != 2:
@@ -140,8 +115,8 @@ def read_prediction(path: Path, logits: bool) -> np.ndarray:
         if logits:
             raise InputError(f"{path} is a png, which cannot hold logits; save them as npy, or leave out --logits")
         pixels = read_pixels(path)
-        if pixels.dtype not in FULL_SCALE:
+        if pixels.dtype not in (np.uint8, np.uint16):
             raise InputError(f"{path} has pixels of {pixels.dtype}; expected an 8-bit or 16-bit png")
-        score = pixels.astype(np.float32) / np.float32(FULL_SCALE[pixels.dtype])
+        score = pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
     check_values(score, str(path), "logit" if logits else "probability")
     return score

@@ -4,11 +4,13 @@ import inspect
 import math
 from collections.abc import Mapping
 
+from utils.metrics.hierarchical import hierarchical_parts
 from utils.metrics.protocols import PROTOCOLS, Protocol
 
 HEADINGS = {  # metric -> column heading and factor
     "iou": ("IoU %", 100),
     "niou": ("nIoU %", 100),
+    "hiou": ("hIoU %", 100),
     "pd": ("Pd %", 100),
     "fa": ("Fa x1e-6", 1e6),
     "precision": ("Prec %", 100),
@@ -17,6 +19,17 @@ HEADINGS = {  # metric -> column heading and factor
     "video_mean": ("Video %", 100),
     "ap": ("AP %", 100),
     "auc": ("AUC %", 100),
+}
+
+ERRORS = {  # part of `hierarchical_parts` -> column heading, and its meaning
+    "hiou": ("hIoU", "located and outlined correctly"),
+    "seg_missed": ("outline too small", "outlines of located targets miss some of their pixels"),
+    "seg_merged": ("outline into others", "outlines of located targets reach into other targets"),
+    "seg_false": ("outline too large", "outlines of located targets cover background"),
+    "loc_missed": ("missed", "targets without any region close enough to match"),
+    "loc_merged": ("merged", "targets whose region is matched with another target"),
+    "loc_split": ("split", "regions whose target is matched with another region"),
+    "loc_false": ("false", "regions without any target close enough to match"),
 }
 
 
@@ -41,6 +54,14 @@ def metrics_table(results: Mapping[str, Mapping[str, float | None]], title: str)
     rows = [[title, *(HEADINGS[name][0] for name in shown)]]
     rows += [[key, *(format_metric(name, result.get(name)) for name in shown)] for key, result in results.items()]
     return text_table(rows)
+
+
+def error_table(results: Mapping[str, Mapping[str, float | None]], title: str = "") -> str:
+    """A table of hIoU and the share that each error takes from it, in percent; "" if no set of metrics has them."""
+    known = {name: hierarchical_parts(metrics) for name, metrics in results.items() if metrics.get("hiou") is not None}
+    heading = [title, *(heading for heading, _ in ERRORS.values())]
+    rows = [[name, *(format_metric("hiou", parts[part]) for part in ERRORS)] for name, parts in known.items()]
+    return text_table([heading, *rows]) if rows else ""
 
 
 def areas_table(by_area: Mapping[str, Mapping[str, float | int]]) -> str:

@@ -1,0 +1,145 @@
+"""Measure several checkpoints on several datasets: tables and heat maps of every metric.
+
+    python -m test_script.matrix --models A.pth B.pth --datasets NUDT-SIRST NUAA-SIRST --output_dir predict/matrix
+
+Every pair is measured as by `test_script.inference`, with the same options, into OUTPUT_DIR/CHECKPOINT/DATASET, where
+checkpoints of one file name are told apart by their folders. Pairs that are finished are not measured again, so the
+same command continues after an interruption, and further checkpoints and datasets can be added. Written besides:
+matrix.md (a table for each metric, a row for each checkpoint, a column for each dataset), matrix.csv (a row for each
+pair, ratios), and heat_maps/PROTOCOL_METRIC.png. torchrun shares the frames between processes.
+"""
+
+import argparse
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from datasets import open_datasets
+from test_script.inference import Job, add_reading_options, measure_dataset, prepare_jobs
+from test_script.options import add_model_options, add_track_options, command_parser
+from test_script.results.inference_results import read_finished
+from test_script.results.result_files import write_table
+from test_script.results.work_parts import check_run
+from utils.distributed import barrier, end_distributed, init_distributed, is_main
+from utils.errors import InputError, run_main
+from utils.files import check_writable, json_ready, open_atomic
+from utils.metrics import PROTOCOLS
+from utils.metrics.accumulator import LOWER_IS_BETTER
+from utils.metrics.tables import HEADINGS, format_metric, text_table
+from utils.plots import write_heat_map
+
+Results = Mapping[tuple[str, str], Mapping[str, Mapping]]  # (checkpoint, dataset) -> protocol -> metrics
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line `argv` (default: that of the process)."""
+    args = parse_arguments(argv)
+    device = init_distributed(args.device)
+    try:
+        run(args, device)
+    finally:
+        end_distributed()
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = command_parser("matrix", __doc__)
+    add_model_options(parser, several=True)
+    add = parser.add_argument
+    add("--datasets", nargs="+", required=True, metavar="NAME", help="names of datasets or folders of known layouts")
+    known = f"one or several of {', '.join(PROTOCOLS)}; default standard"
+    add("--protocol", nargs="+", metavar="NAME", default=["standard"], help=known)
+    add("--output_dir", type=Path, default=Path("predict/matrix"), help="where to write; default predict/matrix")
+    add_reading_options(parser)
+    add_track_options(parser)
+    parser.set_defaults(save_maps=None, resume=True)
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace, device: torch.device) -> None:
+    """Measure the pairs that are not finished, and write the tables and pictures; called in each process."""
+    jobs = prepare_pairs(args, device)
+    results = {}
+    for pair, job in jobs.items():
+        folder = args.output_dir.joinpath(*pair)
+        check_run(folder, job.facts, resume=True)
+        results[pair] = read_finished(folder, job.facts)
+    barrier()  # every process has looked before any one writes
+    for number, (pair, job) in enumerate(jobs.items(), 1):
+        if is_main():
+            state = "" if results[pair] is None else ": finished before"
+            print(f"pair {number} of {len(jobs)}, {pair[0]} on {pair[1]}{state}", flush=True)
+        if results[pair] is None:
+            results[pair] = json_ready(measure_dataset(job, args.output_dir.joinpath(*pair), args))
+    if is_main():
+        write_matrix(args.output_dir, results)
+
+
+def prepare_pairs(args: argparse.Namespace, device: torch.device) -> dict[tuple[str, str], Job]:
+    """Open every dataset and every checkpoint: the job of each pair (checkpoint, dataset)."""
+    names = checkpoint_names(args.models)
+    check_writable(args.output_dir / "matrix.md")
+    indices = open_datasets("+".join(args.datasets), args.data_root)
+    jobs = {}
+    for name, path in zip(names, args.models, strict=True):
+        own = argparse.Namespace(**vars(args) | {"model_path": path})
+        jobs |= {(name, job.index.info.name): job for job in prepare_jobs(indices, own, device)}
+    return jobs
+
+
+def checkpoint_names(paths: list[str]) -> list[str]:
+    """Names that differ: file names, with as many folders as it takes, without the end that all paths share.
+
+    For instance, runs/a/train/best.pth and runs/b/train/best.pth are a and b.
+    """
+    parts = [Path(os.path.abspath(path).removesuffix(".pth")).parts for path in paths]
+    if len(set(parts)) < len(parts):
+        raise InputError(f"--models {' '.join(paths)} has a checkpoint twice; give each of them once")
+    shared = 0
+    while len({one[-1 - shared] for one in parts}) == 1 < len(parts):
+        shared += 1
+    for length in range(shared + 1, max(map(len, parts)) + 1):
+        names = ["_".join(one[-length : len(one) - shared]) for one in parts]
+        if len(set(names)) == len(names):
+            break
+    return names
+
+
+def write_matrix(output: Path, results: Results) -> None:
+    """Write matrix.csv, matrix.md and the heat maps; print the tables of the main metrics."""
+    rows = []
+    for (model, dataset), by_protocol in results.items():
+        for protocol, metrics in by_protocol.items():
+            numbers = {name: value for name, value in metrics.items() if not isinstance(value, dict)}
+            rows.append({"protocol": protocol, "checkpoint": model, "dataset": dataset} | numbers)
+    write_table(output / "matrix.csv", rows)
+    sections = ["# Checkpoints (rows) measured on datasets (columns)\n"]
+    for protocol in next(iter(results.values())):
+        for metric, (heading, _) in HEADINGS.items():
+            table = metric_table(results, protocol, metric)
+            if table is None:
+                continue
+            picture = Path("heat_maps") / f"{protocol}_{metric}.png"
+            write_heat_map(output / picture, table, metric in LOWER_IS_BETTER)
+            lines = [table[0], ["---", *("--:" for _ in table[0][1:])], *table[1:]]
+            grid = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+            sections.append(f"## {heading}, {protocol}\n\n{grid}\n\n![{heading}]({picture.as_posix()})\n")
+            print(f"{text_table(table)}\n")
+    with open_atomic(output / "matrix.md") as file:
+        file.write("\n".join(sections))
+    print(f"results in {output}: matrix.md, matrix.csv, and heat_maps/")
+
+
+def metric_table(results: Results, protocol: str, metric: str) -> list[list[str]] | None:
+    """One metric, a row for each checkpoint and a column for each dataset; None if no pair has it."""
+    values = {pair: by_protocol[protocol].get(metric) for pair, by_protocol in results.items()}
+    if all(value is None for value in values.values()):
+        return None
+    models, datasets = (list(dict.fromkeys(pair[side] for pair in results)) for side in (0, 1))
+    cells = [[model, *(format_metric(metric, values[model, dataset]) for dataset in datasets)] for model in models]
+    return [[f"{HEADINGS[metric][0]} ({protocol})", *datasets], *cells]
+
+
+if __name__ == "__main__":
+    run_main(main)

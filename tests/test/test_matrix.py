@@ -1,0 +1,120 @@
+"""Several checkpoints on several datasets: the same metrics as inference, resumed without measuring anything twice."""
+
+import csv
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from models import build_model
+from test_script import inference, matrix
+from test_script.matrix import checkpoint_names
+from test_script.results import inference_results
+from tests.reference.datasets_folders import write_lists, write_pairs
+from utils.checkpoint import save_checkpoint
+from utils.errors import InputError
+from utils.plots import write_heat_map
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Two checkpoints in files of one name, and two datasets of two test images."""
+    root = tmp_path_factory.mktemp("world")
+    for seed, name in enumerate(("first", "second")):
+        torch.manual_seed(seed)
+        model = build_model("datransnet", image_size=32, width=4).eval()
+        bias = [parameter for parameter in model.parameters() if parameter.numel() == 1][-1]
+        with torch.no_grad():  # logits around 0, so that masks are not all one value
+            bias -= model(torch.rand(1, 1, 1, 32, 32) * 0.2 + 0.15).median() + 0.1
+        save_checkpoint(root / name / "best.pth", model, {})
+    for name, tested in (("X", ["c", "d"]), ("Y", ["a", "b"])):
+        write_pairs(root / name / "images", root / name / "masks", list("abcd"))
+        write_lists(root / name, train=sorted(set("abcd") - set(tested)), test=tested)
+    return root
+
+
+def run(world, output, *more):
+    models = [str(world / name / "best.pth") for name in ("first", "second")]
+    matrix.main(["--models", *models, "--datasets", str(world / "X"), str(world / "Y"), "--output_dir", str(output),
+                 "--device", "cpu", *more])  # fmt: skip
+
+
+def table(file):
+    with open(file, newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_interrupted_and_continued_it_measures_each_pair_once(world, tmp_path, monkeypatch, capsys):
+    measure, calls, drawn = inference.measure_dataset, [], {}
+
+    def counted(job, output, args):
+        calls.append(output.relative_to(tmp_path).as_posix())
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return measure(job, output, args)
+
+    monkeypatch.setattr(matrix, "measure_dataset", counted)
+    monkeypatch.setattr(matrix, "write_heat_map", lambda path, *shown: drawn.update({path.name: shown}))
+    monkeypatch.setattr(inference_results, "write_curves", lambda *_: None)
+    monkeypatch.setattr(inference, "write_report", lambda output, *_: (output / "report.html").touch())
+    with pytest.raises(KeyboardInterrupt):
+        run(world, tmp_path)
+    assert not drawn and not (tmp_path / "matrix.csv").exists()
+    run(world, tmp_path)
+    assert calls == ["first/X", "first/Y", "second/X", "second/X", "second/Y"]
+    first = {name: (tmp_path / name).read_bytes() for name in ("matrix.md", "matrix.csv")}
+    run(world, tmp_path)
+    assert len(calls) == 5 and first == {name: (tmp_path / name).read_bytes() for name in first}
+    assert "pair 4 of 4, second on Y: finished before" in capsys.readouterr().out
+
+    rows = table(tmp_path / "matrix.csv")
+    assert [(row["checkpoint"], row["dataset"]) for row in rows] == [
+        ("first", "X"), ("first", "Y"), ("second", "X"), ("second", "Y"),
+    ]  # fmt: skip
+    for row in rows:
+        alone = json.loads((tmp_path / row["checkpoint"] / row["dataset"] / "metrics.json").read_text())
+        for name in ("iou", "hiou", "fa", "loc_false", "ap"):
+            assert row[name] == str(alone["protocols"]["standard"][name])
+    text = (tmp_path / "matrix.md").read_text()
+    line = next(line for line in text.splitlines() if line.startswith("| second |"))
+    assert [float(cell) for cell in line.split("|")[2:4]] == [round(100 * float(row["iou"]), 2) for row in rows[2:]]
+    cells, lower_is_better = drawn["standard_fa.png"]
+    assert lower_is_better and not drawn["standard_iou.png"][1] and "(heat_maps/standard_fa.png)" in text
+    assert cells[0] == ["Fa x1e-6 (standard)", "X", "Y"] and [row[0] for row in cells[1:]] == ["first", "second"]
+    assert cells[2][1] == f"{1e6 * float(rows[2]['fa']):.2f}"
+
+    torch.save({"layer": torch.zeros(1)}, tmp_path / "foreign.pth")
+    with pytest.raises(InputError, match="unknown network"):
+        run(world, tmp_path / "other", "--models", str(world / "first" / "best.pth"), str(tmp_path / "foreign.pth"))
+    with pytest.raises(InputError, match="flip False, now True; give the same options, or choose another"):
+        run(world, tmp_path, "--flip")
+    assert len(calls) == 5
+
+    options = ["--model_path", str(world / "second" / "best.pth"), "--dataset", str(world / "Y"), "--device", "cpu"]
+    inference.main([*options, "--protocol", "standard", "--output_dir", str(tmp_path / "alone")])
+    both = [path / "metrics.json" for path in (tmp_path / "alone", tmp_path / "second" / "Y")]
+    assert both[0].read_bytes() == both[1].read_bytes()
+
+
+def test_checkpoints_are_named_by_what_tells_them_apart():
+    assert checkpoint_names(["a/train/best.pth", "b/train/best.pth"]) == ["a", "b"]
+    assert checkpoint_names(["x/a/best.pth", "y/a/best.pth", "y/b/best.pth"]) == ["x_a", "y_a", "y_b"]
+    assert checkpoint_names(["x/a.pth", "b.pth"]) == ["a", "b"]
+    assert checkpoint_names(["x/a.pth", "x/a.pt"]) == ["a", "a.pt"]
+    assert checkpoint_names(["x/a.pth"]) == ["a"]
+    with pytest.raises(InputError, match="twice"):
+        checkpoint_names(["a.pth", "./a.pth"])
+
+
+def test_heat_maps_of_few_and_missing_numbers(tmp_path):
+    """The best number lies on yellow, the worst on purple; nothing is drawn where a number is missing."""
+    write_heat_map(tmp_path / "none.png", [["IoU %", "one"], ["a", "-"]])
+    for lower_is_better in (False, True):
+        write_heat_map(tmp_path / "a.png", [["", "one"], ["a", "0.00"], ["b", "-"], ["c", "99.00"]], lower_is_better)
+        picture = cv2.imread(str(tmp_path / "a.png"))[..., ::-1].astype(int)
+        column = picture[:, round(0.6 * picture.shape[1])]  # beside the numbers
+        yellow, purple = ((np.abs(column - colour).max(axis=1) < 4) for colour in ((253, 231, 37), (68, 1, 84)))
+        assert yellow.sum() > 20 and purple.sum() > 20 and (column == 255).all(axis=1).sum() > 20
+        assert (np.flatnonzero(yellow).mean() > np.flatnonzero(purple).mean()) != lower_is_better

@@ -1,0 +1,112 @@
+"""Hierarchical IoU (hIoU): how well targets are located times how well they are outlined, and what each error costs.
+
+Source: Pang et al., "Rethinking Evaluation of Infrared Small Target Detection", NeurIPS 2025 (datasets and benchmarks),
+as its package pyirstdmetrics 1.0.2 computes it. Targets and regions are paired by optimal-pair matching (OPDC):
+
+* A target and a region may be paired if their IoU is at least 0.5 or their centroids are less than 3 px apart.
+* First, all targets are assigned to all regions with the least total distance; the pairs of sufficient IoU are kept.
+* Then, the remaining targets are assigned to the remaining regions likewise; the pairs that are close are kept.
+
+Localisation: every pair counts as one, and so does every target or region without a partner. A target is missed if no
+region may be paired with it, else merged (its region belongs to another target); a region is false if no target may be
+paired with it, else split (its target belongs to another region). Segmentation: the mean over pairs of the IoU, and of
+the shares of the union that are missed target pixels, pixels of other targets, and background pixels.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from utils.metrics.matching import MATCH_DISTANCE, Matching
+from utils.metrics.regions import Scene
+from utils.metrics.rules import ratio
+
+LOC_ERRORS = ("loc_missed", "loc_merged", "loc_split", "loc_false")
+SEG_ERRORS = ("seg_missed", "seg_merged", "seg_false")
+HIERARCHY = ("hiou", "loc_iou", *LOC_ERRORS, "seg_iou", *SEG_ERRORS)
+
+
+class Pairing(NamedTuple):
+    """Optimal-pair matching of one image.
+
+    matched: bool [targets, regions]. unmatched: how many targets are missed and merged, and how many regions are split
+    and false. pairs: of each pair, in the order of the targets, the common pixels, the target's missed pixels, and the
+    region's pixels in other targets and in the background; these four add up to the pair's union.
+    """
+
+    matched: np.ndarray
+    unmatched: tuple[int, int, int, int]
+    pairs: tuple[tuple[int, int, int, int], ...]
+
+
+def pair_regions(scene: Scene) -> Pairing:
+    """Pair the targets and the predicted regions of an image, and count its errors."""
+    targets, regions = scene.targets, scene.regions
+    down, right = (np.subtract.outer(*both) for both in zip(targets.centroids.T, regions.centroids.T, strict=True))
+    distances = np.sqrt(down * down + right * right)
+    common = np.zeros(distances.shape, np.int64)  # px
+    inside = scene.binary.ravel()[targets.pixels]
+    owners = regions.owners[np.searchsorted(regions.pixels, targets.pixels[inside])]
+    np.add.at(common, (targets.owners[inside], owners), 1)
+    overlapping = 3 * common >= np.add.outer(targets.areas, regions.areas)  # IoU >= 0.5, in integers
+    near = distances < MATCH_DISTANCE
+
+    matched = np.zeros(distances.shape, bool)
+    if overlapping.any():
+        matched[linear_sum_assignment(distances)] = True
+        matched &= overlapping
+    free = np.ix_(~matched.any(axis=1), ~matched.any(axis=0))
+    if near[free].any():
+        rows, columns = linear_sum_assignment(distances[free])
+        rows, columns = free[0].ravel()[rows], free[1].ravel()[columns]
+        matched[rows, columns] = near[rows, columns]
+
+    row, column = np.nonzero(matched)
+    possible = overlapping | near
+    missed, false = (int(np.count_nonzero(~possible.any(axis=axis))) for axis in (1, 0))
+    merged, split = len(targets.areas) - len(row) - missed, len(regions.areas) - len(row) - false
+    shared = common[row, column]
+    others = common[:, column].sum(axis=0) - shared
+    parts = (shared, targets.areas[row] - shared, others, regions.areas[column] - shared - others)
+    pairs = tuple(zip(*(part.tolist() for part in parts), strict=True))
+    return Pairing(matched, (missed, merged, split, false), pairs)
+
+
+def optimal_pairs(scene: Scene) -> Matching:
+    """OPDC: least total distance, where IoU >= 0.5; then likewise for the rest, where centroids are < 3 px apart"""
+    matched = pair_regions(scene).matched
+    return Matching(matched.any(axis=1), np.nonzero(matched)[1])
+
+
+def hierarchical_iou(rows) -> dict[str, float]:
+    """mean IoU of the pairs of OPDC, times pairs / (pairs + unmatched targets + unmatched regions)"""
+    return _hierarchy(rows, (0, 0, 0, 0), math.nan)
+
+
+def padded_hierarchical_iou(rows) -> dict[str, float]:
+    """the same, where an image without targets (regions) counts one more missed target (false region), also in Pd"""
+    no_targets, no_regions = (sum(not getattr(row, name) for row in rows) for name in ("positives", "predicted"))
+    hits, targets = (sum(getattr(row, name) for row in rows) for name in ("matched", "targets"))
+    pd = ratio(hits, targets + no_targets)
+    return _hierarchy(rows, (no_targets, 0, 0, no_regions), 0.0 if rows else math.nan) | {"pd": pd}
+
+
+def _hierarchy(rows, padding: tuple[int, int, int, int], without_pairs: float) -> dict[str, float]:
+    """`HIERARCHY`; localisation and segmentation each add up to 1. `without_pairs`: the latter if there is no pair."""
+    unmatched = [more + sum(row.unmatched[kind] for row in rows) for kind, more in enumerate(padding)]
+    pairs = [pair for row in rows for pair in row.pairs]
+    total = len(pairs) + sum(unmatched)
+    located = [ratio(count, total) for count in (len(pairs), *unmatched)]
+    # sums are rounded once, so that the order of the images has no effect
+    shares = [math.fsum(pair[part] / sum(pair) for pair in pairs) for part in range(1 + len(SEG_ERRORS))]
+    outlined = [share / len(pairs) if pairs else without_pairs for share in shares]
+    hiou = located[0] * outlined[0] if pairs else ratio(0, total)
+    return dict(zip(HIERARCHY, (hiou, *located, *outlined), strict=True))
+
+
+def hierarchical_parts(metrics) -> dict[str, float]:
+    """hIoU and what each error takes from it, which add up to 1: segmentation errors are weighted by loc_iou."""
+    shares = {name: metrics["loc_iou"] * metrics[name] if metrics["loc_iou"] else 0.0 for name in SEG_ERRORS}
+    return {"hiou": metrics["hiou"]} | shares | {name: metrics[name] for name in LOC_ERRORS}
