@@ -221,9 +221,10 @@ class Measurement:
         mask = first.iou_map(scores[first.scale])
         found = find_detections(mask, probability)
         part.detections += [detection_row(sample.sequence, sample.frame, one) for one in found]
-        scene = Scene(mask, truth, find_regions(truth))
-        part.targets.append(scene.targets.centroids[:, ::-1].tolist())
-        part.pairs.append([column.tolist() for column in close_pairs(scene.targets, scene.regions)])
+        if part.sequence is not None:
+            scene = Scene(mask, truth, find_regions(truth))
+            part.targets.append(scene.targets.centroids[:, ::-1].tolist())
+            part.pairs.append([column.tolist() for column in close_pairs(scene.targets, scene.regions)])
         write_mask(file("masks", ".png"), mask)
         if self.save_maps:
             write_map(file("probabilities", f".{self.save_maps}"), probability)

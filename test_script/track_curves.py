@@ -21,7 +21,7 @@ from datasets.targets import read_identities
 from test_script.options import add_track_speed, check_track_options, command_parser
 from test_script.results.result_files import frame_file, write_table
 from utils.errors import InputError, run_main
-from utils.files import atomic_path, check_writable
+from utils.files import check_writable
 from utils.metrics.matching import close_pairs
 from utils.metrics.regions import Regions, find_regions
 from utils.metrics.saved_maps import PREDICTION_SUFFIXES, Pair, read_pair
@@ -34,6 +34,7 @@ from utils.metrics.track_metrics import (
     track_metrics,
     true_identities,
 )
+from utils.plots import plot
 from utils.tracking import link
 
 THRESHOLDS = expit(np.arange(-7, 7.01, 0.25))  # evenly spaced as logits, since scores crowd near 0 and 1
@@ -129,20 +130,12 @@ def table(curves: dict[int, list[dict]], metric: str) -> list[list[str]]:
 
 def draw(path: Path, curves: dict[int, list[dict]]) -> None:
     """Write the picture: Pd over Fa, a line for each length of tracks."""
-    from matplotlib.figure import Figure  # here, so that nothing but a picture needs matplotlib
-
-    figure = Figure(figsize=(6.4, 4.2), dpi=120, layout="constrained")
-    axes = figure.add_subplot()
-    for length, own in curves.items():
-        label = "all detections" if length == 1 else f"tracks of at least {length} detections"
-        axes.plot([1e6 * one["fa"] for one in own], [one["pd"] for one in own], marker=".", label=label)
-    axes.set(xlabel="Fa (x 1e-6)", ylabel="Pd", ylim=(-0.02, 1.02))
-    axes.set_xscale("symlog", linthresh=1.0)
-    axes.set_xlim(0, None)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary)
+    with plot(path, width=6.4, xlabel="Fa (x 1e-6)", ylabel="Pd", xlim=(0, None)) as axes:
+        axes.set_xscale("symlog", linthresh=1.0)
+        for length, own in curves.items():
+            label = "all detections" if length == 1 else f"tracks of at least {length} detections"
+            axes.plot([1e6 * one["fa"] for one in own], [one["pd"] for one in own], marker=".", label=label)
+        axes.legend()
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
 A Kalman filter predicts each track, and scipy assigns points to tracks by likelihood. Libraries were tried first:
 supervision's ByteTrack (now in `trackers`) compares boxes by IoU, which is 0 for targets of 3 px that move by 3 px;
-laptrack 0.17 predicts no velocity; trackpy 0.7 takes it from the last step alone and stops with an error in clutter;
-norfair 2.3 assigns greedily and needs filterpy, unmaintained since 2018. Each also brings packages that nothing else
-here needs.
+laptrack 0.17 predicts no velocity; trackpy 0.7 has one search radius for new and known tracks and raises an error in
+clutter; norfair 2.3 assigns greedily and needs filterpy, last released in 2018. Each also brings packages that nothing
+else here needs.
 """
 
 from collections.abc import Iterable

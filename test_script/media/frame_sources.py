@@ -48,9 +48,9 @@ def find_sources(path: str | Path) -> list[Source]:
     """
     if str(path) == PIPE:
         return [pipe_source()]
-    if str(path).isdecimal() or "://" in str(path) or Path(path).is_char_device():
-        return [camera_source(str(path))]
-    path, images = Path(path), ", ".join(IMAGE_SUFFIXES)
+    address, path, images = str(path), Path(path), ", ".join(IMAGE_SUFFIXES)
+    if "://" in address or path.is_char_device() or (address.isdecimal() and not path.exists()):
+        return [camera_source(address)]
     if path.is_dir():
         folders = [path.resolve()]
         if not image_files(path):

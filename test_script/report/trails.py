@@ -13,6 +13,7 @@ from utils.images import read_grey
 from utils.metrics.track_metrics import NO_IDENTITY, count_tracks, long_tracks
 
 MOST_SEQUENCES = 6
+MOST_PATHS = 200  # of a sequence, the first ones; more would hide the frame
 
 
 def draw_trails(sequences: list[SequenceTracks], least: int, dataset: ClipDataset) -> list[dict[str, Any]]:
@@ -39,7 +40,7 @@ def draw_trails(sequences: list[SequenceTracks], least: int, dataset: ClipDatase
                 "height": picture.shape[0],
                 "width": picture.shape[1],
                 "targets": _paths(identities, centroids, np.unique(identities[identities != NO_IDENTITY])),
-                "tracks": _paths(one.tracks, places, long[long > 0]),
+                "tracks": _paths(one.tracks, places, long[long > 0][:MOST_PATHS]),
                 "caption": f"{count.found} of {count.targets} targets found, {count.false_tracks} false tracks",
             }
         )

@@ -9,9 +9,10 @@ import numpy as np
 from datasets import ClipDataset
 from datasets.targets import read_identities
 from test_script.results.detections import Detection
-from test_script.results.result_files import frame_file, write_csv, write_mask
+from test_script.results.result_files import frame_file, write_mask
 from test_script.results.tracks import TRACK_COLUMNS, erase_regions, track_row
 from test_script.results.work_parts import Part
+from utils.files import write_csv
 from utils.images import read_mask
 from utils.metrics.accumulator import group_rows
 from utils.metrics.track_metrics import (

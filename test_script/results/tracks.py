@@ -15,7 +15,10 @@ TRACK_COLUMNS = ("sequence", "frame", "track", "id", "x", "y", "area", "mean_sco
 
 
 def track_row(row: list, track: int) -> list:
-    """A row of tracks.csv from one of detections.csv; `id` is that of the detection in detections.csv."""
+    """A row of tracks.csv from one of detections.csv, which `id` refers to.
+
+    Tracks are numbered from 1 in each sequence, dropped ones included; 0 is no track (see `Linker.update`).
+    """
     values = dict(zip(DETECTION_COLUMNS, row, strict=True)) | {"track": track}
     return [values[name] for name in TRACK_COLUMNS]
 

@@ -35,8 +35,8 @@ class Part:
     rows: dict[str, list[ImageCounts]] = field(default_factory=dict)  # by protocol
     curves: CurveAccumulator = field(default_factory=CurveAccumulator)
     detections: list[list] = field(default_factory=list)  # rows of detections.csv
-    targets: list[list] = field(default_factory=list)  # by frame: centroids (x, y) of the true regions
-    pairs: list[list] = field(default_factory=list)  # by frame: columns of `close_pairs` of true regions and detections
+    targets: list[list] = field(default_factory=list)  # by frame, in sequences: true centroids (x, y)
+    pairs: list[list] = field(default_factory=list)  # by frame, in sequences: `close_pairs` of targets and detections
     sizes: list[tuple[int, int]] = field(default_factory=list)  # height and width of the frames measured so far
 
     @property

@@ -8,6 +8,7 @@ from utils.metrics.track_metrics import (
     TrackedFrame,
     add_counts,
     count_tracks,
+    long_tracks,
     track_cells,
     track_metrics,
     true_identities,
@@ -21,10 +22,10 @@ def frame(time, targets, pairs, tracks, areas):
 
 
 FRAMES = [
-    frame(0, [7, 8], [(1, 0)], [1, 2], [4, 3]),  # target 8 by track 1; track 2 is a false alarm of 3 px
-    frame(1, [7, 8], [(0, 1), (1, 0)], [1, 3], [4, 5]),  # target 7 is found in its second frame, by track 3
-    frame(2, [7, 8, 9], [(1, 0)], [4, 5], [4, 2]),  # target 8 by another track; track 5 is false
-    frame(4, [8, NO_IDENTITY], [(0, 0), (1, 1)], [4, 5], [4, 2]),  # what track 5 hits is a target without identity
+    frame(5, [7, 8], [(1, 0)], [1, 2], [4, 3]),  # target 8 by track 1; track 2 is a false alarm of 3 px
+    frame(6, [7, 8], [(0, 1), (1, 0)], [1, 3], [4, 5]),  # target 7 is found in its second frame, by track 3
+    frame(7, [7, 8, 9], [(1, 0)], [4, 5], [4, 2]),  # target 8 by another track; track 5 is false
+    frame(9, [8, NO_IDENTITY], [(0, 0), (1, 1)], [4, 5], [4, 2]),  # what track 5 hits is a target without identity
 ]
 
 
@@ -51,7 +52,12 @@ def test_another_detection_takes_a_target_whose_match_was_dropped():
     near.pairs[2][:] = (0.5, 2.0)
     assert count_tracks([near, far]).false_pixels == 4  # track 2 in the first frame
     kept = count_tracks([near, far], 2)
-    assert (kept.hits, kept.false_pixels, kept.delay) == (2, 0, 0)
+    assert (kept.hits, kept.false_pixels, kept.changes) == (2, 0, 0)
+
+
+def test_detections_without_a_track_are_short():
+    assert long_tracks([np.array([0, 0, 2]), np.array([0, 2, 5])], 2).tolist() == [2]
+    assert long_tracks([np.array([0, 0, 2])], 1).tolist() == [0, 2]
 
 
 def test_identities_are_the_nearest_listed_targets_or_linked():
