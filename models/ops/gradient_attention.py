@@ -145,12 +145,12 @@ class KeyProducts(torch.autograd.Function):
             rows = _widened(_pixels(query[:, :, first:last]))
             grad_rows = rows * twice_query
             for index, (shift, kernel) in enumerate(zip(shifts, kernels, strict=True)):
-                window = _window(padded, first, last, margin, shift)
+                window = _window(padded, first, last, margin, shift).contiguous(memory_format=torch.channels_last)
                 key = _widened(_pixels(F.conv2d(window, kernel, dilation=shift)))
-                grad_rows = torch.baddbmm(grad_rows, key, grad_products[index].transpose(1, 2))
-                grad_key = torch.baddbmm(key * twice_key[index], rows, grad_products[index])
+                grad_rows.baddbmm_(key, grad_products[index].transpose(1, 2))
+                key.mul_(twice_key[index]).baddbmm_(rows, grad_products[index])  # the keys become their gradient
                 grad_window, grad_kernel, _ = torch.ops.aten.convolution_backward(
-                    rearrange(grad_key, "b (h w) k -> b k h w", h=last - first).to(kernel.dtype),
+                    rearrange(key, "b (h w) k -> b k h w", h=last - first).to(kernel.dtype),
                     window, kernel, None, [1, 1], [0, 0], [shift, shift], False, [0, 0], 1, [True, True, False],
                 )  # fmt: skip
                 _window(grad_padded, first, last, margin, shift).add_(grad_window)

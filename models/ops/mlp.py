@@ -1,7 +1,8 @@
 """The two-layer perceptron of Swin blocks, a few tokens at a time.
 
 Its hidden layer is four times as wide as the tokens: written to memory and read back, it costs more time on a processor
-than computing it. Here it stays in the cache, and is computed again in the backward pass.
+than computing it. Here it stays in the cache, and is computed again in the backward pass, unless it is so small
+that all of it fits there.
 """
 
 import torch
@@ -23,21 +24,22 @@ class _ChunkedMLP(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight1, bias1, weight2)
+        pieces = _pieces(x, len(weight1))
         out = x.new_empty(len(x), len(weight2))
-        for piece in _pieces(x, len(weight1)):
-            hidden = F.gelu(F.linear(x[piece], weight1, bias1))
-            torch.addmm(bias2, hidden, weight2.t(), out=out[piece])
+        for piece in pieces:
+            before = F.linear(x[piece], weight1, bias1)
+            torch.addmm(bias2, F.gelu(before), weight2.t(), out=out[piece])
+        ctx.save_for_backward(x, weight1, bias1, weight2, *([before] if len(pieces) == 1 else []))
         return out
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        x, weight1, bias1, weight2 = ctx.saved_tensors
+        x, weight1, bias1, weight2, *kept = ctx.saved_tensors
         grad = grad.contiguous()
         grad_x = torch.empty_like(x)
         grad_weight1, grad_weight2, grad_bias1 = torch.empty_like(weight1), torch.empty_like(weight2), 0
         for number, piece in enumerate(_pieces(x, len(weight1))):
-            before = F.linear(x[piece], weight1, bias1)
+            before = kept[0] if kept else F.linear(x[piece], weight1, bias1)
             grad_weight2.addmm_(grad[piece].t(), F.gelu(before), beta=min(number, 1))  # the first is not added to any
             grad_before = torch.ops.aten.gelu_backward(grad[piece] @ weight2, before)
             grad_weight1.addmm_(grad_before.t(), x[piece], beta=min(number, 1))

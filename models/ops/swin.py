@@ -1,14 +1,28 @@
 """torchvision's Swin blocks of both versions, made of the fast forms of their attention and perceptrons."""
 
+from collections.abc import Callable
 from typing import ClassVar
 
 from torch import Tensor, nn
 from torchvision.models.swin_transformer import SwinTransformerBlock, SwinTransformerBlockV2
+from torchvision.ops import StochasticDepth
 
+from models.ops import in_pieces
 from models.ops.mlp import chunked_mlp
 from models.ops.window_attention import FastWindowAttention3d, FastWindowAttentionV2
 
 STOCHASTIC_DEPTH = 0.1  # of the last block
+
+
+def add_branch(x: Tensor, branch: Callable[[Tensor], Tensor], depth: StochasticDepth) -> Tensor:
+    """`x + depth(branch(x))`; on a CPU without computing the branch of the samples that stochastic depth drops."""
+    if not depth.training or depth.p == 0 or not in_pieces(x):
+        return x + depth(branch(x))
+    factor = depth(x.new_ones(len(x), *[1] * (x.dim() - 1)))  # of each sample: 0 or 1 / (1 - p)
+    kept = factor.flatten().nonzero().flatten()
+    if not 0 < len(kept) < len(x):  # with none kept the parameters still get gradients, of 0
+        return x + branch(x) * factor
+    return x.index_add(0, kept, (branch(x[kept]) * factor[kept]).to(x.dtype))
 
 
 class SwinBlock3d(SwinTransformerBlock):
@@ -17,8 +31,8 @@ class SwinBlock3d(SwinTransformerBlock):
     attention: ClassVar = FastWindowAttention3d
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.stochastic_depth(self.attn(self.norm1(x)))
-        return x + self.stochastic_depth(chunked_mlp(self.norm2(x), self.mlp))
+        x = add_branch(x, lambda x: self.attn(self.norm1(x)), self.stochastic_depth)
+        return add_branch(x, lambda x: chunked_mlp(self.norm2(x), self.mlp), self.stochastic_depth)
 
 
 class SwinBlockV2(SwinTransformerBlockV2):
@@ -27,8 +41,8 @@ class SwinBlockV2(SwinTransformerBlockV2):
     attention: ClassVar = FastWindowAttentionV2
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.stochastic_depth(self.norm1(self.attn(x)))
-        return x + self.stochastic_depth(self.norm2(chunked_mlp(x, self.mlp)))
+        x = add_branch(x, lambda x: self.norm1(self.attn(x)), self.stochastic_depth)
+        return add_branch(x, lambda x: self.norm2(chunked_mlp(x, self.mlp)), self.stochastic_depth)
 
 
 def swin_blocks(

@@ -8,10 +8,12 @@ import pytest
 import torch
 from torchvision.models.swin_transformer import ShiftedWindowAttentionV2
 from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d
+from torchvision.ops import StochasticDepth
 
 from models import build_model
 from models.ops import window_attention
 from models.ops.mlp import chunked_mlp
+from models.ops.swin import add_branch
 from models.ops.window_attention import FastWindowAttention3d, FastWindowAttentionV2
 from tests.reference.network_cases import assert_same, fill_deterministically
 from tests.reference.plain_sgmp_unet import PlainSGMPUNet
@@ -123,6 +125,23 @@ def test_chunked_mlp_equals_the_whole(monkeypatch, hidden_bytes):
         results.append([x.grad, *(weight.grad for weight in block.mlp.parameters())])
     for mine, reference in zip(*results, strict=True):
         torch.testing.assert_close(mine, reference, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.5, 1.0])
+def test_a_branch_of_kept_samples_equals_a_dropped_branch_of_all(p):
+    """The same samples are dropped, and the branch is computed for the others only."""
+    depth, weight = StochasticDepth(p, "row").train(), torch.tensor(2.0, requires_grad=True)
+    seen, results = [], []
+    for add in (lambda x, branch: add_branch(x, branch, depth), lambda x, branch: x + depth(branch(x))):
+        torch.manual_seed(1)
+        weight.grad = None
+        x = torch.randn(8, 2, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        out = add(x, lambda x: seen.append(len(x)) or weight * x.square())
+        out.square().sum().backward()
+        results.append([out, x.grad, weight.grad])
+    assert [seen[0], seen[1]] == [{0.0: 8, 0.5: 6, 1.0: 8}[p], 8]
+    for mine, reference in zip(*results, strict=True):
+        torch.testing.assert_close(mine, reference)
 
 
 def test_the_low_prior_is_two_percent_and_decoder_blocks_begin_as_the_identity():
