@@ -152,9 +152,8 @@ def build_training(
     ema = build_ema(network, settings.ema) if settings.ema else None
     model = network
     if compiles(settings, device):
-        torch._dynamo.config.suppress_errors = (
-            settings.compile is None
-        )  # a failure of what nobody asked for is a warning
+        # a failure of what nobody asked for is a warning
+        torch._dynamo.config.suppress_errors = settings.compile is None
         model = torch.compile(network)
     if world_size() > 1:
         model = share_gradients(model, device)
