@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torchvision.models.swin_transformer import ShiftedWindowAttentionV2
 from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d
 
-from models.ops import in_pieces, is_exporting
+from models import ops
 
 SCORES_BYTES = 8 << 20  # of scores in flight on a CPU: less than a third-level cache
 KEPT_RATIO = 2  # weights are kept where there are at most so many times as many of them as of queries, keys and values
@@ -237,7 +237,7 @@ def _attend(x: Tensor, module: nn.Module, bias: Tensor, window: tuple, shift: tu
         scale = bias.new_full((heads, 1, 1), (channels // heads) ** -0.5)
     each = (3, heads, channels // heads)
     attend = _attend_in_pieces
-    if not in_pieces(x):
+    if not ops.in_pieces(x):
         attend = _attend_at_once
         missing = [-side % extent for side, extent in zip(size, window, strict=True)]
         x = F.pad(x, (0, 0, 0, missing[2], 0, missing[1], 0, missing[0]))
@@ -251,7 +251,7 @@ class FastWindowAttention3d(ShiftedWindowAttention3d):
     """torchvision's attention of Video Swin, x [B, T, H, W, C] -> same shape."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if is_exporting():
+        if ops.is_exporting():
             return super().forward(x)
         size = x.shape[1:4]
         window = tuple(min(side, extent) for side, extent in zip(size, self.window_size, strict=True))
@@ -265,7 +265,7 @@ class FastWindowAttentionV2(ShiftedWindowAttentionV2):
     """torchvision's attention of Swin V2 (cosine scores), x [B, H, W, C] -> same shape."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if is_exporting():
+        if ops.is_exporting():
             return super().forward(x)
         bias = self.get_relative_position_bias()[0]
         window, shift = (1, *self.window_size), (0, *self.shift_size)
