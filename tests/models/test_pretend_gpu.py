@@ -54,18 +54,20 @@ def random_clip(network, dtype=torch.float32, device="cpu"):
 
 @names
 def test_the_forms_off_the_cpu_equal_those_on_it(name, monkeypatch):
-    network, clip = build(name, torch.float64), random_clip(build(name), torch.float64)
+    network, asked = build(name, torch.float64), []
+    clip = random_clip(network, torch.float64)
     for train in (True, False):
         with monkeypatch.context() as patch:
             on = outputs_and_gradients(network, clip, lambda net, x: net(x, with_aux=True), train)
             with torch.no_grad():
                 inferred = network(clip)
-            patch.setattr("models.ops.on_cpu", lambda tensor: False)
+            patch.setattr("models.ops.on_cpu", lambda tensor: bool(asked.append(tensor)))
             off = outputs_and_gradients(network, clip, lambda net, x: net(x, with_aux=True), train)
             torch.testing.assert_close(off, on, rtol=1e-8, atol=1e-8)
             if not train:
                 with torch.no_grad():
                     torch.testing.assert_close(network(clip), inferred, rtol=0, atol=1e-10)
+    assert asked
 
 
 class FakeGPU(FakeTensorMode):
