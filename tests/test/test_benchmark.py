@@ -59,7 +59,9 @@ def test_flops_by_hand():
     fused = 2 * tokens * 96 * (8 + 8)
     mlp = 2 * tokens * (8 * 32 + 32 * 8)
     projections = 2 * tokens * (8 * 24 + 8 * 8)
-    windows = 4 * (2 * 98 * 98 * 4 * 2) * 2  # windows, two products of 98 x 98 tokens over d = 4, heads
+    # a shift by 3 cuts a side of 14 into windows of 4, 7 and 3; each has two products of tokens x tokens over d = 4
+    pairs = sum((2 * height * width) ** 2 for height in (4, 7, 3) for width in (4, 7, 3))
+    windows = 2 * (2 * pairs * 4) * 2  # products, heads
     assert benchmark.count_flops(Parts(), (1, 2, 1, 14, 14 * 8)) == fused + mlp + projections + windows
 
 
