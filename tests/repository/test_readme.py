@@ -128,7 +128,7 @@ def test_download_tables_are_those_of_the_catalog():
 
 def test_every_file_of_weights_is_named():
     for path in (REPOSITORY / "weights").glob("*.pth"):
-        assert f"\n| `{path.stem}` |" in README
+        assert f"\n| `{path.name}` |" in README
 
 
 @pytest.mark.parametrize("text", [README, CONTRIBUTING], ids=["README", "CONTRIBUTING"])
