@@ -98,6 +98,18 @@ def test_interrupted_and_continued_it_measures_each_pair_once(world, tmp_path, m
     assert both[0].read_bytes() == both[1].read_bytes()
 
 
+def test_results_of_other_options_are_not_taken_for_finished(tmp_path):
+    facts = {"dataset": "X", "flip": False, "checkpoint": "a.pth", "protocols": ["standard"]}
+    metrics = {"standard": {"iou": 0.5}}
+    (tmp_path / "metrics.json").write_text(json.dumps(facts | {"protocols": metrics}))
+    assert inference_results.read_finished(tmp_path, facts) is None  # the report is written last
+    (tmp_path / "report.html").touch()
+    assert inference_results.read_finished(tmp_path, facts | {"checkpoint": "moved.pth"}) == metrics
+    # as a run with --flip leaves it that began after this one had finished, and was interrupted
+    assert inference_results.read_finished(tmp_path, facts | {"flip": True}) is None
+    assert inference_results.read_finished(tmp_path, facts | {"protocols": ["standard", "dtum"]}) is None
+
+
 def test_checkpoints_are_named_by_what_tells_them_apart():
     assert checkpoint_names(["a/train/best.pth", "b/train/best.pth"]) == ["a", "b"]
     assert checkpoint_names(["x/a/best.pth", "y/a/best.pth", "y/b/best.pth"]) == ["x_a", "y_a", "y_b"]

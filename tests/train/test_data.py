@@ -35,6 +35,13 @@ def test_a_gpu_is_served_by_processes_of_its_own(monkeypatch, device, given, cor
     assert count_workers(merge_settings(None, {"num_workers": given}), torch.device(device)) == expected
 
 
+@pytest.mark.parametrize(("cores", "processes", "expected"), [(4, 1, 4), (12, 4, 3), (64, 2, 8), (2, 4, 1)])
+def test_processes_on_gpus_share_the_cores_for_loading(cores, processes, expected, monkeypatch):
+    monkeypatch.setattr("train_script.data.os.cpu_count", lambda: cores)
+    monkeypatch.setattr("train_script.data.world_size", lambda: processes)
+    assert count_workers(merge_settings(None, {}), torch.device("cuda")) == expected
+
+
 def test_a_limit_spreads_evenly():
     assert evenly(10, 4) == [0, 2, 5, 7]
     assert evenly(3, 9) == evenly(3, None) == [0, 1, 2]
