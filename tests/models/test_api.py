@@ -2,7 +2,6 @@
 
 import builtins
 import os
-import shutil
 import socket
 
 import pytest
@@ -228,28 +227,3 @@ def test_fp16_autocast_is_finite_and_close(network):
     for half in (inferred, logits.detach()):
         assert not torch.equal(half, exact)  # autocast was on
         assert (half - exact).abs().mean() < 0.05 * exact.abs().mean()
-
-
-def test_training_datransnet_is_one_graph_to_the_compiler():
-    model = build_model("datransnet", **SMALL["datransnet"]).train()
-    clip, gradients = random_clip(model, batch=2), []
-    torch._dynamo.reset()
-    for form in (model, torch.compile(model, backend="eager", fullgraph=True)):
-        model.zero_grad()
-        form(clip).square().mean().backward()
-        gradients.append([parameter.grad for parameter in model.parameters()])
-    for eager, compiled in zip(*gradients, strict=True):
-        torch.testing.assert_close(compiled, eager, rtol=0, atol=1e-3 * eager.abs().max().item() + 1e-6)
-
-
-@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler")
-def test_a_compiled_gradient_transformer_equals_eager(networks, tmp_path, monkeypatch):
-    # the part that is hard to compile; compiling all of the network takes minutes on one core
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    transformer = networks["datransnet"].transformers[0]
-    features = torch.rand(2, 8, 64, 64, generator=torch.Generator().manual_seed(0))
-    torch._dynamo.reset()
-    with torch.no_grad(), torch._inductor.config.patch(compile_threads=1):  # more are processes that import torch
-        torch.testing.assert_close(
-            torch.compile(transformer, fullgraph=True)(features), transformer(features), rtol=0, atol=1e-4
-        )

@@ -283,8 +283,7 @@ def test_no_permission_to_write(command, world, tmp_path, monkeypatch, capfd):
     assert "cannot write" in error and "ermission" in error
 
 
-@pytest.mark.parametrize("broken", ["text_image", "other_size"])
-@pytest.mark.parametrize("command", ["train", "inference"])
+@pytest.mark.parametrize(("command", "broken"), [("train", "text_image"), ("inference", "other_size")])
 def test_an_error_in_a_worker_is_one_sentence_too(command, broken, world, tmp_path, monkeypatch, capfd):
     """PyTorch hands it on as the text of a traceback."""
     arguments = {
