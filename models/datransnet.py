@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.network import PRIOR_LOGIT, Network
-from models.ops import conv_norm
+from models.ops.conv import conv_norm
 from models.ops.gradient_attention import attend_surround, pad_for_surround, surround_similarities
 from models.weights import down_one, rename_weights
 from utils.errors import InputError

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchvision.models.swin_transformer import PatchMerging, PatchMergingV2
 from torchvision.models.video.swin_transformer import PatchEmbed3d
 
-from models.ops import conv_norm
+from models.ops.conv import conv_norm
 from models.ops.swin import SwinBlock3d, rising_drops, swin_blocks
 
 WINDOW = (8, 7, 7)

@@ -1,0 +1,77 @@
+"""Convolutions with batch norm: one convolution in eval mode; in training on a CPU, with a faster weight gradient.
+
+oneDNN computes the weight gradient of wide 3x3 convolutions at half the rate of its other convolutions on processors
+without AVX-512. Nine matrix products, one a tap, are faster.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models import ops
+
+LEAST_CHANNELS = 64  # on either side; below, matrix products are too narrow to be fast
+BAND_PIXELS = 8192  # multiplied at once, so that they stay in the cache for all nine products
+
+
+class _Conv3x3(torch.autograd.Function):
+    """x [B, C, H, W], weight [O, C, 3, 3], bias [O] or None, stride 1, padding 1 -> [B, O, H, W]."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return F.conv2d(x, weight, bias, padding=1)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        x, weight = ctx.saved_tensors
+        grad_x = grad_weight = grad_bias = None
+        if ctx.needs_input_grad[0]:
+            grad_x = torch.nn.grad.conv2d_input(x.shape, weight, grad, padding=1)
+        if ctx.needs_input_grad[1]:
+            grad_weight = _weight_gradient(grad, x)
+        if ctx.needs_input_grad[2]:
+            grad_bias = grad.sum(dim=(0, 2, 3))
+        return grad_x, grad_weight, grad_bias
+
+
+def _weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
+    """The gradient [O, C, 3, 3] from that of the output [B, O, H, W] and the input [B, C, H, W].
+
+    Both are padded to H + 2 rows of W + 2 pixels, and laid out pixel by pixel: each of the nine taps is then a fixed
+    distance between a pixel of the output and its pixel of the input.
+    """
+    width = x.shape[3] + 2
+    pixels = F.pad(x, (1, 1, 1, 1)).permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+    grads = F.pad(grad, (0, 2, 0, 2)).permute(0, 2, 3, 1).reshape(-1, grad.shape[1])
+    end = len(pixels) - 2 * width - 2
+    taps = x.new_zeros(3, 3, grad.shape[1], x.shape[1])
+    for first in range(0, end, BAND_PIXELS):
+        last = min(first + BAND_PIXELS, end)
+        band = grads[first:last].t()
+        for row in range(3):
+            for column in range(3):
+                shift = row * width + column
+                taps[row, column].addmm_(band, pixels[first + shift : last + shift])
+    return taps.permute(2, 3, 0, 1)
+
+
+def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
+    """`norm(conv(x))`; in eval mode as one convolution, whose weights are scaled on the fly (gradients stay exact)."""
+    if norm.training:
+        return norm(_convolve(x, conv))
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    bias = norm.bias - norm.running_mean * scale
+    if conv.bias is not None:
+        bias = bias + conv.bias * scale
+    weight = conv.weight * scale[:, None, None, None]
+    return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
+def _convolve(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """`conv(x)`."""
+    fits = conv.kernel_size == (3, 3) and conv.stride == conv.padding == conv.dilation == (1, 1) and conv.groups == 1
+    wide = min(conv.in_channels, conv.out_channels) >= LEAST_CHANNELS
+    if fits and wide and ops.in_pieces(x) and not torch.is_autocast_enabled("cpu"):
+        return _Conv3x3.apply(x, conv.weight, conv.bias)
+    return conv(x)

@@ -1,0 +1,35 @@
+"""The convolutions of the networks against `nn.Conv2d` and `nn.BatchNorm2d`."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from models.ops import conv as ops_conv
+
+
+@pytest.mark.parametrize(("outputs", "inputs", "bias"), [(64, 80, True), (80, 64, False), (64, 32, True)])
+def test_gradients_of_training_equal_those_of_the_plain_layers(outputs, inputs, bias, monkeypatch):
+    monkeypatch.setattr(ops_conv, "BAND_PIXELS", 37)  # of 2 * 9 * 11, with the borders
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1, bias=bias), nn.BatchNorm2d(outputs)).double()
+    fast = copy.deepcopy(plain)
+    x = torch.randn(2, inputs, 7, 9, dtype=torch.float64).to(memory_format=torch.channels_last)
+    mine, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+    out, expected = ops_conv.conv_norm(mine, *fast), plain(theirs)
+    torch.testing.assert_close(out, expected)
+    towards = torch.randn_like(expected)
+    (out * towards).sum().backward()
+    (expected * towards).sum().backward()
+    torch.testing.assert_close(mine.grad, theirs.grad)
+    for parameter, reference in zip(fast.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, reference.grad, atol=1e-9, rtol=1e-7)
+
+
+def test_frozen_weights_get_no_gradient():
+    layers = nn.Sequential(nn.Conv2d(64, 64, 3, padding=1), nn.BatchNorm2d(64))
+    layers[0].requires_grad_(False)
+    x = torch.randn(1, 64, 4, 4, requires_grad=True)
+    ops_conv.conv_norm(x, *layers).square().sum().backward()
+    assert layers[0].weight.grad is None and layers[0].bias.grad is None and x.grad.abs().sum() > 0
