@@ -156,7 +156,7 @@ def parse_command_line(argv: list[str] | None) -> tuple[str | None, dict[str, An
     """The command line as (configuration or None, settings given). With no --config and no --dataset: the demo."""
     prog = "python -m train_script.train"
     config, given = parse_arguments(DEFAULTS, Settings, argv, prog, DESCRIPTION, config_names(), ALIASES)
-    if config is None and not {"dataset", "resume"} & set(given):
+    if config is None and "dataset" not in given and given.get("resume") in (None, "auto"):
         config = DEMO
     return config, given
 

@@ -1,5 +1,6 @@
 """The epochs of a run, read downwards: train, validate, choose, save; at the end the test metrics."""
 
+import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -69,8 +70,13 @@ def run_epochs(run: Run, training: Training) -> None:
         train_one_epoch(run, training)
         finish_epoch(run, training)
     report = run.folder / "test.json"
-    if run.settings.final_test and not report.exists():
+    if run.settings.final_test and measured_epoch(report) != training.progress.best[0][1]:
         evaluate_test(run, training, report)
+
+
+def measured_epoch(report: Path) -> int | None:
+    """The epoch whose weights test.json was measured with, if there is one; a run may go on after its test."""
+    return json.loads(report.read_text()).get("epoch") if report.exists() else None
 
 
 def train_one_epoch(run: Run, training: Training) -> None:
@@ -192,10 +198,10 @@ def finish_epoch(run: Run, training: Training) -> None:
         row |= {"gpu": torch.cuda.get_device_name(run.device)}
         row |= {"gpu_peak_mb": round(torch.cuda.max_memory_allocated(run.device) / 1e6)}
         line += f" ({row['samples_per_second']:.0f} samples/s, {row['data_share']:.0%} of the time waiting for data, "
-        line += f"GPU memory {row['gpu_peak_mb']} MB at most)"
+        line += f"peak GPU memory {row['gpu_peak_mb']} MB)"
     if epoch % settings.val_every == 0 or epoch == settings.epochs:
         since = time.perf_counter()
-        metrics, by_dataset = evaluate_sets(run, training, run.val_sets, "val", row["step"])
+        metrics, by_dataset = evaluate_sets(run, training, run.val_sets, "val", row["step"], run.settings.amp)
         seconds = time.perf_counter() - since
         progress.seconds += seconds
         row |= {"val_seconds": round(seconds, 2), "protocol": run.protocol, "selected_on": settings.select_on}
@@ -233,17 +239,19 @@ def keep_if_best(run: Run, training: Training, score: float | None, epoch: int) 
 
 
 def evaluate_sets(
-    run: Run, training: Training, sets: list[EvaluatedSet], tag: str, step: int
+    run: Run, training: Training, sets: list[EvaluatedSet], tag: str, step: int, amp: str
 ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """Metrics of the network: each one's mean over the datasets where it is defined, and those of each dataset."""
     by_dataset = {}
     for part in sets:
         name = part.dataset.dataset_name
-        by_dataset[name] = evaluate(run, training, part, tag if len(sets) == 1 else f"{tag}/{name}", step)
+        by_dataset[name] = evaluate(run, training, part, tag if len(sets) == 1 else f"{tag}/{name}", step, amp)
     return json_ready(mean_metrics(by_dataset.values())), json_ready(by_dataset)
 
 
-def evaluate(run: Run, training: Training, part: EvaluatedSet, tag: str, step: int) -> dict[str, float | None]:
+def evaluate(
+    run: Run, training: Training, part: EvaluatedSet, tag: str, step: int, amp: str
+) -> dict[str, float | None]:
     """Metrics of the network over the frames of one dataset, shared between the processes, known to all."""
     as_logits = PROTOCOLS[run.protocol].scale == "logit"
     mergeable = [build_metric(run.protocol)]
@@ -255,7 +263,7 @@ def evaluate(run: Run, training: Training, part: EvaluatedSet, tag: str, step: i
         frame_preparation(part.dataset.transform),
         run.device,
         flip=run.settings.val_flip,
-        amp=run.settings.amp,
+        amp=amp,
         batch_size=run.settings.val_batch_size,
     )
     for samples in tqdm(part.loader, desc=tag, unit="batch", leave=False, disable=None if is_main() else True):
@@ -285,13 +293,16 @@ def evaluate(run: Run, training: Training, part: EvaluatedSet, tag: str, step: i
 
 
 def evaluate_test(run: Run, training: Training, report: Path) -> None:
-    """Evaluate the best weights on the whole test set, once, and write test.json."""
+    """Evaluate the best weights on the whole test set, once, and write test.json.
+
+    In float32, as `test_script.inference` does by default, whatever the mixed precision of training and validation.
+    """
     score, epoch = training.progress.best[0]
     barrier()  # checkpoint_best.pth has been written
     load_weights(training.weights(), run.folder / BEST)
     since = time.perf_counter()
     step = run.settings.epochs * run.batches.steps
-    metrics, by_dataset = evaluate_sets(run, training, run.test_sets, "test", step)
+    metrics, by_dataset = evaluate_sets(run, training, run.test_sets, "test", step, amp="none")
     run.log(
         f"test set ({run.protocol}), weights of epoch {int(epoch)}: {format_metrics(metrics)}, "
         f"{time.perf_counter() - since:.0f} s; "

@@ -56,7 +56,7 @@ def test_training_inference_and_evaluate_agree_to_the_last_bit(mixed, tmp_path, 
     options = {
         "dataset": mixed, "model": "datransnet", "preset": preset, "protocol": protocol, "init_weights": WEIGHTS,
         "train_size": 32, "val_size": 64, "batch_size": 2, "epochs": 1, "lr": 1e-5, "val_batch_size": 4,
-        "val_flip": True, "tensorboard": False, "amp": "none", "output_root": tmp_path, "experiment_name": "run",
+        "val_flip": True, "tensorboard": False, "amp": "bf16", "output_root": tmp_path, "experiment_name": "run",
     }  # fmt: skip
     assert main([text for name, value in options.items() for text in (f"--{name}", str(value))]) == 0
     folder = tmp_path / "MIXED" / "run" / "train"

@@ -158,6 +158,18 @@ def test_selection_on_the_test_set_is_said(dataset, tmp_path, capsys):
     assert "ON THE TEST SET" in out and "chosen on the same images" in out
 
 
+def test_the_test_set_is_measured_again_only_with_other_weights(dataset, tmp_path, capsys):
+    words = arguments(dataset, tmp_path, epochs=1, final_test=True, resume="auto")
+    assert main(words) == 0
+    report = folder_of(tmp_path) / "test.json"
+    first = report.read_text()
+    capsys.readouterr()
+    assert main(words) == 0 and "test set (" not in capsys.readouterr().out
+    report.write_text(first.replace('"epoch": 1', '"epoch": 7'))  # as if the run had gone on
+    assert main(words) == 0 and "test set (" in capsys.readouterr().out
+    assert report.read_text() == first
+
+
 def test_it_learns(dataset, tmp_path):
     assert main(arguments(dataset, tmp_path, epochs=12, lr=0.004, val_every=12, ema=0)) == 0
     lines = rows(folder_of(tmp_path))

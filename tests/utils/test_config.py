@@ -139,6 +139,8 @@ def test_precedence_default_then_file_then_command_line(tmp_path):
 def test_without_arguments_the_demo_is_trained():
     assert parse_command_line([]) == ("demo", {})
     assert parse_command_line(["--epochs", "2"]) == ("demo", {"epochs": 2})
+    assert parse_command_line(["--resume", "auto"]) == ("demo", {"resume": "auto"})
+    assert parse_command_line(["--resume", "some/run"])[0] is None
     assert parse_command_line(["--dataset", "NUDT-SIRST"])[0] is None
     settings = merge_settings(*parse_command_line([]))
     assert (settings.model, settings.dataset) == ("sgmp_unet_small", "demo")
