@@ -91,7 +91,7 @@ def prepare_jobs(indices: list[DatasetIndex], args: argparse.Namespace, device: 
     if args.num_workers is not None and args.num_workers < 0:
         raise InputError(f"--num_workers is {args.num_workers}; expected 0 or more")
     check_track_options(args.min_track, args.track_speed)
-    model, settings = load_recipe(args.model_path, args.image_size)
+    model, settings = load_recipe(args.model_path, args.image_size, [index.info for index in indices])
     tiled = args.tile is not None
     sets = [eval_dataset(index.split(args.split), model, settings, index.info.name, tiled) for index in indices]
     predictor = Predictor(model, frame_preparation(sets[0].transform), device, **predictor_options(args))

@@ -35,7 +35,7 @@ def add_model_options(parser: argparse.ArgumentParser, path_required: bool = Tru
     name, number = ("--models", "+") if several else ("--model_path", None)
     path = "checkpoint, of this repository or published"
     add(name, nargs=number, required=path_required, metavar="FILE", help=path)
-    sizes = "for DATransNet checkpoints that do not record it: 256 (NUDT-SIRST) or 512 (IRSTD-1K)"
+    sizes = "for DATransNet checkpoints that do not record it; default 256, or 512 on IRSTD-1K, as published"
     add("--image_size", type=int, help=sizes)
     add("--flip", action="store_true", help="average with the predictions of the left-right flipped frames")
     add("--msc", action="store_true", help="average over several scales, as published")

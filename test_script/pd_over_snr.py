@@ -17,11 +17,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from datasets import ClipDataset, DatasetIndex, open_dataset
+from datasets import ClipDataset, DatasetIndex, Sequence, open_dataset
+from datasets.catalog import DatasetInfo
 from datasets.targets import read_targets
-from datasets.transforms import to_float
 from test_script.options import add_device_options, command_parser
 from test_script.predictor import Predictor
+from test_script.predictor.preparation import batched, eval_dataset, frame_preparation, load_recipe
+from utils.distributed import choose_device
 from utils.errors import InputError, run_main
 from utils.files import check_writable, write_csv
 from utils.metrics.accumulator import group_rows
@@ -58,15 +60,13 @@ def main(argv: list[str] | None = None) -> None:
     check_writable(args.output)
     index = open_dataset(args.dataset, args.data_root)
     sequences = index.split(args.split)
-    masks = ClipDataset(sequences, 1, _raw, dataset_name=index.info.name)
-    items = np.linspace(0, len(masks) - 1, min(args.frames, len(masks))).astype(int).tolist()
-    frames = read_frames(masks, items, index)
-    results = {}
+    device, results = choose_device(args.device), {}
     for path in args.model_path:
-        predictor = Predictor.from_checkpoint(path, args.device)
-        dataset = ClipDataset(sequences, predictor.model.num_frames, _raw, dataset_name=index.info.name)
+        dataset, predictor = load(path, sequences, index.info, device)
+        items = np.linspace(0, len(dataset) - 1, min(args.frames, len(dataset))).astype(int).tolist()
+        frames = read_frames(dataset, items, index)
         name = Path(path).stem if Path(path).stem not in results else str(path)
-        for still in (False, True) if predictor.model.num_frames > 1 else (False,):
+        for still in (False, True) if dataset.num_frames > 1 else (False,):
             title = f"{name}, copies of one frame" if still else name
             maps = score_maps(predictor, dataset, items, still, title)
             results[title] = compare(maps, frames, args.fa, args.snr)
@@ -97,9 +97,13 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def _raw(frames: np.ndarray, mask: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """The transform that leaves frames and mask as they are: the predictor prepares them."""
-    return frames, mask
+def load(
+    path: str, sequences: list[Sequence], info: DatasetInfo, device: torch.device
+) -> tuple[ClipDataset, Predictor]:
+    """The clips as a checkpoint's network takes them, and its predictor."""
+    model, settings = load_recipe(path, None, [info])
+    dataset = eval_dataset(sequences, model, settings, info.name)
+    return dataset, Predictor(model, frame_preparation(dataset.transform), device)
 
 
 def read_frames(dataset: ClipDataset, items: list[int], index: DatasetIndex) -> list[Frame]:
@@ -109,24 +113,26 @@ def read_frames(dataset: ClipDataset, items: list[int], index: DatasetIndex) -> 
     for item in items:
         sample = dataset[item]
         rows = by_frame.get((sample.sequence, sample.frame), [])
-        centroids = find_regions(sample.mask).centroids
+        mask = sample.mask[0].numpy() > 0
+        centroids = find_regions(mask).centroids
         snr = np.full(len(centroids), np.nan)
         for number, (y, x) in enumerate(centroids):
             near = min(((np.hypot(row.y - y, row.x - x), row.snr) for row in rows), default=(np.inf, np.nan))
             snr[number] = near[1] if near[0] < MATCH_DISTANCE else np.nan
-        frames.append(Frame(sample.mask, snr))
+        frames.append(Frame(mask, snr))
     return frames
 
 
 def score_maps(predictor: Predictor, dataset: ClipDataset, items: list, still: bool, title: str) -> list[np.ndarray]:
     """Probability maps [H, W] of the items; `still` replaces every frame of a clip by its target frame."""
     maps = []
-    for item in tqdm(items, desc=title, unit="frame", disable=None):
-        frames = to_float(dataset[item].clip)
-        if still:
-            frames = frames[dataset.num_frames // 2][None].repeat(dataset.num_frames, axis=0)
-        clip = torch.stack([predictor.prepare(frame) for frame in frames])
-        maps.append(predictor.score_maps([clip], [frames.shape[1:]])[0].probability)
+    with tqdm(total=len(items), desc=title, unit="frame", disable=None) as progress:
+        for some in batched(items, predictor.batch_size):
+            samples = [dataset[item] for item in some]
+            clips = [one.clip[[len(one.clip) // 2] * len(one.clip)] if still else one.clip for one in samples]
+            scores = predictor.score_maps(clips, [tuple(one.mask.shape[-2:]) for one in samples])
+            maps += [one.probability for one in scores]
+            progress.update(len(some))
     return maps
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from datasets import ClipDataset, Sequence
+from datasets.catalog import DatasetInfo
 from datasets.clips import Transform
 from datasets.presets import PRESETS, build_transform, find_preset
 from models import load_model
@@ -24,14 +25,25 @@ T = TypeVar("T")
 DEFAULT_PRESET = "fast"  # of a network without a preset of its own: frames as they are
 
 
-def load_recipe(path: str | Path, image_size: int | None) -> tuple[nn.Module, dict[str, Any]]:
+def load_recipe(
+    path: str | Path, image_size: int | None, datasets: Iterable[DatasetInfo] = ()
+) -> tuple[nn.Module, dict[str, Any]]:
     """The network of a checkpoint file, and the settings it was trained with (none where the file is a published one).
 
-    `image_size` as in `Predictor.from_checkpoint`.
+    `image_size` as in `Predictor.from_checkpoint`; without it, a published file that does not record it has the size
+    published for these `datasets`. Raises `InputError` where they have several.
     """
     checkpoint = read_checkpoint(path)
     model = load_model(checkpoint, **({} if image_size is None else {"image_size": image_size}))
-    return model, checkpoint.settings if checkpoint.kind == "ours" else {}
+    if checkpoint.kind == "ours":
+        return model, checkpoint.settings
+    published = sorted({info.image_size for info in datasets if info.image_size and info.preset == model.name})
+    if image_size is not None or "image_size" not in model.options or published in ([], [model.options["image_size"]]):
+        return model, {}
+    if len(published) > 1:
+        sizes = " and ".join(map(str, published))
+        raise InputError(f"{path} does not record its image size, and these datasets have {sizes}: give --image_size")
+    return load_model(checkpoint, image_size=published[0]), {}
 
 
 def preset_of(model: nn.Module, settings: dict[str, Any]) -> str:

@@ -2,10 +2,12 @@ import csv
 
 import numpy as np
 import pytest
+import torch
 
+from datasets import open_dataset
 from datasets.synthetic import DatasetSettings, render_dataset
 from models import build_model
-from test_script.pd_over_snr import Frame, by_interval, compare, main
+from test_script.pd_over_snr import Frame, by_interval, compare, load, main
 from utils.checkpoint import save_checkpoint
 from utils.errors import InputError
 
@@ -61,3 +63,14 @@ def test_the_command_compares_networks_and_copies_of_one_frame(tmp_path, capsys)
     assert "3 frames" in capsys.readouterr().out and (tmp_path / "out.png").stat().st_size > 1000
     with pytest.raises(InputError, match="ascending"):
         main([*arguments, "--snr", "3", "1"])
+
+
+def test_clips_go_on_at_the_other_end_where_the_preset_says_so(tmp_path):
+    options = {"width": 48, "depths": (1, 1, 1, 1), "spatial_width": 16, "spatial_depths": (1, 1, 1, 1)}
+    model = build_model("sgmp_unet", **options, decoder_depths=(1, 1, 1), head_heads=(3, 1))
+    render_dataset(tmp_path / "dim", DatasetSettings(sequences=2, frames=3, size=(32, 32), val_share=0.5))
+    index = open_dataset(tmp_path / "dim")
+    for preset, border in (("sgmp_unet", "wrap"), ("fast", "clamp")):
+        save_checkpoint(tmp_path / "net.pth", model, {"preset": preset})
+        dataset, predictor = load(tmp_path / "net.pth", index.split("test"), index.info, torch.device("cpu"))
+        assert (dataset.border, dataset.num_frames, predictor.model.name) == (border, 6, "sgmp_unet")

@@ -75,7 +75,7 @@ def run_inference(dataset, output, *more):
     words = ["--model_path", dataset / "any.pth", "--dataset", dataset, "--output_dir", output, *more]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plots, "saved_axes", lambda path, *_: no_axes(path))
-        patch.setattr(inference, "load_recipe", lambda path, image_size: (LocalContrast(), {}))
+        patch.setattr(inference, "load_recipe", lambda *_: (LocalContrast(), {}))
         inference.main([str(word) for word in words])
     return output
 

@@ -13,7 +13,9 @@ import pytest
 import torch
 from torch import nn
 
+from datasets.catalog import CATALOG
 from models import build_model, load_model, load_weights
+from test_script.predictor.preparation import load_recipe
 from tests.reference.plain_datransnet import PlainDATransNet
 from tests.reference.plain_sgmp_unet import PlainSGMPUNet
 from utils.checkpoint import FORMAT, SAFE_TYPES, VERSION, read_checkpoint, save_checkpoint
@@ -120,6 +122,21 @@ def test_published_datransnet(prefix, tmp_path):
     image = torch.rand(2, 1, 64, 32, generator=torch.Generator().manual_seed(1)).double()
     with torch.no_grad():
         torch.testing.assert_close(model(image[:, None]), plain.double()(image), rtol=0, atol=1e-8)
+
+
+def test_a_published_datransnet_has_the_image_size_of_the_dataset_it_is_measured_on(tmp_path):
+    path = tmp_path / "model.pth.tar"
+    published_datransnet(path)
+
+    def size(*datasets, image_size=None):
+        model, settings = load_recipe(path, image_size, [CATALOG[name] for name in datasets])
+        assert settings == {}
+        return model.options["image_size"]
+
+    assert (size(), size("NUAA-SIRST"), size("NUDT-SIRST"), size("IRSTD-1K")) == (256, 256, 256, 512)
+    assert size("IRSTD-1K", image_size=128) == 128
+    with pytest.raises(InputError, match="these datasets have 256 and 512: give --image_size"):
+        size("NUDT-SIRST", "IRSTD-1K")
 
 
 def test_published_sgmp_unet(published_sgmp_unet):
