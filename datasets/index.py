@@ -70,9 +70,14 @@ def open_dataset(name_or_path: str | Path, data_root: str | Path | None = None) 
     return DatasetIndex(info, layout.root, layout.name, layout.sequences, layout.masks_without_image, *split)
 
 
+def split_names(names: str) -> list[str]:
+    """The names or folders joined by '+'; a folder whose own name has a '+' is one."""
+    return [names] if Path(names).is_dir() else names.split("+")
+
+
 def open_datasets(names: str, data_root: str | Path | None = None) -> list[DatasetIndex]:
     """`open_dataset` for one or several names or folders joined by '+'; `InputError` where two have the same name."""
-    indices = [open_dataset(name, data_root) for name in names.split("+")]
+    indices = [open_dataset(name, data_root) for name in split_names(names)]
     found = [index.info.name for index in indices]
     if len(set(found)) < len(found):
         raise InputError(f"{names} has datasets called {found}; expected datasets of different names")

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader, Sampler, Subset
 
-from datasets import ClipDataset, DatasetIndex, Sequence, collate, open_dataset
+import datasets
+from datasets import ClipDataset, DatasetIndex, Sequence, collate
 from datasets.presets import build_transform, find_preset
 from test_script.predictor.preparation import eval_dataset
 from train_script.settings import SEEDS, Settings
@@ -31,15 +32,10 @@ class EvaluatedSet(NamedTuple):
 
 def open_datasets(settings: Settings) -> list[DatasetIndex]:
     """Open the datasets, on the main process first: the demo is rendered on first use."""
-    indices = [open_dataset(name, settings.data_root) for name in settings.datasets] if is_main() else []
+    names = settings.dataset, settings.data_root
+    indices = datasets.open_datasets(*names) if is_main() else []
     barrier()
-    indices = indices or [open_dataset(name, settings.data_root) for name in settings.datasets]
-    found = [index.info.name for index in indices]
-    if len(set(found)) < len(found):
-        raise InputError(
-            f"several of {settings.dataset} are called {', '.join(found)}; expected datasets of different names"
-        )
-    return indices
+    return indices or datasets.open_datasets(*names)
 
 
 def split_sequences(settings: Settings, index: DatasetIndex) -> dict[str, list[Sequence]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
 from datasets.catalog import CATALOG
+from datasets.index import split_names
 from datasets.presets import PRESETS
 from models import MODELS, check_options, model_options
 from train_script.losses import LOSSES
@@ -66,7 +67,7 @@ class Settings:
     data_root: str | None
     preset: Literal[tuple(PRESETS)]
     train_size: Count
-    val_size: Count
+    val_size: Count | None
     limit_train: Count | None
     limit_val: Count | None
     num_workers: Whole | None
@@ -116,7 +117,7 @@ class Settings:
     @property
     def datasets(self) -> list[str]:
         """The names or folders in `dataset`."""
-        return [self.dataset] if Path(self.dataset).is_dir() else self.dataset.split("+")
+        return split_names(self.dataset)
 
 
 def config_names() -> list[str]:
@@ -188,7 +189,7 @@ def published_sizes(values: dict[str, Any]) -> dict[str, Any]:
     if size is None:
         return {}
     options = {"image_size": size} if preset == model and "image_size" in model_options(model) else {}
-    return {"train_size": size, "val_size": size, "model": model, "model_options": options}
+    return {"train_size": size, "model": model, "model_options": options}
 
 
 def check_datasets(settings: Settings) -> None:

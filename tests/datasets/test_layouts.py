@@ -6,7 +6,7 @@ import pytest
 from datasets import index as index_module
 from datasets import open_dataset
 from datasets.catalog import CATALOG
-from datasets.index import DATA_ROOT_VARIABLE
+from datasets.index import DATA_ROOT_VARIABLE, split_names
 from datasets.path_config import DATASET_PATHS
 from datasets.split_lists import PUBLISHED_SPLITS, read_list
 from tests.reference.datasets_folders import (
@@ -303,3 +303,9 @@ def test_real_datasets(name, train, test):
     assert (len(index.split("train")), len(index.split("test"))) == (train, test)
     assert not index.missing_entries
     assert all(frame.mask is not None for sequence in index.sequences for frame in sequence.frames)
+
+
+def test_a_folder_with_a_plus_in_its_name_is_one_dataset(tmp_path):
+    (tmp_path / "a+b").mkdir()
+    assert split_names(str(tmp_path / "a+b")) == [str(tmp_path / "a+b")]
+    assert split_names("NUDT-SIRST+IRSTD-1K") == ["NUDT-SIRST", "IRSTD-1K"]

@@ -421,7 +421,7 @@ def test_several_datasets_train_together_and_resume_exactly(two_datasets, tmp_pa
         ("{0}+nowhere", {}, "no dataset 'nowhere'"),
         ("{0}+{0}", {}, "all different"),
         ("{0}+", {}, "expected names or folders, joined by '\\+'"),
-        ("{0}+{0}/../blobs", {}, "several of .* are called blobs, blobs; expected datasets of different names"),
+        ("{0}+{0}/../blobs", {}, r"has datasets called \['blobs', 'blobs'\]; expected datasets of different names"),
         ("{0}+NUDT-SIRST", {"dataset_weights": "1"}, "dataset_weights is .1.0., expected 2 number"),
     ],
 )

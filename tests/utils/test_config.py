@@ -205,7 +205,7 @@ def test_published_recipes_take_their_sizes_from_the_catalog(config, given, data
     settings = merge_settings(config, given)
     assert (settings.dataset, settings.train_size) == (dataset, size)
     if config and config.startswith("datransnet") and "train_size" not in given:
-        assert settings.val_size == settings.model_options["image_size"] == size
+        assert settings.train_size == settings.model_options["image_size"] == size
 
 
 def test_settings_of_earlier_versions_go_on_loading():
