@@ -15,11 +15,8 @@ from utils.errors import InputError
 
 __all__ = ["MODELS", "Network", "build_model", "check_options", "load_model", "load_weights"]
 
-MODELS = {
-    "sgmp_unet": SGMPUNet,
-    "sgmp_unet_small": functools.partial(SGMPUNet, **SMALL),
-    "datransnet": DATransNet,
-}
+NETWORKS = (SGMPUNet, DATransNet)
+MODELS = {network.name: network for network in NETWORKS} | {"sgmp_unet_small": functools.partial(SGMPUNet, **SMALL)}
 
 
 def check_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -65,8 +62,7 @@ def load_model(source: str | Path | Checkpoint, **options) -> Network:
     checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(source)
     name, own = checkpoint.model_name, checkpoint.options
     if checkpoint.kind == "published":
-        networks = [network for network in MODELS.values() if isinstance(network, type)]
-        found = {network.name: network.published_options(checkpoint.weights) for network in networks}
+        found = {network.name: network.published_options(checkpoint.weights) for network in NETWORKS}
         name = next((name for name, options in found.items() if options is not None), None)
         if name is None:
             raise unknown_network(checkpoint, list(found))

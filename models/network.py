@@ -17,8 +17,7 @@ class Network(nn.Module):
 
     A subclass sets the attributes below, implements `forward(clip, with_aux=False)`, which with `with_aux` returns a
     list of logits, the main ones first, and overrides what applies to it. Its options are the parameters of its
-    constructor, annotated with their types; `models.build_model` checks them and records them in `options`. Where there
-    are published or pretrained weights, `from_published` and `from_pretrained` bring them under the network's names.
+    constructor, annotated with their types; `models.build_model` checks them and records them in `options`.
     """
 
     name: str
@@ -42,6 +41,16 @@ class Network(nn.Module):
     def published_options(weights: dict[str, Tensor]) -> dict | None:
         """The options of a published checkpoint of this network, read from its weights; None for any other weights."""
         return None
+
+    @staticmethod
+    def from_published(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A published checkpoint's weights under the names, and in the shapes, of this network."""
+        return weights
+
+    @staticmethod
+    def from_pretrained(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The weights of `pretrained` under the names of this network, without those that it does not have."""
+        return weights
 
     def check_clip(self, clip: Tensor) -> None:
         """Raise ValueError, saying what came and what was expected, unless `clip` fits this network."""

@@ -82,10 +82,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--model", required=True, help=f"network: {', '.join(MODELS)}")
     add_pairs_option(parser, "model_options", "options of the network", ["num_frames", "image_size"])
     add("--size", type=int, nargs=2, default=(256, 256), metavar=("H", "W"), help="of the frames; default 256 256")
-    add("--batch_size", type=int, default=1, help="clips of a forward pass; default 1")
+    add("--batch_size", type=int, default=1, help="batch size; default 1")
     add_device_options(parser)
     add("--compile", action="store_true", help="compile the network; the warm-up takes minutes")
-    add("--warmup", type=int, default=3, help="passes before the measured ones; default 3")
+    add("--warmup", type=int, default=3, help="warm-up passes; default 3")
     add("--runs", type=int, default=20, help="measured passes; default 20")
     add("--output", type=Path, help="JSON file to write the metrics to")
     args = parser.parse_args(argv)
@@ -198,7 +198,7 @@ def as_text(settings: dict, metrics: dict) -> str:
         ["device", f"{settings['device']} ({settings['threads']} CPU threads), amp {settings['amp']}"],
         ["parameters, used", f"{metrics['parameters']:,}"],
         ["parameters, unused", f"{metrics['parameters_unused']:,}"],
-        ["GFLOP a frame", f"{metrics['flops_per_frame'] / 1e9:.2f}"],
+        ["GFLOPs per frame", f"{metrics['flops_per_frame'] / 1e9:.2f}"],
         ["latency, median, ms", f"{1e3 * times['median_s']:.2f}"],
         ["latency, p10 - p90, ms", f"{1e3 * times['p10_s']:.2f} - {1e3 * times['p90_s']:.2f}"],
         ["frames per second", f"{metrics['frames_per_second']:.2f}"],

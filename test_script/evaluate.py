@@ -29,7 +29,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     protocols = "protocols to use, or 'all'; default standard"
     add("--protocol", nargs="+", action="extend", metavar="NAME", help=protocols)
     add("--logits", action="store_true", help="predictions are logits (npy), not probabilities")
-    add("--list", type=Path, metavar="FILE", help="measure only these images or sequences, one a line")
+    add("--list", type=Path, metavar="FILE", help="measure only these images or sequences, one per line")
     groups = "also report the metrics of groups of images, for instance by SNR: lines NAME,GROUP with the name of an "
     add("--groups", type=Path, metavar="FILE.csv", help=f"{groups}image or a sequence")
     add("--output", type=Path, metavar="FILE.json", help="write the metrics, as ratios, as JSON")

@@ -3,10 +3,9 @@
     python -m test_script.export --model_path checkpoint_best.pth --output model.onnx --size 256 256
 
 The file takes `clip`, float32 [batch, T, C, H, W], prepared as in training (DATransNet: grey in 0..1; SGMP-UNet: grey
-replicated to RGB, ImageNet mean and std, or, trained with the preset contrast, what `contrast_input` in
-datasets/transforms.py makes of it), and gives `probability`, float32 [batch, 1, H, W], of frame T // 2. The batch
-is dynamic; with --dynamic height and width are too (multiples of 32; DATransNet only). Needs torch 2.8 and the packages
-onnx, onnxruntime and onnxscript.
+replicated to RGB, ImageNet mean and std; of the preset contrast, the `local_contrast` of datasets/transforms.py instead
+of grey), and gives `probability`, float32 [batch, 1, H, W], of frame T // 2. The batch is dynamic; with --dynamic,
+height and width are too (multiples of 32; DATransNet only). Needs torch 2.8, onnx, onnxruntime and onnxscript.
 """
 
 import copy

@@ -58,7 +58,7 @@ GPU_WORKERS = 4
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line `argv` (default: that of the process)."""
+    """Measure a checkpoint on the given datasets."""
     args = parse_arguments(argv)
     with process_group(args.device) as device:
         run(args, device)

@@ -34,7 +34,7 @@ Results = Mapping[tuple[str, str], Mapping[str, Mapping]]  # (checkpoint, datase
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line `argv` (default: that of the process)."""
+    """Measure every checkpoint on every dataset."""
     args = parse_arguments(argv)
     with process_group(args.device) as device:
         run(args, device)

@@ -50,14 +50,14 @@ def add_model_options(parser: argparse.ArgumentParser, path_required: bool = Tru
 
 def add_track_options(parser: argparse.ArgumentParser) -> None:
     """Add the `TRACK_OPTIONS`; `check_track_options` checks their values."""
-    least = "drop the detections of tracks of fewer than N detections; default 1: keep all"
+    least = "discard tracks with fewer than N detections; default 1: keep all"
     parser.add_argument("--min_track", type=int, default=1, metavar="N", help=least)
     add_track_speed(parser)
 
 
 def add_track_speed(parser: argparse.ArgumentParser) -> None:
     """Add --track_speed."""
-    speed = "typical speed of the targets, px a frame; a track's second detection lies within 3 times this; default "
+    speed = "typical speed of the targets, px per frame; a track's second detection lies within 3 times this; default "
     parser.add_argument(
         "--track_speed", type=float, default=TARGET_SPEED, metavar="PX", help=f"{speed}{TARGET_SPEED:g}"
     )

@@ -88,11 +88,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--weights", metavar="NAME", help=weights)
     add_model_options(parser, path_required=False)
     add("--output_dir", default="./predict", help="output folder; default ./predict")
-    add("--threshold", type=float, default=0.5, help="a pixel is target above this probability; 0.5")
+    add("--threshold", type=float, default=0.5, help="probability threshold; default 0.5")
     add_track_options(parser)
     add("--fps", type=float, help="frame rate of the overlay video; default: the input's, else 25")
     add("--skip_bad", action="store_true", help="report and skip frames that cannot be read")
-    same_bits = "the same bits for a single image on any number of cores, which is slower"
+    same_bits = "bit-identical results for a single image on any number of cores (slower)"
     add("--deterministic", action="store_true", help=same_bits)
     args = parser.parse_args(argv)
     check_track_options(args.min_track, args.track_speed)

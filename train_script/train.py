@@ -243,7 +243,8 @@ def announce(run: Run, indices: list[DatasetIndex], network: nn.Module) -> None:
         log(
             f"selection: best {run.select_by} ({run.protocol}) on "
             + ", ".join(
-                f"{len(part.dataset.sequences)} of {len(index.split('train'))} training sequences of {index.info.name}"
+                f"{len(part.dataset.sequences)} of {len(index.split('train'))} training {index.info.kind} "
+                f"of {index.info.name}"
                 for part, index in zip(run.val_sets, indices, strict=True)
             )
             + ", held out; "

@@ -18,7 +18,7 @@ T = TypeVar("T")
 KINDS = ("cpu", "cuda", "mps")  # of devices
 AMP_DTYPES = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 AMP_NAMES = ("auto", *AMP_DTYPES)
-AMP_HELP = "mixed precision: none (float32), bf16, fp16, or auto (bf16 where the processor computes fast in it)"
+AMP_HELP = "mixed precision: none (float32), bf16, fp16, or auto (bf16 where the hardware supports it natively)"
 # In torch 2.6 the end of a gloo group holds Python's lock while it waits for its threads, and one of them may need that
 # lock to let go of the last collective's tensors: a deadlock, unless it has had the time to do so.
 SETTLING_SECONDS = 0.1

@@ -142,7 +142,7 @@ def test_a_run_leaves_what_it_promises(dataset, tmp_path, capsys):
     out = capsys.readouterr().out
     assert out == (folder / "train.log").read_text()
     assert "held out; the test set is evaluated once, at the end" in out
-    assert "2 of 20 training sequences" in out
+    assert "2 of 20 training images" in out
 
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -397,7 +397,7 @@ def test_several_datasets_train_together_and_resume_exactly(two_datasets, tmp_pa
     assert main(argv("unbroken")) == 0
     out = capsys.readouterr().out
     assert "4 samples an epoch" in out and "12 samples an epoch" in out
-    assert "2 of 20 training sequences of blobs, 1 of 10 training sequences of half, held out" in out
+    assert "2 of 20 training images of blobs, 1 of 10 training images of half, held out" in out
     with monkeypatch.context() as patch, pytest.raises(PowerCut):
         cut_after(patch, 6)  # in the second epoch
         main(argv("run"))
