@@ -61,3 +61,9 @@ def test_the_command_compares_networks_and_copies_of_one_frame(tmp_path, capsys)
     assert "3 frames" in capsys.readouterr().out and (tmp_path / "out.png").stat().st_size > 1000
     with pytest.raises(InputError, match="ascending"):
         main([*arguments, "--snr", "3", "1"])
+
+
+@pytest.mark.parametrize("name", ["result", "result.csv"])
+def test_a_picture_of_no_known_format_is_refused_before_the_work(name, tmp_path):
+    with pytest.raises(InputError, match=rf"{name}: expected a file name that ends in \.png"):
+        main(["--model_path", "a.pth", "--dataset", str(tmp_path), "--output", str(tmp_path / name)])
