@@ -30,7 +30,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from test_script.media.frame_sources import LARGEST_FPS, Source, find_sources
+from test_script.media.frame_sources import LARGEST_FPS, Source, find_sources, public_address
 from test_script.media.overlay import OverlayVideo, Thumbnails, Trails, draw_overlay
 from test_script.options import (
     TRACK_OPTIONS,
@@ -68,8 +68,9 @@ def main(argv: list[str] | None = None) -> None:
         names = ("detections.csv", "detections.json", "tracks.csv")
         files = DetectionFiles(*(stack.enter_context(open_atomic(output / name)) for name in names))
         frames = sum(predict_source(source, predictor, files, bad, args) for source in sources)
-        settings = {name: getattr(args, name) for name in ("input", "threshold", *TRACK_OPTIONS)}
-        files.finish({"model": str(model_path)} | settings | {"frames": frames, "skipped": bad})
+        settings = {name: getattr(args, name) for name in ("threshold", *TRACK_OPTIONS)}
+        run = {"model": str(model_path), "input": public_address(args.input)}
+        files.finish(run | settings | {"frames": frames, "skipped": bad})
     seconds = time.perf_counter() - start
     print(
         f"{frames} frames in {len(sources)} sequence(s), {files.count} detections"
