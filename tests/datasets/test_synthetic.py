@@ -253,6 +253,15 @@ def test_a_missing_or_foreign_table_is_said(tmp_path):
         read_frame_snr(tmp_path)
 
 
+@pytest.mark.parametrize("cells", ["s,0,0,1.0,,1,2,1,1,1,3.0", "s,0,0,1.0", "s,0,0,1.0,2.0,1,2,1,1,1,3.0,4.0"])
+def test_a_row_that_lacks_a_number_is_said(cells, tmp_path):
+    write_targets(tmp_path / "targets.csv", [])
+    with open(tmp_path / "targets.csv", "a") as file:
+        file.write(f"\ns,0,0,1.0,2.0,1,2,1,1,1,3.0\n{cells}\n")
+    with pytest.raises(InputError, match=rf"line 4 of .*targets\.csv is {cells}; expected two names, then a number"):
+        read_targets(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
