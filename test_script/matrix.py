@@ -90,11 +90,12 @@ def checkpoint_names(paths: list[str]) -> list[str]:
 
     For instance, runs/a/train/best.pth and runs/b/train/best.pth are a and b.
     """
-    parts = [Path(os.path.abspath(path).removesuffix(".pth")).parts for path in paths]
+    parts = [Path(os.path.abspath(path).removesuffix(".pth")).parts[1:] for path in paths]
     if len(set(parts)) < len(parts):
         raise InputError(f"--models {' '.join(paths)} has a checkpoint twice; give each of them once")
     shared = 0
-    while len({one[-1 - shared] for one in parts}) == 1 < len(parts):
+    shortest = min(map(len, parts))
+    while shared + 1 < shortest and len({one[-1 - shared] for one in parts}) == 1 < len(parts):
         shared += 1
     for length in range(shared + 1, max(map(len, parts)) + 1):
         names = ["_".join(one[-length : len(one) - shared]) for one in parts]
