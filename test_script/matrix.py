@@ -20,7 +20,7 @@ from datasets import open_datasets
 from test_script.inference import Job, add_reading_options, measure_dataset, prepare_jobs
 from test_script.options import add_model_options, add_track_options, command_parser
 from test_script.results.inference_results import read_finished
-from test_script.results.result_files import write_table
+from test_script.results.result_files import single_numbers, write_table
 from test_script.results.work_parts import check_run
 from utils.distributed import barrier, is_main, process_group
 from utils.errors import InputError, run_main
@@ -109,8 +109,8 @@ def write_matrix(output: Path, results: Results) -> None:
     rows = []
     for (model, dataset), by_protocol in results.items():
         for protocol, metrics in by_protocol.items():
-            numbers = {name: value for name, value in metrics.items() if not isinstance(value, dict)}
-            rows.append({"protocol": protocol, "checkpoint": model, "dataset": dataset} | numbers)
+            names = {"protocol": protocol, "checkpoint": model, "dataset": dataset}
+            rows.append(names | single_numbers(metrics))
     write_table(output / "matrix.csv", rows)
     sections = ["# Checkpoints (rows) measured on datasets (columns)\n"]
     for protocol in next(iter(results.values())):

@@ -49,7 +49,7 @@ from utils.errors import InputError, run_main
 from utils.files import atomic_path, open_atomic
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
-DEFAULT_WEIGHTS = ("datransnet", "datransnet_nudt-sirst")  # the first of these that exists
+DEFAULT_WEIGHTS = "datransnet"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -85,8 +85,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add(
         "--input", required=True, help="image, folder of images, folder of such folders, video, camera, or - for a pipe"
     )
-    weights = f"network of weights/ to use, e.g. {DEFAULT_WEIGHTS[1]} (see weights/README.md); default: DATransNet's"
-    add("--weights", metavar="NAME", help=weights)
+    weights = "network of weights/ to use, e.g. datransnet_nudt-sirst (see weights/README.md); default "
+    add("--weights", metavar="NAME", help=f"{weights}{DEFAULT_WEIGHTS}")
     add_model_options(parser, path_required=False)
     add("--output_dir", default="./predict", help="output folder; default ./predict")
     add("--threshold", type=float, default=0.5, help="a pixel is target above this probability; 0.5")
@@ -110,15 +110,14 @@ def weights_file(name: str | None) -> Path:
     Raises `InputError` with the names of those that exist if it does not.
     """
     files = {file.stem: file for file in sorted(WEIGHTS.glob("*.pth"))}
-    asked = [name] if name else DEFAULT_WEIGHTS
-    file = next((files[one] for one in asked if one in files), None)
-    if file is None:
+    name = name or DEFAULT_WEIGHTS
+    if name not in files:
         raise InputError(
-            f"--weights {asked[-1]}: {WEIGHTS} has no {asked[-1]}.pth; choose one of {', '.join(files) or '(none)'}, "
+            f"--weights {name}: {WEIGHTS} has no {name}.pth; choose one of {', '.join(files) or '(none)'}, "
             "or give a checkpoint with --model_path"
         )
-    print(f"network: weights/{file.name} (of {', '.join(files)}; choose with --weights)")
-    return file
+    print(f"network: weights/{name}.pth (of {', '.join(files)}; choose with --weights)")
+    return files[name]
 
 
 class DetectionFiles:
