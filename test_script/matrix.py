@@ -45,7 +45,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add_model_options(parser, several=True)
     add = parser.add_argument
     add("--datasets", nargs="+", required=True, metavar="NAME", help="names of datasets or folders of known layouts")
-    known = f"one or several of {', '.join(PROTOCOLS)}; default standard"
+    known = f"one or several of {', '.join(PROTOCOLS)}, or all; default standard"
     add("--protocol", nargs="+", metavar="NAME", default=["standard"], help=known)
     add("--output_dir", type=Path, default=Path("predict/matrix"), help="where to write; default predict/matrix")
     add_reading_options(parser)
