@@ -1,8 +1,10 @@
 import csv
 import hashlib
 import json
+import re
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -260,6 +262,17 @@ def test_a_row_that_lacks_a_number_is_said(cells, tmp_path):
         file.write(f"\ns,0,0,1.0,2.0,1,2,1,1,1,3.0\n{cells}\n")
     with pytest.raises(InputError, match=rf"line 4 of .*targets\.csv is {cells}; expected two names, then a number"):
         read_targets(tmp_path)
+
+
+def test_help_explains_every_option_and_its_default(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "1000")
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    listed = capsys.readouterr().out.rstrip().split("\n  --")
+    options = {text.split()[0]: text for text in listed}
+    for name, default in asdict(DatasetSettings()).items():
+        shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+        assert re.search(rf"[a-z]; default {shown}$", options[name]), options[name]
 
 
 @pytest.mark.parametrize(
