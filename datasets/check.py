@@ -140,11 +140,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data_root", help="folder that contains the datasets by name")
     parser.add_argument("--preview", type=Path, metavar="OUT.png", help="write a contact sheet with outlined targets")
     arguments = parser.parse_args(argv)
-    if arguments.preview and arguments.preview.suffix.lower() not in IMAGE_SUFFIXES:
-        raise InputError(f"--preview {arguments.preview}: expected a file name that ends in .png")
     index = open_dataset(arguments.dataset, arguments.data_root)
     if arguments.preview:
-        check_writable(arguments.preview)
+        check_writable(arguments.preview, IMAGE_SUFFIXES)
     print("\n".join([index.summary, *_published(index.info)]))
     problems, notes, summary = check_dataset(index)
     print("\n".join(summary))

@@ -19,9 +19,9 @@ CACHE_BYTES = 512 * 2**20  # per worker; 8192 frames of 256 x 256 at 8 bit
 
 
 class ClipSample(NamedTuple):
-    """One item: `clip` float [T, C, H, W], `mask` float 0/1 [1, h, w], names, and the frame's stored size (H, W).
+    """One item: `clip` float [T, C, H, W], `mask` float 0/1 [1, h, w], and names.
 
-    Made by `collate`, a batch: clip [B, T, C, H, W], mask [B, 1, h, w], and lists of B names and sizes.
+    Made by `collate`, a batch: clip [B, T, C, H, W], mask [B, 1, h, w], and lists of B names.
     """
 
     clip: torch.Tensor
@@ -29,7 +29,6 @@ class ClipSample(NamedTuple):
     dataset: str | list[str]
     sequence: str | list[str]
     frame: str | list[str]
-    original_size: tuple[int, int] | list[tuple[int, int]]
 
 
 # frames [T, H, W] (uint8, or float32 in 0..1), mask bool [H, W] -> clip and mask of `ClipSample`
@@ -114,7 +113,7 @@ class ClipDataset(Dataset):
             raise InputError(f"mask {target.mask} is {size_text(mask)}, {image}; expected the same size")
         random = np.random.default_rng([self.seed, int(self._epoch), item])
         clip, mask = self.transform(frames, mask, random)
-        return ClipSample(clip, mask, self.dataset_name, sequence.name, target.name, frames.shape[1:])
+        return ClipSample(clip, mask, self.dataset_name, sequence.name, target.name)
 
     def _read_clip(self, frames: list[Frame]) -> np.ndarray:
         pixels = [self._cache.read(frame.image, _read_frame) for frame in frames]

@@ -16,6 +16,7 @@ before the noise, over the local standard deviation of the dimmed frame. `utils.
 import argparse
 import math
 import os
+from collections import Counter
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -125,6 +126,10 @@ def main(argv: list[str] | None = None) -> None:
     index = open_dataset(args.dataset, args.data_root)
     if index.info.kind != "sequences":
         raise InputError(f"{index.info.name} is a dataset of single images; give a dataset of sequences")
+    names = Counter(sequence.name for sequence in index.sequences)
+    if shared := [name for name, count in names.items() if count > 1]:
+        both = f"{index.layout} hold sequences of the same name: {', '.join(shared)}"
+        raise InputError(f"{both}; expected different names, since the copy has one folder for all; rename them")
     with new_folder(args.output) as folder:
         dim = partial(dim_sequence, snr=args.snr, seed=args.seed, output=folder)
         jobs = (index.sequences, range(len(index.sequences)))

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -50,17 +51,24 @@ def main(argv: list[str] | None = None) -> None:
     """Render a dataset from the command line."""
     parser = argparse.ArgumentParser(prog="python -m datasets.synthetic", description=__doc__)
     parser.add_argument("--output", required=True, help="new folder")
-    parser.add_argument("--sequences", type=int, default=DEMO.sequences, metavar="N")
-    parser.add_argument("--frames", type=int, default=DEMO.frames, metavar="T", help="frames per sequence")
-    parser.add_argument("--size", type=int, nargs=2, default=DEMO.size, metavar=("H", "W"))
-    parser.add_argument("--snr", type=float, nargs=2, default=DEMO.snr, metavar=("A", "B"))
-    parser.add_argument("--speed", type=float, nargs=2, default=DEMO.speed, metavar=("A", "B"), help="pixels a frame")
-    parser.add_argument("--targets", type=int, nargs=2, default=DEMO.targets, metavar=("A", "B"), help="per sequence")
-    text = "mixed: cloud, sea and ground in turn; varied: every sequence has its own scene, target sizes and sensor"
-    parser.add_argument("--clutter", choices=(*CLUTTERS, "mixed", "varied"), default=DEMO.clutter, help=text)
-    parser.add_argument("--bits", type=int, choices=(8, 16), default=DEMO.bits)
-    parser.add_argument("--val_share", type=float, default=DEMO.val_share, help="share of the sequences in val.txt")
-    parser.add_argument("--seed", type=int, default=DEMO.seed)
+
+    def add(name: str, text: str, **options: Any) -> None:
+        default = getattr(DEMO, name)
+        shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+        parser.add_argument(f"--{name}", default=default, help=f"{text}; default {shown}", **options)
+
+    low_high = ("LOW", "HIGH")
+    add("sequences", "number of sequences", type=int, metavar="N")
+    add("frames", "frames of each sequence", type=int, metavar="T")
+    add("size", "height and width of the frames, px", type=int, nargs=2, metavar=("H", "W"))
+    add("snr", "range of the targets' SNR, over which the sequences spread", type=float, nargs=2, metavar=low_high)
+    add("speed", "range of the targets' speed, px a frame", type=float, nargs=2, metavar=low_high)
+    add("targets", "fewest and most targets of a sequence", type=int, nargs=2, metavar=low_high)
+    scenes = "mixed: cloud, sea and ground in turn; varied: every sequence has its own scene, target sizes and sensor"
+    add("clutter", scenes, choices=(*CLUTTERS, "mixed", "varied"))
+    add("bits", "bits of a pixel", type=int, choices=(8, 16))
+    add("val_share", "share of the sequences in val.txt", type=float, metavar="SHARE")
+    add("seed", "seed of all that is random", type=int, metavar="N")
     values = vars(parser.parse_args(argv))
     output = values.pop("output")
     settings = DatasetSettings(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})

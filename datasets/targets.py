@@ -39,16 +39,29 @@ def write_targets(path: Path, rows: Iterable[TargetRow]) -> None:
 
 
 def read_targets(root: str | Path) -> list[TargetRow]:
-    """Rows of `targets.csv` in a dataset's folder. Raises `InputError` if it is missing or has other columns."""
+    """Rows of `targets.csv` in a dataset's folder.
+
+    Raises `InputError` if it is missing, has other columns, or lacks a number.
+    """
     path = Path(root) / TARGET_TABLE
     if not path.is_file():
         made = "a dataset made by datasets.synthetic or datasets.dim"
         raise InputError(f"there is no {TARGET_TABLE} in {root}; expected {made}")
-    reader = csv.DictReader(read_text(path).splitlines())
-    if tuple(reader.fieldnames or ()) != TargetRow._fields:
-        raise InputError(f"{path} has columns {reader.fieldnames}; expected {', '.join(TargetRow._fields)}")
-    kinds = TargetRow.__annotations__
-    return [TargetRow(**{name: kinds[name](cell) for name, cell in row.items()}) for row in reader]
+    reader = csv.reader(read_text(path).splitlines())
+    columns = next(reader, None)
+    if columns != list(TargetRow._fields):
+        raise InputError(f"{path} has columns {columns}; expected {', '.join(TargetRow._fields)}")
+    return [_parse_row(cells, f"line {reader.line_num} of {path}") for cells in reader if cells]
+
+
+def _parse_row(cells: list[str], place: str) -> TargetRow:
+    """The row of these cells; `place` is for the error."""
+    kinds = TargetRow.__annotations__.values()
+    try:
+        return TargetRow(*(kind(cell) for kind, cell in zip(kinds, cells, strict=True)))
+    except ValueError as error:
+        expected = f"two names, then a number for each of {', '.join(TargetRow._fields[2:])}"
+        raise InputError(f"{place} is {','.join(cells)}; expected {expected}; correct it") from error
 
 
 def read_identities(root: str | Path) -> dict[tuple[str, str], dict[int, np.ndarray]] | None:

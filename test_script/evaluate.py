@@ -13,7 +13,7 @@ from test_script.results.result_files import write_image_metrics
 from utils.errors import InputError, run_main
 from utils.files import check_writable, write_json
 from utils.images import read_list
-from utils.metrics import PROTOCOLS, MetricAccumulator, build_metric
+from utils.metrics import MetricAccumulator, build_metrics
 from utils.metrics.accumulator import ImageCounts
 from utils.metrics.curves import CurveAccumulator, collect_metrics, merge_curves
 from utils.metrics.saved_maps import Pair, find_pairs, key_names, read_groups, read_pair
@@ -48,8 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     for option in ("predictions", "masks"):
         if getattr(args, option) is None:
             raise InputError(f"--{option} is missing; give the folder of {option}")
-    asked = (PROTOCOLS if name == "all" else [name] for name in args.protocol or ["standard"])
-    metrics = {name: build_metric(name) for names in asked for name in names}
+    metrics = build_metrics(args.protocol or ["standard"])
     names = set(read_list(args.list)) if args.list else None
     if args.list and not names:
         raise InputError(f"--list {args.list} is empty; expected one name per line")

@@ -48,7 +48,7 @@ from test_script.results.sequence_tracks import keep_long_tracks, link_parts, me
 from test_script.results.work_parts import Part, load_part, loader_batches, save_part, split_work, start_run
 from utils.distributed import amp_name, barrier, is_main, process_group, rank, world_size
 from utils.errors import InputError, run_main
-from utils.metrics import PROTOCOLS, MetricAccumulator, Protocol, build_metric
+from utils.metrics import PROTOCOLS, MetricAccumulator, Protocol, build_metrics
 from utils.metrics.matching import close_pairs
 from utils.metrics.regions import Scene, find_regions
 from utils.metrics.tables import error_table, metrics_table, text_table
@@ -167,7 +167,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add_track_options(parser)
     add = parser.add_argument
     add("--dataset", required=True, help="name of a dataset or a folder of a known layout; several joined by '+'")
-    known = f"one or several of {', '.join(PROTOCOLS)}; default: standard, and that of the dataset's paper"
+    known = f"one or several of {', '.join(PROTOCOLS)}, or all; default: standard, and that of the dataset's paper"
     add("--protocol", nargs="+", metavar="NAME", help=known)
     add("--output_dir", default="./predict", help="where to write; default ./predict")
     add_reading_options(parser)
@@ -189,8 +189,8 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
 
 def choose_protocols(asked: list[str] | None, info: DatasetInfo) -> list[Protocol]:
     """Return the protocols asked for, or standard and the dataset's own; `InputError` for an unknown name."""
-    names = dict.fromkeys(asked or ["standard", *([info.protocol] if info.protocol else [])])
-    return [build_metric(name).protocol for name in names]
+    names = asked or ["standard", *([info.protocol] if info.protocol else [])]
+    return [metric.protocol for metric in build_metrics(names).values()]
 
 
 @dataclass

@@ -20,7 +20,7 @@ from datasets import open_datasets
 from test_script.inference import Job, add_reading_options, measure_dataset, prepare_jobs
 from test_script.options import add_model_options, add_track_options, command_parser
 from test_script.results.inference_results import read_finished
-from test_script.results.result_files import write_table
+from test_script.results.result_files import single_numbers, write_table
 from test_script.results.work_parts import check_run
 from utils.distributed import barrier, is_main, process_group
 from utils.errors import InputError, run_main
@@ -45,7 +45,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add_model_options(parser, several=True)
     add = parser.add_argument
     add("--datasets", nargs="+", required=True, metavar="NAME", help="names of datasets or folders of known layouts")
-    known = f"one or several of {', '.join(PROTOCOLS)}; default standard"
+    known = f"one or several of {', '.join(PROTOCOLS)}, or all; default standard"
     add("--protocol", nargs="+", metavar="NAME", default=["standard"], help=known)
     add("--output_dir", type=Path, default=Path("predict/matrix"), help="where to write; default predict/matrix")
     add_reading_options(parser)
@@ -90,11 +90,12 @@ def checkpoint_names(paths: list[str]) -> list[str]:
 
     For instance, runs/a/train/best.pth and runs/b/train/best.pth are a and b.
     """
-    parts = [Path(os.path.abspath(path).removesuffix(".pth")).parts for path in paths]
+    parts = [Path(os.path.abspath(path).removesuffix(".pth")).parts[1:] for path in paths]
     if len(set(parts)) < len(parts):
         raise InputError(f"--models {' '.join(paths)} has a checkpoint twice; give each of them once")
     shared = 0
-    while len({one[-1 - shared] for one in parts}) == 1 < len(parts):
+    shortest = min(map(len, parts))
+    while shared + 1 < shortest and len({one[-1 - shared] for one in parts}) == 1 < len(parts):
         shared += 1
     for length in range(shared + 1, max(map(len, parts)) + 1):
         names = ["_".join(one[-length : len(one) - shared]) for one in parts]
@@ -108,8 +109,8 @@ def write_matrix(output: Path, results: Results) -> None:
     rows = []
     for (model, dataset), by_protocol in results.items():
         for protocol, metrics in by_protocol.items():
-            numbers = {name: value for name, value in metrics.items() if not isinstance(value, dict)}
-            rows.append({"protocol": protocol, "checkpoint": model, "dataset": dataset} | numbers)
+            names = {"protocol": protocol, "checkpoint": model, "dataset": dataset}
+            rows.append(names | single_numbers(metrics))
     write_table(output / "matrix.csv", rows)
     sections = ["# Checkpoints (rows) measured on datasets (columns)\n"]
     for protocol in next(iter(results.values())):

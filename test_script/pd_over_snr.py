@@ -31,7 +31,7 @@ from utils.metrics.curves import CurveAccumulator
 from utils.metrics.matching import MATCH_DISTANCE, optimal
 from utils.metrics.regions import Scene, find_regions
 from utils.metrics.tables import text_table
-from utils.plots import plot
+from utils.plots import PLOT_SUFFIXES, plot
 
 FA_LIMIT = 10e-6
 SNR_EDGES = (1.0, 1.5, 2.0, 2.5, 3.0)
@@ -57,7 +57,7 @@ class Comparison(NamedTuple):
 def main(argv: list[str] | None = None) -> None:
     """Compare networks from the command line."""
     args = parse_arguments(argv)
-    check_writable(args.output)
+    check_writable(args.output, PLOT_SUFFIXES)
     index = open_dataset(args.dataset, args.data_root)
     sequences = index.split(args.split)
     device, results = choose_device(args.device), {}

@@ -30,7 +30,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from test_script.media.frame_sources import LARGEST_FPS, Source, find_sources
+from test_script.media.frame_sources import LARGEST_FPS, Source, find_sources, public_address
 from test_script.media.overlay import OverlayVideo, Thumbnails, Trails, draw_overlay
 from test_script.options import (
     TRACK_OPTIONS,
@@ -49,7 +49,7 @@ from utils.errors import InputError, run_main
 from utils.files import atomic_path, open_atomic
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
-DEFAULT_WEIGHTS = ("datransnet", "datransnet_nudt-sirst")  # the first of these that exists
+DEFAULT_WEIGHTS = "datransnet"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -68,8 +68,9 @@ def main(argv: list[str] | None = None) -> None:
         names = ("detections.csv", "detections.json", "tracks.csv")
         files = DetectionFiles(*(stack.enter_context(open_atomic(output / name)) for name in names))
         frames = sum(predict_source(source, predictor, files, bad, args) for source in sources)
-        settings = {name: getattr(args, name) for name in ("input", "threshold", *TRACK_OPTIONS)}
-        files.finish({"model": str(model_path)} | settings | {"frames": frames, "skipped": bad})
+        settings = {name: getattr(args, name) for name in ("threshold", *TRACK_OPTIONS)}
+        run = {"model": str(model_path), "input": public_address(args.input)}
+        files.finish(run | settings | {"frames": frames, "skipped": bad})
     seconds = time.perf_counter() - start
     print(
         f"{frames} frames in {len(sources)} sequence(s), {files.count} detections"
@@ -84,8 +85,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add(
         "--input", required=True, help="image, folder of images, folder of such folders, video, camera, or - for a pipe"
     )
-    weights = f"network of weights/ to use, e.g. {DEFAULT_WEIGHTS[1]} (see weights/README.md); default: DATransNet's"
-    add("--weights", metavar="NAME", help=weights)
+    weights = "network of weights/ to use, e.g. datransnet_nudt-sirst (see weights/README.md); default "
+    add("--weights", metavar="NAME", help=f"{weights}{DEFAULT_WEIGHTS}")
     add_model_options(parser, path_required=False)
     add("--output_dir", default="./predict", help="output folder; default ./predict")
     add("--threshold", type=float, default=0.5, help="probability threshold; default 0.5")
@@ -109,15 +110,14 @@ def weights_file(name: str | None) -> Path:
     Raises `InputError` with the names of those that exist if it does not.
     """
     files = {file.stem: file for file in sorted(WEIGHTS.glob("*.pth"))}
-    asked = [name] if name else DEFAULT_WEIGHTS
-    file = next((files[one] for one in asked if one in files), None)
-    if file is None:
+    name = name or DEFAULT_WEIGHTS
+    if name not in files:
         raise InputError(
-            f"--weights {asked[-1]}: {WEIGHTS} has no {asked[-1]}.pth; choose one of {', '.join(files) or '(none)'}, "
+            f"--weights {name}: {WEIGHTS} has no {name}.pth; choose one of {', '.join(files) or '(none)'}, "
             "or give a checkpoint with --model_path"
         )
-    print(f"network: weights/{file.name} (of {', '.join(files)}; choose with --weights)")
-    return file
+    print(f"network: weights/{name}.pth (of {', '.join(files)}; choose with --weights)")
+    return files[name]
 
 
 class DetectionFiles:

@@ -34,7 +34,7 @@ from utils.metrics.track_metrics import (
     track_metrics,
     true_identities,
 )
-from utils.plots import plot
+from utils.plots import PLOT_SUFFIXES, plot
 from utils.tracking import link
 
 THRESHOLDS = expit(np.arange(-7, 7.01, 0.25))  # evenly spaced as logits, since scores crowd near 0 and 1
@@ -44,7 +44,7 @@ PD_LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 def main(argv: list[str] | None = None) -> None:
     """Print the table and write its files."""
     args = parse_arguments(argv)
-    check_writable(args.output)
+    check_writable(args.output, PLOT_SUFFIXES)
     index = open_dataset(args.dataset, args.data_root)
     if index.info.kind != "sequences":
         raise InputError(f"{index.info.name} is a dataset of single images; give a dataset of sequences")

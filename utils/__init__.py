@@ -9,9 +9,20 @@ import sys
 # import this one first.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-# Let glibc keep freed memory for the next layer. By default the pages of every large tensor go back to the system and
-# are mapped and zeroed anew, which took a fifth of a training step on a CPU. (Numbers: M_MMAP_THRESHOLD and
-# M_TRIM_THRESHOLD of malloc.h; other C libraries have no mallopt.)
-if sys.platform == "linux" and hasattr(_libc := ctypes.CDLL(None), "mallopt"):
-    _libc.mallopt(-3, 1 << 30)
-    _libc.mallopt(-1, (1 << 31) - 1)
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+
+
+def keep_freed_memory(libc: ctypes.CDLL) -> None:
+    """Let glibc keep freed memory for the next layer; other C libraries have no mallopt.
+
+    By default the pages of every large tensor go back to the system and are mapped and zeroed anew, which took a fifth
+    of a training step on a CPU.
+    """
+    if hasattr(libc, "mallopt"):
+        # glibc before 2.35 refuses more than half of a heap of 64 MB
+        libc.mallopt(M_MMAP_THRESHOLD, 1 << 30) or libc.mallopt(M_MMAP_THRESHOLD, 1 << 25)
+        libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+if sys.platform == "linux":
+    keep_freed_memory(ctypes.CDLL(None))

@@ -97,9 +97,14 @@ def _folder_beside(path: Path) -> Iterator[Path]:
         raise InputError(f"cannot write {path}: {reason}; choose a folder with space and write permission") from error
 
 
-def check_writable(path: str | Path) -> None:
-    """Raise `InputError` now, before long work, if `path` cannot be written. The folder is created."""
+def check_writable(path: str | Path, suffixes: tuple[str, ...] = ()) -> None:
+    """Raise `InputError` now, before long work, if `path` cannot be written. The folder is created.
+
+    `suffixes`: those that name a format which can be written, in lower case; () for any.
+    """
     if Path(path).is_dir():
         raise InputError(f"cannot write {path}: it is a folder; give a file name")
+    if suffixes and Path(path).suffix.lower() not in suffixes:
+        raise InputError(f"cannot write {path}: expected a file name that ends in {', '.join(suffixes)}")
     with _folder_beside(Path(path)) as folder:
         (folder / "probe").write_bytes(b"\0" * PROBE_BYTES)

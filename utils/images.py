@@ -61,7 +61,16 @@ def read_pixels(path: str | Path) -> np.ndarray:
     Colour becomes luma (0.299 R + 0.587 G + 0.114 B; exactly the channel itself where all three are equal), an alpha
     channel is ignored. Raises `InputError` if the file is missing, truncated or not an image.
     """
-    return _one_channel(_read(path))
+    return one_channel(_read(path))
+
+
+def one_channel(image: np.ndarray) -> np.ndarray:
+    """An image [H, W], or [H, W, 3 or 4] in OpenCV's channel order, as one channel [H, W]; see `read_pixels`."""
+    if image.ndim == 2:
+        return image
+    if image.dtype.kind == "f":  # cvtColor supports 32-bit floats only
+        image = image.astype(np.float32)
+    return cv2.cvtColor(image[..., :3], cv2.COLOR_BGR2GRAY)
 
 
 def to_unit(pixels: np.ndarray) -> np.ndarray:
@@ -83,7 +92,7 @@ def read_grey(path: str | Path) -> np.ndarray:
 
 def decode_grey(data: bytes, name: str) -> np.ndarray:
     """`read_grey` of the bytes of an image file; `name` is for errors."""
-    return to_unit(_one_channel(_decode(data, name)))
+    return to_unit(one_channel(_decode(data, name)))
 
 
 def read_mask(path: str | Path) -> np.ndarray:
@@ -116,15 +125,6 @@ def _decode(data: bytes, name: str) -> np.ndarray:
     if image.dtype.kind == "f" and not np.isfinite(image).all():
         raise InputError(f"image {name} holds values that are not finite; expected finite numbers; convert it again")
     return image
-
-
-def _one_channel(image: np.ndarray) -> np.ndarray:
-    """Decoded pixels as one channel [H, W], see `read_pixels`."""
-    if image.ndim == 2:
-        return image
-    if image.dtype == np.float64:  # cvtColor supports 32-bit floats only
-        image = image.astype(np.float32)
-    return cv2.cvtColor(image[..., :3], cv2.COLOR_BGR2GRAY)
 
 
 def _is_truncated(data: bytes) -> bool:

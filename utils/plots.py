@@ -14,6 +14,7 @@ from utils.metrics.curves import Curves
 COLUMNS = ("threshold", "precision", "recall", "false_positive_rate", "pd", "fa")
 FA_UNIT = 1e-6  # false-alarm rates are shown in millionths
 LINE = {"marker": ".", "markersize": 4, "linewidth": 1.2, "color": "tab:blue"}
+PLOT_SUFFIXES = (".png", ".jpg", ".jpeg", ".pdf", ".svg")  # of the formats that are written
 UNIT_RANGE = (-0.02, 1.02)  # limits of an axis for values in 0..1
 
 

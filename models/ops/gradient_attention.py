@@ -185,7 +185,7 @@ def convolve_each(padded: Tensor, kernels: list[Tensor], shifts: tuple[int, ...]
             F.conv2d(_window(sample, 0, height, margin, shift), kernel, dilation=shift)
             for shift, kernel in zip(shifts, own, strict=True)
         ]
-        outputs.append(maps[0] if len(maps) == 1 else maps[0] + maps[1])
+        outputs.append(sum(maps[1:], maps[0]))
     return torch.cat(outputs)
 
 

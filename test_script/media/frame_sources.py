@@ -100,11 +100,20 @@ def pipe_source() -> Source:
 
 
 def camera_source(address: str) -> Source:
-    """A camera by its number, a device or a URL; named without the user name and the password of a URL."""
-    url = urlsplit(address)
+    """A camera by its number, a device or a URL; named by the host and the path of a URL."""
+    url = urlsplit(public_address(address))
     name = f"{url.hostname}{url.path}" if url.hostname else f"camera{url.path}"
     source = video_source(int(address) if address.isdecimal() else address)
     return source._replace(name=re.sub(r"\W+", "_", name).strip("_"), kind="live")
+
+
+def public_address(address: Path | str | int) -> str:
+    """The input as messages and result files name it: a URL without user name, password and query, which may be secret.
+
+    Anything else stays as it is.
+    """
+    scheme, separator, rest = str(address).partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}" if separator else scheme
 
 
 def video_source(path: Path | str | int) -> Source:
@@ -113,7 +122,8 @@ def video_source(path: Path | str | int) -> Source:
     count, fps = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), capture.get(cv2.CAP_PROP_FPS)
     length = count if count > 0 else None
     fps = fps if 0 < fps < LARGEST_FPS else DEFAULT_FPS
-    return Source(Path(str(path)).stem, "video", length, fps, partial(read_video, capture, path, length, fps))
+    name = public_address(path)
+    return Source(Path(name).stem, "video", length, fps, partial(read_video, capture, name, length, fps))
 
 
 def open_video(path: Path | str | int) -> cv2.VideoCapture:
@@ -121,15 +131,14 @@ def open_video(path: Path | str | int) -> cv2.VideoCapture:
     capture = cv2.VideoCapture(path if isinstance(path, int) else str(path))
     if not capture.isOpened():
         if not isinstance(path, Path):
-            raise InputError(f"cannot open camera {path}; check its number or URL, and that nothing else uses it")
+            address = public_address(path)
+            raise InputError(f"cannot open camera {address}; check its number or URL, and that nothing else uses it")
         raise InputError(f"cannot open video {path}: damaged, or a format that OpenCV cannot decode; convert it to mp4")
     return capture
 
 
-def read_video(
-    capture: cv2.VideoCapture, path: Path | str | int, length: int | None, fps: float, on_bad: OnBad
-) -> Frames:
-    """Stream a video as grey frames in 0..1.
+def read_video(capture: cv2.VideoCapture, name: str, length: int | None, fps: float, on_bad: OnBad) -> Frames:
+    """Stream a video as grey frames in 0..1; `name` is for messages.
 
     Frames that cannot be decoded are detected by gaps in the time stamps, a missing end by the frame count. Each is
     reported to `on_bad` before the next frame is yielded.
@@ -148,14 +157,14 @@ def read_video(
             if damaged:  # decoders read ahead and fail before the damaged frame is due
                 stamp = round(capture.get(cv2.CAP_PROP_POS_MSEC) * fps / 1000)
                 for lost in range(number, stamp):
-                    on_bad(f"{lost:06d}", f"frame {lost} of video {path} cannot be decoded")
+                    on_bad(f"{lost:06d}", f"frame {lost} of video {name} cannot be decoded")
                 number = max(number, stamp)
             yield f"{number:06d}", to_unit(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY))
             number += 1
         if number == 0:
-            raise InputError(f"no frame of video {path} can be decoded; convert it to mp4")
+            raise InputError(f"no frame of video {name} can be decoded; convert it to mp4")
         if length is not None and length - number > max(2, END_TOLERANCE * length):
-            reason = f"video {path} ends after {number} of {length} frames; its end is missing or damaged"
+            reason = f"video {name} ends after {number} of {length} frames; its end is missing or damaged"
             on_bad(f"{number:06d}", reason)
     finally:
         capture.release()

@@ -7,7 +7,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -19,7 +18,7 @@ from datasets.presets import PRESETS, build_transform, find_preset
 from models import load_model
 from utils.checkpoint import read_checkpoint
 from utils.errors import InputError
-from utils.images import to_unit
+from utils.images import one_channel, to_unit
 
 T = TypeVar("T")
 DEFAULT_PRESET = "fast"  # of a network without a preset of its own: frames as they are
@@ -89,17 +88,14 @@ def as_grey_frames(frames: np.ndarray | Iterable[np.ndarray]) -> Iterator[np.nda
         frames = frames[None]
     for index, frame in enumerate(frames):
         frame = np.asarray(frame)
-        if frame.ndim == 3 and frame.shape[2] == 3:
-            frame = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY)
-        if frame.ndim != 2 or not frame.size:
+        if frame.ndim < 2 or frame.shape[2:] not in ((), (3,)) or not frame.size:
             raise InputError(f"frame {index} has shape {frame.shape}; expected [H, W] or [H, W, 3]")
-        if frame.dtype in (np.uint8, np.uint16):
-            yield to_unit(frame)
-        elif frame.dtype.kind == "f" and frame.min() >= 0 and frame.max() <= 1:
-            yield frame.astype(np.float32)
-        else:
+        unscaled = frame.dtype in (np.uint8, np.uint16)
+        if not unscaled and not (frame.dtype.kind == "f" and frame.min() >= 0 and frame.max() <= 1):
             found = f"frame {index} is {frame.dtype}, {frame.min()} to {frame.max()}"
             raise InputError(f"{found}; expected uint8, uint16 or float in 0..1: scale it")
+        grey = one_channel(frame[..., ::-1] if frame.ndim == 3 else frame)
+        yield to_unit(grey) if unscaled else grey.astype(np.float32)
 
 
 def sliding_clips(frames: Iterable[T], num_frames: int) -> Iterator[tuple[T, list[T]]]:

@@ -20,6 +20,7 @@ from utils.images import encode_png, read_grey
 from utils.metrics.accumulator import ImageCounts
 from utils.metrics.curves import threshold_levels
 from utils.metrics.regions import find_regions
+from utils.metrics.rules import image_iou
 from utils.metrics.target_curve import target_curve
 
 KEPT_FRAMES = "report_frames"  # folder beside the report
@@ -67,8 +68,7 @@ def choose_items(rows: Mapping[int, ImageCounts]) -> tuple[list[int], list[int]]
     """
 
     def iou(item: int) -> float:
-        row = rows[item]
-        return row.intersection / row.union if row.union else 1.0
+        return image_iou(rows[item], empty=1.0)
 
     order = sorted(rows, key=lambda i: (iou(i), rows[i].matched - rows[i].targets, -rows[i].false_pixels, i))
     hits = [item for item in reversed(order) if rows[item].intersection]

@@ -6,10 +6,9 @@ import numpy as np
 
 from datasets import ClipDataset
 from test_script.report.report_cases import data_url
-from test_script.results.result_files import encode_png
 from test_script.results.sequence_tracks import SequenceTracks
 from utils.drawing import grey_to_rgb, stretch_contrast
-from utils.images import read_grey
+from utils.images import encode_png, read_grey
 from utils.metrics.track_metrics import NO_IDENTITY, count_tracks, long_tracks
 
 MOST_SEQUENCES = 6

@@ -10,7 +10,7 @@ from datasets import ClipDataset, DatasetIndex
 from datasets.catalog import DatasetInfo
 from datasets.targets import TARGET_TABLE, read_frame_snr
 from test_script.results.detections import DETECTION_COLUMNS, coco_detections
-from test_script.results.result_files import write_image_metrics, write_table
+from test_script.results.result_files import single_numbers, write_image_metrics, write_table
 from test_script.results.work_parts import Part
 from utils.files import write_csv, write_json
 from utils.metrics import PROTOCOLS, MetricAccumulator
@@ -86,8 +86,7 @@ def write_dataset_table(path: Path, metrics: Mapping[str, Mapping[str, dict]]) -
         datasets = {dataset: one[protocol] for dataset, one in metrics.items() if protocol in one}
         print(metrics_table(datasets, f"dataset ({protocol})"))
         for dataset, values in datasets.items():
-            numbers = {name: value for name, value in values.items() if not isinstance(value, dict)}
-            rows.append({"protocol": protocol, "dataset": dataset} | numbers)
+            rows.append({"protocol": protocol, "dataset": dataset} | single_numbers(values))
     write_table(path, rows)
 
 

@@ -63,6 +63,11 @@ def write_table(path: Path, rows: Iterable[dict]) -> None:
     write_csv(path, columns, ([row.get(name) for name in columns] for row in rows))
 
 
+def single_numbers(metrics: Mapping) -> dict:
+    """The metrics of a whole set, without those of its parts (sequences, classes of area)."""
+    return {name: value for name, value in metrics.items() if not isinstance(value, dict)}
+
+
 def write_image_metrics(path: Path, metrics: Mapping[str, MetricAccumulator]) -> None:
     """Write per_image.csv: the metrics of each image by each protocol."""
     write_table(path, ({"protocol": name} | one for name, own in metrics.items() for one in own.image_metrics()))

@@ -64,7 +64,7 @@ def test_frames_without_a_mask_are_context_only(tmp_path):
 
 def test_an_item_says_where_it_comes_from(tmp_path):
     sample = ClipDataset([levels(tmp_path, 2)], 1, plain, dataset_name="mine")[1]
-    assert sample[2:] == ("mine", "s", "1", (6, 8))
+    assert sample[2:] == ("mine", "s", "1")
     assert sample.mask.shape == (1, 6, 8)
 
 
@@ -196,7 +196,7 @@ def test_collate_batches_tensors_and_lists_names(tmp_path):
     batch = collate([dataset[1], dataset[2]])
     assert batch.clip.shape == (2, 3, 1, 6, 8)
     assert batch.mask.shape == (2, 1, 6, 8)
-    assert batch[2:] == (["d", "d"], ["s", "s"], ["1", "2"], [(6, 8), (6, 8)])
+    assert batch[2:] == (["d", "d"], ["s", "s"], ["1", "2"])
 
 
 def test_collate_refuses_mixed_sizes(tmp_path):

@@ -157,6 +157,14 @@ def test_senseless_options_are_refused(flat, tmp_path, arguments, message):
     assert not (tmp_path / "dim").exists()
 
 
+def test_sequences_of_one_name_are_refused_before_the_work(tmp_path):
+    for part in ("trainval", "test"):
+        write_sequences(tmp_path / "data" / part, ["1"], frames=1)
+    with pytest.raises(InputError, match="trainval/ and test/ folders hold sequences of the same name: 1;"):
+        main(["--dataset", str(tmp_path / "data"), "--output", str(tmp_path / "dim")])
+    assert not (tmp_path / "dim").exists()
+
+
 def test_single_images_and_existing_folders_are_refused(flat, tmp_path):
     write_pairs(tmp_path / "data" / "images", tmp_path / "data" / "masks", ["a", "b"])
     with pytest.raises(InputError, match="data is a dataset of single images; give a dataset of sequences"):

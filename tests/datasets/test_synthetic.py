@@ -1,8 +1,10 @@
 import csv
 import hashlib
 import json
+import re
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -251,6 +253,26 @@ def test_a_missing_or_foreign_table_is_said(tmp_path):
         csv.writer(file).writerow(["frame", "class"])
     with pytest.raises(InputError, match="expected sequence, frame"):
         read_frame_snr(tmp_path)
+
+
+@pytest.mark.parametrize("cells", ["s,0,0,1.0,,1,2,1,1,1,3.0", "s,0,0,1.0", "s,0,0,1.0,2.0,1,2,1,1,1,3.0,4.0"])
+def test_a_row_that_lacks_a_number_is_said(cells, tmp_path):
+    write_targets(tmp_path / "targets.csv", [])
+    with open(tmp_path / "targets.csv", "a") as file:
+        file.write(f"\ns,0,0,1.0,2.0,1,2,1,1,1,3.0\n{cells}\n")
+    with pytest.raises(InputError, match=rf"line 4 of .*targets\.csv is {cells}; expected two names, then a number"):
+        read_targets(tmp_path)
+
+
+def test_help_explains_every_option_and_its_default(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "1000")
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    listed = capsys.readouterr().out.rstrip().split("\n  --")
+    options = {text.split()[0]: text for text in listed}
+    for name, default in asdict(DatasetSettings()).items():
+        shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+        assert re.search(rf"[a-z]; default {shown}$", options[name]), options[name]
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,7 @@ def check_both_passes(monkeypatch):
 
 def one_batch(network):
     mask = (torch.rand(2, 1, SIDE, SIDE) > 0.99).float()
-    return ClipSample(random_clip(network), mask, "tiny", ["a", "b"], ["0", "1"], None)
+    return ClipSample(random_clip(network), mask, "tiny", ["a", "b"], ["0", "1"])
 
 
 def prepare_training(network, device, amp, **given):

@@ -173,6 +173,8 @@ CASES = [
     ("track_curves", "--predictions {empty} --dataset {good}", "give a dataset of sequences"),
     ("track_curves", "--predictions {empty} --dataset {video}", "has no folder of a sequence"),
     ("track_curves", "--predictions {video}/masks --dataset {video} --min_track 0", "--min_track 0"),
+    ("track_curves", "--predictions {video}/masks --dataset {video} --output {out}/curves", "ends in .png"),
+    ("track_curves", "--predictions {video}/masks --dataset {video} --output {out}/curves.csv", "ends in .png"),
     ("export", "--output {out}/m.onnx", "--model_path"),
     ("export", "--model_path {nowhere} --output {out}/m.onnx", "no checkpoint file"),
     ("export", "--model_path {net.pth} --output {out}/m.onnx --size 0 0", "multiples of 32"),

@@ -163,6 +163,11 @@ def test_list_protocols(capsys):
     for row in PROTOCOLS.values():
         assert f"{row.name}: {row.source}" in text
     assert "logit > 0.5" in text and "P / max(P) > 0.5" in text and "counting 0" in text
+    rules = {part.split(":")[0]: part for part in text.split("\n\n")}
+    for name, protocol in PROTOCOLS.items():
+        for rule in (protocol.iou, protocol.niou, protocol.hiou, protocol.matching, protocol.pd, protocol.false_pixels):
+            assert rule is None or rule.__doc__ in rules[name]
+    assert "targets / (targets + images without targets)" in rules["pyirstdmetrics"]
 
 
 @pytest.mark.parametrize(

@@ -81,8 +81,8 @@ def test_dynamic_sides_and_a_wrong_file(tmp_path):
 def test_the_forms_for_export_compute_the_same(monkeypatch):
     random = torch.Generator().manual_seed(0)
     padded = torch.rand(2, 4, 16, 18, generator=random)
-    kernels = [torch.rand(2, 6, 4, 3, 3, generator=random) for _ in range(2)]
-    for shifts in ((1, 3), (1,)):
+    kernels = [torch.rand(2, 6, 4, 3, 3, generator=random) for _ in range(3)]
+    for shifts in ((1, 2, 3), (1, 3), (1,)):
         given = kernels[: len(shifts)]
         expected = gradient_attention.convolve_each(padded, given, shifts)
         torch.testing.assert_close(gradient_attention._convolve_each_by_taps(padded, given, shifts), expected)

@@ -283,6 +283,8 @@ def test_the_protocols_of_both_sgmp_releases(checkpoint, sequences, tmp_path, mo
 
 
 def test_default_protocols_are_standard_and_the_papers():
+    every = inference.choose_protocols(["dtum", "all"], SimpleNamespace(protocol=None))
+    assert len(every) == len(PROTOCOLS) == len(set(every)) and every[0].name == "dtum"
     names = [row.name for row in inference.choose_protocols(None, SimpleNamespace(protocol="sgmp-2026"))]
     assert names == ["standard", "sgmp-2026"]
     with pytest.raises(InputError, match="not known"):

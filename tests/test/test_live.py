@@ -157,7 +157,7 @@ def test_ctrl_c_ends_a_live_input_with_everything_written(stand_in, tmp_path, mo
 
 
 def test_a_stream_that_opencv_opens(stand_in, tmp_path):
-    """A video over HTTP, whose address has a password that no file name repeats."""
+    """A video over HTTP, whose address has passwords that no file and no file name repeats."""
     folder = tmp_path / "served"
     folder.mkdir()
     writer = cv2.VideoWriter(str(folder / "clip.avi"), cv2.VideoWriter_fourcc(*"FFV1"), 20, (WIDTH, HEIGHT))
@@ -168,12 +168,36 @@ def test_a_stream_that_opencv_opens(stand_in, tmp_path):
     handler.func.log_message = lambda *_: None
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        run(f"http://me:secret@127.0.0.1:{server.server_port}/clip.avi", tmp_path / "out")
+        run(f"http://me:secret@127.0.0.1:{server.server_port}/clip.avi?pwd=secret", tmp_path / "out")
         server.shutdown()
     rows = table(tmp_path / "out" / "detections.csv")
     assert {row["sequence"] for row in rows} == {"127_0_0_1_clip_avi"}
     assert [float(row["x"]) for row in rows] == [5 + 2 * index for index in range(5)]
     assert len(table(tmp_path / "out" / "latency.csv")) == 5
+    written = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert len(written) > 8 and not any(b"secret" in path.read_bytes() or "secret" in path.name for path in written)
+    assert json.loads((tmp_path / "out" / "detections.json").read_text())["input"].endswith("/clip.avi")
+
+
+def test_no_message_repeats_the_password_of_a_camera(monkeypatch):
+    """A camera that announces nine frames and gives two: the address with the password is for OpenCV only."""
+    opened, frames = [], [frame_at(0)[..., None].repeat(3, 2)] * 2
+
+    def capture(address):
+        opened.append(address)
+        facts = {cv2.CAP_PROP_FRAME_COUNT: 9, cv2.CAP_PROP_FPS: 25}
+        read = iter([*((True, frame) for frame in frames), *[(False, None)] * 99])
+        return SimpleNamespace(isOpened=lambda: True, get=facts.get, read=lambda: next(read), release=lambda: None)
+
+    monkeypatch.setattr(cv2, "VideoCapture", capture)
+    (source,) = find_sources("rtsp://me:sec@ret@host/live/1?pwd=secret")
+    reasons = []
+    assert len(list(source.frames(lambda name, reason: reasons.append(reason)))) == 2
+    assert opened == ["rtsp://me:sec@ret@host/live/1?pwd=secret"] and source.name == "host_live_1"
+    assert reasons == ["video rtsp://host/live/1 ends after 2 of 9 frames; its end is missing or damaged"]
+    monkeypatch.setattr(cv2, "VideoCapture", lambda _: SimpleNamespace(isOpened=lambda: False))
+    with pytest.raises(InputError, match="cannot open camera rtsp://host/live;"):
+        find_sources("rtsp://me:secret@host/live")
 
 
 def test_live_inputs_that_cannot_be_read(stand_in, tmp_path, monkeypatch):

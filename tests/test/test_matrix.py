@@ -116,6 +116,7 @@ def test_checkpoints_are_named_by_what_tells_them_apart():
     assert checkpoint_names(["x/a.pth", "b.pth"]) == ["a", "b"]
     assert checkpoint_names(["x/a.pth", "x/a.pt"]) == ["a", "a.pt"]
     assert checkpoint_names(["x/a.pth"]) == ["a"]
+    assert checkpoint_names(["/best.pth", "/runs/best.pth"]) == ["best", "runs_best"]
     with pytest.raises(InputError, match="twice"):
         checkpoint_names(["a.pth", "./a.pth"])
 

@@ -74,3 +74,9 @@ def test_clips_go_on_at_the_other_end_where_the_preset_says_so(tmp_path):
         save_checkpoint(tmp_path / "net.pth", model, {"preset": preset})
         dataset, predictor = load(tmp_path / "net.pth", index.split("test"), index.info, torch.device("cpu"))
         assert (dataset.border, dataset.num_frames, predictor.model.name) == (border, 6, "sgmp_unet")
+
+
+@pytest.mark.parametrize("name", ["result", "result.csv"])
+def test_a_picture_of_no_known_format_is_refused_before_the_work(name, tmp_path):
+    with pytest.raises(InputError, match=rf"{name}: expected a file name that ends in \.png"):
+        main(["--model_path", "a.pth", "--dataset", str(tmp_path), "--output", str(tmp_path / name)])

@@ -133,7 +133,7 @@ def test_the_default_weights_find_a_target(tmp_path, monkeypatch, capsys):
     frame[40:43, 90:93] = 200
     cv2.imwrite("frame.png", np.rint(frame))
     predict.main(["--input", "frame.png", "--output_dir", "out"])
-    file = next(file for name in predict.DEFAULT_WEIGHTS if (file := predict.WEIGHTS / f"{name}.pth").exists())
+    file = predict.WEIGHTS / "datransnet.pth"
     assert f"network: weights/{file.name}" in capsys.readouterr().out.splitlines()[0]
     (found,) = table(tmp_path / "out" / "detections.csv")
     assert (float(found["x"]), float(found["y"])) == pytest.approx((91, 41), abs=1)
@@ -142,13 +142,11 @@ def test_the_default_weights_find_a_target(tmp_path, monkeypatch, capsys):
 
 def test_weights_are_chosen_by_name(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(predict, "WEIGHTS", tmp_path)
-    with pytest.raises(InputError, match=r"has no datransnet_nudt-sirst\.pth; choose one of \(none\).*--model_path"):
+    with pytest.raises(InputError, match=r"has no datransnet\.pth; choose one of \(none\).*--model_path"):
         predict.weights_file(None)
-    for name in ("sgmp_unet_small", "datransnet_nudt-sirst"):
+    for name in ("sgmp_unet_small", "datransnet_nudt-sirst", "datransnet"):
         (tmp_path / f"{name}.pth").touch()
-    assert predict.weights_file(None) == tmp_path / "datransnet_nudt-sirst.pth"
     assert predict.weights_file("sgmp_unet_small") == tmp_path / "sgmp_unet_small.pth"
-    (tmp_path / "datransnet.pth").touch()
     assert predict.weights_file(None) == tmp_path / "datransnet.pth"
     listed = "datransnet, datransnet_nudt-sirst, sgmp_unet_small"
     assert (

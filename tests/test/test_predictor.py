@@ -319,7 +319,12 @@ def test_frames_of_every_kind_become_grey():
     np.testing.assert_array_equal(colour, first)
     (deep,) = as_grey_frames(np.array([[1000, 3000]], np.uint16))
     assert deep.tolist() == [[0.0, 1.0]]
-    for wrong in (np.zeros((1, 4, 4, 2), np.uint8), np.full((4, 4), 3.0), np.zeros((4, 4), np.int64)):
+    for kind in (np.float16, np.float32, np.float64):
+        (red,) = as_grey_frames(np.array([[[[1, 0, 0], [1, 1, 1]]]], kind))
+        assert red.dtype == np.float32 and red.tolist() == [[pytest.approx(0.299), 1.0]]
+    darker = np.full((1, 4, 4, 3), (1, 1, -0.1))  # in range as luma
+    wrongs = (np.zeros((1, 4, 4, 2), np.uint8), np.full((4, 4), 3.0), np.zeros((4, 4), np.int64), darker)
+    for wrong in (*wrongs, np.zeros((1, 4, 4, 3), np.int64)):
         with pytest.raises(InputError):
             list(as_grey_frames(wrong))
 

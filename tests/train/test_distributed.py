@@ -73,7 +73,7 @@ class Blobs(Dataset):
         clip = torch.rand(self.frames, self.channels, 32, 32, generator=generator, dtype=torch.float64)
         mask = torch.zeros(1, 32, 32, dtype=torch.float64)
         mask[:, 4 : 5 + 2 * (item % 7), 3:6] = 1
-        return ClipSample(clip + mask, mask, "blobs", f"s{item}", f"f{item}", (32, 32))
+        return ClipSample(clip + mask, mask, "blobs", f"s{item}", f"f{item}")
 
 
 def train_blobs(kind, loss, accumulate=1):

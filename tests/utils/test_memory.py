@@ -2,11 +2,12 @@
 
 import resource
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-import utils  # noqa: F401
+import utils
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
@@ -18,3 +19,15 @@ def test_freed_memory_is_kept_for_the_next_tensor():
         torch.ones(1 << 24)
         faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
     assert min(faults[1:]) < 1000
+
+
+@pytest.mark.parametrize(("largest", "kept"), [(1 << 31, 1 << 30), (1 << 25, 1 << 25)], ids=["now", "glibc 2.34"])
+def test_the_threshold_is_the_largest_that_glibc_takes(largest, kept):
+    taken = {}
+
+    def mallopt(option, value):
+        return int(option != utils.M_MMAP_THRESHOLD or value <= largest) and not taken.update({option: value})
+
+    utils.keep_freed_memory(SimpleNamespace(mallopt=mallopt))
+    assert taken == {utils.M_MMAP_THRESHOLD: kept, utils.M_TRIM_THRESHOLD: (1 << 31) - 1}
+    utils.keep_freed_memory(SimpleNamespace())  # another C library

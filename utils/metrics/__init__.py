@@ -1,10 +1,12 @@
 """Metrics of infrared small-target detection: the standard protocol and the published ones, by name."""
 
+from collections.abc import Iterable
+
 from utils.errors import InputError
 from utils.metrics.accumulator import MetricAccumulator
 from utils.metrics.protocols import PROTOCOLS, Protocol
 
-__all__ = ["PROTOCOLS", "MetricAccumulator", "Protocol", "build_metric"]
+__all__ = ["PROTOCOLS", "MetricAccumulator", "Protocol", "build_metric", "build_metrics"]
 
 
 def build_metric(protocol_name: str) -> MetricAccumulator:
@@ -12,3 +14,9 @@ def build_metric(protocol_name: str) -> MetricAccumulator:
     if protocol_name not in PROTOCOLS:
         raise InputError(f"protocol {protocol_name!r} is not known; choose one of {', '.join(PROTOCOLS)}")
     return MetricAccumulator(PROTOCOLS[protocol_name])
+
+
+def build_metrics(protocol_names: Iterable[str]) -> dict[str, MetricAccumulator]:
+    """`build_metric` of each of the names, of which "all" stands for every protocol; each protocol once."""
+    asked = (PROTOCOLS if name == "all" else [name] for name in protocol_names)
+    return {name: build_metric(name) for names in asked for name in names}

@@ -121,14 +121,14 @@ def mean_metrics(each: Iterable[Mapping[str, float | None]]) -> dict[str, float 
 
 def compute_metrics(rows: list[ImageCounts], protocol: Protocol) -> dict[str, float | None]:
     """The metrics of a protocol over the given images."""
-    names = ("pixels", "true_positives", "predicted", "positives", "targets", "matched", "false_pixels")
+    names = ("pixels", "true_positives", "predicted", "positives", "false_pixels")
     total = {name: sum(getattr(row, name) for row in rows) for name in names}
     result: dict[str, float | None] = dict.fromkeys(METRICS)
     if protocol.iou:
         result["iou"] = protocol.iou(rows)
     if protocol.niou:
         result["niou"] = protocol.niou(rows)
-    result["pd"] = ratio(total["matched"], total["targets"])
+    result["pd"] = protocol.pd(rows)
     result["fa"] = ratio(total["false_pixels"], total["pixels"])
     if protocol.pixel_scores:
         result["precision"] = ratio(total["true_positives"], total["predicted"])

@@ -86,11 +86,9 @@ def hierarchical_iou(rows) -> dict[str, float]:
 
 
 def padded_hierarchical_iou(rows) -> dict[str, float]:
-    """the same, where an image without targets (regions) counts one more missed target (false region), also in Pd"""
+    """as in standard, but an image without targets (regions) counts one more unmatched target (region)"""
     no_targets, no_regions = (sum(not getattr(row, name) for row in rows) for name in ("positives", "predicted"))
-    hits, targets = (sum(getattr(row, name) for row in rows) for name in ("matched", "targets"))
-    pd = ratio(hits, targets + no_targets)
-    return _hierarchy(rows, (no_targets, 0, 0, no_regions), 0.0 if rows else math.nan) | {"pd": pd}
+    return _hierarchy(rows, (no_targets, 0, 0, no_regions), 0.0 if rows else math.nan)
 
 
 def _hierarchy(rows, padding: tuple[int, int, int, int], without_pairs: float) -> dict[str, float]:

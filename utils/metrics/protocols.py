@@ -10,8 +10,10 @@ from utils.metrics.rules import (
     above_half_of_maximum,
     area_value_pixels,
     at_least_half,
+    matched_share,
     mean_iou_empty_one,
     mean_iou_empty_zero,
+    padded_matched_share,
     region_pixels,
     set_iou,
     shooting_pixels,
@@ -33,6 +35,7 @@ class Protocol(NamedTuple):
     pixel_scores: bool = False  # precision, recall and F1 over all pixels
     video_mean: bool = False  # mean over videos of the mean over their frames of the frame IoU
     hiou: Callable | None = None  # hierarchical IoU and its errors
+    pd: Callable = matched_share
 
 
 ROWS = [
@@ -63,6 +66,7 @@ ROWS = [
     Protocol(
         "pyirstdmetrics", "Pang et al. 2025, package version 1.0.2", "probability", above_half, above_half,
         set_iou, mean_iou_empty_zero, optimal_pairs, region_pixels, pixel_scores=True, hiou=padded_hierarchical_iou,
+        pd=padded_matched_share,
     ),
     Protocol(
         "dtum", "DTUM's shooting rules", "probability", at_least_half, at_least_half,

@@ -1,4 +1,4 @@
-"""The rules that make up protocols: thresholds, IoU over images, and false alarms.
+"""The rules that make up protocols: thresholds, IoU and Pd over images, and false alarms.
 
 Each docstring is what `evaluate --list_protocols` prints. The rules of matching are in `utils.metrics.matching`.
 """
@@ -67,6 +67,19 @@ def mean_iou_empty_one(rows) -> float:
 def mean_iou_empty_zero(rows) -> float:
     """mean of image IoU, an image empty in both counting 0"""
     return mean(image_iou(row, empty=0.0) for row in rows)
+
+
+# Probability of detection over images.
+
+
+def matched_share(rows) -> float:
+    """matched targets / targets"""
+    return ratio(sum(row.matched for row in rows), sum(row.targets for row in rows))
+
+
+def padded_matched_share(rows) -> float:
+    """matched targets / (targets + images without targets)"""
+    return ratio(sum(row.matched for row in rows), sum(row.targets or 1 for row in rows))
 
 
 # False-alarm pixels of one image.

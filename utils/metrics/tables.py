@@ -89,7 +89,9 @@ def _protocol_text(protocol: Protocol) -> str:
         "map for Pd, Fa, F1": rule(protocol.target_map),
         "IoU": rule(protocol.iou),
         "nIoU": rule(protocol.niou),
-        "Pd": rule(protocol.matching),
+        "hIoU": rule(protocol.hiou),
+        "targets matched": rule(protocol.matching),
+        "Pd": rule(protocol.pd),
         "Fa": rule(protocol.false_pixels),
         "precision, recall, F1": "over all pixels of the set" if protocol.pixel_scores else "not defined",
     }
