@@ -18,6 +18,8 @@ from utils.metrics import target_curve
 from utils.metrics.curves import CurveAccumulator, threshold_levels
 from utils.plots import write_curves
 
+TIE = 1e-9  # px of distance; no difference between two sums of distances on these maps is as small
+
 
 def accumulated(score, mask, steps=100):
     curves = CurveAccumulator(steps)
@@ -31,7 +33,10 @@ def assert_equals_plain(score, mask, steps=100):
     assert np.array_equal(np.cumsum(ours.target_levels[::-1])[::-1][1:], hits)
     assert np.array_equal(np.cumsum(ours.other_levels[::-1])[::-1][1:], misses)
     assert np.array_equal(ours.matched, matched)
-    assert np.array_equal(hits + misses - ours.matched_pixels, false_pixels)
+    ours_false = hits + misses - ours.matched_pixels
+    if not np.array_equal(ours_false, false_pixels):  # several assignments may have the same total distance
+        fewest, most = (plain_metrics.curves(score, mask, steps, sign * TIE)[3] for sign in (-1, 1))
+        assert np.all((fewest <= ours_false) & (ours_false <= most))
 
 
 def test_four_pixels_by_hand():

@@ -65,24 +65,29 @@ def shooting(binary, mask):
     return hits, int((binary & free).sum())
 
 
-def assigned(targets, regions):
-    """The best assignment by one cost matrix of all targets by all regions: matched pairs and their regions' pixels."""
+def assigned(targets, regions, per_pixel=0.0):
+    """The best assignment by one cost matrix of all targets by all regions: matched pairs and their regions' pixels.
+
+    `per_pixel`: a tiny cost of a region's pixels, which chooses among assignments of the same total distance.
+    """
     if not targets or not regions:
         return 0, 0
     distances = np.array([[math.dist(t.centroid, r.centroid) for r in regions] for t in targets])
-    rows, columns = linear_sum_assignment(np.where(distances < 3, distances, 3.0 * (len(targets) + 1)))
+    near = distances + per_pixel * np.array([region.area for region in regions])
+    costs = np.where(distances < 3, near, 3.0 * (len(targets) + 1))
+    rows, columns = linear_sum_assignment(costs)
     chosen = [c for r, c in zip(rows, columns, strict=True) if distances[r, c] < 3]
     return len(chosen), sum(int(regions[c].area) for c in chosen)
 
 
-def curves(score, mask, steps=100):
+def curves(score, mask, steps=100, per_pixel=0.0):
     """Per threshold, by thresholding, labelling and measuring each: tp, fp px, matched targets, false-alarm px."""
     targets = regions_of(mask)
     result = []
     for k in range(steps + 1):
         binary = score > k / steps
         regions = regions_of(binary)
-        matched, pixels = assigned(targets, regions)
+        matched, pixels = assigned(targets, regions, per_pixel)
         hits, misses = int((binary & mask).sum()), int((binary & ~mask).sum())
         result.append((hits, misses, matched, sum(int(r.area) for r in regions) - pixels))
     return np.array(result).T
