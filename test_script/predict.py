@@ -41,7 +41,7 @@ from test_script.options import (
     predictor_options,
 )
 from test_script.predictor import FrameResult, Predictor
-from test_script.results.detections import DETECTION_COLUMNS, detection_row
+from test_script.predictor.detections import DETECTION_COLUMNS, detection_row
 from test_script.results.latency import Latency
 from test_script.results.result_files import background_calls, frame_file, write_mask, write_png
 from test_script.results.tracks import TRACK_COLUMNS, TrackedResult, TrackFilter, track_row

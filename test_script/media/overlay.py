@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from test_script.results.detections import Detection
+from test_script.predictor.detections import Detection
 from utils.drawing import FOUND, contact_sheet, enlarge, grey_to_rgb, outline
 from utils.errors import InputError
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from test_script.predictor import preparation
+from test_script.predictor.detections import Detection, find_detections
 from test_script.predictor.tiling import pad_to_multiple, resize_clips, resize_map, round_up, run_tiled
-from test_script.results.detections import Detection, find_detections
 from utils.distributed import autocast, choose_amp, choose_device, float32_precision
 from utils.errors import InputError
 

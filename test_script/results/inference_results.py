@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from datasets import ClipDataset, DatasetIndex
 from datasets.catalog import DatasetInfo
 from datasets.targets import TARGET_TABLE, read_frame_snr
-from test_script.results.detections import DETECTION_COLUMNS, coco_detections
+from test_script.predictor.detections import DETECTION_COLUMNS, coco_detections
 from test_script.results.result_files import single_numbers, write_image_metrics, write_table
 from test_script.results.work_parts import Part
 from utils.files import write_csv, write_json

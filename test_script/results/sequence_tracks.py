@@ -8,7 +8,7 @@ import numpy as np
 
 from datasets import ClipDataset
 from datasets.targets import read_identities
-from test_script.results.detections import Detection
+from test_script.predictor.detections import Detection
 from test_script.results.result_files import frame_file, write_mask
 from test_script.results.tracks import TRACK_COLUMNS, erase_regions, track_row
 from test_script.results.work_parts import Part

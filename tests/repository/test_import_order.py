@@ -13,19 +13,30 @@ MAY_IMPORT = {
     "test_script": {"utils", "datasets", "models", "test_script"},
     "train_script": {"utils", "datasets", "models", "test_script", "train_script"},
 }
+ROOMS = {  # of test_script, whose commands stand above them
+    "predictor": {"predictor"},
+    "media": {"predictor", "media"},
+    "results": {"predictor", "results"},
+    "report": {"predictor", "results", "report"},
+}
 
 
 def imported_packages(path: Path) -> set[str]:
     """Names of our top-level packages that a file imports, at any depth of its code."""
+    return {module.split(".")[0] for module in imported_modules(path)} & set(MAY_IMPORT)
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Full names of the modules that a file imports, at any depth of its code."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level <= 1, f"{path}: a relative import may not leave its own package"
             if node.level == 0:
-                names.add(node.module.split(".")[0])
-    return names & set(MAY_IMPORT)
+                names.add(node.module)
+    return names
 
 
 @pytest.mark.parametrize("package", MAY_IMPORT)
@@ -35,6 +46,14 @@ def test_imports_run_one_way(package):
     for path in files:
         wrong = imported_packages(path) - MAY_IMPORT[package]
         assert not wrong, f"{path.relative_to(ROOT)} imports {sorted(wrong)}, allowed: {sorted(MAY_IMPORT[package])}"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_imports_between_the_rooms_of_test_script_run_one_way(room):
+    for path in sorted((ROOT / "test_script" / room).rglob("*.py")):
+        rooms = {name.split(".")[1] for name in imported_modules(path) if name.startswith("test_script.")}
+        wrong = rooms - ROOMS[room]
+        assert not wrong, f"{path.relative_to(ROOT)} imports {sorted(wrong)}, allowed: {sorted(ROOMS[room])}"
 
 
 def test_the_check_sees_imports_inside_functions(tmp_path):

@@ -17,8 +17,8 @@ from datasets.catalog import CATALOG
 from models import build_model
 from test_script import evaluate, inference
 from test_script.predictor import PUBLISHED_SCALES, Predictor
+from test_script.predictor.detections import coco_detections, find_detections
 from test_script.results import work_parts
-from test_script.results.detections import coco_detections, find_detections
 from test_script.results.inference_results import halves_by_snr
 from test_script.results.result_files import QUEUE_LENGTH, background_calls
 from test_script.results.work_parts import loader_batches, split_work

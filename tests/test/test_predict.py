@@ -16,7 +16,7 @@ from test_script import predict
 from test_script.media.frame_sources import find_sources
 from test_script.media.overlay import SHEET_TILES, OverlayVideo, Thumbnails, draw_overlay
 from test_script.predictor import Predictor
-from test_script.results.detections import find_detections
+from test_script.predictor.detections import find_detections
 from tests.reference.local_contrast import LocalContrast
 from utils.checkpoint import save_checkpoint
 from utils.errors import InputError

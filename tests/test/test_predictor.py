@@ -15,6 +15,7 @@ from datasets.presets import build_transform
 from datasets.rendering import DatasetSettings, render_sequence
 from models import build_model
 from test_script.predictor import Predictor
+from test_script.predictor.detections import find_detections
 from test_script.predictor.preparation import (
     as_grey_frames,
     eval_transform,
@@ -23,7 +24,6 @@ from test_script.predictor.preparation import (
     stack_clip,
 )
 from test_script.predictor.tiling import blend_weights, pad_to_multiple, reflected_index, run_tiled, tile_starts
-from test_script.results.detections import find_detections
 from tests.reference.local_contrast import LocalContrast
 from utils.errors import InputError
 

@@ -14,7 +14,7 @@ from datasets.targets import TargetRow, write_targets
 from test_script import inference, predict, track_curves
 from test_script.media.overlay import TRAIL, TRAIL_FRAMES, Trails, draw_overlay
 from test_script.predictor import FrameResult, Predictor
-from test_script.results.detections import find_detections
+from test_script.predictor.detections import find_detections
 from test_script.results.tracks import TrackFilter, erase_regions
 from tests.reference.local_contrast import LocalContrast
 from utils import plots
