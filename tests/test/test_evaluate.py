@@ -72,8 +72,8 @@ def test_protocols_side_by_side(flat, capsys):
     assert result["standard"]["hiou"] == result["standard"]["loc_iou"] == 2 / 3 == 2 * result["standard"]["loc_missed"]
     assert result["dtum"]["iou"] is None and result["basicirstd"]["niou"] is None and result["dtum"]["ap"] is None
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[2:10]] == list(PROTOCOLS)
-    assert lines[13].split() == ["standard", "66.67", *["0.00"] * 3, "33.33", *["0.00"] * 3]
+    assert [line.split()[0] for line in lines[2 : 2 + len(PROTOCOLS)]] == list(PROTOCOLS)
+    assert lines[5 + len(PROTOCOLS)].split() == ["standard", "66.67", *["0.00"] * 3, "33.33", *["0.00"] * 3]
     assert list(run(flat, "--protocol", "dtum", "--protocol", "standard", "dtum")) == ["dtum", "standard"]
 
 
