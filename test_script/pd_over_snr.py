@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.special import expit, logit
 from tqdm import tqdm
 
 from datasets import ClipDataset, DatasetIndex, Sequence, open_dataset
@@ -36,6 +37,7 @@ from utils.plots import PLOT_SUFFIXES, plot
 FA_LIMIT = 10e-6
 SNR_EDGES = (1.0, 1.5, 2.0, 2.5, 3.0)
 THRESHOLDS = 1000  # steps of the search for the threshold
+SOFTENING = 10.0  # logits are divided by it, since many probabilities of a confident network round to 1
 
 
 class Frame(NamedTuple):
@@ -48,7 +50,7 @@ class Frame(NamedTuple):
 class Comparison(NamedTuple):
     """A network's result: threshold, Fa there, Pd of all targets, and Pd in each interval of SNR (NaN where empty)."""
 
-    threshold: float
+    threshold: float  # of the maps of `score_maps`
     fa: float
     pd: float
     pd_by_snr: list[float]
@@ -124,14 +126,15 @@ def read_frames(dataset: ClipDataset, items: list[int], index: DatasetIndex) -> 
 
 
 def score_maps(predictor: Predictor, dataset: ClipDataset, items: list, still: bool, title: str) -> list[np.ndarray]:
-    """Probability maps [H, W] of the items; `still` replaces every frame of a clip by its target frame."""
+    """Maps [H, W] of the items, sigmoid(logit / SOFTENING); `still`: every frame of a clip is its target frame."""
     maps = []
     with tqdm(total=len(items), desc=title, unit="frame", disable=None) as progress:
         for some in batched(items, predictor.batch_size):
             samples = [dataset[item] for item in some]
             clips = [one.clip[[len(one.clip) // 2] * len(one.clip)] if still else one.clip for one in samples]
-            scores = predictor.score_maps(clips, [tuple(one.mask.shape[-2:]) for one in samples])
-            maps += [one.probability for one in scores]
+            sizes = [tuple(one.mask.shape[-2:]) for one in samples]
+            scores = predictor.score_maps(clips, sizes, probability=False, logit=True)
+            maps += [expit(one.logit / SOFTENING) for one in scores]
             progress.update(len(some))
     return maps
 
@@ -160,10 +163,14 @@ def by_interval(frames: list[Frame], edges: tuple[float, ...]) -> list[np.ndarra
 def table(results: dict[str, Comparison], counts: list[int], edges: tuple[float, ...]) -> list[list[str]]:
     """Rows: the heading, the targets in each interval of SNR, then each network's Pd in percent."""
     intervals = [f"SNR {low:g}-{high:g}" for low, high in itertools.pairwise(edges)]
-    rows = [["network", "threshold", "Fa x 1e-6", "all", *intervals], ["targets", "", "", "", *map(str, counts)]]
+    rows = [
+        ["network", "threshold (logit)", "Fa x 1e-6", "all", *intervals],
+        ["targets", "", "", "", *map(str, counts)],
+    ]
     for title, one in results.items():
         cells = ["-" if np.isnan(pd) else f"{100 * pd:.1f}" for pd in (one.pd, *one.pd_by_snr)]
-        rows.append([title.replace(",", ";"), f"{one.threshold:.3f}", f"{one.fa * 1e6:.1f}", *cells])
+        threshold = SOFTENING * logit(one.threshold)
+        rows.append([title.replace(",", ";"), f"{threshold:.1f}", f"{one.fa * 1e6:.1f}", *cells])
     return rows
 
 

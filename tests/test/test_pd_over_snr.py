@@ -1,13 +1,16 @@
 import csv
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from datasets import open_dataset
 from datasets.synthetic import DatasetSettings, render_dataset
 from models import build_model
-from test_script.pd_over_snr import Frame, by_interval, compare, load, main
+from test_script.pd_over_snr import Frame, by_interval, compare, load, main, score_maps
+from test_script.predictor import Predictor
 from utils.checkpoint import save_checkpoint
 from utils.errors import InputError
 
@@ -80,3 +83,22 @@ def test_clips_go_on_at_the_other_end_where_the_preset_says_so(tmp_path):
 def test_a_picture_of_no_known_format_is_refused_before_the_work(name, tmp_path):
     with pytest.raises(InputError, match=rf"{name}: expected a file name that ends in \.png"):
         main(["--model_path", "a.pth", "--dataset", str(tmp_path), "--output", str(tmp_path / name)])
+
+
+def test_saturated_probabilities_remain_apart():
+    """Logits 20 and 30 are both 1 as float32 probabilities; the target has the larger one."""
+    logits = np.full((1, 1, 1, 12), -9.0, np.float32)
+    logits[..., 2], logits[..., 9] = 30, 20
+
+    class Network(nn.Module):
+        num_frames, size_multiple = 1, 1
+
+        def forward(self, clip):
+            return torch.from_numpy(logits)
+
+    mask = np.zeros((1, 12), bool)
+    mask[0, 2] = True
+    sample = SimpleNamespace(clip=torch.zeros(1, 1, 1, 12), mask=torch.from_numpy(mask)[None].float())
+    maps = score_maps(Predictor(Network(), lambda frame: frame), [sample], [0], still=False, title="")
+    result = compare(maps, [Frame(mask, np.array([2.0]))], fa=1e-6, edges=(1.0, 3.0))
+    assert (result.pd, result.fa) == (1, 0)
