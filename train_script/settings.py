@@ -96,6 +96,7 @@ class Settings:
     device: str
     amp: Literal[AMP_NAMES]
     compile: bool | None
+    compile_mode: Literal["default", "reduce-overhead"]
     tf32: bool
     seed: Seed
 

@@ -154,7 +154,7 @@ def build_training(
     if compiles(settings, device):
         # a failure of what nobody asked for is a warning
         torch._dynamo.config.suppress_errors = settings.compile is None
-        model = torch.compile(network)
+        model = torch.compile(network, mode=settings.compile_mode)
     if world_size() > 1:
         model = share_gradients(model, device)
     optimizer = build_optimizer(network, settings)

@@ -39,21 +39,22 @@ def _weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
     """The gradient [O, C, 3, 3] from that of the output [B, O, H, W] and the input [B, C, H, W].
 
     Both are padded to H + 2 rows of W + 2 pixels, and laid out pixel by pixel: each of the nine taps is then a fixed
-    distance between a pixel of the output and its pixel of the input.
+    distance between a pixel of the output and its pixel of the input. In memory the gradient is channels-last, as the
+    weights of these layers are: autograd then keeps it without a copy.
     """
     width = x.shape[3] + 2
     pixels = F.pad(x, (1, 1, 1, 1)).permute(0, 2, 3, 1).reshape(-1, x.shape[1])
     grads = F.pad(grad, (0, 2, 0, 2)).permute(0, 2, 3, 1).reshape(-1, grad.shape[1])
     end = len(pixels) - 2 * width - 2
-    taps = x.new_zeros(3, 3, grad.shape[1], x.shape[1])
+    taps = x.new_zeros(grad.shape[1], 3, 3, x.shape[1])
     for first in range(0, end, BAND_PIXELS):
         last = min(first + BAND_PIXELS, end)
         band = grads[first:last].t()
         for row in range(3):
             for column in range(3):
                 shift = row * width + column
-                taps[row, column].addmm_(band, pixels[first + shift : last + shift])
-    return taps.permute(2, 3, 0, 1)
+                taps[:, row, column].addmm_(band, pixels[first + shift : last + shift])
+    return taps.permute(0, 3, 1, 2)
 
 
 def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:

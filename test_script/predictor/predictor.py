@@ -200,7 +200,10 @@ class Predictor:
             by_shape.setdefault(tuple(clip.shape), []).append(i)
         results: list[dict] = [{} for _ in clips]
         for group in (group for same in by_shape.values() for group in preparation.batched(same, self.batch_size)):
-            inputs = torch.stack([clips[i] for i in group]).to(self.device, non_blocking=True)
+            inputs = torch.stack([clips[i] for i in group])
+            if self.device.type == "cuda":  # only from pinned memory does a copy run beside the GPU's work
+                inputs = inputs.pin_memory()
+            inputs = inputs.to(self.device, non_blocking=True)
             for scale in dict.fromkeys(scale for scale, _ in passes):
                 flips = [flip for one, flip in passes if one == scale]
                 views = torch.cat([inputs.flip(-1) if flip else inputs for flip in flips])

@@ -77,21 +77,26 @@ def test_the_forms_off_the_cpu_equal_those_on_it(name, monkeypatch):
 
 class FakeGPU(FakeTensorMode):
     """Tensors on `cuda` have a shape and a device, but no values: mixed devices are an error, and so are numbers that
-    the host reads. `waits` lists copies between host and GPU for which the host waits."""
+    the host reads. `waits` lists copies between host and GPU for which the host waits: all but those that need not
+    block, to the GPU from pinned memory."""
 
     def __init__(self):
         super().__init__()
-        self.waits = []
+        self.waits, self.pinned = [], []
 
     def __deepcopy__(self, memo):
         return self
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten._pin_memory.default:  # which fake tensors lack
+            self.pinned.append(args[0].clone())
+            return self.pinned[-1]
         out = super().__torch_dispatch__(func, types, args, kwargs)
         if func.overloadpacket in (torch.ops.aten._to_copy, torch.ops.aten.copy_):
             devices = {value.device.type for value in (*args, out) if isinstance(value, Tensor)}
             non_blocking = (kwargs or {}).get("non_blocking") or any(value is True for value in args)
-            if len(devices) > 1 and not non_blocking:
+            source = args[func.overloadpacket is torch.ops.aten.copy_]
+            if len(devices) > 1 and not (non_blocking and any(source is tensor for tensor in self.pinned)):
                 self.waits.append((func, args, kwargs))
         return out
 
@@ -184,7 +189,9 @@ def test_a_training_step_stays_on_the_gpu(name, fake_gpu, monkeypatch):
 
     monkeypatch.setattr(Tensor, "backward", backward)
     run, training = prepare_training(network, GPU, torch.float16, ema=0.9, aux_weight=0.5, loss="bce_soft_iou")
-    result = train_step(run, training, repeat(one_batch(network)))
+    batch = one_batch(network)
+    batch = batch._replace(clip=batch.clip.pin_memory(), mask=batch.mask.pin_memory())  # as its DataLoader does
+    result = train_step(run, training, repeat(batch))
     assert not fake_gpu.waits
     assert result.numbers.device == GPU
     assert set(ran) == ({"KeyProducts"} if name == "datransnet" else set()) and training.scaler.is_enabled()

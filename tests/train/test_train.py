@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from models import load_model
+from models import build_model, load_model
 from tests.reference.datasets_folders import write_lists, write_pairs
 from train_script import run_folder, trainer
 from train_script.settings import merge_settings, parse_command_line
-from train_script.train import compiles, main
+from train_script.train import build_training, compiles, main
 from utils.checkpoint import read_checkpoint
 from utils.errors import InputError
 
@@ -335,6 +335,16 @@ def test_a_network_is_compiled_for_a_gpu_or_if_asked_for(monkeypatch):
         settings = merge_settings(None, parse_command_line(["--dataset", "any", *words])[1])
         assert compiles(settings, torch.device("cuda")) == on_gpu
         assert compiles(settings, torch.device("cpu")) == on_cpu
+
+
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
+def test_compilation_takes_the_mode_that_is_set(mode, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "compile", lambda network, mode: asked.append(mode) or network)
+    words = ["--dataset", "any", "--model", "datransnet", "--compile", "--compile_mode", mode]
+    settings = merge_settings(None, parse_command_line(words)[1])
+    build_training(settings, build_model("datransnet"), torch.device("cpu"))
+    assert asked == [mode]
 
 
 def test_a_folder_that_cannot_be_written_is_known_before_training(dataset, tmp_path, monkeypatch):
