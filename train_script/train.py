@@ -220,7 +220,7 @@ def announce(run: Run, indices: list[DatasetIndex], network: nn.Module) -> None:
     millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
     frames = f"{network.num_frames} frames" if network.num_frames > 1 else "single frames"
     share = settings.batch_size // world_size() // settings.accumulate
-    log(f"train {network.name} ({millions:.1f} M parameters, {frames})")
+    log(f"train {settings.model} ({millions:.1f} M parameters, {frames})")
     for index, count in zip(indices, run.batches.counts, strict=True):
         log(f"on {index.summary}; {count} samples an epoch")
     if settings.dataset == DEMO:

@@ -30,10 +30,10 @@ from utils.errors import InputError
 from utils.files import json_ready, write_json
 from utils.metrics import PROTOCOLS, build_metric
 from utils.metrics.accumulator import mean_metrics
+from utils.metrics.tables import metrics_line
 
 STEPS_BETWEEN_POINTS = 10  # of the TensorBoard curves of loss, learning rate and gradient norm
 SECONDS_BETWEEN_SAVES = 300
-SHOWN_METRICS = ("iou", "niou", "pd", "fa", "f1")
 
 
 @dataclass(frozen=True)
@@ -208,8 +208,8 @@ def finish_epoch(run: Run, training: Training) -> None:
         row |= {"val": metrics}
         if len(by_dataset) > 1:
             row |= {"val_by_dataset": by_dataset}
-            line += "".join(f"\n  {name}: {format_metrics(one)}" for name, one in by_dataset.items()) + "\n  mean"
-        line += f"; validation ({settings.select_on}, {run.protocol}): {format_metrics(metrics)}, {seconds:.0f} s"
+            line += "".join(f"\n  {name}: {metrics_line(one)}" for name, one in by_dataset.items()) + "\n  mean"
+        line += f"; validation ({settings.select_on}, {run.protocol}): {metrics_line(metrics)}, {seconds:.0f} s"
         line += keep_if_best(run, training, metrics[run.select_by], epoch)
     row["minutes"] = round(progress.seconds / 60, 3)
     progress.epoch, progress.step = epoch, 0
@@ -304,7 +304,7 @@ def evaluate_test(run: Run, training: Training, report: Path) -> None:
     step = run.settings.epochs * run.batches.steps
     metrics, by_dataset = evaluate_sets(run, training, run.test_sets, "test", step, amp="none")
     run.log(
-        f"test set ({run.protocol}), weights of epoch {int(epoch)}: {format_metrics(metrics)}, "
+        f"test set ({run.protocol}), weights of epoch {int(epoch)}: {metrics_line(metrics)}, "
         f"{time.perf_counter() - since:.0f} s; "
         + (
             "that epoch was chosen on the same images, as in the published recipe: these metrics are optimistic"
@@ -327,11 +327,3 @@ def write_points(run: Run, training: Training, step: int, loss: float, norm: flo
         for group in training.optimizer.param_groups:
             rate = run.schedule(group["base_lr"], global_step - 1)
             run.writer.add_scalar(f"train/learning rate {group['name']}", rate, global_step)
-
-
-def format_metrics(metrics: dict[str, Any]) -> str:
-    """The main metrics in one line; '-' where undefined."""
-    texts = {name: "-" if value is None else f"{value:.4f}" for name, value in metrics.items() if name in SHOWN_METRICS}
-    if metrics.get("fa") is not None:
-        texts["fa"] = f"{metrics['fa'] * 1e6:.1f}e-6"
-    return ", ".join(f"{name} {texts[name]}" for name in SHOWN_METRICS if name in texts)

@@ -8,6 +8,7 @@ import pytest
 
 from utils.errors import InputError
 from utils.metrics import PROTOCOLS, build_metric
+from utils.metrics.tables import metrics_line
 
 GREEDY = ["sgmp-2025", "sgmp-2026", "datransnet", "basicirstd", "sctransnet"]
 AREA_VALUE = ["sgmp-2025", "sgmp-2026", "datransnet", "sctransnet"]
@@ -34,6 +35,11 @@ def test_the_table_has_every_published_protocol():
     assert [name for name, row in PROTOCOLS.items() if row.scale == "logit"] == ["sgmp-2025"]
     with pytest.raises(InputError, match=r"'acm' is not known; choose one of standard, sgmp-2025"):
         build_metric("acm")
+
+
+def test_a_line_has_the_units_of_the_tables_and_no_undefined_metric():
+    metrics = {"iou": 0.86419, "niou": None, "pd": math.nan, "fa": 1.0814e-5, "f1": 0.5, "recall": 1.0}
+    assert metrics_line(metrics) == "IoU 86.42 %, Fa 10.81 x1e-6, F1 50.00 %"
 
 
 # Two images of 1024 px. First: mask 2 x 2, map 2 x 4 over it: I 4, U 8. Second: mask 3 x 3 = map: I 9, U 9.

@@ -20,6 +20,7 @@ HEADINGS = {  # metric -> column heading and factor
     "ap": ("AP %", 100),
     "auc": ("AUC %", 100),
 }
+MAIN = ("iou", "niou", "pd", "fa", "f1")
 
 ERRORS = {  # part of `hierarchical_parts` -> column heading, and its meaning
     "hiou": ("hIoU", "located and outlined correctly"),
@@ -46,6 +47,17 @@ def text_table(rows: list[list[str]]) -> str:
 def format_metric(name: str, value: float | None) -> str:
     """A metric in the unit of its column; '-' if it is undefined or NaN."""
     return "-" if value is None or math.isnan(value) else f"{value * HEADINGS[name][1]:.2f}"
+
+
+def metrics_line(metrics: Mapping[str, float | None]) -> str:
+    """The MAIN metrics in one line, without those that are undefined: "IoU 86.42 %, Fa 10.81 x1e-6"."""
+    parts = []
+    for name in MAIN:
+        heading, unit = HEADINGS[name][0].split()
+        value = format_metric(name, metrics.get(name))
+        if value != "-":
+            parts.append(f"{heading} {value} {unit}")
+    return ", ".join(parts)
 
 
 def metrics_table(results: Mapping[str, Mapping[str, float | None]], title: str) -> str:
