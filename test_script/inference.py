@@ -202,15 +202,18 @@ def print_results(metrics: dict[str, dict], info: DatasetInfo, notes: list[str])
 
 def protocol_notes(facts: dict[str, Any]) -> list[str]:
     """Notes on protocols whose published metrics rest on other test-time augmentation than this run."""
-    notes = []
-    names, flip, scales = facts["protocols"], facts["flip"], facts["scales"]
-    if "sgmp-2025" in names and not flip:
-        notes.append("note: the published metrics of sgmp-2025 average over flips; add --flip to compare")
-    if "sgmp-2026" in names and (not flip or len(scales) == 1):
-        notes.append("note: the published metrics of sgmp-2026 are with --flip --msc; add both to compare")
-    if "datransnet" in names and (flip or scales != [1.0]):
-        notes.append("note: the published metrics of datransnet are without --flip and --msc")
-    return notes
+    given = (("--flip", facts["flip"]), ("--msc", facts["scales"] != [1.0]))
+    ours = " ".join(option for option, used in given if used)
+    published = {name: PROTOCOLS[name].augmentation for name in facts["protocols"]}
+    return [
+        f"note: the published metrics of {name} are measured {in_words(theirs)}, these {in_words(ours)}"
+        for name, theirs in published.items()
+        if theirs not in (None, ours)
+    ]
+
+
+def in_words(augmentation: str) -> str:
+    return f"with {augmentation}" if augmentation else "without --flip and --msc"
 
 
 if __name__ == "__main__":

@@ -301,7 +301,20 @@ def test_published_metrics_stand_beside_ours(capsys):
         ["60.80", "59.28", "98.68", "17.83"],
         ["63.63", "61.18", "97.96", "12.74"],
     ]
-    assert "are with --flip --msc" in lines[-1]  # what the published metrics were made with, and these were not
+    assert lines[-1].endswith("of sgmp-2026 are measured with --flip --msc, these with --flip")
+
+
+def test_published_metrics_of_another_augmentation_have_a_note():
+    def notes(flip, *scales):
+        found = inference.protocol_notes({"protocols": list(PROTOCOLS), "flip": flip, "scales": list(scales)})
+        return [note.split("metrics of ")[1] for note in found]
+
+    assert notes(True, 1.0, 1.2) == [
+        "sgmp-2025 are measured with --flip, these with --flip --msc",
+        "datransnet are measured without --flip and --msc, these with --flip --msc",
+    ]
+    assert [note.split()[0] for note in notes(True, 1.0)] == ["sgmp-2026", "datransnet"]
+    assert [note.split()[0] for note in notes(False, 1.0)] == ["sgmp-2025", "sgmp-2026"]
 
 
 def test_a_rendered_datasets_metrics_are_halved_by_snr():

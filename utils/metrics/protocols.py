@@ -36,6 +36,7 @@ class Protocol(NamedTuple):
     video_mean: bool = False  # mean over videos of the mean over their frames of the frame IoU
     hiou: Callable | None = None  # hierarchical IoU and its errors
     pd: Callable = matched_share
+    augmentation: str | None = None  # options of inference for the published metrics, "" for none; None: unknown
 
 
 ROWS = [
@@ -45,15 +46,15 @@ ROWS = [
     ),
     Protocol(
         "sgmp-2025", "SGMP-UNet's 2025 metrics", "logit", above_half, above_half,
-        mean_iou_empty_one, set_iou, greedy, area_value_pixels, video_mean=True,
+        mean_iou_empty_one, set_iou, greedy, area_value_pixels, video_mean=True, augmentation="--flip",
     ),
     Protocol(
         "sgmp-2026", "SGMP-UNet's 2026 metrics", "probability", above_half, above_half,
-        mean_iou_empty_one, set_iou, greedy, area_value_pixels, video_mean=True,
+        mean_iou_empty_one, set_iou, greedy, area_value_pixels, video_mean=True, augmentation="--flip --msc",
     ),
     Protocol(
         "datransnet", "DATransNet", "probability", above_half, above_half_of_maximum,
-        set_iou, None, greedy, area_value_pixels, pixel_scores=True,
+        set_iou, None, greedy, area_value_pixels, pixel_scores=True, augmentation="",
     ),
     Protocol(
         "basicirstd", "BasicIRSTD's benchmark", "probability", above_half, above_half,
