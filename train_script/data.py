@@ -19,7 +19,7 @@ from train_script.settings import SEEDS, Settings
 from utils.distributed import barrier, is_main, rank, world_size
 from utils.errors import InputError
 
-HOLDOUT_SHARE = 0.1
+HOLDOUT_SHARE, HOLDOUT_SEED = 0.1, 42
 GPU_WORKERS = 8  # at most, of a training process
 
 
@@ -41,24 +41,24 @@ def open_datasets(settings: Settings) -> list[DatasetIndex]:
 def split_sequences(settings: Settings, index: DatasetIndex) -> dict[str, list[Sequence]]:
     """The sequences of a dataset that train ("train"), choose the best epoch ("val") and test the result ("test")."""
     train, test = index.split("train"), index.split("test")
-    train, held = (train, test) if settings.select_on == "test" else hold_out(train, settings.seed)
+    train, held = (train, test) if settings.select_on == "test" else hold_out(train)
     return {"train": train, "val": held, "test": test}
 
 
-def hold_out(
-    sequences: list[Sequence], seed: int, share: float = HOLDOUT_SHARE
-) -> tuple[list[Sequence], list[Sequence]]:
-    """Training sequences as (those that train, those held out to select by): a seeded `share`, at least one.
+def hold_out(sequences: list[Sequence]) -> tuple[list[Sequence], list[Sequence]]:
+    """Training sequences as (those that train, those held out to select by): a random HOLDOUT_SHARE, at least one.
 
-    Whole sequences, because frames of one sequence are near copies of each other. Both parts keep their order.
+    Whole sequences, because frames of one sequence are near copies of each other. Both parts keep their order. Every
+    run holds out the same ones, whatever its seed: else weights that are trained on would be validated on what they
+    were trained with before, and runs of several seeds would not compare.
     """
     if len(sequences) < 2:
         raise InputError(
             f"the training set has {len(sequences)} sequence(s), too few to hold one out for validation; "
             "use --select_on test, or add sequences"
         )
-    order = torch.randperm(len(sequences), generator=torch.Generator().manual_seed(seed)).tolist()
-    held = set(order[: max(1, round(share * len(sequences)))])
+    order = torch.randperm(len(sequences), generator=torch.Generator().manual_seed(HOLDOUT_SEED)).tolist()
+    held = set(order[: max(1, round(HOLDOUT_SHARE * len(sequences)))])
     train = [sequence for index, sequence in enumerate(sequences) if index not in held]
     return train, [sequence for index, sequence in enumerate(sequences) if index in held]
 

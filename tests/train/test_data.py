@@ -1,12 +1,13 @@
 """Held-out sequences, and the order of batches drawn from one or several datasets."""
 
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from datasets import Sequence
-from train_script.data import EpochBatches, count_workers, epoch_counts, evenly, hold_out
+from train_script.data import EpochBatches, count_workers, epoch_counts, evenly, hold_out, split_sequences
 from train_script.settings import merge_settings
 from utils.errors import InputError
 
@@ -15,15 +16,15 @@ def sequences(count):
     return [Sequence(str(index), ()) for index in range(count)]
 
 
-def test_a_tenth_of_the_sequences_is_held_out_by_the_seed():
-    train, held = hold_out(sequences(40), seed=3)
-    assert len(held) == 4 and len(train) == 36
-    assert {s.name for s in train} | {s.name for s in held} == {str(index) for index in range(40)}
-    assert hold_out(sequences(40), seed=3) == (train, held)
-    assert hold_out(sequences(40), seed=4)[1] != held
-    assert len(hold_out(sequences(2), seed=0)[1]) == 1
+def test_every_run_holds_out_the_same_tenth():
+    index = SimpleNamespace(split=lambda name: sequences(40) if name == "train" else [])
+    parts = [split_sequences(SimpleNamespace(select_on="holdout", seed=seed), index) for seed in (3, 42)]
+    assert parts[0] == parts[1]
+    train, held = ({sequence.name for sequence in parts[0][part]} for part in ("train", "val"))
+    assert held == {"9", "15", "22", "32"} and len(train) == 36 and not train & held  # for good
+    assert len(hold_out(sequences(2))[1]) == 1
     with pytest.raises(InputError, match="too few to hold one out"):
-        hold_out(sequences(1), seed=0)
+        hold_out(sequences(1))
 
 
 @pytest.mark.parametrize(
