@@ -37,12 +37,14 @@ def find_split(layout: Layout, names: Iterable[str], published: str | None) -> S
         return _split_by(shipped, layout, source, by_number=True)
     if lists:
         source = ", ".join(path.relative_to(root).as_posix() for path in lists.values())
-        return _split_by(lists, layout, source, by_number=False)
+        source, parts, missing = _split_by(lists, layout, source, by_number=False)
+        return *_with_the_rest(source, parts, layout), missing
     return _seeded(layout)
 
 
 def _lists_beside(root: Path, names: list[str]) -> dict[str, Path]:
-    """List files in a dataset's folder: of img_idx/, else of the folder itself, else of its other subfolders."""
+    """List files in a dataset's folder: of img_idx/, else of the folder itself, where one of the two lists is enough,
+    else of its other subfolders."""
     by_name = root / "img_idx"
     for name in names:
         lists = {part: by_name / f"{part}_{name}.txt" for part in ("train", "test")}
@@ -58,9 +60,20 @@ def _lists_beside(root: Path, names: list[str]) -> dict[str, Path]:
     for folder in (root, *sorted(path for path in root.iterdir() if path.is_dir())):
         train = [folder / name for name in ("trainval.txt", "train.txt") if (folder / name).is_file()]
         test = [folder / name for name in ("test.txt", "val.txt") if (folder / name).is_file()]
-        if train and test:
-            return {"train": train[0], "test": test[0]}
+        if (train and test) or (folder == root and (train or test)):
+            return {part: paths[0] for part, paths in (("train", train), ("test", test)) if paths}
     return {}
+
+
+def _with_the_rest(source: str, parts: dict[str, list[Sequence]], layout: Layout) -> tuple[str, dict]:
+    """Source and parts of a split of one list, whose other part are the sequences that it does not name."""
+    for part, other in (("train", "test"), ("test", "train")):
+        if part not in parts:
+            named = {sequence.name for sequence in parts[other]}
+            rest = [sequence for sequence in layout.sequences if sequence.name not in named]
+            both = parts | {part: rest}
+            return f"{source}, {part} with the rest", {name: both[name] for name in ("train", "test")}
+    return source, parts
 
 
 def _split_by(lists: dict[str, Path], layout: Layout, source: str, by_number: bool) -> Split:

@@ -20,7 +20,7 @@ DEMO = "demo"
 SEEDS = 2**32
 DESCRIPTION = """Train a network for infrared small target detection.
 
-  python -m train_script.train                               SGMP-UNet on generated demo sequences, for a laptop
+  python -m train_script.train                               the compact SGMP-UNet on rendered sequences, for a laptop
   python -m train_script.train --config datransnet_fast      DATransNet on NUDT-SIRST, modern recipe
   python -m train_script.train --config sgmp_unet --dataset IRDST   SGMP-UNet on IRDST, the published recipe
   python -m train_script.train --model datransnet --dataset path/to/your/folder

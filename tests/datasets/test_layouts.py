@@ -79,6 +79,23 @@ def test_lists_in_a_folder_or_beside_the_images(tmp_path, folder, train):
     check_images(tmp_path, NAMES[:1], NAMES[1:], f"{train}.txt")
 
 
+@pytest.mark.parametrize(("given", "other"), [("test", "train"), ("train", "test"), ("val", "train")])
+def test_one_list_leaves_the_rest_to_the_other_part(tmp_path, given, other):
+    write_pairs(tmp_path / "images", tmp_path / "masks", NAMES)
+    write_lists(tmp_path, **{given: NAMES[1:2]})
+    parts = {other: sorted({*NAMES} - {NAMES[1]}), "test" if given == "val" else given: NAMES[1:2]}
+    check_images(tmp_path, parts["train"], parts["test"], f"split from {given}.txt, {other} with the rest")
+
+
+def test_a_list_of_all_images_leaves_none_to_train_on(tmp_path):
+    write_pairs(tmp_path / "images", tmp_path / "masks", NAMES)
+    write_lists(tmp_path, test=NAMES)
+    index = open_dataset(tmp_path)
+    assert names(index.split("test")) == NAMES
+    with pytest.raises(InputError, match="train"):
+        index.split("train")
+
+
 def test_irstd_1k_folder_names(tmp_path):
     root = tmp_path / "IRSTD-1K"
     write_pairs(root / "IRSTD1k_Img", root / "IRSTD1k_Label", ["XDU0", "XDU1", "XDU2"])
