@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from datasets.layouts import Frame, Sequence
 from utils.errors import InputError
-from utils.images import read_mask, read_pixels, size_text, to_unit
+from utils.images import check_mask_size, read_mask, read_pixels, size_text, to_unit
 
 BORDERS = ("clamp", "wrap")
 CACHE_BYTES = 512 * 2**20  # per worker; 8192 frames of 256 x 256 at 8 bit
@@ -108,9 +108,7 @@ class ClipDataset(Dataset):
         indices = np.arange(len(sequence.frames)).take(window, mode="wrap" if self.border == "wrap" else "clip")
         frames = self._read_clip([sequence.frames[i] for i in indices])
         mask = self._cache.read(target.mask, read_mask)
-        if mask.shape != frames.shape[1:]:
-            image = f"its image {target.image} {size_text(frames[0])}"
-            raise InputError(f"mask {target.mask} is {size_text(mask)}, {image}; expected the same size")
+        check_mask_size(mask, target.mask, frames[0], target.image)
         random = np.random.default_rng([self.seed, int(self._epoch), item])
         clip, mask = self.transform(frames, mask, random)
         return ClipSample(clip, mask, self.dataset_name, sequence.name, target.name)

@@ -33,7 +33,7 @@ from datasets.synthetic import PNG_OPTIONS, golden_share
 from datasets.targets import TARGET_TABLE, TargetRow, write_targets
 from utils.errors import InputError, run_main
 from utils.files import new_folder
-from utils.images import encode_png, read_grey, read_mask
+from utils.images import check_mask_size, encode_png, read_grey, read_mask
 from utils.tracking import link
 
 WHITE = 255
@@ -74,6 +74,9 @@ def dim_sequence(sequence: Sequence, number: int, snr: tuple[float, float], seed
     """Write the dimmed frames and the masks of a sequence into `output`; returns its rows of targets.csv."""
     frames = [read_grey(frame.image) for frame in sequence.frames]
     masks = [None if frame.mask is None else read_mask(frame.mask) for frame in sequence.frames]
+    for frame, grey, mask in zip(sequence.frames, frames, masks, strict=True):
+        if mask is not None:
+            check_mask_size(mask, frame.mask, grey, frame.image)
     targets = [[] if mask is None else find_targets(grey, mask) for grey, mask in zip(frames, masks, strict=True)]
     measured = [(target.contrast, target.clutter) for found in targets for target in found]
     wanted = snr[0] + golden_share(number) * (snr[1] - snr[0])

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from utils.errors import InputError
-from utils.images import MASK_ENDING, image_files, numeric_key
+from utils.images import MASK_ENDING, file_key, image_files, numeric_key
 
 FOLDER_PAIRS = (("images", "masks"), ("IRSTD1k_Img", "IRSTD1k_Label"), ("image", "mask"))
 TRAIN_FOLDERS = ("trainval", "train")
@@ -127,11 +127,6 @@ def _match_sequences(pairs: dict[str, tuple[Path, Path]]) -> tuple[list[Sequence
     matched = {name: _match(*pair) for name, pair in pairs.items()}
     sequences = [Sequence(name, tuple(frames)) for name, (frames, _) in matched.items() if frames]
     return sequences, [path for _, orphans in matched.values() for path in orphans]
-
-
-def file_key(stem: str) -> str:
-    """Key that matches images, masks and list entries: the name without spaces, so that "1 (3)" equals "1(3)"."""
-    return "".join(stem.split())
 
 
 def _frame_key(stem: str) -> tuple:

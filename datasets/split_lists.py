@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from datasets.layouts import Layout, Sequence, file_key
+from datasets.layouts import Layout, Sequence
 from utils.errors import InputError
-from utils.images import numeric_key, read_list
+from utils.images import file_key, numeric_key, read_list
 
 PUBLISHED_SPLITS = Path(__file__).parent / "splits"
 SPLIT_SEED = 0
@@ -124,7 +124,7 @@ def _last_number(name: str) -> int | str:
 def _seeded(layout: Layout) -> Split:
     order = list(range(len(layout.sequences)))
     random.Random(SPLIT_SEED).shuffle(order)
-    count = round(TRAIN_SHARE * len(order))
+    count = min(round(TRAIN_SHARE * len(order)), max(1, len(order) - 1))  # of two, one is to test
     indices = {"train": order[:count], "test": order[count:]}
     parts = {part: [layout.sequences[index] for index in sorted(chosen)] for part, chosen in indices.items()}
     return f"no list found: a random {TRAIN_SHARE:.0%} for training (seed {SPLIT_SEED})", parts, {}

@@ -39,8 +39,10 @@ def open_datasets(settings: Settings) -> list[DatasetIndex]:
 
 
 def split_sequences(settings: Settings, index: DatasetIndex) -> dict[str, list[Sequence]]:
-    """The sequences of a dataset that train ("train"), choose the best epoch ("val") and test the result ("test")."""
-    train, test = index.split("train"), index.split("test")
+    """The sequences of a dataset that train ("train"), choose the best epoch ("val") and test the result ("test";
+    empty where nothing is tested)."""
+    train = index.split("train")
+    test = index.split("test") if settings.final_test or settings.select_on == "test" else []
     train, held = (train, test) if settings.select_on == "test" else hold_out(train)
     return {"train": train, "val": held, "test": test}
 

@@ -15,10 +15,10 @@ EXAMPLE_COLUMNS = 3
 
 
 def open_writer(folder: Path, first_step: int):
-    """A SummaryWriter that continues at `first_step`. Imported here, so that only runs that use it wait for it."""
+    """A SummaryWriter that continues after `first_step`. Imported here, so that only runs that use it wait for it."""
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=first_step or None)
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1 if first_step else None)
 
 
 class PixelHistogram:

@@ -1,6 +1,7 @@
 """Train a network: `python -m train_script.train --help`."""
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -33,12 +34,12 @@ def main(argv: list[str] | None = None) -> int:
     """Train as the command line says; 0 when done, 128 + signal number after an interruption."""
     config, given = parse_command_line(argv)
     settings = merge_settings(config, given)
-    with process_group(settings.device) as device:
-        folder, saved = find_run(settings, config)
-        if saved and config is None:
-            settings = merge_settings(None, given, saved.settings)
-        with float32_precision(settings.tf32, benchmark=True):  # training samples have one size
-            return train(settings, folder, saved, device, Log())
+    folder, saved = find_run(settings, config)
+    if saved and config is None:
+        settings = merge_settings(None, given, saved.settings)
+    precision = float32_precision(settings.tf32, benchmark=True)  # training samples have one size
+    with process_group(settings.device) as device, precision:
+        return train(settings, folder, saved, device, Log())
 
 
 def find_run(settings: Settings, config: str | None) -> tuple[Path, Checkpoint | None]:
@@ -66,9 +67,7 @@ def train(settings: Settings, folder: Path, saved: Checkpoint | None, device: to
         raise InputError("amp fp16 needs a CUDA GPU for its loss scaling; use --amp bf16, auto or none")
     indices = data.open_datasets(settings)
     network = build_network(settings, device, saved)
-    protocols = {settings.protocol or index.info.protocol or "standard" for index in indices}
-    protocol = protocols.pop() if len(protocols) == 1 else "standard"
-    select_by = choose_metric(settings, protocol)
+    protocol, select_by = choose_metric(settings, indices)
     parts = [data.split_sequences(settings, index) for index in indices]
     names = [index.info.name for index in indices]
     train_data = [
@@ -86,11 +85,13 @@ def train(settings: Settings, folder: Path, saved: Checkpoint | None, device: to
     if is_main():
         run_folder.check_space(folder, network, settings.keep_best)
         log.path = folder / "train.log"
-        write_settings(folder / "settings.yaml", settings)
     amp = choose_amp(settings.amp, device)
     training = build_training(settings, network, device, amp)
     if saved:
+        check_selection(saved, settings, indices)
         continue_from(saved, training, settings, folder, log)
+    if is_main():
+        write_settings(folder / "settings.yaml", settings)
     progress = training.progress
     with caught_signals() as stop, run_folder.clear_write_errors(folder):
         run = Run(
@@ -103,7 +104,7 @@ def train(settings: Settings, folder: Path, saved: Checkpoint | None, device: to
             train_loader=train_loader,
             batches=batches,
             val_sets=evaluated("val", settings.limit_val),
-            test_sets=evaluated("test", None),
+            test_sets=evaluated("test", None) if settings.final_test else [],
             schedule=build_schedule(settings, batches.steps),
             log=log,
             stop=stop,
@@ -201,17 +202,34 @@ def continue_from(saved: Checkpoint, training: Training, settings: Settings, fol
         run_folder.forget_later_metrics(folder, progress.epoch)
 
 
-def choose_metric(settings: Settings, protocol: str) -> str:
-    """The metric by which the best epoch is chosen: the one asked for, or the protocol's first of SELECTION_METRICS."""
+def choose_metric(settings: Settings, indices: list[DatasetIndex]) -> tuple[str, str]:
+    """The protocol of validation, and the metric by which the best epoch is chosen: those asked for, or the protocol of
+    the datasets, if they have one in common, and its first of SELECTION_METRICS."""
+    protocols = {settings.protocol or index.info.protocol or "standard" for index in indices}
+    protocol = protocols.pop() if len(protocols) == 1 else "standard"
     defined = [name for name, value in build_metric(protocol).compute().items() if value is not None]
     if settings.select_by is None:
-        return next(name for name in SELECTION_METRICS if name in defined)
+        return protocol, next(name for name in SELECTION_METRICS if name in defined)
     choices = [name for name in defined if name not in LOWER_IS_BETTER]
     if settings.select_by not in choices:
         raise InputError(
             f"select_by is {settings.select_by!r}, expected one of {', '.join(choices)} (protocol {protocol})"
         )
-    return settings.select_by
+    return protocol, settings.select_by
+
+
+def check_selection(saved: Checkpoint, settings: Settings, indices: list[DatasetIndex]) -> None:
+    """Raise `InputError` if a run would go on to choose its best epoch by another metric, or on other images."""
+    names = ("protocol", "select_by", "select_on")
+    options = ", ".join(f"--{name}" for name in names)
+    before = replace(settings, **{name: saved.settings[name] for name in names if name in saved.settings})
+    old, new = ((*choose_metric(one, indices), one.select_on) for one in (before, settings))
+    if old != new:
+        raise InputError(
+            f"the best epochs of {saved.path} were chosen by {old[1]} ({old[0]}) on {old[2]}, now they would be by "
+            f"{new[1]} ({new[0]}) on {new[2]}: such scores do not compare; leave {options} as they were, or "
+            "begin another run with --experiment_name and --init_weights"
+        )
 
 
 def announce(run: Run, indices: list[DatasetIndex], network: nn.Module) -> None:

@@ -70,6 +70,11 @@ def run_epochs(run: Run, training: Training) -> None:
         train_one_epoch(run, training)
         finish_epoch(run, training)
     report = run.folder / "test.json"
+    if run.settings.final_test and not training.progress.best:
+        raise InputError(
+            f"no epoch of {run.folder} was validated, so that none can be tested; train on to epoch "
+            f"{run.settings.val_every} (--epochs), or end the run with --final_test false"
+        )
     if run.settings.final_test and measured_epoch(report) != training.progress.best[0][1]:
         evaluate_test(run, training, report)
 

@@ -69,7 +69,10 @@ def save_checkpoint(path: str | Path, model: nn.Module, settings: dict, training
         "training": training or {},
     }
     with atomic_path(path) as temporary:
-        torch.save(content, temporary)
+        try:
+            torch.save(content, temporary)
+        except RuntimeError as error:  # of a disk that is full
+            raise OSError(str(error)) from error
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:

@@ -1,5 +1,6 @@
 """The error raised for user mistakes, and the wrapper that reports it without a traceback."""
 
+import signal
 import sys
 from collections.abc import Callable
 
@@ -21,8 +22,10 @@ class InputError(Exception):
 def run_main(main: Callable[[], int | None]) -> None:
     """Run a command's `main` and exit with its return value, 2 for an `InputError` or lack of memory, 130 for Ctrl-C.
 
-    `InputError` and lack of memory are reported in one sentence, without a traceback.
+    `InputError` and lack of memory are reported in one sentence, without a traceback. SIGTERM, which `timeout` and
+    batch systems send, interrupts as Ctrl-C does, so that nothing is left half written.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         sys.exit(main() or 0)
     except (InputError, MemoryError, RuntimeError) as error:

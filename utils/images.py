@@ -26,6 +26,11 @@ def numeric_key(name: str) -> tuple:
     return (tuple((0, int(part), "") if part[0] in "0123456789" else (1, 0, part) for part in parts), name)
 
 
+def file_key(stem: str) -> str:
+    """Key that matches images, masks and list entries: the name without spaces, so that "1 (3)" equals "1(3)"."""
+    return "".join(stem.split())
+
+
 def image_files(
     folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES, key: Callable[[Path], str] = attrgetter("stem")
 ) -> dict[str, Path]:
@@ -50,6 +55,13 @@ def read_list(path: Path) -> list[str]:
     return [entry for entry in without_suffix if entry]
 
 
+def check_mask_size(mask: np.ndarray, mask_path: Path, image: np.ndarray, image_path: Path) -> None:
+    """Raise `InputError` if a mask [H, W] is not of the size of its image [H, W]."""
+    if mask.shape != image.shape:
+        found = f"mask {mask_path} is {size_text(mask)}, its image {image_path} {size_text(image)}"
+        raise InputError(f"{found}; expected the same size")
+
+
 def size_text(image: np.ndarray) -> str:
     """Size of an image [H, W] as "W x H"."""
     return f"{image.shape[1]} x {image.shape[0]}"
@@ -68,7 +80,7 @@ def one_channel(image: np.ndarray) -> np.ndarray:
     """An image [H, W], or [H, W, 3 or 4] in OpenCV's channel order, as one channel [H, W]; see `read_pixels`."""
     if image.ndim == 2:
         return image
-    if image.dtype.kind == "f":  # cvtColor supports 32-bit floats only
+    if image.dtype not in (np.uint8, np.uint16):  # cvtColor supports these and 32-bit floats only
         image = image.astype(np.float32)
     return cv2.cvtColor(image[..., :3], cv2.COLOR_BGR2GRAY)
 

@@ -124,9 +124,10 @@ class Predictor:
     def __call__(self, frames: np.ndarray | Iterable[np.ndarray]) -> Prediction:
         """Predict every frame of a clip or of a set of images.
 
-        `frames`: one frame [H, W], frames [N, H, W] or [N, H, W, 3] (RGB), or a list of frames, all of one size; uint8,
-        uint16 (scaled from each frame's minimum to its maximum) or float in 0..1. A multi-frame network takes them as
-        consecutive, repeating the first and the last where a clip reaches beyond. Raises `InputError` for other input.
+        `frames`: one frame [H, W] or [H, W, 3] (RGB), several [N, H, W] or [N, H, W, 3], or a list of frames, all of
+        one size; uint8, uint16 (scaled from each frame's minimum to its maximum) or float in 0..1. A multi-frame
+        network takes them as consecutive, repeating the first and the last where a clip reaches beyond. Raises
+        `InputError` for other input.
         """
         results = list(self.stream(preparation.as_grey_frames(frames)))
         if not results:

@@ -84,7 +84,7 @@ def as_grey_frames(frames: np.ndarray | Iterable[np.ndarray]) -> Iterator[np.nda
 
     Raises `InputError` for other shapes, types and values.
     """
-    if isinstance(frames, np.ndarray) and frames.ndim == 2:
+    if isinstance(frames, np.ndarray) and (frames.ndim == 2 or (frames.ndim == 3 and frames.shape[-1] == 3)):
         frames = frames[None]
     for index, frame in enumerate(frames):
         frame = np.asarray(frame)

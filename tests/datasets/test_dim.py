@@ -165,6 +165,14 @@ def test_sequences_of_one_name_are_refused_before_the_work(tmp_path):
     assert not (tmp_path / "dim").exists()
 
 
+def test_a_mask_of_another_size_is_named(tmp_path):
+    write_sequences(tmp_path / "data", ["1", "2"], frames=1)
+    mask = next((tmp_path / "data" / "masks" / "1").iterdir())
+    write_image(mask, np.zeros((3, 5), np.uint8))
+    with pytest.raises(InputError, match=f"mask {mask} is 5 x 3, its image .* expected the same size"):
+        main(["--dataset", str(tmp_path / "data"), "--output", str(tmp_path / "dim")])
+
+
 def test_single_images_and_existing_folders_are_refused(flat, tmp_path):
     write_pairs(tmp_path / "data" / "images", tmp_path / "data" / "masks", ["a", "b"])
     with pytest.raises(InputError, match="data is a dataset of single images; give a dataset of sequences"):

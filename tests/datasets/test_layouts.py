@@ -118,6 +118,13 @@ def test_without_a_list_the_split_is_seeded_and_said(tmp_path):
     assert names(open_dataset(tmp_path).split("test")) == names(index.split("test"))
 
 
+@pytest.mark.parametrize(("count", "train"), [(1, 1), (2, 1), (3, 2), (4, 3), (10, 8)])
+def test_of_two_images_one_is_to_test(tmp_path, count, train):
+    write_pairs(tmp_path / "images", tmp_path / "masks", [f"{i:02d}" for i in range(count)])
+    parts = open_dataset(tmp_path).parts
+    assert (len(parts["train"]), len(parts["test"])) == (train, count - train)
+
+
 def test_an_archive_in_a_folder_of_its_own(tmp_path):
     write_pairs(tmp_path / "inner" / "images", tmp_path / "inner" / "masks", NAMES)
     write_lists(tmp_path / "inner", train=NAMES[:3], test=NAMES[3:])

@@ -60,6 +60,13 @@ def test_detections_without_a_track_are_short():
     assert long_tracks([np.array([0, 0, 2])], 1).tolist() == [0, 2]
 
 
+def test_each_detection_without_a_track_counts_as_a_track():
+    """Two frames with too many regions to link: a target is hit in one of them, four detections are false."""
+    counts = count_tracks([frame(0, [1], [(0, 1)], [0, 0, 0], [4, 4, 4]), frame(1, [], [], [0, 0, 3], [4, 4, 4])])
+    assert (counts.hits, counts.tracks, counts.false_tracks) == (1, 6, 5)
+    assert count_tracks([frame(0, [1], [(0, 1)], [0, 0, 0], [4, 4, 4])], 2).tracks == 0
+
+
 def test_identities_are_the_nearest_listed_targets_or_linked():
     centroids = [(0, np.array([[10.0, 10.0], [30.0, 30.0], [50.0, 5.0]])), (1, np.array([[31.0, 30.0]]))]
     listed = [{4: np.array([30.5, 30.0]), 2: np.array([10.0, 12.9]), 3: np.array([50.0, 8.1])}, {}]

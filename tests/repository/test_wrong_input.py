@@ -3,6 +3,8 @@
 import importlib
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -249,6 +251,25 @@ def test_an_error_of_ours_keeps_its_traceback(world, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RuntimeError, match="shapes do not match"):
         run_main(lambda: load("benchmark")(["--model", "datransnet"]))
+
+
+def test_sigterm_interrupts_as_ctrl_c_does(tmp_path):
+    """What `timeout` and batch systems send: nothing is left half written."""
+    code = f"""
+import os, signal
+from utils.errors import run_main
+from utils.files import atomic_path
+
+def main():
+    with atomic_path({str(tmp_path / "file")!r}) as path:
+        path.write_text("half")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+run_main(main)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -12,6 +12,7 @@ from test_script.evaluate import main
 from utils.errors import InputError
 from utils.metrics import PROTOCOLS, build_metric
 from utils.metrics.curves import CurveAccumulator
+from utils.metrics.saved_maps import find_pairs
 
 
 def save(path, array):
@@ -188,6 +189,15 @@ def test_clear_errors(flat, name, array, message):
     with pytest.raises(InputError, match=message):
         run(flat)
     assert not (flat / "out.json").exists()
+
+
+def test_names_match_as_in_datasets_and_hidden_folders_do_not_count(tmp_path):
+    """Spaces do not count (IRDST); a killed run may leave the hidden folder of a file that it was writing."""
+    save(tmp_path / "pred" / "7" / "1(3).npy", spot())
+    save(tmp_path / "pred" / ".1(3)-x" / "1(3).npy", spot())
+    save(tmp_path / "mask" / "7" / "1 (3).png", spot())
+    (pair,) = find_pairs(tmp_path / "pred", tmp_path / "mask", {"7/1 (3)"})
+    assert (pair.sequence, pair.frame) == ("7", "1(3)")
 
 
 def test_errors_of_folders_and_options(flat, tmp_path):

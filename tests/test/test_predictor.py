@@ -317,6 +317,8 @@ def test_frames_of_every_kind_become_grey():
     assert first.dtype == np.float32 and np.allclose(first, 0.2)
     (colour, _) = as_grey_frames(np.repeat(eight[..., None], 3, axis=-1))
     np.testing.assert_array_equal(colour, first)
+    (alone,) = as_grey_frames(np.repeat(eight[0][..., None], 3, axis=-1))  # [H, W, 3] is one frame
+    np.testing.assert_array_equal(alone, first)
     (deep,) = as_grey_frames(np.array([[1000, 3000]], np.uint16))
     assert deep.tolist() == [[0.0, 1.0]]
     for kind in (np.float16, np.float32, np.float64):

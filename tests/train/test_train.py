@@ -7,15 +7,18 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from models import build_model, load_model
 from tests.reference.datasets_folders import write_lists, write_pairs
 from train_script import run_folder, trainer
 from train_script.settings import merge_settings, parse_command_line
+from train_script.tensorboard import open_writer
 from train_script.train import build_training, compiles, main
 from utils.checkpoint import read_checkpoint
 from utils.errors import InputError
@@ -239,6 +242,64 @@ def test_resuming_by_path_alone_takes_the_settings_of_the_run(dataset, unbroken,
         main(arguments(dataset, tmp_path))
     assert main(["--resume", str(folder_of(tmp_path))]) == 0
     assert_same_run(folder_of(tmp_path), unbroken)
+
+
+def test_a_run_goes_on_where_it_was_begun_on(dataset, unbroken, tmp_path, monkeypatch):
+    folder = folder_of(tmp_path)
+    shutil.copytree(unbroken, folder)
+    saved = torch.load(folder / "checkpoint_last.pth", weights_only=True)
+    saved["settings"]["device"] = "cuda:1"
+    torch.save(saved, folder / "checkpoint_last.pth")
+    asked = []
+    monkeypatch.setattr("train_script.train.process_group", lambda device: asked.append(device) or nullcontext("cpu"))
+    monkeypatch.setattr("train_script.train.train", lambda *_: 0)
+    main(["--resume", str(folder)])
+    assert asked == ["cuda:1"]
+
+
+def test_a_run_does_not_choose_by_two_metrics(dataset, unbroken, tmp_path):
+    folder = folder_of(tmp_path)
+    shutil.copytree(unbroken, folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.suffix != ".log"}
+    for given in ({"select_by": "pd"}, {"select_on": "test"}, {"protocol": "dtum"}):
+        with pytest.raises(InputError, match=r"chosen by iou \(standard\) on holdout, now .* do not compare"):
+            main(arguments(dataset, tmp_path, resume="auto", epochs=3, **given))
+    assert before == {name: (folder / name).read_bytes() for name in before}
+    assert main(arguments(dataset, tmp_path, resume="auto", select_by="iou", protocol="standard")) == 0
+
+
+def test_a_refused_run_keeps_its_settings(dataset, unbroken, tmp_path):
+    shutil.copytree(unbroken, folder_of(tmp_path))
+    before = (folder_of(tmp_path) / "settings.yaml").read_text()
+    with pytest.raises(InputError, match="options"):
+        main(arguments(dataset, tmp_path, resume="auto", model_options="width=8"))
+    assert (folder_of(tmp_path) / "settings.yaml").read_text() == before
+
+
+def test_without_a_final_test_no_test_images_are_needed(tmp_path):
+    names = [f"{index:02d}" for index in range(6)]
+    write_pairs(tmp_path / "blobs" / "images", tmp_path / "blobs" / "masks", names)
+    write_lists(tmp_path / "blobs", train=names, test=[])
+    assert main(arguments(tmp_path / "blobs", tmp_path, epochs=1)) == 0
+    with pytest.raises(InputError, match="split 'test' of blobs is empty"):
+        main(arguments(tmp_path / "blobs", tmp_path, "tested", epochs=1, final_test=True))
+
+
+def test_a_run_that_was_never_validated_cannot_be_tested(dataset, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(PowerCut):
+        cut_after(patch, 2)
+        main(arguments(dataset, tmp_path, val_every=2, epochs=2))
+    with pytest.raises(InputError, match="was validated"):
+        main(arguments(dataset, tmp_path, val_every=2, epochs=1, final_test=True, resume="auto"))
+
+
+def test_tensorboard_keeps_the_last_validation_of_a_resumed_run(tmp_path):
+    for first, step in ((0, 100), (100, 200)):
+        writer = open_writer(tmp_path, first)
+        writer.add_scalar("val/iou", step / 1000, step)
+        writer.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("val/iou")] == [100, 200]
 
 
 def test_accumulated_parts_resume_too(dataset, tmp_path, monkeypatch):

@@ -308,3 +308,12 @@ def test_a_failed_write_leaves_the_old_file(datransnet, tmp_path):
         save_checkpoint(tmp_path / "file.pth", datransnet, {"run": lambda: 2})
     assert read_checkpoint(tmp_path / "file.pth").settings == {"run": 1}
     assert [file.name for file in tmp_path.iterdir()] == ["file.pth"]
+
+
+def test_a_disk_that_is_full_is_told_in_one_sentence(datransnet, tmp_path, monkeypatch):
+    def full(*_):
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 832 vs 790")  # torch's words
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(InputError, match=r"cannot write .*space"):
+        save_checkpoint(tmp_path / "file.pth", datransnet, {})

@@ -36,6 +36,13 @@ def test_colour_becomes_luma(tmp_path):
     assert read_pixels(write_image(tmp_path / "red.png", bgr))[0, 0] == round(0.299 * 200)
 
 
+@pytest.mark.parametrize("kind", [np.int8, np.int16, np.int32, np.float64])
+def test_colour_of_every_kind_of_number_becomes_luma(tmp_path, kind):
+    bgr = np.zeros((2, 2, 3), kind)
+    bgr[0, 0, 2] = 100
+    assert read_pixels(write_image(tmp_path / "red.tiff", bgr))[0, 0] == pytest.approx(29.9)
+
+
 @pytest.mark.parametrize("ending", [".png", ".tiff"])
 def test_16_bit_keeps_every_level_and_spans_0_to_1(tmp_path, ending):
     raw = (7000 + np.arange(1024)).astype(np.uint16).reshape(32, 32)  # a thermal camera's narrow range

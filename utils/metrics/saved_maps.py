@@ -8,7 +8,16 @@ import numpy as np
 
 from utils.errors import InputError
 from utils.files import read_text
-from utils.images import IMAGE_SUFFIXES, MASK_ENDING, image_files, numeric_key, read_mask, read_pixels, size_text
+from utils.images import (
+    IMAGE_SUFFIXES,
+    MASK_ENDING,
+    file_key,
+    image_files,
+    numeric_key,
+    read_mask,
+    read_pixels,
+    size_text,
+)
 from utils.metrics.inputs import check_values, to_numpy
 
 PREDICTION_SUFFIXES = (".npy", ".png")
@@ -28,12 +37,14 @@ def find_pairs(predictions: Path, masks: Path, wanted: set[str] | None = None) -
     """Pair predictions and masks by folder and name, in the order of the numbers in their names.
 
     Files may lie in the folders themselves or in one folder per sequence, as `inference --save_maps` writes them.
+    As in datasets, spaces in names do not count.
     wanted: names (NAME, SEQUENCE or SEQUENCE/NAME) to select on both sides. Raises `InputError` for names without
     a counterpart, two files of one name, and folders without files.
     """
     found = list_files(predictions, PREDICTION_SUFFIXES, "predictions")
     truth = list_files(masks, IMAGE_SUFFIXES, "masks")
     if wanted is not None:
+        wanted = {file_key(name) for name in wanted}
         found, truth = ({k: v for k, v in files.items() if wanted & set(key_names(k))} for files in (found, truth))
         listed = {name for key in truth for name in key_names(key)}
         if missing := sorted(wanted - listed, key=numeric_key):
@@ -52,13 +63,18 @@ def list_files(folder: Path, suffixes: tuple[str, ...], what: str) -> dict[tuple
     if not folder.is_dir():
         raise InputError(f"--{what} {folder} is no folder; give the folder of {what}")
     files = {
-        (None if place == folder else place.name, name): path
-        for place in (folder, *(path for path in folder.iterdir() if path.is_dir()))
-        for name, path in image_files(place, suffixes, lambda path: path.stem.removesuffix(MASK_ENDING)).items()
+        (None if place == folder else file_key(place.name), name): path
+        for place in (folder, *(path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."))
+        for name, path in image_files(place, suffixes, map_key).items()
     }
     if not files:
         raise InputError(f"--{what} {folder} holds no {', '.join(suffixes)} files, nor do the folders in it")
     return files
+
+
+def map_key(path: Path) -> str:
+    """Key that matches a map and a mask, as the masks of datasets are matched with their images."""
+    return file_key(path.stem).removesuffix(MASK_ENDING)
 
 
 def read_groups(path: Path, pairs: list[Pair]) -> dict[str, str]:
@@ -66,7 +82,7 @@ def read_groups(path: Path, pairs: list[Pair]) -> dict[str, str]:
     rows = [row for row in csv.reader(read_text(path).splitlines()) if row]
     if not rows or any(len(row) != 2 for row in rows):
         raise InputError(f"--groups {path}: expected lines of two values, NAME,GROUP")
-    groups = {name.strip(): group.strip() for name, group in rows}
+    groups = {file_key(name): group.strip() for name, group in rows}
     if not groups.keys() & {name for pair in pairs for name in key_names((pair.sequence, pair.frame))}:
         raise InputError(f"--groups names none of the images, for instance {shown(sorted(groups))}; check its names")
     return groups

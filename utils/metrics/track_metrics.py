@@ -58,12 +58,16 @@ def count_tracks(frames: list[TrackedFrame], least: int = 1) -> TrackCounts:
     """The counts of one sequence, its frames in temporal order, without the tracks of fewer than `least` detections."""
     kept = long_tracks([frame.tracks for frame in frames], least)
     matched, seen, appeared, hits, false_pixels = set(), set(), {}, {}, 0
+    lone = false_lone = 0  # detections without a track: each is one of its own
     for frame in frames:
         shown = np.isin(frame.tracks, kept)
         rows, columns, distances = (column[shown[frame.pairs[1]]] for column in frame.pairs)
         chosen = best_pairs(rows, columns, distances)
-        seen.update(frame.tracks[shown].tolist())
-        matched.update(frame.tracks[columns[chosen]].tolist())
+        numbers, hit = frame.tracks[shown], frame.tracks[columns[chosen]]
+        seen.update(numbers[numbers > 0].tolist())
+        matched.update(hit.tolist())
+        lone += int((numbers == 0).sum())
+        false_lone += int((numbers == 0).sum() - (hit == 0).sum())
         false_pixels += int(frame.areas[shown].sum() - frame.areas[columns[chosen]].sum())
         for target in frame.targets.tolist():
             appeared.setdefault(target, frame.time)
@@ -80,8 +84,8 @@ def count_tracks(frames: list[TrackedFrame], least: int = 1) -> TrackCounts:
         found=len(found),
         delay=sum(own[0][0] - appeared[target] for target, own in found.items()),
         changes=sum(before[1] != after[1] for own in found.values() for before, after in pairwise(own)),
-        tracks=len(seen),
-        false_tracks=len(seen - matched),
+        tracks=len(seen) + lone,
+        false_tracks=len(seen - matched) + false_lone,
     )
 
 
