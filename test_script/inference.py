@@ -206,13 +206,14 @@ def protocol_notes(facts: dict[str, Any]) -> list[str]:
     ours = " ".join(option for option, used in given if used)
     published = {name: PROTOCOLS[name].augmentation for name in facts["protocols"]}
     return [
-        f"note: the published metrics of {name} are measured {in_words(theirs)}, these {in_words(ours)}"
+        f"note: the published metrics of {name} are measured {tta_text(theirs)}, these {tta_text(ours)}"
         for name, theirs in published.items()
         if theirs not in (None, ours)
     ]
 
 
-def in_words(augmentation: str) -> str:
+def tta_text(augmentation: str) -> str:
+    """The options of test-time augmentation as a note says them."""
     return f"with {augmentation}" if augmentation else "without --flip and --msc"
 
 

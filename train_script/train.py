@@ -67,7 +67,7 @@ def train(settings: Settings, folder: Path, saved: Checkpoint | None, device: to
         raise InputError("amp fp16 needs a CUDA GPU for its loss scaling; use --amp bf16, auto or none")
     indices = data.open_datasets(settings)
     network = build_network(settings, device, saved)
-    protocol, select_by = choose_metric(settings, indices)
+    protocol, select_by = choose_selection(settings, indices)
     parts = [data.split_sequences(settings, index) for index in indices]
     names = [index.info.name for index in indices]
     train_data = [
@@ -202,9 +202,12 @@ def continue_from(saved: Checkpoint, training: Training, settings: Settings, fol
         run_folder.forget_later_metrics(folder, progress.epoch)
 
 
-def choose_metric(settings: Settings, indices: list[DatasetIndex]) -> tuple[str, str]:
-    """The protocol of validation, and the metric by which the best epoch is chosen: those asked for, or the protocol of
-    the datasets, if they have one in common, and its first of SELECTION_METRICS."""
+def choose_selection(settings: Settings, indices: list[DatasetIndex]) -> tuple[str, str]:
+    """The protocol of validation and the metric that chooses the best epoch.
+
+    They are those asked for, else the protocol that all datasets have in common, or standard, and the first of
+    SELECTION_METRICS that it defines.
+    """
     protocols = {settings.protocol or index.info.protocol or "standard" for index in indices}
     protocol = protocols.pop() if len(protocols) == 1 else "standard"
     defined = [name for name, value in build_metric(protocol).compute().items() if value is not None]
@@ -223,7 +226,7 @@ def check_selection(saved: Checkpoint, settings: Settings, indices: list[Dataset
     names = ("protocol", "select_by", "select_on")
     options = ", ".join(f"--{name}" for name in names)
     before = replace(settings, **{name: saved.settings[name] for name in names if name in saved.settings})
-    old, new = ((*choose_metric(one, indices), one.select_on) for one in (before, settings))
+    old, new = ((*choose_selection(one, indices), one.select_on) for one in (before, settings))
     if old != new:
         raise InputError(
             f"the best epochs of {saved.path} were chosen by {old[1]} ({old[0]}) on {old[2]}, now they would be by "
