@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from models.network import PRIOR_LOGIT, Network
 from models.ops.conv import conv_norm
-from models.ops.gradient_attention import attend_surround, pad_for_surround, surround_similarities
+from models.ops.gradient_attention import attend_to_surround
 from models.weights import down_one, rename_weights
 from utils.errors import InputError
 
@@ -68,12 +68,16 @@ class GradientTransformer(nn.Module):
         """[B, C, H, W] -> [B, C, H, W]."""
         # channel-major: channel 0 of every shift, then channel 1, ...; heads are consecutive runs of that order
         query = F.conv2d(x, torch.stack([conv.weight for conv in self.query], dim=1).flatten(0, 1))  # [B, width, H, W]
-        padded = pad_for_surround(x.to(query.dtype), self.shifts)
-        scores = surround_similarities(query, padded, self.key, self.shifts) / self.side
+        return self.norm(
+            attend_to_surround(x, query, self.key, self.value, self.project, self.shifts, self._normalise)
+        ).relu_()
+
+    def _normalise(self, scores: Tensor) -> Tensor:
+        """Instance norm of each head's scores, and softmax over its keys; `attend_to_surround` gives the shapes."""
+        scores = scores / self.side
         variance, mean = torch.var_mean(scores, dim=(2, 3, 4), correction=0, keepdim=True)
         scores = (scores - mean) * (variance + SCORE_EPS).rsqrt()
-        attention = scores.flatten(3).softmax(dim=-1).view_as(scores)  # [B, heads, hidden, shifts, keys of a shift]
-        return self.norm(attend_surround(attention, padded, self.value, self.project, self.shifts)).relu_()
+        return scores.flatten(3).softmax(dim=-1).view_as(scores)
 
 
 class NonLocalBlock(nn.Module):

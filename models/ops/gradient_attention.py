@@ -1,17 +1,18 @@
-"""Attention to the surround of each pixel, without ever building the surround.
+"""Attention to the surround of each pixel.
 
 The published form concatenates, for each shift d, the eight neighbours at distance d minus the centre into 8C channels
-and applies 1x1 convolutions to them. Two identities make that cheap, both exact:
+(the surround) and applies 1x1 convolutions to them for keys and values. softmax(scores) @ value is linear in the value,
+so attention and value weights fold into one small matrix per sample, and values are never computed. The rest differs:
 
-* A 1x1 convolution of "neighbour minus centre" is one 3x3 convolution with dilation d whose outer taps are the eight
-  blocks of its weight and whose centre tap is minus their sum (`surround_kernel`).
-* softmax(scores) @ value is linear in the value, so attention and value weights fold into one small 3x3 convolution per
-  sample (`attend_surround`).
-
-Of the keys only their products with the queries and their norms are needed (`surround_similarities`); both are summed
-over bands of rows that stay in the processor's cache, and recomputed in the backward pass, so that no key map is ever
-stored.
+* GPUs, and the compiler, take the surround itself, once, and matrix products of it: at a GPU's bandwidth that is
+  faster than cuDNN's dilated and grouped convolutions.
+* On a CPU it is never built. A 1x1 convolution of "neighbour minus centre" is one 3x3 convolution with dilation d whose
+  outer taps are the eight blocks of its weight and whose centre tap is minus their sum (`surround_kernel`). Of the keys
+  only their products with the queries and their norms are needed (`KeyProducts`); both are summed over bands of rows
+  that stay in the processor's cache, and recomputed in the backward pass, so that no key map is ever stored.
 """
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -24,46 +25,81 @@ BAND_BYTES = 4 << 20  # of key values in flight on a CPU: about the size of two 
 NORM_EPS = 1e-12  # of the L2 normalisation of queries and keys
 
 
-def pad_for_surround(x: Tensor, shifts: tuple[int, ...]) -> Tensor:
-    """Reflect [B, C, H, W] at its borders by the largest shift, in its own type also under autocast, channels last."""
-    with torch.autocast(x.device.type, enabled=False):
-        return F.pad(x, (max(shifts),) * 4, mode="reflect").contiguous(memory_format=torch.channels_last)
-
-
-def surround_similarities(query: Tensor, padded: Tensor, key: nn.ModuleList, shifts: tuple[int, ...]) -> Tensor:
-    """Cosine similarities, over all pixels, of every query channel to the keys of its head, in float32 or better.
-
-    query [B, width, H, W]; padded: the input after `pad_for_surround`; key: the 1x1 convolutions of the surround, one a
-    shift. Returns [B, heads, hidden, shifts, keys of a shift], with as many heads as shifts.
-    """
-    heads = len(shifts)
-    kernels = torch.stack([surround_kernel(conv.weight.flatten(1)) for conv in key]).to(query.dtype)
-    with torch.autocast(query.device.type, enabled=False):
-        query_energy, products, key_energy = KeyProducts.apply(query, padded, kernels, shifts)
-        query_scale = query_energy.clamp_min(NORM_EPS**2).rsqrt()
-        key_scale = key_energy.clamp_min(NORM_EPS**2).rsqrt()
-        scores = products * query_scale[None, :, :, None] * key_scale[:, :, None]
-        # a head's queries meet that head's keys only
-        scores = rearrange(scores, "s b (g q) (h k) -> g h b q s k", g=heads, h=heads)
-        return torch.stack([scores[head, head] for head in range(heads)], dim=1)
-
-
-def attend_surround(
-    attention: Tensor, padded: Tensor, value: nn.ModuleList, project: nn.Conv2d, shifts: tuple[int, ...]
+def attend_to_surround(
+    x: Tensor,
+    query: Tensor,
+    key: nn.ModuleList,
+    value: nn.ModuleList,
+    project: nn.Conv2d,
+    shifts: tuple[int, ...],
+    normalise: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """`project` of the values weighted by `attention` [B, heads, hidden, shifts, keys of a shift]: [B, C, H, W].
+    """`project` of the values of the surround, weighted by the similarity of its keys to the queries: [B, C, H, W].
 
-    padded: the input after `pad_for_surround`; value: the 1x1 convolutions of the surround, one a shift.
+    x [B, C, H, W]; query [B, width, H, W]; key and value: the 1x1 convolutions of the surround, one a shift.
+    `normalise` turns cosine similarities over all pixels, of every query channel to the keys of its head, into
+    attention weights, both [B, heads, hidden, shifts, keys of a shift] with as many heads as shifts, in float32 or
+    better.
     """
-    values = torch.stack([conv.weight.flatten(1) for conv in value])
-    values = rearrange(values, "s (h k) c -> h s k c", h=len(shifts)).to(attention.dtype)
-    projects = project.out_channels <= project.in_channels  # then the kernel does not grow by the projection
-    with torch.autocast(padded.device.type, enabled=False):
-        folded = torch.einsum("bhqsk, hskc -> sbhqc", attention, values).flatten(2, 3)  # [S, B, width, 8C]
+    keys, values = (torch.stack([conv.weight.flatten(1) for conv in convs]) for convs in (key, value))  # [S, K, 8C]
+    in_pieces = ops.in_pieces(x)
+    with torch.autocast(x.device.type, enabled=False):
+        x, keys = x.to(query.dtype), keys.to(query.dtype)
+        padded = F.pad(x, (max(shifts),) * 4, mode="reflect").contiguous(memory_format=torch.channels_last)
+        if in_pieces:
+            sums = KeyProducts.apply(query, padded, surround_kernel(keys), shifts)
+        else:
+            surrounds = [_surround(padded, max(shifts), shift) for shift in shifts]
+            sums = _key_products(query, surrounds, keys)
+        attention = normalise(_cosines(*sums))
+        values = rearrange(values, "s (h k) c -> h s k c", h=len(shifts)).to(attention.dtype)
+        taps = torch.einsum("bhqsk, hskc -> sbhqc", attention, values).flatten(2, 3)  # [S, B, width, 8C]
+        projects = project.out_channels <= project.in_channels  # then the taps do not grow by the projection
         if projects:
-            folded = project.weight.flatten(1).to(folded.dtype) @ folded
-        out = convolve_each(padded, [surround_kernel(taps).to(padded.dtype) for taps in folded], shifts)
+            taps = project.weight.flatten(1).to(taps.dtype) @ taps
+        taps = taps.to(x.dtype)
+        if in_pieces:
+            out = _convolve_each(padded, surround_kernel(taps), shifts)
+        else:
+            maps = [surround @ own.mT for surround, own in zip(surrounds, taps, strict=True)]  # [B, H * W, width]
+            out = sum(maps[1:], maps[0]).mT.unflatten(2, x.shape[2:])
     return out if projects else project(out)
+
+
+def _cosines(query_energy: Tensor, products: Tensor, key_energy: Tensor) -> Tensor:
+    """The similarities within each head from squared norms and products as `KeyProducts` returns them."""
+    heads = len(products)
+    query_scale = query_energy.clamp_min(NORM_EPS**2).rsqrt()
+    key_scale = key_energy.clamp_min(NORM_EPS**2).rsqrt()
+    scores = products * query_scale[None, :, :, None] * key_scale[:, :, None]
+    # a head's queries meet that head's keys only
+    scores = rearrange(scores, "s b (g q) (h k) -> g h b q s k", g=heads, h=heads)
+    return torch.stack([scores[head, head] for head in range(heads)], dim=1)
+
+
+def _surround(padded: Tensor, margin: int, shift: int) -> Tensor:
+    """The eight neighbours at distance `shift` minus the centre, of an image padded by `margin`: [B, H * W, 8 * C],
+    direction outer and channel inner, directions in raster order."""
+    height, width = (side - 2 * margin for side in padded.shape[2:])
+    pixels = padded.permute(0, 2, 3, 1)
+    steps = [-shift, 0, shift]
+    moved = [
+        pixels[:, margin + down : margin + down + height, margin + right : margin + right + width]
+        for down in steps
+        for right in steps
+    ]
+    centre = moved.pop(4)
+    return (torch.stack(moved, dim=3) - centre.unsqueeze(3)).flatten(3).flatten(1, 2)
+
+
+def _key_products(query: Tensor, surrounds: list[Tensor], keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What `KeyProducts` returns, from surrounds [B, H * W, 8 * C] and key weights [K, 8 * C], one a shift."""
+    wide = torch.promote_types(query.dtype, torch.float32)
+    rows = _widened(_pixels(query))
+    maps = [_widened(surround @ weight.T) for surround, weight in zip(surrounds, keys, strict=True)]  # [B, H * W, K]
+    query_energy = rows.square().sum(dim=1, dtype=wide)
+    products = torch.stack([rows.mT @ key for key in maps]).to(wide)
+    return query_energy, products, torch.stack([key.square().sum(dim=1, dtype=wide) for key in maps])
 
 
 def surround_kernel(taps: Tensor) -> Tensor:
@@ -78,10 +114,8 @@ def surround_kernel(taps: Tensor) -> Tensor:
 
 
 def _bands(query: Tensor, channels: int) -> list[tuple[int, int]]:
-    """Row ranges [first, last) whose keys, `channels` wide, fit into BAND_BYTES; one range off the CPU or compiled."""
+    """Row ranges [first, last) whose keys, `channels` wide, fit into BAND_BYTES."""
     batch, _, height, width = query.shape
-    if not ops.in_pieces(query):
-        return [(0, height)]
     rows = max(1, BAND_BYTES // (query.element_size() * batch * width * channels))
     return [(first, min(first + rows, height)) for first in range(0, height, rows)]
 
@@ -159,40 +193,18 @@ class KeyProducts(torch.autograd.Function):
         return grad_query, grad_padded, grad_kernels.to(kernels.dtype), None
 
 
-def convolve_each(padded: Tensor, kernels: list[Tensor], shifts: tuple[int, ...]) -> Tensor:
+def _convolve_each(padded: Tensor, kernels: Tensor, shifts: tuple[int, ...]) -> Tensor:
     """Convolve every sample with its own kernels, one a shift, and add the results.
 
-    padded: [B, C, H + 2m, W + 2m]; kernels: [B, O, C, 3, 3] each. Returns [B, O, H, W].
+    padded: [B, C, H + 2m, W + 2m]; kernels: [S, B, O, C, 3, 3]. Returns [B, O, H, W].
     """
-    if ops.is_exporting():
-        return _convolve_each_by_taps(padded, kernels, shifts)
     margin = max(shifts)
-    batch, height = len(padded), padded.shape[2] - 2 * margin
-    if not ops.on_cpu(padded):  # there one grouped convolution is faster than many small ones
-        maps = [
-            F.conv2d(
-                _window(padded, 0, height, margin, shift).flatten(0, 1)[None],
-                kernel.flatten(0, 1),
-                dilation=shift,
-                groups=batch,
-            )
-            for shift, kernel in zip(shifts, kernels, strict=True)
-        ]
-        return sum(maps[1:], maps[0]).unflatten(1, (batch, -1))[0].contiguous(memory_format=torch.channels_last)
+    height = padded.shape[2] - 2 * margin
     outputs = []
-    for sample, *own in zip(padded.split(1), *(kernel.unbind() for kernel in kernels), strict=True):
+    for sample, own in zip(padded.split(1), kernels.unbind(dim=1), strict=True):
         maps = [
             F.conv2d(_window(sample, 0, height, margin, shift), kernel, dilation=shift)
             for shift, kernel in zip(shifts, own, strict=True)
         ]
         outputs.append(sum(maps[1:], maps[0]))
     return torch.cat(outputs)
-
-
-def _convolve_each_by_taps(padded: Tensor, kernels: list[Tensor], shifts: tuple[int, ...]) -> Tensor:
-    """`convolve_each` as one matrix product over the nine taps: ONNX has no convolution with a kernel per sample."""
-    margin = max(shifts)
-    height, width = padded.shape[2] - 2 * margin, padded.shape[3] - 2 * margin
-    taps = [F.unfold(_window(padded, 0, height, margin, shift), 3, dilation=shift) for shift in shifts]
-    product = torch.cat([kernel.flatten(2) for kernel in kernels], dim=2) @ torch.cat(taps, dim=1)
-    return product.unflatten(2, (height, width))

@@ -32,7 +32,8 @@ def outputs_and_gradients(network: nn.Module, x: Tensor, forward, train: bool, s
     x = x.clone().requires_grad_()
     torch.manual_seed(seed)  # stochastic depth draws the same in both forms
     outputs = forward(network, x)
-    sum((out * torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)).sum() for out in outputs).backward()
+    weights = [torch.linspace(-1, 1, out.numel(), dtype=out.dtype, device=out.device).view_as(out) for out in outputs]
+    sum((out * weight).sum() for out, weight in zip(outputs, weights, strict=True)).backward()
     gradients = {name: parameter.grad for name, parameter in network.named_parameters()}
     return [out.detach() for out in outputs], x.grad, gradients
 
