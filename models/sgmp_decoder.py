@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from models.ops.norm import layer_norm
 from models.ops.swin import SwinBlockV2, rising_drops, swin_blocks
 
 WINDOW = (7, 7)
@@ -38,7 +39,7 @@ class PatchExpand(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = rearrange(x, "b h w (c r s) -> b (h r) (w s) c", r=2, s=2)
-        return self.norm(self.project(x))
+        return layer_norm(self.project(x), self.norm)
 
 
 def _initialise(module: nn.Module) -> None:

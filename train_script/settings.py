@@ -48,6 +48,7 @@ REMOVED = {
     "restart_epochs": 10,
     "lr_min": 1e-7,
     "channels_last": False,
+    "compile_mode": "default",
 }
 
 # Options of the command line: old name -> (name, what becomes of its text).
@@ -96,7 +97,7 @@ class Settings:
     device: str
     amp: Literal[AMP_NAMES]
     compile: bool | None
-    compile_mode: Literal["default", "reduce-overhead"]
+    graphs: bool | None
     tf32: bool
     seed: Seed
 
@@ -208,7 +209,7 @@ def check_datasets(settings: Settings) -> None:
 def changed_settings(old: dict[str, Any], new: Settings) -> list[str]:
     """'name old -> new' for every setting that differs from those saved with a run, but for where and how it runs."""
     place = {"resume", "data_root", "output_root", "experiment_name"}
-    place |= {"num_workers", "compile", "save_steps", "tensorboard"}
+    place |= {"num_workers", "compile", "graphs", "save_steps", "tensorboard"}
     before = renamed(old)
     return [
         f"{name} {before[name]} -> {value}"

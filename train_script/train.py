@@ -13,6 +13,7 @@ from datasets import DatasetIndex
 from models import build_model, load_weights
 from models.weights import load_pretrained_backbone
 from train_script import data, run_folder
+from train_script.graphs import GraphedNetwork, uses_graphs
 from train_script.optim import build_ema, build_optimizer, build_schedule
 from train_script.run_folder import LAST, Log, read_last
 from train_script.settings import DEMO, Settings, changed_settings, merge_settings, parse_command_line
@@ -152,10 +153,12 @@ def build_training(
         synchronise_layers(network)
     ema = build_ema(network, settings.ema) if settings.ema else None
     model = network
-    if compiles(settings, device):
+    if uses_graphs(settings, device):
+        model = GraphedNetwork(network, settings, device, amp)
+    elif compiles(settings, device):
         # a failure of what nobody asked for is a warning
         torch._dynamo.config.suppress_errors = settings.compile is None
-        model = torch.compile(network, mode=settings.compile_mode)
+        model = torch.compile(network)
     if world_size() > 1:
         model = share_gradients(model, device)
     optimizer = build_optimizer(network, settings)
@@ -164,11 +167,10 @@ def build_training(
 
 
 def compiles(settings: Settings, device: torch.device) -> bool:
-    """Whether the network is compiled: as set, or on a GPU that Triton writes code for.
-
-    There the host takes longer to start the kernels of an uncompiled network than the GPU to run them.
-    """
-    return (device.type == "cuda" and has_triton()) if settings.compile is None else settings.compile
+    """Whether the network is compiled: as set, or on a GPU that Triton writes code for where graphs do not serve."""
+    if settings.compile is not None:
+        return settings.compile
+    return device.type == "cuda" and settings.graphs is None and not uses_graphs(settings, device) and has_triton()
 
 
 def share_gradients(model: nn.Module, device: torch.device) -> DistributedDataParallel:
@@ -281,6 +283,8 @@ def describe_computing(run: Run) -> str:
         return f"{run.device}, {name}"
     workers, rounding = data.count_workers(settings, run.device), "TF32" if settings.tf32 else "true float32"
     compiled = ", compiled" if compiles(settings, run.device) else ""
+    if uses_graphs(settings, run.device):
+        compiled = ", CUDA graphs"
     return (
         f"{run.device} ({torch.cuda.get_device_name(run.device)}), {name}{compiled}, {workers} loading processes; "
         f"float32 products in {rounding}, cuDNN's algorithms by trial, so that runs are repeatable up to rounding only"

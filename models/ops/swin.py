@@ -9,6 +9,7 @@ from torchvision.ops import StochasticDepth
 
 from models.ops import in_pieces
 from models.ops.mlp import chunked_mlp
+from models.ops.norm import layer_norm
 from models.ops.window_attention import FastWindowAttention3d, FastWindowAttentionV2
 
 STOCHASTIC_DEPTH = 0.1  # of the last block
@@ -41,8 +42,8 @@ class SwinBlockV2(SwinTransformerBlockV2):
     attention: ClassVar = FastWindowAttentionV2
 
     def forward(self, x: Tensor) -> Tensor:
-        x = add_branch(x, lambda x: self.norm1(self.attn(x)), self.stochastic_depth)
-        return add_branch(x, lambda x: self.norm2(chunked_mlp(x, self.mlp)), self.stochastic_depth)
+        x = add_branch(x, lambda x: layer_norm(self.attn(x), self.norm1), self.stochastic_depth)
+        return add_branch(x, lambda x: layer_norm(chunked_mlp(x, self.mlp), self.norm2), self.stochastic_depth)
 
 
 def swin_blocks(

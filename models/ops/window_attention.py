@@ -77,11 +77,14 @@ def _as_windows(maps: Tensor, sides: tuple[Windows, ...]) -> Tensor:
 
 
 def _unit(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Vectors [..., d] of length 1, as `F.normalize`, and what they were multiplied by [..., 1]."""
-    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    # padded tokens have keys of zero, and NORM_EPS itself is zero in float16
-    factor = norm.masked_fill(norm <= max(NORM_EPS, torch.finfo(x.dtype).tiny), math.inf).reciprocal()
-    return x * factor, factor
+    """Vectors [..., d] of length 1, as `F.normalize`, and what they were multiplied by [..., 1], in float32 or better.
+
+    In float16 NORM_EPS would be zero, and the square of the factor, which the gradient needs, infinite.
+    """
+    wide = torch.promote_types(x.dtype, torch.float32)
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide)
+    factor = norm.masked_fill(norm <= NORM_EPS, math.inf).reciprocal()  # padded tokens have keys of zero
+    return (x * factor).to(x.dtype), factor
 
 
 class _WindowAttention(torch.autograd.Function):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from test_script.predictor import preparation
 from test_script.predictor.detections import Detection, find_detections
+from test_script.predictor.replay import Replayed
 from test_script.predictor.tiling import pad_to_multiple, resize_clips, resize_map, round_up, run_tiled
 from utils.distributed import autocast, choose_amp, choose_device, float32_precision
 from utils.errors import InputError
@@ -70,7 +71,7 @@ class Predictor:
     on `batch_size`, the number of cores or of processes, to the last bit. Only a frame that is predicted alone, whose
     passes would leave cores idle, shares out all threads over its passes; its scores may differ in the last digits from
     those of the same frame in a sequence, or on another number of cores. `deterministic` avoids that.
-    On a GPU float32 is true float32 (no TF32).
+    On a GPU float32 is true float32 (no TF32), and the network is recorded as CUDA graphs (see `replay`).
     """
 
     def __init__(
@@ -107,6 +108,8 @@ class Predictor:
         self.batch_size = batch_size or max(DEFAULT_BATCH, to_fill)
         self.compiled = compile
         self._forward = torch.compile(self.model) if compile else self.model
+        if self.device.type == "cuda" and not compile:
+            self._forward = Replayed(self.model)
 
     @classmethod
     def from_checkpoint(

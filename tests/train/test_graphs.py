@@ -1,0 +1,64 @@
+"""Recorded training, with a stand-in for `make_graphed_callables` that only does what happens before the recording."""
+
+import pytest
+import torch
+
+from models import build_model
+from tests.models.test_pretend_gpu import TINY
+from train_script.graphs import GraphedNetwork, uses_graphs
+from train_script.settings import merge_settings
+from utils.errors import InputError
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
+
+
+def settings(**given):
+    return merge_settings(None, {"batch_size": 2, "train_size": 32} | given)
+
+
+@pytest.mark.parametrize("aux_weight", [0.0, 0.5])
+def test_recording_leaves_the_network_as_it_was(aux_weight, monkeypatch):
+    shapes = []
+
+    def make_graphed_callables(module, inputs, allow_unused_input):
+        for _ in range(3):
+            shapes.extend(output.shape for output in module(*inputs))
+
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", make_graphed_callables)
+    torch.manual_seed(0)
+    network = build_model("sgmp_unet", **TINY["sgmp_unet"])
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    graphed = GraphedNetwork(network, settings(aux_weight=aux_weight), CPU, None)
+    assert set(shapes) == {(2, 1, 32, 32)} and len(shapes) == (12 if aux_weight else 3)
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+    clip, with_aux = torch.rand(2, 2, 3, 32, 32), aux_weight > 0
+    network.eval()
+    torch.testing.assert_close(graphed(clip, with_aux=with_aux), network(clip, with_aux=with_aux), rtol=0, atol=0)
+    with pytest.raises(ValueError, match=f"with_aux={with_aux}"):
+        graphed(clip, with_aux=not with_aux)
+    assert graphed.train() is graphed and network.training
+    assert list(map(id, graphed.parameters())) == list(map(id, network.parameters()))
+
+
+@pytest.mark.parametrize(
+    ("given", "device", "expected"),
+    [
+        ({}, GPU, True),
+        ({}, CPU, False),
+        ({"accumulate": 2}, GPU, False),
+        ({"compile": True}, GPU, False),
+        ({"compile": False}, GPU, True),
+        ({"graphs": False}, GPU, False),
+        ({"graphs": True}, GPU, True),
+    ],
+)
+def test_when_training_is_recorded(given, device, expected):
+    assert uses_graphs(settings(**given), device) is expected
+
+
+@pytest.mark.parametrize(("given", "device"), [({}, CPU), ({"accumulate": 2}, GPU), ({"compile": True}, GPU)])
+def test_graphs_that_cannot_be_are_an_error(given, device):
+    with pytest.raises(InputError, match="leave --graphs out"):
+        uses_graphs(settings(graphs=True, **given), device)

@@ -1,0 +1,67 @@
+"""Training as CUDA graphs: the kernels of a network's forward and backward pass, recorded once and started together.
+
+A host takes longer to start a step's thousands of kernels than a GPU takes to run them. Recording takes a second, where
+`torch.compile` takes minutes.
+"""
+
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+from train_script.settings import Settings
+from utils.distributed import autocast, world_size
+from utils.errors import InputError
+
+
+def uses_graphs(settings: Settings, device: torch.device) -> bool:
+    """Whether training replays CUDA graphs: as set, or in one process on a CUDA GPU, unless it compiles the network.
+
+    Not with gradient accumulation: a graph writes its gradients to the same memory each time, where those of the step's
+    earlier part still are. Raises `InputError` for graphs that are asked for where they do not serve.
+    """
+    fits = device.type == "cuda" and world_size() == 1 and settings.accumulate == 1
+    if settings.graphs and (settings.compile or not fits):
+        raise InputError(
+            "graphs is on, which needs a CUDA GPU, one process, accumulate 1, and compile off; found "
+            f"{device}, {world_size()} process(es), accumulate {settings.accumulate}, compile {settings.compile}; "
+            "leave --graphs out"
+        )
+    return fits and (not settings.compile if settings.graphs is None else settings.graphs)
+
+
+class GraphedNetwork(nn.Module):
+    """`network` with its passes recorded, in training mode, for batches of one shape. Its weights may not move."""
+
+    def __init__(self, network: nn.Module, settings: Settings, device: torch.device, amp: torch.dtype | None) -> None:
+        super().__init__()
+        self.with_aux = settings.aux_weight > 0
+        self.outputs = _Outputs(network, self.with_aux).train()
+        side = settings.train_size
+        clip = torch.zeros(settings.batch_size, network.num_frames, network.in_channels, side, side, device=device)
+        buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
+        # gradients come from another stream than the one recorded, which waits for it
+        warnings.filterwarnings("ignore", "The AccumulateGrad node's stream does not match", UserWarning)
+        with autocast(device, amp):
+            torch.cuda.make_graphed_callables(self.outputs, (clip,), allow_unused_input=True)
+        with torch.no_grad():  # the passes before the recording updated the statistics of batch norms
+            for buffer, before in buffers:
+                buffer.copy_(before)
+
+    def forward(self, clip: Tensor, with_aux: bool = False) -> Tensor | list[Tensor]:
+        """As the network; `with_aux` is to be that of the recording."""
+        if with_aux != self.with_aux:
+            raise ValueError(f"recorded with with_aux={self.with_aux}")
+        outputs = self.outputs(clip)
+        return list(outputs) if with_aux else outputs[0]
+
+
+class _Outputs(nn.Module):
+    """A network with its outputs as a tuple, which is what can be recorded."""
+
+    def __init__(self, network: nn.Module, with_aux: bool) -> None:
+        super().__init__()
+        self.network, self.with_aux = network, with_aux
+
+    def forward(self, clip: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.network(clip, with_aux=True)) if self.with_aux else (self.network(clip),)
