@@ -2,6 +2,7 @@
 (seed, epoch) alone."""
 
 import os
+import signal
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import NamedTuple
@@ -195,4 +196,13 @@ def _workers(settings: Settings, device: torch.device) -> dict:
     count = count_workers(settings, device)
     if count:  # each worker is to take one core; set here, since in a forked process OpenCV would wait for its threads
         cv2.setNumThreads(1)
-    return {"num_workers": count, "persistent_workers": count > 0}
+    return {"num_workers": count, "persistent_workers": count > 0, "worker_init_fn": leave_signals if count else None}
+
+
+def leave_signals(_worker: int) -> None:
+    """In a loading process, leave Ctrl-C and SIGTERM to the process that trains; schedulers send them to all.
+
+    That one ends its step and saves, for which it needs the data, and then ends its loading processes.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

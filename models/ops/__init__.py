@@ -14,6 +14,12 @@ def on_cpu(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu"
 
 
+def is_recorded(tensor: Tensor) -> bool:
+    """Whether a CUDA graph records the layer, which then may read and leave nothing in a cache: a tensor made before
+    could be freed while the graph still reads it, and one made now has no values before the graph runs."""
+    return tensor.is_cuda and not torch.compiler.is_compiling() and torch.cuda.is_current_stream_capturing()
+
+
 def in_pieces(tensor: Tensor) -> bool:
     """Whether a layer goes through its input in pieces that fit a cache: on a CPU, unless compiled."""
     return on_cpu(tensor) and not torch.compiler.is_compiling()

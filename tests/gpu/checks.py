@@ -26,7 +26,7 @@ from models import build_model, load_model
 from test_script.predictor import Predictor
 from test_script.predictor.replay import RECORD_AFTER, Replayed
 from tests.models import test_datransnet, test_sgmp_unet
-from tests.models.test_pretend_gpu import SIDE, TINY, one_batch, prepare_training
+from tests.models.test_pretend_gpu import SIDE, TINY, compiled_gradients, one_batch, prepare_training
 from tests.reference.network_cases import assert_same
 from tests.train.test_train import arguments, folder_of, rows, write_blobs
 from train_script import train
@@ -210,7 +210,7 @@ def graphs(lab: Lab) -> Iterator[Row]:
                 given = clip * (1 - 0.1 * number)
                 error = (replayed(given) - network(given)).abs().max().item()
         yield f"{name}: replayed logits", f"differ by {error:.1e} at most", error == 0
-        losses = {}
+        found = {}
         for recorded in (False, True):
             torch.manual_seed(0)
             network = build_model(name).to(lab.device)
@@ -223,39 +223,33 @@ def graphs(lab: Lab) -> Iterator[Row]:
             for _ in range(10):
                 numbers.append(train_step(run, training, batches).numbers)
                 training.progress.step += 1
-            losses[recorded] = torch.stack(numbers)[:, 0].tolist()
-        error = max(abs(a / b - 1) for a, b in zip(*losses.values(), strict=True))
-        text = f"{losses[True][0]:.4f} -> {losses[True][-1]:.4f}, differ by {error:.1e} of them (allowed 1 %)"
-        yield f"{name}: losses of ten recorded training steps", text, error < 0.01
+            found[recorded] = torch.stack(numbers)
+        # The first step draws the same stochastic depth; later ones drift apart, as rounding changes Adam's signs.
+        error = (found[True][0] / found[False][0] - 1).abs().max().item()
+        falls = {recorded: (numbers[0, 0] - numbers[-1, 0]).item() for recorded, numbers in found.items()}
+        text = f"differ by {error:.1e} in the first of ten (allowed 1 %), the loss falls by {falls[True]:.4f}, "
+        text += f"unrecorded by {falls[False]:.4f}"
+        passed = error < 0.01 and falls[True] > 0.5 * falls[False] > 0
+        yield f"{name}: loss and gradient norm of recorded training steps", text, passed
 
 
 def compiled(lab: Lab) -> Iterator[Row]:
-    """torch.compile of small networks against the plain interpreter: logits in inference, gradients in training."""
-    backend = "inductor" if lab.full else "eager"
+    """torch.compile of the parts of small networks that have layers of ours: gradients against the plain interpreter's.
+
+    To compile a whole network takes minutes.
+    """
     for name in lab.sizes:
         network = build_model(name, **TINY[name]).to(lab.device)
-        clip = random_clip(network, 64, lab, 2)
-        torch._dynamo.reset()
-        fast = torch.compile(network, backend=backend, fullgraph=True)
+        parts = [network.transformers[0] if name == "datransnet" else network.encoder.stages[0]]
         since = time.perf_counter()
-        network.eval()
-        with torch.no_grad(), float32_precision(tf32=False):
-            error = (fast(clip) - network(clip)).abs().max().item() / network(clip).abs().max().item()
-        yield f"{name}: compiled logits", f"relative error {error:.1e} (allowed 0.01)", error <= 0.01
-        network.train()
-        plain = _gradients_of(network, network, clip)
-        alike = nn.functional.cosine_similarity(plain, _gradients_of(network, fast, clip), dim=0).item()
-        text = f"cosine {alike:.4f} (at least 0.9), {time.perf_counter() - since:.0f} s in all"
-        yield f"{name}: gradients of a compiled training step", text, alike > 0.9  # other draws of stochastic depth
-
-
-def _gradients_of(network: nn.Module, form: Callable, clip: Tensor) -> Tensor:
-    """All gradients of the network, one after the other, of a loss of `form(clip)`."""
-    network.zero_grad()
-    torch.manual_seed(0)
-    with float32_precision(tf32=False):
-        form(clip).square().mean().backward()
-    return torch.cat([weight.grad.flatten() for weight in network.parameters()])
+        with float32_precision(tf32=False):
+            given = random_clip(network, SIDE, lab, 2), "inductor" if lab.full else "eager"
+            for part, *both in compiled_gradients(network, parts, *given):
+                plain, fast = (torch.cat([gradient.flatten() for gradient in one]) for one in both)
+                alike = nn.functional.cosine_similarity(plain, fast, dim=0).item()
+                text = f"cosine {alike:.4f} (at least 0.9), {time.perf_counter() - since:.0f} s"
+                # other draws of stochastic depth
+                yield f"{name}: gradients of a compiled {type(part).__name__}", text, alike > 0.9
 
 
 def all_gpus(lab: Lab) -> Iterator[Row]:

@@ -120,6 +120,7 @@ def prepare_training(network, device, amp, **given):
 def fake_gpu(monkeypatch):
     """A `FakeGPU` that is in use."""
     monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.is_current_stream_capturing", lambda: False)
     monkeypatch.setattr(window_attention, "_shift_mask", window_attention._shift_mask.__wrapped__)  # keep no fake ones
     generator = torch.Generator()
     monkeypatch.setattr(torch, "Generator", lambda device: generator)  # there are no fake ones
@@ -207,27 +208,51 @@ def test_a_run_resumes_in_another_number_format(first, then):
     assert train_step(run, training, repeat(one_batch(network))).numbers.isfinite().all()
 
 
-@names
-def test_training_has_no_graph_breaks(name):
-    """Of the network's parts: tracing all of it takes longer, and is left to `make gpu-check`."""
-    network, seen = build(name).train(), []
-    parts = PARTS[name](network)
+def compiled_gradients(network, parts, clip, backend):
+    """For each of the parts of a network in training: its parameters' gradients, plain and compiled.
+
+    A graph break is an error.
+    """
+    seen = []
     hooks = [part.register_forward_pre_hook(lambda *call: seen.append(call)) for part in parts]
     with torch.no_grad():
-        network(random_clip(network))
+        network.train()(clip)
     for hook in hooks:
         hook.remove()
     assert {module for module, _ in seen} == set(parts)
     for part, inputs in seen:
         torch._dynamo.reset()
         gradients = []
-        for form in (part, torch.compile(part, backend="eager", fullgraph=True)):  # a graph break is an error
+        for form in (part, torch.compile(part, backend=backend, fullgraph=True)):
             part.zero_grad()
+            torch.manual_seed(0)
             outputs = form(*inputs)
             sum(out.square().mean() for out in (outputs if isinstance(outputs, list | tuple) else [outputs])).backward()
             gradients.append([parameter.grad for parameter in part.parameters()])
+        yield part, *gradients
+
+
+@names
+def test_training_has_no_graph_breaks(name):
+    """Of the network's parts: tracing all of it takes longer."""
+    network = build(name)
+    for part, plain, compiled in compiled_gradients(network, PARTS[name](network), random_clip(network), "eager"):
         drawn = any(isinstance(module, StochasticDepth) and module.p for module in part.modules())  # not alike twice
-        for eager, compiled in zip(*gradients, strict=True):
-            assert compiled.isfinite().all()
+        for one, other in zip(plain, compiled, strict=True):
+            assert other.isfinite().all()
             if not drawn:
-                torch.testing.assert_close(compiled, eager, rtol=0, atol=1e-3 * eager.abs().max().item() + 1e-6)
+                torch.testing.assert_close(other, one, rtol=0, atol=1e-3 * one.abs().max().item() + 1e-6)
+
+
+def test_a_recorded_pass_shares_no_masks(monkeypatch):
+    """Those in the cache may be freed while a CUDA graph reads them, and those of a recording have no values yet."""
+    monkeypatch.setattr("models.ops.on_cpu", lambda tensor: False)
+    network = build("sgmp_unet").eval()
+    clip = torch.rand(1, 2, 3, 64, 64)
+    window_attention._shift_mask.cache_clear()
+    with torch.no_grad():
+        expected = network(clip)
+        before = window_attention._shift_mask.cache_info()
+        monkeypatch.setattr("models.ops.is_recorded", lambda tensor: True)
+        assert torch.equal(network(clip), expected)
+    assert before.currsize and window_attention._shift_mask.cache_info() == before

@@ -357,6 +357,21 @@ def test_ctrl_c_and_sigterm_save_and_exit(dataset, unbroken, tmp_path, monkeypat
     assert_same_run(folder_of(tmp_path), unbroken)
 
 
+def test_a_signal_to_all_processes_leaves_the_loading_ones_alive(dataset, tmp_path):
+    words = arguments(dataset, tmp_path, num_workers=2, epochs=200, epoch_samples=80, val_every=200)
+    # as on a GPU: the signal is seen only every 10 steps, until which they need the data
+    setting = "from train_script import train, trainer; trainer.steps_between_reads = lambda device: 10"
+    command = [sys.executable, "-c", f"{setting}; raise SystemExit(train.main({words}))"]
+    given = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, start_new_session=True, **given) as run:
+        lines = iter(run.stdout.readline, "")
+        assert any(line.startswith("epoch 2/") for line in lines)
+        os.killpg(run.pid, signal.SIGTERM)
+        rest = "".join(lines)
+    assert run.returncode == 128 + signal.SIGTERM, rest
+    assert "Traceback" not in rest and "interrupted in epoch" in rest
+
+
 @pytest.mark.parametrize(("every", "save_steps"), [(1, 1), (10, 2)])  # as on a CPU, and as on a GPU
 def test_a_loss_that_is_not_finite_stops_with_the_samples_named(dataset, tmp_path, monkeypatch, every, save_steps):
     real, count = trainer.total_loss, 0
