@@ -1,4 +1,4 @@
-"""The checks of `make gpu-check`, in about five minutes: `ISTD_GPU_CHECK=cuda python -m pytest tests/gpu -n 0 -s`.
+"""The checks of `make gpu-check`: `ISTD_GPU_CHECK=cuda python -m pytest tests/gpu -n 0 -s`.
 
 The normal suite skips them, and runs a miniature of them on the CPU, or of all with `ISTD_GPU_CHECK=cpu`.
 """
