@@ -43,16 +43,17 @@ def find_split(layout: Layout, names: Iterable[str], published: str | None) -> S
 
 
 def _lists_beside(root: Path, names: list[str]) -> dict[str, Path]:
-    """List files in a dataset's folder: of img_idx/, else of the folder itself, where one of the two lists is enough,
-    else of its other subfolders."""
-    by_name = root / "img_idx"
-    for name in names:
-        lists = {part: by_name / f"{part}_{name}.txt" for part in ("train", "test")}
-        if all(path.is_file() for path in lists.values()):
-            return lists
-    found = {part: sorted(by_name.glob(f"{part}_*.txt")) for part in ("train", "test")}
-    if all(len(paths) == 1 for paths in found.values()):
-        return {part: paths[0] for part, paths in found.items()}
+    """List files in a dataset's folder: of img_idx/, else of the folder itself, else of its other subfolders.
+
+    Of the first two, one list is enough.
+    """
+    by_name, kinds = root / "img_idx", ("train", "test")
+    named = [{part: path for part in kinds if (path := by_name / f"{part}_{name}.txt").is_file()} for name in names]
+    if any(named):
+        return max(named, key=len)
+    found = {part: sorted(by_name.glob(f"{part}_*.txt")) for part in kinds}
+    if any(found.values()) and all(len(paths) <= 1 for paths in found.values()):
+        return {part: paths[0] for part, paths in found.items() if paths}
     if any(found.values()):
         counts = " and ".join(f"{len(paths)} {part}" for part, paths in found.items())
         text = f"{by_name} contains {counts} lists, none named after {' or '.join(names)}"

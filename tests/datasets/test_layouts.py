@@ -79,12 +79,24 @@ def test_lists_in_a_folder_or_beside_the_images(tmp_path, folder, train):
     check_images(tmp_path, NAMES[:1], NAMES[1:], f"{train}.txt")
 
 
-@pytest.mark.parametrize(("given", "other"), [("test", "train"), ("train", "test"), ("val", "train")])
+@pytest.mark.parametrize(
+    ("given", "other"),
+    [
+        ("test", "train"),
+        ("train", "test"),
+        ("val", "train"),
+        ("img_idx/train_set", "test"),
+        ("img_idx/test_x", "train"),
+    ],
+)
 def test_one_list_leaves_the_rest_to_the_other_part(tmp_path, given, other):
-    write_pairs(tmp_path / "images", tmp_path / "masks", NAMES)
-    write_lists(tmp_path, **{given: NAMES[1:2]})
-    parts = {other: sorted({*NAMES} - {NAMES[1]}), "test" if given == "val" else given: NAMES[1:2]}
-    check_images(tmp_path, parts["train"], parts["test"], f"split from {given}.txt, {other} with the rest")
+    root = tmp_path / "set"
+    write_pairs(root / "images", root / "masks", NAMES)
+    (root / given).parent.mkdir(exist_ok=True)
+    (root / f"{given}.txt").write_text(NAMES[1])
+    rest = sorted({*NAMES} - {NAMES[1]})
+    train, test = (rest, NAMES[1:2]) if other == "train" else (NAMES[1:2], rest)
+    check_images(root, train, test, f"split from {given}.txt, {other} with the rest")
 
 
 def test_a_list_of_all_images_leaves_none_to_train_on(tmp_path):
