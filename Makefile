@@ -11,7 +11,7 @@ demo: .venv/.installed
 test: .venv/.test-installed
 	$(BIN)/python -m pytest
 
-# On a machine with a CUDA GPU: correctness, number formats, training, speed and memory there, in some minutes.
+# On a machine with a CUDA GPU: correctness, number formats, training, speed and memory there, in a few minutes.
 gpu-check: .venv/.test-installed
 	ISTD_GPU_CHECK=cuda $(BIN)/python -m pytest tests/gpu -n 0 -s
 

@@ -45,25 +45,32 @@ def find_split(layout: Layout, names: Iterable[str], published: str | None) -> S
 def _lists_beside(root: Path, names: list[str]) -> dict[str, Path]:
     """List files in a dataset's folder: of img_idx/, else of the folder itself, else of its other subfolders.
 
-    Of the first two, one list is enough.
+    Of the first two, one list is enough, if it is the only one.
     """
-    by_name, kinds = root / "img_idx", ("train", "test")
-    named = [{part: path for part in kinds if (path := by_name / f"{part}_{name}.txt").is_file()} for name in names]
-    if any(named):
-        return max(named, key=len)
-    found = {part: sorted(by_name.glob(f"{part}_*.txt")) for part in kinds}
-    if any(found.values()) and all(len(paths) <= 1 for paths in found.values()):
+    by_name = root / "img_idx"
+    for name in names:
+        lists = {part: by_name / f"{part}_{name}.txt" for part in ("train", "test")}
+        if all(path.is_file() for path in lists.values()):
+            return lists
+    found = {part: sorted(by_name.glob(f"{part}_*.txt")) for part in ("train", "test")}
+    numbers, beside = sorted(len(paths) for paths in found.values()), _lists_in(root)
+    if numbers == [1, 1] or (numbers == [0, 1] and not beside):
         return {part: paths[0] for part, paths in found.items() if paths}
-    if any(found.values()):
+    if any(numbers):
         counts = " and ".join(f"{len(paths)} {part}" for part, paths in found.items())
         text = f"{by_name} contains {counts} lists, none named after {' or '.join(names)}"
         raise InputError(f"{text}; expected train_{names[0]}.txt and test_{names[0]}.txt; rename or remove lists")
-    for folder in (root, *sorted(path for path in root.iterdir() if path.is_dir())):
-        train = [folder / name for name in ("trainval.txt", "train.txt") if (folder / name).is_file()]
-        test = [folder / name for name in ("test.txt", "val.txt") if (folder / name).is_file()]
-        if (train and test) or (folder == root and (train or test)):
-            return {part: paths[0] for part, paths in (("train", train), ("test", test)) if paths}
-    return {}
+    if beside:
+        return beside
+    inside = (_lists_in(path) for path in sorted(root.iterdir()) if path.is_dir())
+    return next((lists for lists in inside if len(lists) == 2), {})
+
+
+def _lists_in(folder: Path) -> dict[str, Path]:
+    """The lists directly in a folder: train and test, one of them, or none."""
+    names = {"train": ("trainval.txt", "train.txt"), "test": ("test.txt", "val.txt")}
+    found = {part: [folder / name for name in both if (folder / name).is_file()] for part, both in names.items()}
+    return {part: paths[0] for part, paths in found.items() if paths}
 
 
 def _with_the_rest(source: str, parts: dict[str, list[Sequence]], layout: Layout) -> tuple[str, dict]:

@@ -1,7 +1,8 @@
 """DATransNet, the single-frame network (IEEE GRSL 2025, doi 10.1109/LGRS.2025.3557021).
 
 A five-level residual U-Net whose skips pass through gradient transformers and whose deepest level passes through a
-global feature module. Same results as the published network, in channels-last memory and without its 8C surrounds.
+global feature module. Same results as the published network, in channels-last memory, and on a CPU
+without its 8C surrounds.
 """
 
 from itertools import pairwise
@@ -44,8 +45,8 @@ class ResidualBlock(nn.Module):
 class GradientTransformer(nn.Module):
     """DATrans: channel attention from each pixel to the gradients around it.
 
-    The keys and values are 1x1 convolutions of the surround: the eight neighbours at a distance, minus the centre. It
-    is folded into small convolutions in `models.ops.gradient_attention` and never built.
+    The keys and values are 1x1 convolutions of the surround: the eight neighbours at a distance, minus the centre. The
+    module `models.ops.gradient_attention` computes them.
 
     Args:
         channels: of the input and the output.

@@ -25,6 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from models import MODELS, build_model
 from test_script.options import add_device_options, command_parser
+from test_script.predictor.replay import RECORD_AFTER, Replayed
 from utils.config import add_pairs_option, convert
 from utils.distributed import amp_name, autocast, choose_amp, choose_device, float32_precision
 from utils.errors import InputError, run_main
@@ -59,6 +60,8 @@ def main(argv: list[str] | None = None) -> None:
     if device.type == "cuda":
         metrics["memory"] = forward_memory_cuda(model, clip, args.amp)
     network = torch.compile(model) if args.compile else model
+    if device.type == "cuda" and not args.compile:  # as inference does
+        network, args.warmup = Replayed(model), max(args.warmup, RECORD_AFTER + 1)
     metrics["latency"] = latency(network, clip, args.amp, args.warmup, args.runs)
     metrics["frames_per_second"] = args.batch_size / metrics["latency"]["median_s"]
     settings = {

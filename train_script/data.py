@@ -199,10 +199,17 @@ def _workers(settings: Settings, device: torch.device) -> dict:
     return {"num_workers": count, "persistent_workers": count > 0, "worker_init_fn": leave_signals if count else None}
 
 
+def stop_loading(loaders: list[DataLoader]) -> None:
+    """End the loading processes; after an error Python would send SIGTERM, which they ignore, and wait for ever."""
+    for loader in loaders:
+        if loader._iterator is not None:
+            loader._iterator._shutdown_workers()
+
+
 def leave_signals(_worker: int) -> None:
     """In a loading process, leave Ctrl-C and SIGTERM to the process that trains; schedulers send them to all.
 
-    That one ends its step and saves, for which it needs the data, and then ends its loading processes.
+    That one ends its step and saves, for which it needs the data; `stop_loading` then ends the loading processes.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

@@ -11,23 +11,41 @@ from torch import Tensor, nn
 
 from train_script.settings import Settings
 from utils.distributed import autocast, world_size
-from utils.errors import InputError
+from utils.errors import InputError, is_out_of_memory
 
 
 def uses_graphs(settings: Settings, device: torch.device) -> bool:
-    """Whether training replays CUDA graphs: as set, or in one process on a CUDA GPU, unless it compiles the network.
+    """Whether training replays CUDA graphs: as set, or where they serve, unless it compiles the network.
 
-    Not with gradient accumulation: a graph writes its gradients to the same memory each time, where those of the step's
-    earlier part still are. Raises `InputError` for graphs that are asked for where they do not serve.
+    Raises `InputError` for graphs that are asked for where they do not serve.
     """
-    fits = device.type == "cuda" and world_size() == 1 and settings.accumulate == 1
-    if settings.graphs and (settings.compile or not fits):
+    serve = graphs_serve(settings, device)
+    if settings.graphs and (settings.compile or not serve):
         raise InputError(
             "graphs is on, which needs a CUDA GPU, one process, accumulate 1, and compile off; found "
             f"{device}, {world_size()} process(es), accumulate {settings.accumulate}, compile {settings.compile}; "
             "leave --graphs out"
         )
-    return fits and (not settings.compile if settings.graphs is None else settings.graphs)
+    return serve and (not settings.compile if settings.graphs is None else settings.graphs)
+
+
+def graphs_serve(settings: Settings, device: torch.device) -> bool:
+    """Whether training can replay CUDA graphs: in one process on a CUDA GPU, without gradient accumulation.
+
+    A graph writes its gradients to the same memory each time, where those of a step's earlier part would still be.
+    """
+    return device.type == "cuda" and world_size() == 1 and settings.accumulate == 1
+
+
+def record(network: nn.Module, settings: Settings, device: torch.device, amp: torch.dtype | None) -> nn.Module:
+    """`network` recorded; with a warning the network itself, if that fails and nobody asked for it."""
+    try:
+        return GraphedNetwork(network, settings, device, amp)
+    except RuntimeError as error:
+        if settings.graphs or is_out_of_memory(error):
+            raise
+        warnings.warn(f"training without CUDA graphs, which could not record the network: {error}", stacklevel=2)
+        return network
 
 
 class GraphedNetwork(nn.Module):
@@ -36,17 +54,18 @@ class GraphedNetwork(nn.Module):
     def __init__(self, network: nn.Module, settings: Settings, device: torch.device, amp: torch.dtype | None) -> None:
         super().__init__()
         self.with_aux = settings.aux_weight > 0
-        self.outputs = _Outputs(network, self.with_aux).train()
+        self.outputs = _Outputs(network, self.with_aux, device, amp).train()
         side = settings.train_size
         clip = torch.zeros(settings.batch_size, network.num_frames, network.in_channels, side, side, device=device)
         buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
         # gradients come from another stream than the one recorded, which waits for it
         warnings.filterwarnings("ignore", "The AccumulateGrad node's stream does not match", UserWarning)
-        with autocast(device, amp):
+        try:
             torch.cuda.make_graphed_callables(self.outputs, (clip,), allow_unused_input=True)
-        with torch.no_grad():  # the passes before the recording updated the statistics of batch norms
-            for buffer, before in buffers:
-                buffer.copy_(before)
+        finally:
+            with torch.no_grad():  # the passes before the recording updated the statistics of batch norms
+                for buffer, before in buffers:
+                    buffer.copy_(before)
 
     def forward(self, clip: Tensor, with_aux: bool = False) -> Tensor | list[Tensor]:
         """As the network; `with_aux` is to be that of the recording."""
@@ -57,11 +76,12 @@ class GraphedNetwork(nn.Module):
 
 
 class _Outputs(nn.Module):
-    """A network with its outputs as a tuple, which is what can be recorded."""
+    """A network with its outputs as a tuple, which can be recorded; only its forward pass is in mixed precision."""
 
-    def __init__(self, network: nn.Module, with_aux: bool) -> None:
+    def __init__(self, network: nn.Module, with_aux: bool, device: torch.device, amp: torch.dtype | None) -> None:
         super().__init__()
-        self.network, self.with_aux = network, with_aux
+        self.network, self.with_aux, self.device, self.amp = network, with_aux, device, amp
 
     def forward(self, clip: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.network(clip, with_aux=True)) if self.with_aux else (self.network(clip),)
+        with autocast(self.device, self.amp):
+            return tuple(self.network(clip, with_aux=True)) if self.with_aux else (self.network(clip),)

@@ -27,7 +27,7 @@ class Progress:
 
 @dataclass
 class Training:
-    """A network in training. `model` is what the loop calls: the network itself, compiled or in DDP."""
+    """A network in training. `model` is what the loop calls: the network itself, recorded, compiled or in DDP."""
 
     network: nn.Module
     model: nn.Module

@@ -13,7 +13,7 @@ from datasets import DatasetIndex
 from models import build_model, load_weights
 from models.weights import load_pretrained_backbone
 from train_script import data, run_folder
-from train_script.graphs import GraphedNetwork, uses_graphs
+from train_script.graphs import graphs_serve, record, uses_graphs
 from train_script.optim import build_ema, build_optimizer, build_schedule
 from train_script.run_folder import LAST, Log, read_last
 from train_script.settings import DEMO, Settings, changed_settings, merge_settings, parse_command_line
@@ -123,6 +123,7 @@ def train(settings: Settings, folder: Path, saved: Checkpoint | None, device: to
             )
             return 128 + interruption.args[0]
         finally:
+            data.stop_loading([train_loader, *(part.loader for part in (*run.val_sets, *run.test_sets))])
             if run.writer:
                 run.writer.close()
     return 0
@@ -154,7 +155,7 @@ def build_training(
     ema = build_ema(network, settings.ema) if settings.ema else None
     model = network
     if uses_graphs(settings, device):
-        model = GraphedNetwork(network, settings, device, amp)
+        model = record(network, settings, device, amp)
     elif compiles(settings, device):
         # a failure of what nobody asked for is a warning
         torch._dynamo.config.suppress_errors = settings.compile is None
@@ -170,7 +171,7 @@ def compiles(settings: Settings, device: torch.device) -> bool:
     """Whether the network is compiled: as set, or on a GPU that Triton writes code for where graphs do not serve."""
     if settings.compile is not None:
         return settings.compile
-    return device.type == "cuda" and settings.graphs is None and not uses_graphs(settings, device) and has_triton()
+    return device.type == "cuda" and not graphs_serve(settings, device) and has_triton()
 
 
 def share_gradients(model: nn.Module, device: torch.device) -> DistributedDataParallel:
@@ -282,11 +283,11 @@ def describe_computing(run: Run) -> str:
     if run.device.type != "cuda":
         return f"{run.device}, {name}"
     workers, rounding = data.count_workers(settings, run.device), "TF32" if settings.tf32 else "true float32"
-    compiled = ", compiled" if compiles(settings, run.device) else ""
+    form = ", compiled" if compiles(settings, run.device) else ""
     if uses_graphs(settings, run.device):
-        compiled = ", CUDA graphs"
+        form = ", CUDA graphs"
     return (
-        f"{run.device} ({torch.cuda.get_device_name(run.device)}), {name}{compiled}, {workers} loading processes; "
+        f"{run.device} ({torch.cuda.get_device_name(run.device)}), {name}{form}, {workers} loading processes; "
         f"float32 products in {rounding}, cuDNN's algorithms by trial, so that runs are repeatable up to rounding only"
     )
 

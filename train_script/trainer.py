@@ -201,7 +201,7 @@ def finish_epoch(run: Run, training: Training) -> None:
     line = f"epoch {epoch}/{settings.epochs}: loss {row['loss']:.4f}, {progress.train_seconds:.0f} s"
     if run.device.type == "cuda":
         row |= {"gpu": torch.cuda.get_device_name(run.device)}
-        row |= {"gpu_peak_mb": round(torch.cuda.max_memory_allocated(run.device) / 1e6)}
+        row |= {"gpu_peak_mb": round(torch.cuda.max_memory_reserved(run.device) / 1e6)}
         line += f" ({row['samples_per_second']:.0f} samples/s, {row['data_share']:.0%} of the time waiting for data, "
         line += f"peak GPU memory {row['gpu_peak_mb']} MB)"
     if epoch % settings.val_every == 0 or epoch == settings.epochs:

@@ -100,7 +100,7 @@ def amp_name(dtype: torch.dtype | None) -> str:
 def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager:
     """Mixed precision in `dtype`, as `choose_amp` gives it.
 
-    Without a cache of converted weights: a CUDA graph would keep those of its recording, and no weight is used twice.
+    Without a cache of converted weights: a CUDA graph would keep those of its recording, and hardly any is used twice.
     """
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype, cache_enabled=False)
 

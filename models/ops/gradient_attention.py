@@ -49,8 +49,8 @@ def attend_to_surround(
         if in_pieces:
             sums = KeyProducts.apply(query, padded, surround_kernel(keys), shifts)
         else:
-            surrounds = [_surround(padded, max(shifts), shift) for shift in shifts]
-            sums = _key_products(query, surrounds, keys)
+            surround = _surrounds(padded, shifts)
+            sums = _key_products(query, surround, keys)
         attention = normalise(_cosines(*sums))
         values = rearrange(values, "s (h k) c -> h s k c", h=len(shifts)).to(attention.dtype)
         taps = torch.einsum("bhqsk, hskc -> sbhqc", attention, values).flatten(2, 3)  # [S, B, width, 8C]
@@ -61,7 +61,7 @@ def attend_to_surround(
         if in_pieces:
             out = _convolve_each(padded, surround_kernel(taps), shifts)
         else:
-            maps = [surround @ own.mT for surround, own in zip(surrounds, taps, strict=True)]  # [B, H * W, width]
+            maps = [surround(index) @ own.mT for index, own in enumerate(taps)]  # [B, H * W, width]
             out = sum(maps[1:], maps[0]).mT.unflatten(2, x.shape[2:])
     return out if projects else project(out)
 
@@ -77,6 +77,17 @@ def _cosines(query_energy: Tensor, products: Tensor, key_energy: Tensor) -> Tens
     return torch.stack([scores[head, head] for head in range(heads)], dim=1)
 
 
+def _surrounds(padded: Tensor, shifts: tuple[int, ...]) -> Callable[[int], Tensor]:
+    """A function that gives the surround of a shift by its index.
+
+    Each is made once where it is kept for the backward pass, else whenever it is asked for, to save memory.
+    """
+    margin = max(shifts)
+    if not torch.is_grad_enabled():
+        return lambda index: _surround(padded, margin, shifts[index])
+    return [_surround(padded, margin, shift) for shift in shifts].__getitem__
+
+
 def _surround(padded: Tensor, margin: int, shift: int) -> Tensor:
     """The eight neighbours at distance `shift` minus the centre, of an image padded by `margin`: [B, H * W, 8 * C],
     direction outer and channel inner, directions in raster order."""
@@ -89,17 +100,19 @@ def _surround(padded: Tensor, margin: int, shift: int) -> Tensor:
         for right in steps
     ]
     centre = moved.pop(4)
-    return (torch.stack(moved, dim=3) - centre.unsqueeze(3)).flatten(3).flatten(1, 2)
+    return torch.stack(moved, dim=3).sub_(centre.unsqueeze(3)).flatten(3).flatten(1, 2)
 
 
-def _key_products(query: Tensor, surrounds: list[Tensor], keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What `KeyProducts` returns, from surrounds [B, H * W, 8 * C] and key weights [K, 8 * C], one a shift."""
+def _key_products(query: Tensor, surround: Callable[[int], Tensor], keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What `KeyProducts` returns, from the surrounds [B, H * W, 8 * C] and key weights [S, K, 8 * C]."""
     wide = torch.promote_types(query.dtype, torch.float32)
     rows = _widened(_pixels(query))
-    maps = [_widened(surround @ weight.T) for surround, weight in zip(surrounds, keys, strict=True)]  # [B, H * W, K]
-    query_energy = rows.square().sum(dim=1, dtype=wide)
-    products = torch.stack([rows.mT @ key for key in maps]).to(wide)
-    return query_energy, products, torch.stack([key.square().sum(dim=1, dtype=wide) for key in maps])
+    products, key_energy = [], []
+    for index, weight in enumerate(keys):
+        key = _widened(surround(index) @ weight.T)  # [B, H * W, K]
+        products.append((rows.mT @ key).to(wide))
+        key_energy.append(torch.linalg.vector_norm(key, dim=1, dtype=wide).square())  # needs no map of squares
+    return rows.square().sum(dim=1, dtype=wide), torch.stack(products), torch.stack(key_energy)
 
 
 def surround_kernel(taps: Tensor) -> Tensor:

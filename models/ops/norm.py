@@ -11,12 +11,13 @@ VECTOR = 4  # PyTorch's fast kernel needs a multiple of so many channels; the ot
 def layer_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
     """`norm(x)`, x [..., C] -> same shape; off the CPU, of channels that are no multiple of VECTOR, written out.
 
-    Computes in float32 or better, and returns that, as autocast does for layer norms.
+    Computes in float32 or better. Under autocast it returns float32, as PyTorch's does.
     """
     if ops.in_pieces(x) or ops.is_exporting() or x.shape[-1] % VECTOR == 0:
         return norm(x)
     with torch.autocast(x.device.type, enabled=False):
-        wide = x.to(torch.promote_types(x.dtype, norm.weight.dtype))
+        kind = torch.promote_types(x.dtype, norm.weight.dtype)
+        wide = x.to(torch.promote_types(kind, torch.float32))
         centred = wide - wide.mean(dim=-1, keepdim=True)
         variance = centred.square().mean(dim=-1, keepdim=True)
-        return centred * (variance + norm.eps).rsqrt() * norm.weight + norm.bias
+        return (centred * (variance + norm.eps).rsqrt() * norm.weight + norm.bias).to(kind)

@@ -99,6 +99,17 @@ def test_one_list_leaves_the_rest_to_the_other_part(tmp_path, given, other):
     check_images(root, train, test, f"split from {given}.txt, {other} with the rest")
 
 
+def test_a_single_list_is_not_taken_where_others_are(tmp_path):
+    root = tmp_path / "set"
+    write_pairs(root / "images", root / "masks", NAMES)
+    write_lists(root / "img_idx", train_set=NAMES[:1], test_other=NAMES[1:2])
+    check_images(root, NAMES[:1], NAMES[1:2], "img_idx/train_set.txt, img_idx/test_other.txt")
+    (root / "img_idx" / "test_other.txt").unlink()
+    write_lists(root, train=NAMES[:2], test=NAMES[2:])
+    with pytest.raises(InputError, match="1 train and 0 test lists"):
+        open_dataset(root)
+
+
 def test_a_list_of_all_images_leaves_none_to_train_on(tmp_path):
     write_pairs(tmp_path / "images", tmp_path / "masks", NAMES)
     write_lists(tmp_path, test=NAMES)

@@ -34,13 +34,29 @@ def graphs(monkeypatch):
     monkeypatch.setattr(Graph, "made", [])
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
 
-    @contextmanager
-    def graph(recorded, pool, capture_error_mode):
-        assert pool == (None if len(Graph.made) == 1 else "pool")
-        Network.recording = recorded
-        yield
-        Network.recording = None
+    devices = []
 
+    @contextmanager
+    def device(name):
+        devices.append(name)
+        try:
+            yield
+        finally:
+            devices.pop()
+
+    @contextmanager
+    def graph(recorded, pool, stream, capture_error_mode):
+        assert (pool, stream) == (None if len(Graph.made) == 1 else "pool", "stream 1")
+        assert devices == [torch.device("cpu")]
+        Network.recording = recorded
+        try:
+            yield
+        finally:
+            Network.recording = None
+
+    streams = iter(["stream 1", "stream 2"])
+    monkeypatch.setattr(torch.cuda, "device", device)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: next(streams))
     monkeypatch.setattr(torch.cuda, "graph", graph)
     return Graph.made
 
@@ -88,6 +104,24 @@ def test_not_every_shape_is_recorded(graphs, monkeypatch):
         for _ in range(RECORD_AFTER + 2):
             assert replayed(torch.ones(1, 1, 1, side, side)).tolist() == torch.full((1, 1, side, side), 2.0).tolist()
     assert [graph.replays for graph in graphs] == [2, 2]
+
+
+@torch.inference_mode()
+def test_a_network_that_cannot_be_recorded_runs_as_it_is(graphs, monkeypatch):
+    network, clips = Network(), torch.ones(1, 1, 1, 2, 2)
+    replayed = Replayed(network)
+    for _ in range(RECORD_AFTER):
+        replayed(clips)
+
+    def refuse(given):
+        if Network.recording:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return network.compute(given)
+
+    monkeypatch.setattr(network, "forward", refuse)
+    with pytest.warns(UserWarning, match="without CUDA graphs.*not permitted"):
+        assert replayed(clips).sum() == 8
+    assert replayed(clips).sum() == 8 and len(graphs) == 1
 
 
 def test_the_predictor_replays_on_a_cuda_gpu(monkeypatch):

@@ -5,7 +5,7 @@ import torch
 
 from models import build_model
 from tests.models.test_pretend_gpu import TINY
-from train_script.graphs import GraphedNetwork, uses_graphs
+from train_script.graphs import GraphedNetwork, record, uses_graphs
 from train_script.settings import merge_settings
 from utils.errors import InputError
 
@@ -40,6 +40,32 @@ def test_recording_leaves_the_network_as_it_was(aux_weight, monkeypatch):
         graphed(clip, with_aux=not with_aux)
     assert graphed.train() is graphed and network.training
     assert list(map(id, graphed.parameters())) == list(map(id, network.parameters()))
+
+
+def test_only_the_forward_pass_is_recorded_in_mixed_precision(monkeypatch):
+    seen = []
+
+    def make_graphed_callables(module, inputs, allow_unused_input):
+        seen.append((torch.is_autocast_enabled("cpu"), module(*inputs)[0].dtype))
+
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", make_graphed_callables)
+    GraphedNetwork(build_model("datransnet", width=4), settings(), CPU, torch.bfloat16)
+    assert seen == [(False, torch.bfloat16)]
+
+
+@pytest.mark.parametrize("asked", [None, True])
+def test_a_failed_recording_nobody_asked_for_is_a_warning(asked, monkeypatch):
+    def make_graphed_callables(module, inputs, allow_unused_input):
+        module(*inputs)
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", make_graphed_callables)
+    network = build_model("datransnet", width=4)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    expected = pytest.raises(RuntimeError) if asked else pytest.warns(UserWarning, match="without CUDA graphs")
+    with expected:
+        assert record(network, settings(graphs=asked), CPU, None) is network
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
 @pytest.mark.parametrize(

@@ -372,6 +372,14 @@ def test_a_signal_to_all_processes_leaves_the_loading_ones_alive(dataset, tmp_pa
     assert "Traceback" not in rest and "interrupted in epoch" in rest
 
 
+def test_an_error_does_not_wait_for_loading_processes(dataset, tmp_path):
+    words = arguments(dataset, tmp_path, num_workers=2)
+    breaks = "from train_script import train, trainer; trainer.train_step = lambda *given: next(given[2]) / 0"
+    command = [sys.executable, "-c", f"{breaks}; raise SystemExit(train.main({words}))"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert "unsupported operand" in done.stderr and done.returncode == 1
+
+
 @pytest.mark.parametrize(("every", "save_steps"), [(1, 1), (10, 2)])  # as on a CPU, and as on a GPU
 def test_a_loss_that_is_not_finite_stops_with_the_samples_named(dataset, tmp_path, monkeypatch, every, save_steps):
     real, count = trainer.total_loss, 0
@@ -406,6 +414,7 @@ def test_a_network_is_compiled_for_a_gpu_or_if_asked_for(monkeypatch):
     for words, on_gpu, on_cpu in (
         ([], False, False),  # CUDA graphs instead
         (["--graphs", "false"], False, False),
+        (["--graphs", "false", "--accumulate", "2"], True, False),
         (["--accumulate", "2"], True, False),
         (["--compile"], True, True),
         (["--compile", "false"], False, False),
