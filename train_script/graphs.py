@@ -1,7 +1,7 @@
 """Training as CUDA graphs: the kernels of a network's forward and backward pass, recorded once and started together.
 
-A host takes longer to start a step's thousands of kernels than a GPU takes to run them. Recording takes a second, where
-`torch.compile` takes minutes.
+A host takes longer to start a step's thousands of kernels than a GPU takes to run them. Recording adds seconds to the
+start of a run, where `torch.compile` adds minutes.
 """
 
 import warnings
