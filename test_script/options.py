@@ -45,7 +45,7 @@ def add_model_options(parser: argparse.ArgumentParser, path_required: bool = Tru
     add("--tile", type=int, metavar="SIDE", help=tile)
     add_device_options(parser)
     add("--batch_size", type=int, help="frames processed at a time; default 4, on a CPU enough to fill its cores")
-    add("--compile", action="store_true", help="compile the network; pays for thousands of frames")
+    add("--compile", action="store_true", help="compile the network, which takes minutes; see test_script.benchmark")
 
 
 def add_track_options(parser: argparse.ArgumentParser) -> None:

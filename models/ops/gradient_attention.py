@@ -4,8 +4,8 @@ The published form concatenates, for each shift d, the eight neighbours at dista
 (the surround) and applies 1x1 convolutions to them for keys and values. softmax(scores) @ value is linear in the value,
 so attention and value weights fold into one small matrix per sample, and values are never computed. The rest differs:
 
-* GPUs, and the compiler, take the surround itself, once, and matrix products of it: at a GPU's bandwidth that is
-  faster than cuDNN's dilated and grouped convolutions.
+* GPUs, and exported networks, take the surround itself and matrix products of it: at a GPU's bandwidth that is faster
+  than cuDNN's dilated and grouped convolutions.
 * On a CPU it is never built. A 1x1 convolution of "neighbour minus centre" is one 3x3 convolution with dilation d whose
   outer taps are the eight blocks of its weight and whose centre tap is minus their sum (`surround_kernel`). Of the keys
   only their products with the queries and their norms are needed (`KeyProducts`); both are summed over bands of rows
@@ -42,11 +42,11 @@ def attend_to_surround(
     better.
     """
     keys, values = (torch.stack([conv.weight.flatten(1) for conv in convs]) for convs in (key, value))  # [S, K, 8C]
-    in_pieces = ops.in_pieces(x)
+    convolve = ops.on_cpu(x) and not ops.is_exporting()
     with torch.autocast(x.device.type, enabled=False):
         x, keys = x.to(query.dtype), keys.to(query.dtype)
         padded = F.pad(x, (max(shifts),) * 4, mode="reflect").contiguous(memory_format=torch.channels_last)
-        if in_pieces:
+        if convolve:
             sums = KeyProducts.apply(query, padded, surround_kernel(keys), shifts)
         else:
             surround = _surrounds(padded, shifts)
@@ -58,7 +58,7 @@ def attend_to_surround(
         if projects:
             taps = project.weight.flatten(1).to(taps.dtype) @ taps
         taps = taps.to(x.dtype)
-        if in_pieces:
+        if convolve:
             out = _convolve_each(padded, surround_kernel(taps), shifts)
         else:
             maps = [surround(index) @ own.mT for index, own in enumerate(taps)]  # [B, H * W, width]
@@ -127,8 +127,10 @@ def surround_kernel(taps: Tensor) -> Tensor:
 
 
 def _bands(query: Tensor, channels: int) -> list[tuple[int, int]]:
-    """Row ranges [first, last) whose keys, `channels` wide, fit into BAND_BYTES."""
+    """Row ranges [first, last) whose keys, `channels` wide, fit into BAND_BYTES; one range for the compiler."""
     batch, _, height, width = query.shape
+    if not ops.in_pieces(query):
+        return [(0, height)]
     rows = max(1, BAND_BYTES // (query.element_size() * batch * width * channels))
     return [(first, min(first + rows, height)) for first in range(0, height, rows)]
 

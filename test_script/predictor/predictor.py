@@ -61,7 +61,7 @@ class Predictor:
         scales: average over the clip resized by each of these (1.0 alone: as it is).
         tile: side of square tiles, rounded up to a multiple of the network's, for larger frames. None: whole frames.
         amp: mixed precision: none, bf16, fp16 or auto (see `utils.distributed.choose_amp`).
-        compile: compile the network (torch.compile); pays for thousands of frames of one size.
+        compile: compile the network (torch.compile), which takes minutes for each size of frames.
         batch_size: clips processed at a time. None: 4, and on a CPU at least as many as occupy its cores.
         threshold: a pixel is target where its probability is above it.
         deterministic: give a single frame one thread per pass as well, see below.

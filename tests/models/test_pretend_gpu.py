@@ -232,9 +232,10 @@ def compiled_gradients(network, parts, clip, backend):
         yield part, *gradients
 
 
-@names
-def test_training_has_no_graph_breaks(name):
+@pytest.mark.parametrize(("name", "gpu"), [("datransnet", True), ("datransnet", False), ("sgmp_unet", True)])
+def test_training_has_no_graph_breaks(name, gpu, monkeypatch):
     """Of the network's parts: tracing all of it takes longer."""
+    monkeypatch.setattr("models.ops.on_cpu", lambda tensor: not gpu)
     network = build(name)
     for part, plain, compiled in compiled_gradients(network, PARTS[name](network), random_clip(network), "eager"):
         drawn = any(isinstance(module, StochasticDepth) and module.p for module in part.modules())  # not alike twice
