@@ -5,7 +5,9 @@ from torch import Tensor, nn
 
 from models import ops
 
-VECTOR = 4  # PyTorch's fast kernel needs a multiple of so many channels; the other took a fifth of SGMP-UNet's time
+# PyTorch's fast kernel needs a multiple of so many channels; the other took a quarter of the time of all kernels of
+# SGMP-UNet's forward pass on an H100 (bf16, PyTorch 2.11).
+VECTOR = 4
 
 
 def layer_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
