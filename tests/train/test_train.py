@@ -340,6 +340,7 @@ def test_changed_settings_are_said(dataset, unbroken, tmp_path, capsys):
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_and_sigterm_save_and_exit(dataset, unbroken, tmp_path, monkeypatch, capsys, signum):
     real, count = trainer.accumulate_gradients, 0
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
 
     def interrupted(*given):
         nonlocal count
@@ -352,7 +353,7 @@ def test_ctrl_c_and_sigterm_save_and_exit(dataset, unbroken, tmp_path, monkeypat
         patch.setattr(trainer, "accumulate_gradients", interrupted)
         assert main(arguments(dataset, tmp_path)) == 128 + signum
     assert "interrupted in epoch 1 after step 3 of 4" in capsys.readouterr().out
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
     assert main(arguments(dataset, tmp_path, resume="auto")) == 0
     assert_same_run(folder_of(tmp_path), unbroken)
 
