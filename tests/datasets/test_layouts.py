@@ -281,7 +281,7 @@ def test_a_name_of_path_config_alone_is_a_dataset(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"^My-IR is not at .*somewhere \(from datasets/path_config\.py\)") as error:
         open_dataset("my-ir")
     assert "download" not in str(error.value)
-    with pytest.raises(InputError, match=r"demo, My-IR, or an existing folder; did you mean My-IR\?"):
+    with pytest.raises(InputError, match=r", My-IR, or an existing folder; did you mean My-IR\?"):
         open_dataset("MYIR")
     write_sequences(tmp_path / "somewhere", ["a", "b"], frames=1)
     index = open_dataset("my-ir")
