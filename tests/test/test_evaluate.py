@@ -191,13 +191,16 @@ def test_clear_errors(flat, name, array, message):
     assert not (flat / "out.json").exists()
 
 
-def test_names_match_as_in_datasets_and_hidden_folders_do_not_count(tmp_path):
+def test_names_match_as_in_datasets_and_hidden_folders_do_not_count(tmp_path, capsys):
     """Spaces do not count (IRDST); a killed run may leave the hidden folder of a file that it was writing."""
-    save(tmp_path / "pred" / "7" / "1(3).npy", spot())
+    save(tmp_path / "pred" / "clip 7" / "1 (3).npy", spot())
     save(tmp_path / "pred" / ".1(3)-x" / "1(3).npy", spot())
-    save(tmp_path / "mask" / "7" / "1 (3).png", spot())
-    (pair,) = find_pairs(tmp_path / "pred", tmp_path / "mask", {"7/1 (3)"})
-    assert (pair.sequence, pair.frame) == ("7", "1(3)")
+    save(tmp_path / "mask" / "clip7" / "1(3).png", spot())
+    (pair,) = find_pairs(tmp_path / "pred", tmp_path / "mask", {"clip 7/1(3)"})
+    assert (pair.sequence, pair.frame) == ("clip 7", "1 (3)")  # but are shown as they are in the prediction's name
+    (tmp_path / "groups.csv").write_text("clip7/1 (3),dim\n")
+    metrics = run(tmp_path, "--groups", str(tmp_path / "groups.csv"))["standard"]
+    assert list(metrics["sequences"]) == ["clip 7"] and metrics["groups"]["dim"]["pd"] == 1
 
 
 def test_errors_of_folders_and_options(flat, tmp_path):

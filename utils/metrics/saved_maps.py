@@ -25,7 +25,7 @@ NAMES_SHOWN = 3  # in an error
 
 
 class Pair(NamedTuple):
-    """A prediction and its mask; sequence is None for files that are not in a sequence's folder."""
+    """A prediction and its mask, named as the prediction is; sequence is None for files not in a sequence's folder."""
 
     sequence: str | None
     frame: str
@@ -55,7 +55,10 @@ def find_pairs(predictions: Path, masks: Path, wanted: set[str] | None = None) -
         remedy = "add them, or name the images with --list"
         raise InputError(f"{predictions} has no prediction for the mask {lone}; {remedy}")
     keys = sorted(found, key=lambda key: (numeric_key(key[0] or ""), numeric_key(key[1])))
-    return [Pair(*key, found[key], truth[key]) for key in keys]
+    return [
+        Pair(key[0] and found[key].parent.name, found[key].stem.removesuffix(MASK_ENDING), found[key], truth[key])
+        for key in keys
+    ]
 
 
 def list_files(folder: Path, suffixes: tuple[str, ...], what: str) -> dict[tuple[str | None, str], Path]:
@@ -89,9 +92,10 @@ def read_groups(path: Path, pairs: list[Pair]) -> dict[str, str]:
 
 
 def key_names(key: tuple[str | None, str]) -> tuple[str, ...]:
-    """The names that select an image: NAME, or SEQUENCE/NAME and SEQUENCE."""
+    """The names that select an image: NAME, or SEQUENCE/NAME and SEQUENCE, without spaces."""
     sequence, frame = key
-    return (frame,) if sequence is None else (f"{sequence}/{frame}", sequence)
+    names = (frame,) if sequence is None else (f"{sequence}/{frame}", sequence)
+    return tuple(map(file_key, names))
 
 
 def _lone(files: dict, others: dict) -> str:
