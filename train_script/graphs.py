@@ -15,26 +15,17 @@ from utils.errors import InputError, is_out_of_memory
 
 
 def uses_graphs(settings: Settings, device: torch.device) -> bool:
-    """Whether training replays CUDA graphs: as set, or where they serve, unless it compiles the network.
+    """Whether training replays CUDA graphs: on a CUDA GPU, in one process that does not compile, unless turned off.
 
-    Raises `InputError` for graphs that are asked for where they do not serve.
+    Raises `InputError` for graphs that are asked for elsewhere.
     """
-    serve = graphs_serve(settings, device)
-    if settings.graphs and (settings.compile or not serve):
+    possible = device.type == "cuda" and world_size() == 1 and not settings.compile
+    if settings.graphs and not possible:
         raise InputError(
-            "graphs is on, which needs a CUDA GPU, one process, accumulate 1, and compile off; found "
-            f"{device}, {world_size()} process(es), accumulate {settings.accumulate}, compile {settings.compile}; "
-            "leave --graphs out"
+            "graphs is on, which needs a CUDA GPU, one process, and compile off; found "
+            f"{device}, {world_size()} process(es), compile {settings.compile}; leave --graphs out"
         )
-    return serve and (not settings.compile if settings.graphs is None else settings.graphs)
-
-
-def graphs_serve(settings: Settings, device: torch.device) -> bool:
-    """Whether training can replay CUDA graphs: in one process on a CUDA GPU, without gradient accumulation.
-
-    A graph writes its gradients to the same memory each time, where those of a step's earlier part would still be.
-    """
-    return device.type == "cuda" and world_size() == 1 and settings.accumulate == 1
+    return possible and settings.graphs is not False
 
 
 def record(network: nn.Module, settings: Settings, device: torch.device, amp: torch.dtype | None) -> nn.Module:
@@ -56,7 +47,8 @@ class GraphedNetwork(nn.Module):
         self.with_aux = settings.aux_weight > 0
         self.outputs = _Outputs(network, self.with_aux, device, amp).train()
         side = settings.train_size
-        clip = torch.zeros(settings.batch_size, network.num_frames, network.in_channels, side, side, device=device)
+        batch = settings.batch_size // settings.accumulate
+        clip = torch.zeros(batch, network.num_frames, network.in_channels, side, side, device=device)
         buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
         # gradients come from another stream than the one recorded, which waits for it
         warnings.filterwarnings("ignore", "The AccumulateGrad node's stream does not match", UserWarning)
@@ -71,6 +63,9 @@ class GraphedNetwork(nn.Module):
         """As the network; `with_aux` is to be that of the recording."""
         if with_aux != self.with_aux:
             raise ValueError(f"recorded with with_aux={self.with_aux}")
+        for parameter in self.parameters():  # gradients to be added to lie where the graph is going to write its own
+            if parameter.grad is not None:
+                parameter.grad = parameter.grad.clone()
         outputs = self.outputs(clip)
         return list(outputs) if with_aux else outputs[0]
 

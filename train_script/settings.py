@@ -96,7 +96,7 @@ class Settings:
 
     device: str
     amp: Literal[AMP_NAMES]
-    compile: bool | None
+    compile: bool
     graphs: bool | None
     tf32: bool
     seed: Seed
@@ -149,6 +149,8 @@ def renamed(values: dict[str, Any]) -> dict[str, Any]:
     values = dict(values)
     if "start" in values:
         values["init"] = ALIASES["start"][1](values.pop("start"))
+    if "compile" in values:
+        values["compile"] = bool(values["compile"])  # none left it to the device
     options = {name: values.pop(name) for name in MODEL_OPTIONS if name in values}
     if values.get("model") in MODELS:  # an option of another model had no effect
         options = {name: value for name, value in options.items() if name in model_options(values["model"])}

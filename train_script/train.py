@@ -7,13 +7,12 @@ from pathlib import Path
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils._triton import has_triton
 
 from datasets import DatasetIndex
 from models import build_model, load_weights
 from models.weights import load_pretrained_backbone
 from train_script import data, run_folder
-from train_script.graphs import graphs_serve, record, uses_graphs
+from train_script.graphs import record, uses_graphs
 from train_script.optim import build_ema, build_optimizer, build_schedule
 from train_script.run_folder import LAST, Log, read_last
 from train_script.settings import DEMO, Settings, changed_settings, merge_settings, parse_command_line
@@ -156,22 +155,13 @@ def build_training(
     model = network
     if uses_graphs(settings, device):
         model = record(network, settings, device, amp)
-    elif compiles(settings, device):
-        # a failure of what nobody asked for is a warning
-        torch._dynamo.config.suppress_errors = settings.compile is None
+    elif settings.compile:
         model = torch.compile(network)
     if world_size() > 1:
         model = share_gradients(model, device)
     optimizer = build_optimizer(network, settings)
     scaler = torch.amp.GradScaler(device.type, enabled=amp == torch.float16)
     return Training(network, model, optimizer, scaler, ema)
-
-
-def compiles(settings: Settings, device: torch.device) -> bool:
-    """Whether the network is compiled: as set, or on a GPU that Triton writes code for where graphs do not serve."""
-    if settings.compile is not None:
-        return settings.compile
-    return device.type == "cuda" and not graphs_serve(settings, device) and has_triton()
 
 
 def share_gradients(model: nn.Module, device: torch.device) -> DistributedDataParallel:
@@ -283,7 +273,7 @@ def describe_computing(run: Run) -> str:
     if run.device.type != "cuda":
         return f"{run.device}, {name}"
     workers, rounding = data.count_workers(settings, run.device), "TF32" if settings.tf32 else "true float32"
-    form = ", compiled" if compiles(settings, run.device) else ""
+    form = ", compiled" if settings.compile else ""
     if uses_graphs(settings, run.device):
         form = ", CUDA graphs"
     return (

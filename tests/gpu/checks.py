@@ -179,7 +179,7 @@ def twenty_steps(lab: Lab) -> Iterator[Row]:
 def resume_and_predict(lab: Lab) -> Iterator[Row]:
     """A run that is continued after its first epoch against an unbroken one; then its predictions against a CPU's."""
     blobs = write_blobs(lab.folder / "blobs")
-    given = {"device": lab.device.type, "schedule": "constant", "compile": False}
+    given = {"device": lab.device.type, "schedule": "constant"}
     runs = {name: arguments(blobs, lab.folder / "runs", name, **given) for name in ("unbroken", "resumed")}
     train.main(runs["unbroken"])
     train.main([*runs["resumed"], "--epochs", "1"])
@@ -212,10 +212,11 @@ def graphs(lab: Lab) -> Iterator[Row]:
                 given = clip * (1 - 0.1 * number)
                 error = max(error, (replayed(given) - network(given)).abs().max().item())
         yield f"{name}: replayed logits", f"differ by {error:.1e} at most", error == 0
-        for kind, recorded in product(("none", "bf16", "fp16"), (False, True)):
+        for (kind, parts), recorded in product((("none", 1), ("none", 2), ("bf16", 1), ("fp16", 1)), (False, True)):
             torch.manual_seed(0)
             network = build_model(name).to(lab.device)
             given = {"ema": 0.9, "loss": "bce_soft_iou", "train_size": SIDE, "aux_weight": 0.5}
+            given |= {"accumulate": parts, "batch_size": 2 * parts}
             amp = choose_amp(kind, lab.device)
             run, training = prepare_training(network, lab.device, amp, **given)
             if recorded:
@@ -234,7 +235,7 @@ def graphs(lab: Lab) -> Iterator[Row]:
             text = f"differs by {error:.1e} in the first of ten (allowed 1 %), falls by {fall:.4f}, unrecorded by "
             text += f"{expected:.4f}"
             passed = error < 0.01 and fall > 0.5 * expected > 0
-            yield f"{name}: loss of recorded training steps, amp {kind}", text, passed
+            yield f"{name}: loss of recorded training steps, amp {kind}, accumulate {parts}", text, passed
 
 
 def compiled(lab: Lab) -> Iterator[Row]:
@@ -265,7 +266,7 @@ def all_gpus(lab: Lab) -> Iterator[Row]:
     blobs = write_blobs(lab.folder / "ddp" / "blobs")
     losses = []
     for processes in (1, count):
-        given = {"device": "cuda", "epochs": 1, "batch_size": count * (16 // count), "compile": False}
+        given = {"device": "cuda", "epochs": 1, "batch_size": count * (16 // count)}
         words = arguments(blobs, lab.folder / "ddp", f"on_{processes}", **given)
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
         command += ["-m", "train_script.train", *words]
@@ -329,7 +330,7 @@ def loading(lab: Lab) -> Iterator[Row]:
     options = (
         f"--dataset {data} --model {name} --train_size {size} --batch_size 4 --epochs 2 --val_every 2 --limit_val 1"
     )
-    options += f" --device {lab.device.type} --final_test false --tensorboard false --compile false --loss bce_soft_iou"
+    options += f" --device {lab.device.type} --final_test false --tensorboard false --loss bce_soft_iou"
     train.main([*options.split(), "--output_root", str(lab.folder / "loading"), "--experiment_name", "run"])
     path = next((lab.folder / "loading").rglob("metrics.jsonl"))
     row = [json.loads(line) for line in path.read_text().splitlines()][-1]

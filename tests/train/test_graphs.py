@@ -1,4 +1,6 @@
-"""Recorded training, with a stand-in for `make_graphed_callables` that only does what happens before the recording."""
+"""Recorded training, with stand-ins for `make_graphed_callables`."""
+
+import copy
 
 import pytest
 import torch
@@ -7,6 +9,7 @@ from models import build_model
 from tests.models.test_pretend_gpu import TINY
 from train_script.graphs import GraphedNetwork, record, uses_graphs
 from train_script.settings import merge_settings
+from train_script.train import build_training
 from utils.errors import InputError
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
@@ -53,6 +56,43 @@ def test_only_the_forward_pass_is_recorded_in_mixed_precision(monkeypatch):
     assert seen == [(False, torch.bfloat16)]
 
 
+def graph_stand_in(module, inputs, allow_unused_input):
+    """Replaces the module's passes as torch's graphs do: gradients are written to the same memory each time."""
+    parameters, forward = list(module.parameters()), module.forward
+    memory = [torch.zeros_like(parameter) for parameter in parameters]
+
+    class Replay(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, clip, *parameters):
+            assert clip.shape == inputs[0].shape
+            with torch.enable_grad():
+                ctx.outputs = forward(clip)
+            return tuple(output.detach() for output in ctx.outputs)
+
+        @staticmethod
+        def backward(ctx, *grads):
+            for place, gradient in zip(memory, torch.autograd.grad(ctx.outputs, parameters, grads), strict=True):
+                place.copy_(gradient)
+            return None, *(place.detach() for place in memory)
+
+    module.forward = lambda clip: Replay.apply(clip, *parameters)
+
+
+def test_gradients_accumulate_over_replays(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", graph_stand_in)
+    torch.manual_seed(0)
+    network = build_model("datransnet", width=4).train()
+    plain, parts = copy.deepcopy(network), torch.rand(3, 2, 1, 1, 32, 32)
+    graphed = GraphedNetwork(network, settings(batch_size=6, accumulate=3, aux_weight=0), CPU, None)
+    for _ in range(2):
+        for model in (plain, graphed):
+            model.zero_grad()
+            for clip in parts:
+                model(clip).square().mean().backward()
+        for one, other in zip(plain.parameters(), network.parameters(), strict=True):
+            assert torch.equal(one.grad, other.grad)
+
+
 @pytest.mark.parametrize("asked", [None, True])
 def test_a_failed_recording_nobody_asked_for_is_a_warning(asked, monkeypatch):
     def make_graphed_callables(module, inputs, allow_unused_input):
@@ -73,7 +113,7 @@ def test_a_failed_recording_nobody_asked_for_is_a_warning(asked, monkeypatch):
     [
         ({}, GPU, True),
         ({}, CPU, False),
-        ({"accumulate": 2}, GPU, False),
+        ({"accumulate": 2}, GPU, True),
         ({"compile": True}, GPU, False),
         ({"compile": False}, GPU, True),
         ({"graphs": False}, GPU, False),
@@ -84,7 +124,16 @@ def test_when_training_is_recorded(given, device, expected):
     assert uses_graphs(settings(**given), device) is expected
 
 
-@pytest.mark.parametrize(("given", "device"), [({}, CPU), ({"accumulate": 2}, GPU), ({"compile": True}, GPU)])
+@pytest.mark.parametrize(("given", "device"), [({}, CPU), ({"compile": True}, GPU)])
 def test_graphs_that_cannot_be_are_an_error(given, device):
     with pytest.raises(InputError, match="leave --graphs out"):
         uses_graphs(settings(graphs=True, **given), device)
+
+
+@pytest.mark.parametrize("compiles", [False, True])
+def test_a_network_is_compiled_only_if_asked_for(compiles, monkeypatch):
+    compiled = torch.nn.Identity()
+    monkeypatch.setattr(torch, "compile", lambda network: compiled)
+    network = build_model("datransnet", width=4)
+    training = build_training(settings(compile=compiles), network, CPU)
+    assert training.network is network and training.model is (compiled if compiles else network)

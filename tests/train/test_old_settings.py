@@ -35,6 +35,10 @@ def test_a_configuration_and_the_settings_saved_with_a_run(tmp_path):
     assert network(merged("--dataset", "demo", saved=old)) == expected
 
 
+def test_compilation_that_was_left_to_the_device():
+    assert merged("--dataset", "demo", saved={"compile": None}).compile is False
+
+
 def test_model_options_add_up_as_long_as_the_model_stays():
     assert merged("--config", "datransnet_irstd_1k").model_options == {"image_size": 512}
     more = merged("--config", "datransnet_irstd_1k", "--model_options", "width=8")

@@ -17,9 +17,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from models import load_model
 from tests.reference.datasets_folders import write_lists, write_pairs
 from train_script import run_folder, trainer
-from train_script.settings import merge_settings, parse_command_line
 from train_script.tensorboard import open_writer
-from train_script.train import compiles, main
+from train_script.train import main
 from utils.checkpoint import read_checkpoint
 from utils.errors import InputError
 
@@ -408,21 +407,6 @@ def test_float32_in_training_is_float32_unless_tf32_is_asked_for(monkeypatch, tf
     before = precision()
     assert main(["--dataset", "any", "--tf32", str(tf32)]) == (tf32, True, products)
     assert precision() == before
-
-
-def test_a_network_is_compiled_for_a_gpu_or_if_asked_for(monkeypatch):
-    monkeypatch.setattr("train_script.train.has_triton", lambda: True)
-    for words, on_gpu, on_cpu in (
-        ([], False, False),  # CUDA graphs instead
-        (["--graphs", "false"], False, False),
-        (["--graphs", "false", "--accumulate", "2"], True, False),
-        (["--accumulate", "2"], True, False),
-        (["--compile"], True, True),
-        (["--compile", "false"], False, False),
-    ):
-        settings = merge_settings(None, parse_command_line(["--dataset", "any", *words])[1])
-        assert compiles(settings, torch.device("cuda")) == on_gpu
-        assert compiles(settings, torch.device("cpu")) == on_cpu
 
 
 def test_a_folder_that_cannot_be_written_is_known_before_training(dataset, tmp_path, monkeypatch):
