@@ -5,6 +5,7 @@ import inspect
 from pathlib import Path
 from typing import Any
 
+import utils  # noqa: F401  (before torch)
 from models.datransnet import DATransNet
 from models.network import Network
 from models.sgmp_unet import SMALL, SGMPUNet

@@ -1,7 +1,8 @@
 """Convolutions with batch norm: one convolution in eval mode; in training on a CPU, with a faster weight gradient.
 
 oneDNN computes the weight gradient of wide 3x3 convolutions at half the rate of its other convolutions on processors
-without AVX-512. Nine matrix products, one a tap, are faster.
+without AVX-512. Nine matrix products, one a tap, are faster. A 1x1 convolution of an image's few channels is one
+convolution in training, too, since the statistics of its output follow from the mean and covariance of its input.
 """
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from models import ops
 
 LEAST_CHANNELS = 64  # on either side; below, matrix products are too narrow to be fast
+MOST_INPUTS = 4  # channels that count as few
 BAND_PIXELS = 8192  # multiplied at once, so that they stay in the cache for all nine products
 
 
@@ -59,14 +61,38 @@ def _weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
 
 def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
     """`norm(conv(x))`; in eval mode as one convolution, whose weights are scaled on the fly (gradients stay exact)."""
+    mean, variance = norm.running_mean, norm.running_var
     if norm.training:
-        return norm(_convolve(x, conv))
-    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-    bias = norm.bias - norm.running_mean * scale
+        if not _has_few_inputs(x, conv, norm):
+            return norm(_convolve(x, conv))
+        mean, variance = _output_statistics(x, conv, norm)
+    scale = norm.weight * torch.rsqrt(variance + norm.eps)
+    bias = norm.bias - mean * scale
     if conv.bias is not None:
         bias = bias + conv.bias * scale
     weight = conv.weight * scale[:, None, None, None]
     return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
+def _has_few_inputs(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> bool:
+    """Whether the statistics of `conv(x)` are computed from those of x; not between processes."""
+    pointwise = conv.kernel_size == conv.stride == (1, 1) and conv.padding == (0, 0) and conv.groups == 1
+    alone = type(norm) is nn.BatchNorm2d and ops.in_pieces(x) and not torch.is_autocast_enabled("cpu")
+    return alone and pointwise and conv.in_channels <= MOST_INPUTS
+
+
+def _output_statistics(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Mean and variance [O] of `conv(x)`, of a 1x1 convolution; also updates the running ones."""
+    pixels = x.movedim(1, -1).flatten(0, -2)
+    weight, mean = conv.weight.flatten(1), pixels.mean(dim=0)
+    centred = pixels - mean
+    variance = (weight @ (centred.T @ centred) * weight).sum(dim=1).clamp(min=0) / len(pixels)
+    mean = F.linear(mean, weight, conv.bias)
+    with torch.no_grad():
+        norm.num_batches_tracked += 1
+        norm.running_mean.lerp_(mean, norm.momentum)
+        norm.running_var.lerp_(variance * len(pixels) / (len(pixels) - 1), norm.momentum)
+    return mean, variance
 
 
 def _convolve(x: Tensor, conv: nn.Conv2d) -> Tensor:

@@ -1,8 +1,7 @@
 """The two-layer perceptron of Swin blocks, a few tokens at a time.
 
 Its hidden layer is four times as wide as the tokens: written to memory and read back, it costs more time on a processor
-than computing it. Here it stays in the cache, and is computed again in the backward pass, unless it is so small
-that all of it fits there.
+than computing it. Here it stays in the cache, and is computed again in the backward pass.
 """
 
 import torch
@@ -10,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.ops import in_pieces
+from models.ops.norm import layer_norm
 
 HIDDEN_BYTES = 8 << 20  # of hidden values in flight: less than a third-level cache, enough for efficient products
 
@@ -20,38 +20,51 @@ def _pieces(x: Tensor, width: int) -> list[slice]:
 
 
 class _ChunkedMLP(torch.autograd.Function):
-    """linear - GELU - linear of tokens [N, C]."""
+    """linear - GELU - linear of tokens [N, C], after a layer norm if `norm` is its weight, bias and epsilon."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor) -> Tensor:
-        pieces = _pieces(x, len(weight1))
+    def forward(ctx, x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor, *norm) -> Tensor:
         out = x.new_empty(len(x), len(weight2))
-        for piece in pieces:
-            before = F.linear(x[piece], weight1, bias1)
-            torch.addmm(bias2, F.gelu(before), weight2.t(), out=out[piece])
-        ctx.save_for_backward(x, weight1, bias1, weight2, *([before] if len(pieces) == 1 else []))
+        for piece in _pieces(x, len(weight1)):
+            given = F.layer_norm(x[piece], x.shape[1:], *norm) if norm else x[piece]
+            hidden = F.gelu(F.linear(given, weight1, bias1))
+            torch.addmm(bias2, hidden, weight2.t(), out=out[piece])
+        ctx.epsilon = norm[2:]
+        ctx.save_for_backward(x, weight1, bias1, weight2, *norm[:2])
         return out
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        x, weight1, bias1, weight2, *kept = ctx.saved_tensors
+        x, weight1, bias1, weight2, *norm = ctx.saved_tensors
         grad = grad.contiguous()
         grad_x = torch.empty_like(x)
         grad_weight1, grad_weight2, grad_bias1 = torch.empty_like(weight1), torch.empty_like(weight2), 0
+        grad_norm = [torch.zeros_like(one) for one in norm]
         for number, piece in enumerate(_pieces(x, len(weight1))):
-            before = kept[0] if kept else F.linear(x[piece], weight1, bias1)
+            given = x[piece]
+            if norm:
+                given, *moments = torch.native_layer_norm(x[piece], x.shape[1:], *norm, *ctx.epsilon)
+            before = F.linear(given, weight1, bias1)
             grad_weight2.addmm_(grad[piece].t(), F.gelu(before), beta=min(number, 1))  # the first is not added to any
             grad_before = torch.ops.aten.gelu_backward(grad[piece] @ weight2, before)
-            grad_weight1.addmm_(grad_before.t(), x[piece], beta=min(number, 1))
+            grad_weight1.addmm_(grad_before.t(), given, beta=min(number, 1))
             grad_bias1 = grad_bias1 + grad_before.sum(dim=0)
             torch.mm(grad_before, weight1, out=grad_x[piece])
-        return grad_x, grad_weight1, grad_bias1, grad_weight2, grad.sum(dim=0)
+            if norm:
+                grads = torch.ops.aten.native_layer_norm_backward(
+                    grad_x[piece], x[piece], x.shape[1:], *moments, *norm, [True, True, True]
+                )
+                grad_x[piece] = grads[0]
+                for total, one in zip(grad_norm, grads[1:], strict=True):
+                    total += one
+        return grad_x, grad_weight1, grad_bias1, grad_weight2, grad.sum(dim=0), *grad_norm, *[None] * len(ctx.epsilon)
 
 
-def chunked_mlp(x: Tensor, mlp: nn.Sequential) -> Tensor:
-    """`mlp(x)` for a torchvision MLP (Linear, GELU, Dropout of 0, Linear, Dropout of 0), x [..., C] -> same shape."""
+def chunked_mlp(x: Tensor, mlp: nn.Sequential, norm: nn.LayerNorm | None = None) -> Tensor:
+    """`mlp(norm(x))` for a torchvision MLP (Linear, GELU, Dropout of 0, Linear, Dropout of 0), x [..., C] -> same."""
     first, last = mlp[0], mlp[3]
     if not in_pieces(x) or torch.is_autocast_enabled("cpu"):
-        return mlp(x)
-    out = _ChunkedMLP.apply(x.reshape(-1, x.shape[-1]), first.weight, first.bias, last.weight, last.bias)
+        return mlp(layer_norm(x, norm) if norm else x)
+    given = (norm.weight, norm.bias, norm.eps) if norm else ()
+    out = _ChunkedMLP.apply(x.reshape(-1, x.shape[-1]), first.weight, first.bias, last.weight, last.bias, *given)
     return out.view_as(x)

@@ -33,7 +33,7 @@ class SwinBlock3d(SwinTransformerBlock):
 
     def forward(self, x: Tensor) -> Tensor:
         x = add_branch(x, lambda x: self.attn(self.norm1(x)), self.stochastic_depth)
-        return add_branch(x, lambda x: chunked_mlp(self.norm2(x), self.mlp), self.stochastic_depth)
+        return add_branch(x, lambda x: chunked_mlp(x, self.mlp, self.norm2), self.stochastic_depth)
 
 
 class SwinBlockV2(SwinTransformerBlockV2):

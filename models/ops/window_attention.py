@@ -8,9 +8,9 @@ that only the roll brought together. Two identities spare a CPU the padding, the
 * Padded tokens of a window have the same key and value, so all of them count as one token, whose bias is the logarithm
   of the sum of their exponentials. Their own results are dropped, and never computed.
 
-The windows are attended to a few at a time, so that their scores stay in the processor's cache. Of wide heads the
-attention weights are kept for the backward pass; of narrow ones, which have far more weights than channels, they are
-computed again. GPUs, and the compiler, take torchvision's way instead, in one `scaled_dot_product_attention`.
+The windows are attended to a few at a time, so that their scores stay in the processor's cache. The attention weights
+are kept for the backward pass where they are few beside the channels, and else computed again, which takes hardly more
+time. GPUs, and the compiler, take torchvision's way instead, in one `scaled_dot_product_attention`.
 """
 
 import functools
@@ -28,7 +28,7 @@ from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d
 from models import ops
 
 SCORES_BYTES = 8 << 20  # of scores in flight on a CPU: less than a third-level cache
-KEPT_RATIO = 2  # weights are kept where there are at most so many times as many of them as of queries, keys and values
+KEPT_RATIO = 0.6  # weights are kept where their number is at most so many times that of queries, keys and values
 NARROW_HEAD = 8  # channels
 NORM_EPS = 1e-12  # of `F.normalize`; vectors that are not longer become zero here
 MASKED = -100.0  # what torchvision adds to the score of two tokens that a cyclic shift brought together
@@ -76,15 +76,14 @@ def _as_windows(maps: Tensor, sides: tuple[Windows, ...]) -> Tensor:
     return maps.permute(0, 1, 3, 5, 2, 4, 6, *range(7, maps.dim()))
 
 
-def _unit(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Vectors [..., d] of length 1, as `F.normalize`, and what they were multiplied by [..., 1], in float32 or better.
+def _unit_factor(x: Tensor) -> Tensor:
+    """What makes vectors [..., d] of length 1, as `F.normalize` does: [..., 1], in float32 or better.
 
     In float16 NORM_EPS would be zero, and the square of the factor, which the gradient needs, infinite.
     """
     wide = torch.promote_types(x.dtype, torch.float32)
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide)
-    factor = norm.masked_fill(norm <= NORM_EPS, math.inf).reciprocal()  # padded tokens have keys of zero
-    return (x * factor).to(x.dtype), factor
+    return norm.masked_fill(norm <= NORM_EPS, math.inf).reciprocal()  # padded tokens have keys of zero
 
 
 class _WindowAttention(torch.autograd.Function):
@@ -102,13 +101,18 @@ class _WindowAttention(torch.autograd.Function):
         out = qkv.new_empty(*qkv.shape[:4], *qkv.shape[5:])
         for sides, bias in zip(groups, biases, strict=True):
             windows = _as_windows(qkv, sides).permute(7, 0, 1, 2, 3, 8, 4, 5, 6, 9)  # [3, B, ..., heads, t, h, w, d]
-            parts = windows.reshape(3, -1, bias.shape[0], bias.shape[1], qkv.shape[-1])
+            shape = 3, -1, bias.shape[0], bias.shape[1], qkv.shape[-1]
             if bias.shape[2] > bias.shape[1]:
-                own = padding[:, None, :, None].expand(*parts.shape[:3], 1, -1)
-                parts = torch.cat([parts, own], dim=3)
-            (query, key), factor = _unit(parts[:2]) if cosine else (parts[:2], scale[:0])
-            query = query[:, :, : bias.shape[1]] * scale
-            value = parts[2]
+                own = padding[:, None, :, None]
+                parts = windows.reshape(shape)
+                parts = torch.cat([parts, own.expand(*parts.shape[:3], 1, -1)], dim=3)
+            else:
+                parts = windows.clone(memory_format=torch.contiguous_format).view(shape)
+            factor = scale[:0]
+            if cosine:
+                factor = _unit_factor(parts[:2])
+                parts[:2].mul_(factor)
+            query, key, value = parts[0, :, :, : bias.shape[1]].mul_(scale), parts[1], parts[2]
             keep = any(ctx.needs_input_grad) and bias.shape[2] <= KEPT_RATIO * 3 * qkv.shape[-1]
             result = torch.empty_like(query)
             kept = []
@@ -206,7 +210,7 @@ def _attend_at_once(
     pattern = "b (t wt) (h wh) (w ww) three n d -> three b (t h w) n (wt wh ww) d"
     query, key, value = rearrange(qkv, pattern, **extents)
     if cosine:
-        query, key = _unit(query)[0], _unit(key)[0]
+        query, key = ((part * _unit_factor(part)).to(part.dtype) for part in (query, key))
     counts = tuple(side // extent for side, extent in zip(size, window, strict=True))
     together = (0, 1)  # windows count as samples
     bias = bias[None]

@@ -1,7 +1,9 @@
-"""Time and memory of both networks against their plain forms, in one run: `python -m tests.benchmarks.networks`.
+"""Time and memory of both networks against their plain forms: `python -m tests.benchmarks.networks`.
 
-Times are medians; fast and plain alternate, so that a drift of the machine's speed hits both. Memory is the peak of a
-fresh process that does two forward passes or training steps, with the libraries and the weights in it.
+Every form runs in a process of its own, the plain ones as they were released: without what `utils` sets when it is
+imported, which makes memory cheaper to allocate for them, too. The processes take turns, so that a drift of the
+machine's speed hits all of them. Times are medians. Memory is the peak of the process, and the part of it that is
+beyond libraries and weights.
 """
 
 import argparse
@@ -10,74 +12,91 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import torch
 
-from models import build_model
-from tests.reference.plain_datransnet import PlainDATransNet
-from tests.reference.plain_sgmp_unet import PlainSGMPUNet
+class Case(NamedTuple):
+    """What is measured."""
 
-CASES = [  # network, what is done, side, batch
-    ("datransnet", "forward", 256, 1),
-    ("datransnet", "forward", 512, 1),
-    ("datransnet", "step", 256, 4),
-    ("sgmp_unet", "forward", 320, 1),
-    ("sgmp_unet", "step", 320, 1),
+    network: str
+    task: str
+    side: int
+    batch: int
+
+    def __str__(self) -> str:
+        return f"{self.network} {self.task} {self.side} x {self.side}, batch {self.batch}"
+
+
+class Measured(NamedTuple):
+    """Median seconds of a form, its peak memory in MB, and that beyond libraries and weights."""
+
+    seconds: float
+    peak: float
+    beyond: float
+
+
+CASES = [
+    Case("datransnet", "forward", 256, 1),
+    Case("datransnet", "forward", 512, 1),
+    Case("datransnet", "step", 256, 4),
+    Case("sgmp_unet", "forward", 320, 1),
+    Case("sgmp_unet", "step", 320, 1),
+    Case("sgmp_unet_small", "step", 64, 8),  # has no plain form
 ]
-PLAIN = {"datransnet": PlainDATransNet, "sgmp_unet": PlainSGMPUNet}
-GROWTH = [("datransnet", side) for side in (256, 512, 1024)] + [("sgmp_unet", side) for side in (160, 320, 640)]
+GROWTH = [Case("datransnet", "forward", side, 1) for side in (256, 512, 1024)]
+GROWTH += [Case("sgmp_unet", "forward", side, 1) for side in (160, 320, 640)]
 
 
-def prepare(network: str, form: str, task: str, side: int, batch: int):
-    """A function that does `task` once, with fresh weights and input."""
+def builder(network: str, form: str) -> Callable[[], Any]:
+    """What builds a form of a network. The plain ones import nothing of the packages, the others import them first."""
+    if form != "plain":
+        from models import build_model
+
+        return partial(build_model, network)
+    if network == "datransnet":
+        from tests.reference.plain_datransnet import PlainDATransNet
+
+        return PlainDATransNet
+    from tests.reference.plain_sgmp_unet import PlainSGMPUNet
+
+    return PlainSGMPUNet
+
+
+def prepare(case: Case, form: str, threads: int) -> Callable[[], None]:
+    """A function that does the case's task once, with fresh weights and input."""
+    build = builder(case.network, form)
+    import torch
+
+    torch.set_num_threads(threads)
     torch.manual_seed(0)
-    model = PLAIN[network]() if form == "plain" else build_model(network)
-    model.train(task == "step")
-    frames, channels = (1, 1) if network == "datransnet" else (6, 3)
-    x = torch.rand(batch, frames, channels, side, side)
+    model = build().train(case.task == "step")
+    frames, channels = (1, 1) if case.network == "datransnet" else (6, 3)
+    x = torch.rand(case.batch, frames, channels, case.side, case.side)
     if form == "plain":  # these take [B, 1, H, W] and [B, 3, T, H, W]
-        x = x[:, 0] if network == "datransnet" else x.transpose(1, 2)
+        x = x[:, 0] if case.network == "datransnet" else x.transpose(1, 2)
 
-    def run():
+    def run() -> None:
         model.zero_grad()
-        with torch.inference_mode(task == "forward"), torch.autocast("cpu", torch.bfloat16, enabled=form == "bf16"):
+        with torch.inference_mode(case.task == "forward"), torch.autocast("cpu", torch.bfloat16, form == "bf16"):
             out = model(x)
-        if task == "step":
+        if case.task == "step":
             (out[0] if isinstance(out, list) else out).square().mean().backward()
 
     return run
 
 
-def seconds(run) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
-def memory_megabytes(network: str, form: str, task: str, side: int, batch: int) -> tuple[float, float]:
-    """Resident memory of a process of its own: once the network is built, and at its peak."""
-    command = [
-        sys.executable,
-        "-m",
-        "tests.benchmarks.networks",
-        "--measure",
-        network,
-        form,
-        task,
-        str(side),
-        str(batch),
-    ]
-    built, peak = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-    return float(built), float(peak)
-
-
-def measure_here(network: str, form: str, task: str, side: str, batch: str) -> None:
-    run = prepare(network, form, task, int(side), int(batch))
-    built = status_megabytes("VmRSS")
-    run()
-    run()
-    print(built, status_megabytes("VmHWM"))
+def work(case: Case, form: str, threads: int) -> None:
+    """In a process of its own: print its memory, run the task once for each line of input, and print the peak."""
+    run = prepare(case, form, threads)
+    print(status_megabytes("VmRSS"), flush=True)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        run()
+        print(time.perf_counter() - start, flush=True)
+    print(status_megabytes("VmHWM"))
 
 
 def status_megabytes(field: str) -> float:
@@ -85,56 +104,64 @@ def status_megabytes(field: str) -> float:
     return int(re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
 
 
-def compare(network: str, task: str, side: int, batch: int, repeats: int) -> None:
-    runs = {form: prepare(network, form, task, side, batch) for form in ("plain", "fast")}
-    if task == "forward":
-        runs["bf16"] = prepare(network, "bf16", task, side, batch)
-    times = {form: [] for form in runs}
-    for round_number in range(repeats + 1):
-        for form, run in runs.items():
-            taken = seconds(run)
-            if round_number:  # the first round warms up
-                times[form].append(taken)
-    median = {form: statistics.median(taken) for form, taken in times.items()}
-    memory = {form: memory_megabytes(network, form, task, side, batch) for form in ("plain", "fast")}
-    (plain_built, plain_peak), (fast_built, fast_peak) = memory["plain"], memory["fast"]
-    bf16 = f"  bf16 {median['bf16']:.3f} s, {median['plain'] / median['bf16']:.2f} x" if "bf16" in median else ""
-    print(
-        f"{network} {task} {side} x {side}, batch {batch}: plain {median['plain']:.3f} s, fast {median['fast']:.3f} s, "
-        f"{median['plain'] / median['fast']:.2f} x{bf16}; peak memory {plain_peak:.0f} MB, "
-        f"{fast_peak:.0f} MB, {fast_peak / plain_peak:.0%}; of it beyond libraries and weights "
-        f"{plain_peak - plain_built:.0f} MB, {fast_peak - fast_built:.0f} MB, "
-        f"{(fast_peak - fast_built) / (plain_peak - plain_built):.0%}",
-        flush=True,
-    )
+def measure(case: Case, forms: list[str], threads: int, repeats: int) -> dict[str, Measured]:
+    """Run the forms in turn, `repeats` times each after a first time that warms up."""
+    processes = {}
+    for form in forms:
+        command = [sys.executable, "-m", "tests.benchmarks.networks", "--threads", str(threads)]
+        command += ["--work", *map(str, case), form]
+        processes[form] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    built = {form: float(process.stdout.readline()) for form, process in processes.items()}
+    times = {form: [] for form in forms}
+    for _ in range(repeats + 1):
+        for form, process in processes.items():
+            print(file=process.stdin, flush=True)
+            times[form].append(float(process.stdout.readline()))
+    measured = {}
+    for form, process in processes.items():
+        peak = float(process.communicate()[0])
+        measured[form] = Measured(statistics.median(times[form][1:]), peak, peak - built[form])
+    return measured
+
+
+def compare(case: Case, threads: int, repeats: int) -> None:
+    """Print a line with the case's plain and fast forms."""
+    plain, fast, *bf16 = measure(
+        case, ["plain", "fast", *["bf16"] * (case.task == "forward")], threads, repeats
+    ).values()
+    text = f"{case}: plain {plain.seconds:.3f} s, fast {fast.seconds:.3f} s, {plain.seconds / fast.seconds:.2f} x"
+    for form in bf16:
+        text += f", bf16 {form.seconds:.3f} s, {plain.seconds / form.seconds:.2f} x"
+    text += f"; peak memory {plain.peak:.0f} MB, {fast.peak:.0f} MB, {fast.peak / plain.peak:.0%}"
+    text += f"; of it beyond libraries and weights {plain.beyond:.0f} MB, {fast.beyond:.0f} MB"
+    print(f"{text}, {fast.beyond / plain.beyond:.0%}", flush=True)
+
+
+def describe(case: Case, threads: int, repeats: int) -> None:
+    """Print a line with the case's fast form."""
+    fast = measure(case, ["fast"], threads, repeats)["fast"]
+    text = f"{case}: {fast.seconds:.3f} s; peak memory {fast.peak:.0f} MB"
+    print(f"{text}, {fast.beyond:.0f} MB of it beyond libraries and weights", flush=True)
 
 
 def main() -> None:
     """Print a line a case."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.networks", description=__doc__)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--only", default="", help="cases whose name holds this, such as 'sgmp_unet step' or 'growth'")
-    parser.add_argument("--measure", nargs=5, help=argparse.SUPPRESS)
+    parser.add_argument("--work", nargs=5, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    if args.measure:
-        measure_here(*args.measure)
+    if args.work:
+        network, task, side, batch, form = args.work
+        work(Case(network, task, int(side), int(batch)), form, args.threads)
         return
-    for network, task, side, batch in CASES:
-        if args.only in f"{network} {task} {side}":
-            compare(network, task, side, batch, args.repeats)
-    for network, side in GROWTH:
-        if args.only in f"{network} growth {side}":
-            run = prepare(network, "fast", "forward", side, 1)
-            run()
-            taken = statistics.median(seconds(run) for _ in range(args.repeats))
-            built, peak = memory_megabytes(network, "fast", "forward", side, 1)
-            print(
-                f"{network} growth {side} x {side}: fast forward {taken:.3f} s, peak memory {peak:.0f} MB, "
-                f"{peak - built:.0f} MB of it beyond libraries and weights",
-                flush=True,
-            )
+    for case in CASES:
+        if args.only in str(case):
+            (describe if case.network == "sgmp_unet_small" else compare)(case, args.threads, args.repeats)
+    for case in GROWTH:
+        if args.only in f"growth {case}":
+            describe(case, args.threads, args.repeats)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,25 @@ def test_gradients_of_training_equal_those_of_the_plain_layers(outputs, inputs, 
         torch.testing.assert_close(parameter.grad, reference.grad, atol=1e-9, rtol=1e-7)
 
 
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_pointwise_convolution_of_few_channels_has_the_statistics_of_the_plain_layers(bias, monkeypatch):
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(3, 8, 1, bias=bias), nn.BatchNorm2d(8)).double()
+    fast, x = copy.deepcopy(plain), torch.randn(2, 3, 5, 7, dtype=torch.float64) + 3
+    monkeypatch.setattr(ops_conv, "_convolve", None)  # not used
+    for _ in range(2):
+        results = []
+        for layers, form in ((fast, ops_conv.conv_norm), (plain, lambda x, conv, norm: norm(conv(x)))):
+            given = x.clone().requires_grad_()
+            layers.zero_grad()
+            out = form(given, *layers)
+            (out * torch.arange(out.numel()).view_as(out)).sum().backward()
+            gradients = [parameter.grad for parameter in layers.parameters()]
+            results.append([out, given.grad, *gradients, *(buffer.clone() for buffer in layers.buffers())])
+        for mine, theirs in zip(*results, strict=True):
+            torch.testing.assert_close(mine, theirs, atol=1e-9, rtol=1e-9)
+
+
 def test_frozen_weights_get_no_gradient():
     layers = nn.Sequential(nn.Conv2d(64, 64, 3, padding=1), nn.BatchNorm2d(64))
     layers[0].requires_grad_(False)

@@ -1,6 +1,8 @@
 """What importing `utils` sets for the process."""
 
+import os
 import resource
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -34,3 +36,28 @@ def test_the_threshold_is_the_largest_that_glibc_takes(largest, kept):
     utils.keep_freed_memory(SimpleNamespace(mallopt=mallopt))
     assert taken == {utils.M_MMAP_THRESHOLD: kept, utils.M_TRIM_THRESHOLD: (1 << 31) - 1}
     utils.keep_freed_memory(SimpleNamespace())  # another C library
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000"}),
+        ({"GOMP_SPINCOUNT": "5"}, {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "5"}),
+        ({"OMP_WAIT_POLICY": "active"}, {"OMP_WAIT_POLICY": "active"}),
+    ],
+)
+def test_waiting_threads_soon_sleep_unless_the_user_says_otherwise(given, expected):
+    utils.limit_spinning(given)
+    assert given == expected
+
+
+def test_openmp_reads_how_threads_wait():
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    }
+    code = "import models, os; print(os.environ['OMP_WAIT_POLICY'], os.environ['GOMP_SPINCOUNT'])"
+    environment |= {"OMP_DISPLAY_ENV": "verbose"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "passive 1000\n"
+    shown = [line.split("=")[1].strip(" '") for line in done.stderr.splitlines() if "GOMP_SPINCOUNT" in line]
+    assert shown == ["1000"] or sys.platform != "linux"
