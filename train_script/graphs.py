@@ -63,7 +63,7 @@ class GraphedNetwork(nn.Module):
         """As the network; `with_aux` is to be that of the recording."""
         if with_aux != self.with_aux:
             raise ValueError(f"recorded with with_aux={self.with_aux}")
-        for parameter in self.parameters():  # gradients to be added to lie where the graph is going to write its own
+        for parameter in self.parameters():  # the graph writes over memory that gradients of an earlier part may share
             if parameter.grad is not None:
                 parameter.grad = parameter.grad.clone()
         outputs = self.outputs(clip)

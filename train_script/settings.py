@@ -149,8 +149,8 @@ def renamed(values: dict[str, Any]) -> dict[str, Any]:
     values = dict(values)
     if "start" in values:
         values["init"] = ALIASES["start"][1](values.pop("start"))
-    if "compile" in values:
-        values["compile"] = bool(values["compile"])  # none left it to the device
+    if str(values.get("compile")).lower() in ("none", "null"):  # left it to the device
+        values.pop("compile", None)
     options = {name: values.pop(name) for name in MODEL_OPTIONS if name in values}
     if values.get("model") in MODELS:  # an option of another model had no effect
         options = {name: value for name, value in options.items() if name in model_options(values["model"])}

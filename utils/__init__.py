@@ -9,12 +9,12 @@ from collections.abc import MutableMapping
 def limit_spinning(environment: MutableMapping[str, str]) -> None:
     """Let threads that wait for the others of an operation soon sleep, unless the environment says how they wait.
 
-    On cores that other programs use too, spinning makes two threads many times slower than one. On Linux they spin for
-    a few microseconds, which spares most of them waking up.
+    On cores that other programs use too, spinning makes two threads many times slower than one. With GNU's OpenMP they
+    spin for tens of microseconds first, which spares most of them waking up.
     """
     if "OMP_WAIT_POLICY" not in environment:
         environment["OMP_WAIT_POLICY"] = "passive"
-        environment.setdefault("GOMP_SPINCOUNT", "1000")  # of GNU's OpenMP
+        environment.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 # OpenMP reads this once, when torch is imported; therefore the commands' packages import this one first.

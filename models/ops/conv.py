@@ -1,8 +1,8 @@
 """Convolutions with batch norm: one convolution in eval mode; in training on a CPU, with a faster weight gradient.
 
 oneDNN computes the weight gradient of wide 3x3 convolutions at half the rate of its other convolutions on processors
-without AVX-512. Nine matrix products, one a tap, are faster. A 1x1 convolution of an image's few channels is one
-convolution in training, too, since the statistics of its output follow from the mean and covariance of its input.
+without AVX-512. Nine matrix products, one a tap, are faster. Into a 1x1 convolution of an image's few channels the norm
+is folded in training, too: the statistics of its output follow from the mean and covariance of its input.
 """
 
 import torch
@@ -77,17 +77,19 @@ def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
 def _has_few_inputs(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> bool:
     """Whether the statistics of `conv(x)` are computed from those of x; not between processes."""
     pointwise = conv.kernel_size == conv.stride == (1, 1) and conv.padding == (0, 0) and conv.groups == 1
-    alone = type(norm) is nn.BatchNorm2d and ops.in_pieces(x) and not torch.is_autocast_enabled("cpu")
-    return alone and pointwise and conv.in_channels <= MOST_INPUTS
+    usual = type(norm) is nn.BatchNorm2d and norm.momentum is not None and x[:, 0].numel() > 1
+    usual = usual and x.dtype == norm.weight.dtype and not torch.is_autocast_enabled("cpu")
+    return pointwise and conv.in_channels <= MOST_INPUTS and usual and ops.in_pieces(x)
 
 
 def _output_statistics(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """Mean and variance [O] of `conv(x)`, of a 1x1 convolution; also updates the running ones."""
-    pixels = x.movedim(1, -1).flatten(0, -2)
+    pixels = x.movedim(1, -1).flatten(0, -2).double()  # the product over all pixels adds them one by one
     weight, mean = conv.weight.flatten(1), pixels.mean(dim=0)
     centred = pixels - mean
-    variance = (weight @ (centred.T @ centred) * weight).sum(dim=1).clamp(min=0) / len(pixels)
-    mean = F.linear(mean, weight, conv.bias)
+    covariance = (centred.T @ centred / len(pixels)).to(x.dtype)
+    variance = (weight @ covariance * weight).sum(dim=1).clamp(min=0)
+    mean = F.linear(mean.to(x.dtype), weight, conv.bias)
     with torch.no_grad():
         norm.num_batches_tracked += 1
         norm.running_mean.lerp_(mean, norm.momentum)

@@ -9,8 +9,8 @@ that only the roll brought together. Two identities spare a CPU the padding, the
   of the sum of their exponentials. Their own results are dropped, and never computed.
 
 The windows are attended to a few at a time, so that their scores stay in the processor's cache. The attention weights
-are kept for the backward pass where they are few beside the channels, and else computed again, which takes hardly more
-time. GPUs, and the compiler, take torchvision's way instead, in one `scaled_dot_product_attention`.
+are kept for the backward pass where they are few compared with the channels, and otherwise recomputed, which takes
+hardly more time. GPUs, and the compiler, take torchvision's way instead, in one `scaled_dot_product_attention`.
 """
 
 import functools

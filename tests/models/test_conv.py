@@ -46,6 +46,22 @@ def test_a_pointwise_convolution_of_few_channels_has_the_statistics_of_the_plain
             torch.testing.assert_close(mine, theirs, atol=1e-9, rtol=1e-9)
 
 
+def test_the_statistics_of_many_pixels_are_as_exact_as_the_plain_layers():
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(3, 8, 1, bias=False), nn.BatchNorm2d(8))
+    fast, x = copy.deepcopy(plain), torch.randn(2, 3, 320, 320) + 3
+    exact = copy.deepcopy(plain).double()
+    expected = exact(x.double())
+    error = [(form - expected).abs().max() for form in (ops_conv.conv_norm(x, *fast), plain(x))]
+    assert error[0] < 2 * error[1]
+    torch.testing.assert_close(fast[1].running_var, exact[1].running_var.float(), rtol=1e-6, atol=0)
+
+
+def test_a_single_value_is_refused_as_by_the_plain_layers():
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        ops_conv.conv_norm(torch.rand(1, 3, 1, 1), nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+
+
 def test_frozen_weights_get_no_gradient():
     layers = nn.Sequential(nn.Conv2d(64, 64, 3, padding=1), nn.BatchNorm2d(64))
     layers[0].requires_grad_(False)

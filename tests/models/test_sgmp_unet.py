@@ -113,16 +113,20 @@ def test_window_attention_equals_torchvision(
     assert torch.equal(inputs, x)
 
 
+@pytest.mark.parametrize("normed", [False, True])
 @pytest.mark.parametrize("hidden_bytes", [1, 1 << 21])
-def test_chunked_mlp_equals_the_whole(monkeypatch, hidden_bytes):
+def test_chunked_mlp_equals_the_whole(monkeypatch, hidden_bytes, normed):
     monkeypatch.setattr("models.ops.mlp.HIDDEN_BYTES", hidden_bytes)
     block = build_model("sgmp_unet", **NARROW).head.blocks[0][0].double()
+    fill_deterministically(block)
+    norm = block.norm2 if normed else None
     results = []
-    for function in (lambda x: chunked_mlp(x, block.mlp), block.mlp):
+    for function in (lambda x: chunked_mlp(x, block.mlp, norm), lambda x: block.mlp(norm(x) if norm else x)):
         x = torch.randn(2, 3, 5, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
         block.zero_grad()
         function(x).square().sum().backward()
-        results.append([x.grad, *(weight.grad for weight in block.mlp.parameters())])
+        weights = [*block.mlp.parameters(), *(norm.parameters() if norm else [])]
+        results.append([x.grad, *(weight.grad for weight in weights)])
     for mine, reference in zip(*results, strict=True):
         torch.testing.assert_close(mine, reference, rtol=0, atol=1e-10)
 

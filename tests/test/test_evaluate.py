@@ -201,6 +201,12 @@ def test_names_match_as_in_datasets_and_hidden_folders_do_not_count(tmp_path, ca
     (tmp_path / "groups.csv").write_text("clip7/1 (3),dim\n")
     metrics = run(tmp_path, "--groups", str(tmp_path / "groups.csv"))["standard"]
     assert list(metrics["sequences"]) == ["clip 7"] and metrics["groups"]["dim"]["pd"] == 1
+    save(tmp_path / "pred" / "clip7" / "2.npy", spot())
+    save(tmp_path / "mask" / "clip7" / "2.png", spot())
+    assert len({pair.sequence for pair in find_pairs(tmp_path / "pred", tmp_path / "mask")}) == 1
+    save(tmp_path / "pred" / "clip7" / "1(3).npy", spot())
+    with pytest.raises(InputError, match=r"1 ?\(3\)\.npy and .*1 ?\(3\)\.npy have the same name; keep one of them"):
+        find_pairs(tmp_path / "pred", tmp_path / "mask")
 
 
 def test_errors_of_folders_and_options(flat, tmp_path):

@@ -35,8 +35,14 @@ def test_a_configuration_and_the_settings_saved_with_a_run(tmp_path):
     assert network(merged("--dataset", "demo", saved=old)) == expected
 
 
-def test_compilation_that_was_left_to_the_device():
+def test_compilation_that_was_left_to_the_device(tmp_path):
+    (tmp_path / "old.yaml").write_text("compile: none\n")
+    assert merged("--dataset", "demo", "--config", str(tmp_path / "old.yaml")).compile is False
     assert merged("--dataset", "demo", saved={"compile": None}).compile is False
+    assert merged("--dataset", "demo", saved={"compile": True}).compile is True
+    (tmp_path / "old.yaml").write_text("compile: maybe\n")
+    with pytest.raises(InputError, match="is 'maybe', expected true"):
+        merged("--config", str(tmp_path / "old.yaml"))
 
 
 def test_model_options_add_up_as_long_as_the_model_stays():

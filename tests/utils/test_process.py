@@ -4,12 +4,15 @@ import os
 import resource
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 import utils
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
@@ -57,7 +60,9 @@ def test_openmp_reads_how_threads_wait():
     }
     code = "import models, os; print(os.environ['OMP_WAIT_POLICY'], os.environ['GOMP_SPINCOUNT'])"
     environment |= {"OMP_DISPLAY_ENV": "verbose"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert done.stdout == "passive 1000\n"
     shown = [line.split("=")[1].strip(" '") for line in done.stderr.splitlines() if "GOMP_SPINCOUNT" in line]
-    assert shown == ["1000"] or sys.platform != "linux"
+    assert set(shown) <= {"1000"}  # of GNU's OpenMP, if that is what torch uses

@@ -55,21 +55,21 @@ def find_pairs(predictions: Path, masks: Path, wanted: set[str] | None = None) -
         remedy = "add them, or name the images with --list"
         raise InputError(f"{predictions} has no prediction for the mask {lone}; {remedy}")
     keys = sorted(found, key=lambda key: (numeric_key(key[0] or ""), numeric_key(key[1])))
-    return [
-        Pair(key[0] and found[key].parent.name, found[key].stem.removesuffix(MASK_ENDING), found[key], truth[key])
-        for key in keys
-    ]
+    sequences = {key[0]: key[0] and found[key].parent.name for key in reversed(keys)}  # one name for each
+    return [Pair(sequences[key[0]], found[key].stem.removesuffix(MASK_ENDING), found[key], truth[key]) for key in keys]
 
 
 def list_files(folder: Path, suffixes: tuple[str, ...], what: str) -> dict[tuple[str | None, str], Path]:
     """Files of these suffixes by (sequence, name): those in the folder (sequence None) and in its folders."""
     if not folder.is_dir():
         raise InputError(f"--{what} {folder} is no folder; give the folder of {what}")
-    files = {
-        (None if place == folder else file_key(place.name), name): path
-        for place in (folder, *(path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."))
-        for name, path in image_files(place, suffixes, map_key).items()
-    }
+    files: dict[tuple[str | None, str], Path] = {}
+    for place in (folder, *(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")):
+        for name, path in image_files(place, suffixes, map_key).items():
+            key = None if place == folder else file_key(place.name), name
+            if key in files:
+                raise InputError(f"--{what}: {files[key]} and {path} have the same name; keep one of them")
+            files[key] = path
     if not files:
         raise InputError(f"--{what} {folder} holds no {', '.join(suffixes)} files, nor do the folders in it")
     return files
