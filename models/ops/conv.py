@@ -63,7 +63,7 @@ def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
     """`norm(conv(x))`; in eval mode as one convolution, whose weights are scaled on the fly (gradients stay exact)."""
     mean, variance = norm.running_mean, norm.running_var
     if norm.training:
-        if not _has_few_inputs(x, conv, norm):
+        if not _can_fold(x, conv, norm):
             return norm(_convolve(x, conv))
         mean, variance = _output_statistics(x, conv, norm)
     scale = norm.weight * torch.rsqrt(variance + norm.eps)
@@ -74,8 +74,8 @@ def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
     return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
-def _has_few_inputs(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> bool:
-    """Whether the statistics of `conv(x)` are computed from those of x; not between processes."""
+def _can_fold(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> bool:
+    """Whether the norm of a training batch can be folded into the convolution; not where processes share statistics."""
     pointwise = conv.kernel_size == conv.stride == (1, 1) and conv.padding == (0, 0) and conv.groups == 1
     usual = type(norm) is nn.BatchNorm2d and norm.momentum is not None and x[:, 0].numel() > 1
     usual = usual and x.dtype == norm.weight.dtype and not torch.is_autocast_enabled("cpu")

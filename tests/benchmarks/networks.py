@@ -126,9 +126,8 @@ def measure(case: Case, forms: list[str], threads: int, repeats: int) -> dict[st
 
 def compare(case: Case, threads: int, repeats: int) -> None:
     """Print a line with the case's plain and fast forms."""
-    plain, fast, *bf16 = measure(
-        case, ["plain", "fast", *["bf16"] * (case.task == "forward")], threads, repeats
-    ).values()
+    forms = ["plain", "fast", "bf16"] if case.task == "forward" else ["plain", "fast"]
+    plain, fast, *bf16 = measure(case, forms, threads, repeats).values()
     text = f"{case}: plain {plain.seconds:.3f} s, fast {fast.seconds:.3f} s, {plain.seconds / fast.seconds:.2f} x"
     for form in bf16:
         text += f", bf16 {form.seconds:.3f} s, {plain.seconds / form.seconds:.2f} x"

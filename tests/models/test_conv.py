@@ -46,14 +46,12 @@ def test_a_pointwise_convolution_of_few_channels_has_the_statistics_of_the_plain
             torch.testing.assert_close(mine, theirs, atol=1e-9, rtol=1e-9)
 
 
-def test_the_statistics_of_many_pixels_are_as_exact_as_the_plain_layers():
+def test_the_statistics_of_many_pixels_are_exact_in_float32():
+    """Within some units in the last place, as of the plain layers; sums of one pixel after the other miss by 1e-4."""
     torch.manual_seed(0)
-    plain = nn.Sequential(nn.Conv2d(3, 8, 1, bias=False), nn.BatchNorm2d(8))
-    fast, x = copy.deepcopy(plain), torch.randn(2, 3, 320, 320) + 3
-    exact = copy.deepcopy(plain).double()
-    expected = exact(x.double())
-    error = [(form - expected).abs().max() for form in (ops_conv.conv_norm(x, *fast), plain(x))]
-    assert error[0] < 2 * error[1]
+    fast, x = nn.Sequential(nn.Conv2d(3, 8, 1, bias=False), nn.BatchNorm2d(8)), torch.randn(2, 3, 320, 320) + 3
+    exact = copy.deepcopy(fast).double()
+    torch.testing.assert_close(ops_conv.conv_norm(x, *fast), exact(x.double()).float(), rtol=0, atol=1e-5)
     torch.testing.assert_close(fast[1].running_var, exact[1].running_var.float(), rtol=1e-6, atol=0)
 
 

@@ -191,7 +191,7 @@ def test_clear_errors(flat, name, array, message):
     assert not (flat / "out.json").exists()
 
 
-def test_names_match_as_in_datasets_and_hidden_folders_do_not_count(tmp_path, capsys):
+def test_names_match_as_in_datasets_and_hidden_folders_do_not_count(tmp_path):
     """Spaces do not count (IRDST); a killed run may leave the hidden folder of a file that it was writing."""
     save(tmp_path / "pred" / "clip 7" / "1 (3).npy", spot())
     save(tmp_path / "pred" / ".1(3)-x" / "1(3).npy", spot())
