@@ -31,7 +31,7 @@ CONTRAST = (0.5, 1.5)
 SECOND_SHORT_SIDES = (500, 600, 700)
 CROP_SIDES = (473, 750)
 
-NATIVE_SCALE_SHARE = 0.5  # of the fast preset's crops
+ENLARGE_SHARE = 0.5  # of the fast preset's crops
 LARGEST_SCALE = 1.5
 GAIN = (0.7, 1.4)
 OFFSET = 0.1
@@ -90,18 +90,18 @@ def datransnet_train(frames: np.ndarray, mask: np.ndarray, random: Generator, si
 
 def fast_train(
     frames: np.ndarray, mask: np.ndarray, random: Generator, size: int, channels: int,
-    contrast: bool = False, target_share: float = TARGET_SHARE,
+    contrast: bool = False, target_share: float = TARGET_SHARE, enlarge_share: float = ENLARGE_SHARE,
 ) -> Sample:  # fmt: skip
     """A crop, at most one resize of it, flips and quarter turns, and brightness and contrast of the whole clip.
 
     The crop contains a target with probability `target_share` (where the frame has one), and otherwise lies anywhere.
-    Half of the crops are taken at the image's own scale, the others enlarged by 1..1.5: targets never shrink, so none
-    is lost. Contrast is stretched around the crop's mean, and nothing is clipped, so that no dark sky drowns.
+    A share of `enlarge_share` of the crops is enlarged by 1..1.5, the others keep the image's scale: targets never
+    shrink, so none is lost. Enlarging blurs outlines, which costs IoU; with 0, crops are pixels of the image. Contrast is stretched around the crop's mean, and nothing is clipped, so that no dark sky drowns.
     With `contrast`, frames become their local contrast before they are cropped, as in evaluation; brightness is no part
     of it.
     """
     clip = T.local_contrast(T.to_float(frames)) if contrast else frames
-    scale = 1.0 if random.random() < NATIVE_SCALE_SHARE else random.uniform(1, LARGEST_SCALE)
+    scale = 1.0 if random.random() < 1 - enlarge_share else random.uniform(1, LARGEST_SCALE)
     side = min(round(size / scale), *mask.shape)
     around_target = random.random() < target_share
     top, left = T.crop_around(mask if around_target else None, mask.shape, side, TARGET_MARGIN, random)

@@ -5,6 +5,8 @@ import os
 import signal
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
+from inspect import signature
 from typing import NamedTuple
 
 import cv2
@@ -154,6 +156,8 @@ class MixedDataset(ConcatDataset):
 def build_train_dataset(settings: Settings, sequences: list[Sequence], name: str, model: nn.Module) -> ClipDataset:
     """Clips of `sequences` as the preset trains on them."""
     transform = build_transform(settings.preset, True, settings.train_size, model.in_channels)
+    if "enlarge_share" in signature(transform).parameters:
+        transform = partial(transform, enlarge_share=settings.enlarge_share)
     border = find_preset(settings.preset).border
     return ClipDataset(sequences, model.num_frames, transform, border, name, seed=settings.seed)
 

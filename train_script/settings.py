@@ -33,6 +33,7 @@ Count = Annotated[int, lambda number: number >= 1, "at least 1"]
 Whole = Annotated[int, lambda number: number >= 0, "at least 0"]
 NonNegative = Annotated[float, lambda number: number >= 0, "at least 0"]
 Positive = Annotated[float, lambda number: number > 0, "a number above 0"]
+Share = Annotated[float, lambda number: 0 <= number <= 1, "a share from 0 to 1"]
 Decay = Annotated[float, lambda number: 0 <= number < 1, "0 (off) or a decay below 1 such as 0.999"]
 Seed = Annotated[int, lambda number: 0 <= number < SEEDS, f"a number from 0 to {SEEDS - 1}"]
 FolderName = Annotated[str, lambda text: text and "/" not in text, "the name of one folder, without '/'"]
@@ -68,6 +69,7 @@ class Settings:
     data_root: str | None
     preset: Literal[tuple(PRESETS)]
     train_size: Count
+    enlarge_share: Share
     val_size: Count | None
     limit_train: Count | None
     limit_val: Count | None
@@ -83,6 +85,7 @@ class Settings:
     aux_weight: NonNegative
 
     epochs: Count
+    start_epoch: Whole
     batch_size: Count
     accumulate: Count
     optimizer: Literal["adam", "adamw"]
@@ -182,6 +185,8 @@ def merge_settings(config: str | None, given: dict[str, Any], saved: dict[str, A
     values["model_options"] = check_options(values["model"], values["model_options"])
     settings = Settings(**values)
     check_datasets(settings)
+    if settings.start_epoch >= settings.epochs:
+        raise InputError(f"start_epoch is {settings.start_epoch}, expected less than epochs ({settings.epochs})")
     return settings
 
 

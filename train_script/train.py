@@ -90,6 +90,8 @@ def train(settings: Settings, folder: Path, saved: Checkpoint | None, device: to
     if saved:
         check_selection(saved, settings, indices)
         continue_from(saved, training, settings, folder, log)
+    else:
+        start_late(training, settings, batches.steps)
     if is_main():
         write_settings(folder / "settings.yaml", settings)
     progress = training.progress
@@ -193,6 +195,12 @@ def continue_from(saved: Checkpoint, training: Training, settings: Settings, fol
         log(f"warning: settings changed since then, the run will differ from an unbroken one: {', '.join(changes)}")
     if is_main():
         run_folder.forget_later_metrics(folder, progress.epoch)
+
+
+def start_late(training: Training, settings: Settings, steps_per_epoch: int) -> None:
+    """Begin at `start_epoch` of the schedule, with EMA weights as settled as they would be there."""
+    training.progress.epoch = settings.start_epoch
+    training.ema_updates = settings.start_epoch * steps_per_epoch
 
 
 def choose_selection(settings: Settings, indices: list[DatasetIndex]) -> tuple[str, str]:

@@ -240,6 +240,18 @@ def test_fast_never_loses_a_small_target_and_enlarges_small_images():
         assert got.sum() >= 4
 
 
+def test_without_enlarging_crops_are_pixels_of_the_image():
+    frames = np.random.default_rng(0).permutation(64 * 64).reshape(1, 64, 64).astype(np.float32) / 4096
+    mask = frames[0] > 0.99
+    whole = partial(fast_train, size=64, channels=1, enlarge_share=0.0)
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        clip, got = whole(frames, mask, random)
+        ranks = clip[0, 0].flatten().argsort().argsort()  # gain and offset keep the order
+        assert sorted(ranks.tolist()) == list(range(64 * 64)), "no pixel is repeated or interpolated"
+        assert (got[0].flatten() == (ranks >= 4096 - mask.sum())).all()
+
+
 def test_the_fast_preset_flips_and_turns():
     frames, mask = np.zeros((1, 32, 32), np.uint8), np.zeros((32, 32), bool)
     mask[5, 9] = True

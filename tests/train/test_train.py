@@ -329,6 +329,16 @@ def test_weights_alone_are_not_resumed(dataset, unbroken, tmp_path):
     assert main(arguments(dataset, tmp_path, "started", init_weights=tmp_path / "best.pth", epochs=1)) == 0
 
 
+def test_a_run_whose_state_is_lost_goes_on_at_its_place_of_the_schedule(dataset, unbroken, tmp_path):
+    weights = unbroken / "checkpoint_last.pth"
+    given = {"init_weights": weights, "epochs": 4, "start_epoch": 3, "ema": 0.5}
+    assert main(arguments(dataset, tmp_path, **given)) == 0
+    (row,) = rows(folder_of(tmp_path))
+    assert (row["epoch"], row["step"]) == (4, 16)
+    assert row["lr"] == pytest.approx(0.001 / 25 * 1e-4), "the end of the schedule"
+    assert read_checkpoint(folder_of(tmp_path) / "checkpoint_last.pth").training["updates"] == 16
+
+
 def test_changed_settings_are_said(dataset, unbroken, tmp_path, capsys):
     shutil.copytree(unbroken, folder_of(tmp_path))
     main(arguments(dataset, tmp_path, resume="auto", epochs=3))
@@ -431,6 +441,7 @@ def test_a_folder_that_cannot_be_written_is_known_before_training(dataset, tmp_p
         ({"amp": "fp16", "device": "cpu"}, "needs a CUDA GPU"),
         ({"dataset": "nowhere"}, "no dataset 'nowhere'"),
         ({"seed": -1}, "seed is -1, expected a number from 0 to 4294967295"),
+        ({"start_epoch": 2}, "start_epoch is 2, expected less than epochs (2)"),
         ({"init_weights": "nothing.pth"}, "nothing.pth"),
     ],
 )
