@@ -95,10 +95,10 @@ def fast_train(
     """A crop, at most one resize of it, flips and quarter turns, and brightness and contrast of the whole clip.
 
     The crop contains a target with probability `target_share` (where the frame has one), and otherwise lies anywhere.
-    A share of `enlarge_share` of the crops is enlarged by 1..1.5, the others keep the image's scale: targets never
-    shrink, so none is lost. Enlarging blurs outlines, which costs IoU; with 0, crops are pixels of the image. Contrast is stretched around the crop's mean, and nothing is clipped, so that no dark sky drowns.
-    With `contrast`, frames become their local contrast before they are cropped, as in evaluation; brightness is no part
-    of it.
+    A share of `enlarge_share` of the crops is enlarged by 1..1.5: targets never shrink, so none is lost. Enlarging
+    blurs outlines, which costs IoU; with 0 every crop shows pixels of the image. Contrast is stretched around the
+    crop's mean, and nothing is clipped, so that no dark sky drowns. With `contrast`, frames become their local contrast
+    before they are cropped, as in evaluation; brightness is no part of it.
     """
     clip = T.local_contrast(T.to_float(frames)) if contrast else frames
     scale = 1.0 if random.random() < 1 - enlarge_share else random.uniform(1, LARGEST_SCALE)
