@@ -12,14 +12,14 @@ import numpy as np
 from skimage.measure import label, regionprops
 from tqdm.contrib.concurrent import thread_map
 
-from datasets.catalog import DatasetInfo
-from datasets.index import DatasetIndex, open_dataset
-from datasets.layouts import Frame
-from datasets.synthetic import golden_share
-from utils.drawing import TRUTH, contact_sheet, grey_to_rgb, outline, stretch_contrast
-from utils.errors import InputError, run_main
-from utils.files import atomic_path, check_writable
-from utils.images import IMAGE_SUFFIXES, numeric_key, read_grey, read_mask, read_pixels, size_text, to_unit
+from istd.datasets.catalog import DatasetInfo
+from istd.datasets.index import DatasetIndex, open_dataset
+from istd.datasets.layouts import Frame
+from istd.datasets.synthetic import golden_share
+from istd.utils.drawing import TRUTH, contact_sheet, grey_to_rgb, outline, stretch_contrast
+from istd.utils.errors import InputError, run_main
+from istd.utils.files import atomic_path, check_writable
+from istd.utils.images import IMAGE_SUFFIXES, numeric_key, read_grey, read_mask, read_pixels, size_text, to_unit
 
 SHOWN = 5  # examples printed for each kind of finding
 SURROUNDINGS = 10  # pixels around a target's box from which its background is measured

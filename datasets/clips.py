@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from datasets.layouts import Frame, Sequence
-from utils.errors import InputError
-from utils.images import check_mask_size, read_mask, read_pixels, size_text, to_unit
+from istd.datasets.layouts import Frame, Sequence
+from istd.utils.errors import InputError
+from istd.utils.images import check_mask_size, read_mask, read_pixels, size_text, to_unit
 
 BORDERS = ("clamp", "wrap")
 CACHE_BYTES = 512 * 2**20  # per worker; 8192 frames of 256 x 256 at 8 bit

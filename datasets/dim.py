@@ -26,15 +26,15 @@ import cv2
 import numpy as np
 from tqdm.contrib.concurrent import thread_map
 
-from datasets.index import open_dataset
-from datasets.layouts import Sequence
-from datasets.rendering import NOISE, local_statistics
-from datasets.synthetic import PNG_OPTIONS, golden_share
-from datasets.targets import TARGET_TABLE, TargetRow, write_targets
-from utils.errors import InputError, run_main
-from utils.files import new_folder
-from utils.images import check_mask_size, encode_png, read_grey, read_mask
-from utils.tracking import link
+from istd.datasets.index import open_dataset
+from istd.datasets.layouts import Sequence
+from istd.datasets.rendering import NOISE, local_statistics
+from istd.datasets.synthetic import PNG_OPTIONS, golden_share
+from istd.datasets.targets import TARGET_TABLE, TargetRow, write_targets
+from istd.utils.errors import InputError, run_main
+from istd.utils.files import new_folder
+from istd.utils.images import check_mask_size, encode_png, read_grey, read_mask
+from istd.utils.tracking import link
 
 WHITE = 255
 LEAST_DEVIATION = NOISE / 10  # used where clipping leaves the surroundings of a target constant

@@ -5,12 +5,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from datasets.catalog import CATALOG, DatasetInfo
-from datasets.layouts import EXPECTED_LAYOUTS, Sequence, find_layout
-from datasets.path_config import DATASET_PATHS
-from datasets.split_lists import find_split
-from utils.config import nearest
-from utils.errors import InputError
+from istd.datasets.catalog import CATALOG, DatasetInfo
+from istd.datasets.layouts import EXPECTED_LAYOUTS, Sequence, find_layout
+from istd.datasets.path_config import DATASET_PATHS
+from istd.datasets.split_lists import find_split
+from istd.utils.config import nearest
+from istd.utils.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DATA_ROOT_VARIABLE = "ISTD_DATA_ROOT"
@@ -91,7 +91,7 @@ def _locate(name: str, data_root: str | Path | None) -> Path:
     tried = data_root or os.environ.get(DATA_ROOT_VARIABLE)
     root = Path(tried) / name if tried else configured
     if name == "demo" and not root.is_dir():
-        from datasets.synthetic import ensure_demo  # here, since no other dataset needs the renderer
+        from istd.datasets.synthetic import ensure_demo  # here, since no other dataset needs the renderer
 
         root = configured
         ensure_demo(root)

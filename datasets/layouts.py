@@ -4,8 +4,8 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from utils.errors import InputError
-from utils.images import MASK_ENDING, file_key, image_files, numeric_key
+from istd.utils.errors import InputError
+from istd.utils.images import MASK_ENDING, file_key, image_files, numeric_key
 
 FOLDER_PAIRS = (("images", "masks"), ("IRSTD1k_Img", "IRSTD1k_Label"), ("image", "mask"))
 TRAIN_FOLDERS = ("trainval", "train")

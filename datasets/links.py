@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
-from datasets.catalog import CATALOG, PUBLISHED_CHECKPOINTS, Link
-from utils.errors import run_main
+from istd.datasets.catalog import CATALOG, PUBLISHED_CHECKPOINTS, Link
+from istd.utils.errors import run_main
 
 
 def dataset_table() -> str:

@@ -14,10 +14,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.random import Generator
 
-from datasets import transforms as T
-from datasets.clips import Transform
-from datasets.transforms import Sample
-from utils.errors import InputError
+from istd.datasets import transforms as T
+from istd.datasets.clips import Transform
+from istd.datasets.transforms import Sample
+from istd.utils.errors import InputError
 
 SGMP_SIZE = 320  # short side in evaluation, and side of a training sample
 SGMP_LONG_SIDE = 576  # of evaluated frames with a short side of 320

@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
-from datasets.backgrounds import build_background
-from datasets.targets import TargetRow
+from istd.datasets.backgrounds import build_background
+from istd.datasets.targets import TargetRow
 
 NOISE = 0.03  # standard deviation of the sensor noise, of a full range of 1
 COLUMN_NOISE = 0.008  # of the fixed offsets of the sensor's columns

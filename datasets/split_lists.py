@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from datasets.layouts import Layout, Sequence
-from utils.errors import InputError
-from utils.images import file_key, numeric_key, read_list
+from istd.datasets.layouts import Layout, Sequence
+from istd.utils.errors import InputError
+from istd.utils.images import file_key, numeric_key, read_list
 
 PUBLISHED_SPLITS = Path(__file__).parent / "splits"
 SPLIT_SEED = 0

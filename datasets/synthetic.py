@@ -13,13 +13,13 @@ import cv2
 import numpy as np
 from tqdm.contrib.concurrent import thread_map
 
-from datasets.backgrounds import CLUTTERS
-from datasets.rendering import DatasetSettings, frame_name, render_sequence
-from datasets.targets import TARGET_TABLE, TargetRow, write_targets
-from datasets.varied_scenes import render_varied_sequence
-from utils.errors import InputError, run_main
-from utils.files import new_folder, write_json
-from utils.images import encode_png
+from istd.datasets.backgrounds import CLUTTERS
+from istd.datasets.rendering import DatasetSettings, frame_name, render_sequence
+from istd.datasets.targets import TARGET_TABLE, TargetRow, write_targets
+from istd.datasets.varied_scenes import render_varied_sequence
+from istd.utils.errors import InputError, run_main
+from istd.utils.files import new_folder, write_json
+from istd.utils.images import encode_png
 
 GOLDEN_RATIO = 0.6180339887  # steps of this spread any number of sequences evenly over a range
 PNG_OPTIONS = (cv2.IMWRITE_PNG_COMPRESSION, 1)  # noise hardly compresses, so more costs time alone

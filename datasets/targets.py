@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.errors import InputError
-from utils.files import read_text, write_csv
+from istd.utils.errors import InputError
+from istd.utils.files import read_text, write_csv
 
 TARGET_TABLE = "targets.csv"
 

@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
-from datasets import rendering
-from datasets.backgrounds import CLUTTERS, Background, Texture, below, build_background, random_velocity
-from datasets.rendering import DatasetSettings, RenderedSequence
+from istd.datasets import rendering
+from istd.datasets.backgrounds import CLUTTERS, Background, Texture, below, build_background, random_velocity
+from istd.datasets.rendering import DatasetSettings, RenderedSequence
 
 TARGET_SIZE = (2.0, 15.0)  # pixels across at half contrast: the least width, the greatest length
 ASPECT = (1.0, 3.0)  # length / width

@@ -5,14 +5,14 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-import utils  # noqa: F401  (before torch)
-from models.datransnet import DATransNet
-from models.network import Network
-from models.sgmp_unet import SMALL, SGMPUNet
-from models.weights import load_weights, unknown_network
-from utils.checkpoint import Checkpoint, read_checkpoint
-from utils.config import convert
-from utils.errors import InputError
+import istd.utils  # noqa: F401  (before torch)
+from istd.models.datransnet import DATransNet
+from istd.models.network import Network
+from istd.models.sgmp_unet import SMALL, SGMPUNet
+from istd.models.weights import load_weights, unknown_network
+from istd.utils.checkpoint import Checkpoint, read_checkpoint
+from istd.utils.config import convert
+from istd.utils.errors import InputError
 
 __all__ = ["MODELS", "Network", "build_model", "check_options", "load_model", "load_weights"]
 

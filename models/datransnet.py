@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.network import PRIOR_LOGIT, Network
-from models.ops.conv import conv_norm
-from models.ops.gradient_attention import attend_to_surround
-from models.weights import down_one, rename_weights
-from utils.errors import InputError
+from istd.models.network import PRIOR_LOGIT, Network
+from istd.models.ops.conv import conv_norm
+from istd.models.ops.gradient_attention import attend_to_surround
+from istd.models.weights import down_one, rename_weights
+from istd.utils.errors import InputError
 
 LEAKY_SLOPE = 0.01
 SCORE_EPS = 1e-5  # of the instance normalisation of a gradient transformer's scores

@@ -5,7 +5,7 @@ import math
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum
 
-from utils.errors import InputError
+from istd.utils.errors import InputError
 
 # `init_low_prior` lets maps begin at a probability of 0.02, a few times the share of target pixels in a crop around a
 # target, instead of 0.5, so that no steps go into learning that targets are rare (Lin et al. 2017, section 4.1).

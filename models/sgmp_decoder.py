@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from models.ops.norm import layer_norm
-from models.ops.swin import SwinBlockV2, rising_drops, swin_blocks
+from istd.models.ops.norm import layer_norm
+from istd.models.ops.swin import SwinBlockV2, rising_drops, swin_blocks
 
 WINDOW = (7, 7)
 

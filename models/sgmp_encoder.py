@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torchvision.models.swin_transformer import PatchMerging, PatchMergingV2
 from torchvision.models.video.swin_transformer import PatchEmbed3d
 
-from models.ops.conv import conv_norm
-from models.ops.swin import SwinBlock3d, rising_drops, swin_blocks
+from istd.models.ops.conv import conv_norm
+from istd.models.ops.swin import SwinBlock3d, rising_drops, swin_blocks
 
 WINDOW = (8, 7, 7)
 ATTENTION_REDUCTION = 16

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.video import Swin3D_T_Weights
 
-from models.network import PRIOR_LOGIT, Network
-from models.ops.swin import SwinBlockV2
-from models.sgmp_decoder import Decoder, Head, Skip
-from models.sgmp_encoder import Encoder
-from models.weights import down_one, rename_weights
-from utils.errors import InputError
+from istd.models.network import PRIOR_LOGIT, Network
+from istd.models.ops.swin import SwinBlockV2
+from istd.models.sgmp_decoder import Decoder, Head, Skip
+from istd.models.sgmp_encoder import Encoder
+from istd.models.weights import down_one, rename_weights
+from istd.utils.errors import InputError
 
 # The options of `sgmp_unet_small`: the same architecture in 9.9 M parameters instead of 66.5 M.
 SMALL = {

@@ -8,10 +8,10 @@ from pathlib import Path
 from torch import Tensor
 from torchvision.models import WeightsEnum
 
-from models.network import Network
-from utils.checkpoint import Checkpoint, read_checkpoint
-from utils.distributed import barrier, is_main
-from utils.errors import InputError
+from istd.models.network import Network
+from istd.utils.checkpoint import Checkpoint, read_checkpoint
+from istd.utils.distributed import barrier, is_main
+from istd.utils.errors import InputError
 
 LISTED = 8  # names shown of each kind of mismatch
 DERIVED = "relative_position_index"  # a buffer that the window's size determines; shipped files leave it out

@@ -1,3 +1,3 @@
 """Commands that run networks over datasets, images and videos, and measure the results."""
 
-import utils  # noqa: F401  (before torch)
+import istd.utils  # noqa: F401  (before torch)

@@ -23,14 +23,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from models import MODELS, build_model
-from test_script.options import add_device_options, command_parser
-from test_script.predictor.replay import RECORD_AFTER, Replayed
-from utils.config import add_pairs_option, convert
-from utils.distributed import amp_name, autocast, choose_amp, choose_device, float32_precision
-from utils.errors import InputError, run_main
-from utils.files import check_writable, write_json
-from utils.metrics.tables import text_table
+from istd.models import MODELS, build_model
+from istd.test_script.options import add_device_options, command_parser
+from istd.test_script.predictor.replay import RECORD_AFTER, Replayed
+from istd.utils.config import add_pairs_option, convert
+from istd.utils.distributed import amp_name, autocast, choose_amp, choose_device, float32_precision
+from istd.utils.errors import InputError, run_main
+from istd.utils.files import check_writable, write_json
+from istd.utils.metrics.tables import text_table
 
 MIB = 2**20
 STATUS = Path("/proc/self/status")

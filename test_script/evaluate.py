@@ -9,16 +9,16 @@ from pathlib import Path
 from scipy.special import expit, logit
 from tqdm import tqdm
 
-from test_script.results.result_files import write_image_metrics
-from utils.errors import InputError, run_main
-from utils.files import check_writable, write_json
-from utils.images import read_list
-from utils.metrics import MetricAccumulator, build_metrics
-from utils.metrics.accumulator import ImageCounts
-from utils.metrics.curves import CurveAccumulator, collect_metrics, merge_curves
-from utils.metrics.saved_maps import Pair, find_pairs, key_names, read_groups, read_pair
-from utils.metrics.tables import areas_table, error_table, metrics_table, protocols_text
-from utils.plots import write_curves
+from istd.test_script.results.result_files import write_image_metrics
+from istd.utils.errors import InputError, run_main
+from istd.utils.files import check_writable, write_json
+from istd.utils.images import read_list
+from istd.utils.metrics import MetricAccumulator, build_metrics
+from istd.utils.metrics.accumulator import ImageCounts
+from istd.utils.metrics.curves import CurveAccumulator, collect_metrics, merge_curves
+from istd.utils.metrics.saved_maps import Pair, find_pairs, key_names, read_groups, read_pair
+from istd.utils.metrics.tables import areas_table, error_table, metrics_table, protocols_text
+from istd.utils.plots import write_curves
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

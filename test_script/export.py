@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from models import load_model
-from test_script.options import command_parser
-from utils.config import add_pairs_option, convert
-from utils.errors import InputError, run_main
-from utils.files import atomic_path, check_writable
+from istd.models import load_model
+from istd.test_script.options import command_parser
+from istd.utils.config import add_pairs_option, convert
+from istd.utils.errors import InputError, run_main
+from istd.utils.files import atomic_path, check_writable
 
 NEEDED = ("onnx", "onnxruntime", "onnxscript")
 OLDEST_TORCH = (2, 8)  # 2.6 does not translate every network; 2.7 was not tried

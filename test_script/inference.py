@@ -22,10 +22,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from datasets import ClipDataset, DatasetIndex, open_datasets
-from datasets.catalog import DatasetInfo
-from test_script.measurement import Measurement, predict_parts
-from test_script.options import (
+from istd.datasets import ClipDataset, DatasetIndex, open_datasets
+from istd.datasets.catalog import DatasetInfo
+from istd.test_script.measurement import Measurement, predict_parts
+from istd.test_script.options import (
     TRACK_OPTIONS,
     add_model_options,
     add_track_options,
@@ -33,19 +33,19 @@ from test_script.options import (
     command_parser,
     predictor_options,
 )
-from test_script.predictor import Predictor
-from test_script.predictor.preparation import eval_dataset, frame_preparation, load_recipe
-from test_script.report.report import write_report
-from test_script.report.report_cases import KEPT_FRAMES, KeptFrames
-from test_script.report.trails import draw_trails
-from test_script.results.inference_results import merge_parts, published_lines, write_dataset_table, write_results
-from test_script.results.sequence_tracks import keep_long_tracks, link_parts, measure_tracks, write_tracks
-from test_script.results.work_parts import load_part, split_work, start_run
-from utils.distributed import amp_name, barrier, is_main, process_group, rank, world_size
-from utils.errors import InputError, run_main
-from utils.metrics import PROTOCOLS, Protocol, build_metrics
-from utils.metrics.tables import error_table, metrics_table, text_table
-from utils.metrics.track_metrics import track_cells
+from istd.test_script.predictor import Predictor
+from istd.test_script.predictor.preparation import eval_dataset, frame_preparation, load_recipe
+from istd.test_script.report.report import write_report
+from istd.test_script.report.report_cases import KEPT_FRAMES, KeptFrames
+from istd.test_script.report.trails import draw_trails
+from istd.test_script.results.inference_results import merge_parts, published_lines, write_dataset_table, write_results
+from istd.test_script.results.sequence_tracks import keep_long_tracks, link_parts, measure_tracks, write_tracks
+from istd.test_script.results.work_parts import load_part, split_work, start_run
+from istd.utils.distributed import amp_name, barrier, is_main, process_group, rank, world_size
+from istd.utils.errors import InputError, run_main
+from istd.utils.metrics import PROTOCOLS, Protocol, build_metrics
+from istd.utils.metrics.tables import error_table, metrics_table, text_table
+from istd.utils.metrics.track_metrics import track_cells
 
 GPU_WORKERS = 4
 

@@ -16,19 +16,19 @@ from pathlib import Path
 
 import torch
 
-from datasets import open_datasets
-from test_script.inference import Job, add_reading_options, measure_dataset, prepare_jobs
-from test_script.options import add_model_options, add_track_options, command_parser
-from test_script.results.inference_results import read_finished
-from test_script.results.result_files import single_numbers, write_table
-from test_script.results.work_parts import check_run
-from utils.distributed import barrier, is_main, process_group
-from utils.errors import InputError, run_main
-from utils.files import check_writable, json_ready, open_atomic
-from utils.metrics import PROTOCOLS
-from utils.metrics.accumulator import LOWER_IS_BETTER
-from utils.metrics.tables import HEADINGS, format_metric, text_table
-from utils.plots import write_heat_map
+from istd.datasets import open_datasets
+from istd.test_script.inference import Job, add_reading_options, measure_dataset, prepare_jobs
+from istd.test_script.options import add_model_options, add_track_options, command_parser
+from istd.test_script.results.inference_results import read_finished
+from istd.test_script.results.result_files import single_numbers, write_table
+from istd.test_script.results.work_parts import check_run
+from istd.utils.distributed import barrier, is_main, process_group
+from istd.utils.errors import InputError, run_main
+from istd.utils.files import check_writable, json_ready, open_atomic
+from istd.utils.metrics import PROTOCOLS
+from istd.utils.metrics.accumulator import LOWER_IS_BETTER
+from istd.utils.metrics.tables import HEADINGS, format_metric, text_table
+from istd.utils.plots import write_heat_map
 
 Results = Mapping[tuple[str, str], Mapping[str, Mapping]]  # (checkpoint, dataset) -> protocol -> metrics
 

@@ -7,16 +7,16 @@ from scipy.special import expit
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from datasets import ClipDataset, ClipSample
-from test_script.predictor import Predictor, ScoreMaps
-from test_script.predictor.detections import detection_row, find_detections
-from test_script.report.report_cases import KeptFrames
-from test_script.results.result_files import background_calls, frame_file, write_map, write_mask
-from test_script.results.work_parts import Part, loader_batches, save_part
-from utils.distributed import is_main
-from utils.metrics import MetricAccumulator, Protocol
-from utils.metrics.matching import close_pairs
-from utils.metrics.regions import Scene, find_regions
+from istd.datasets import ClipDataset, ClipSample
+from istd.test_script.predictor import Predictor, ScoreMaps
+from istd.test_script.predictor.detections import detection_row, find_detections
+from istd.test_script.report.report_cases import KeptFrames
+from istd.test_script.results.result_files import background_calls, frame_file, write_map, write_mask
+from istd.test_script.results.work_parts import Part, loader_batches, save_part
+from istd.utils.distributed import is_main
+from istd.utils.metrics import MetricAccumulator, Protocol
+from istd.utils.metrics.matching import close_pairs
+from istd.utils.metrics.regions import Scene, find_regions
 
 
 @dataclass

@@ -4,10 +4,10 @@ import argparse
 import math
 from typing import Any
 
-from test_script.predictor.predictor import PUBLISHED_SCALES
-from utils.distributed import AMP_HELP, AMP_NAMES
-from utils.errors import InputError
-from utils.tracking import TARGET_SPEED
+from istd.test_script.predictor.predictor import PUBLISHED_SCALES
+from istd.utils.distributed import AMP_HELP, AMP_NAMES
+from istd.utils.errors import InputError
+from istd.utils.tracking import TARGET_SPEED
 
 TRACK_OPTIONS = ("min_track", "track_speed")
 

@@ -18,21 +18,21 @@ import torch
 from scipy.special import expit, logit
 from tqdm import tqdm
 
-from datasets import ClipDataset, DatasetIndex, Sequence, open_dataset
-from datasets.catalog import DatasetInfo
-from datasets.targets import read_targets
-from test_script.options import add_device_options, command_parser
-from test_script.predictor import Predictor
-from test_script.predictor.preparation import batched, eval_dataset, frame_preparation, load_recipe
-from utils.distributed import choose_device
-from utils.errors import InputError, run_main
-from utils.files import check_writable, write_csv
-from utils.metrics.accumulator import group_rows
-from utils.metrics.curves import CurveAccumulator
-from utils.metrics.matching import MATCH_DISTANCE, optimal
-from utils.metrics.regions import Scene, find_regions
-from utils.metrics.tables import text_table
-from utils.plots import PLOT_SUFFIXES, plot
+from istd.datasets import ClipDataset, DatasetIndex, Sequence, open_dataset
+from istd.datasets.catalog import DatasetInfo
+from istd.datasets.targets import read_targets
+from istd.test_script.options import add_device_options, command_parser
+from istd.test_script.predictor import Predictor
+from istd.test_script.predictor.preparation import batched, eval_dataset, frame_preparation, load_recipe
+from istd.utils.distributed import choose_device
+from istd.utils.errors import InputError, run_main
+from istd.utils.files import check_writable, write_csv
+from istd.utils.metrics.accumulator import group_rows
+from istd.utils.metrics.curves import CurveAccumulator
+from istd.utils.metrics.matching import MATCH_DISTANCE, optimal
+from istd.utils.metrics.regions import Scene, find_regions
+from istd.utils.metrics.tables import text_table
+from istd.utils.plots import PLOT_SUFFIXES, plot
 
 FA_LIMIT = 10e-6
 SNR_EDGES = (1.0, 1.5, 2.0, 2.5, 3.0)

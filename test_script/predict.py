@@ -30,9 +30,9 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from test_script.media.frame_sources import LARGEST_FPS, Source, find_sources, public_address
-from test_script.media.overlay import OverlayVideo, Thumbnails, Trails, draw_overlay
-from test_script.options import (
+from istd.test_script.media.frame_sources import LARGEST_FPS, Source, find_sources, public_address
+from istd.test_script.media.overlay import OverlayVideo, Thumbnails, Trails, draw_overlay
+from istd.test_script.options import (
     TRACK_OPTIONS,
     add_model_options,
     add_track_options,
@@ -40,13 +40,13 @@ from test_script.options import (
     command_parser,
     predictor_options,
 )
-from test_script.predictor import FrameResult, Predictor
-from test_script.predictor.detections import DETECTION_COLUMNS, detection_row
-from test_script.results.latency import Latency
-from test_script.results.result_files import background_calls, frame_file, write_mask, write_png
-from test_script.results.tracks import TRACK_COLUMNS, TrackedResult, TrackFilter, track_row
-from utils.errors import InputError, run_main
-from utils.files import atomic_path, open_atomic
+from istd.test_script.predictor import FrameResult, Predictor
+from istd.test_script.predictor.detections import DETECTION_COLUMNS, detection_row
+from istd.test_script.results.latency import Latency
+from istd.test_script.results.result_files import background_calls, frame_file, write_mask, write_png
+from istd.test_script.results.tracks import TRACK_COLUMNS, TrackedResult, TrackFilter, track_row
+from istd.utils.errors import InputError, run_main
+from istd.utils.files import atomic_path, open_atomic
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
 DEFAULT_WEIGHTS = "datransnet"

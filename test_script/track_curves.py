@@ -16,17 +16,17 @@ import numpy as np
 from scipy.special import expit
 from tqdm import tqdm
 
-from datasets import Sequence, open_dataset
-from datasets.targets import read_identities
-from test_script.options import add_track_speed, check_track_options, command_parser
-from test_script.results.result_files import frame_file, write_table
-from utils.errors import InputError, run_main
-from utils.files import check_writable
-from utils.metrics.matching import close_pairs
-from utils.metrics.regions import Regions, find_regions
-from utils.metrics.saved_maps import PREDICTION_SUFFIXES, Pair, read_pair
-from utils.metrics.tables import text_table
-from utils.metrics.track_metrics import (
+from istd.datasets import Sequence, open_dataset
+from istd.datasets.targets import read_identities
+from istd.test_script.options import add_track_speed, check_track_options, command_parser
+from istd.test_script.results.result_files import frame_file, write_table
+from istd.utils.errors import InputError, run_main
+from istd.utils.files import check_writable
+from istd.utils.metrics.matching import close_pairs
+from istd.utils.metrics.regions import Regions, find_regions
+from istd.utils.metrics.saved_maps import PREDICTION_SUFFIXES, Pair, read_pair
+from istd.utils.metrics.tables import text_table
+from istd.utils.metrics.track_metrics import (
     TRACK_METRICS,
     TrackedFrame,
     add_counts,
@@ -34,8 +34,8 @@ from utils.metrics.track_metrics import (
     track_metrics,
     true_identities,
 )
-from utils.plots import PLOT_SUFFIXES, plot
-from utils.tracking import link
+from istd.utils.plots import PLOT_SUFFIXES, plot
+from istd.utils.tracking import link
 
 THRESHOLDS = expit(np.arange(-7, 7.01, 0.25))  # evenly spaced as logits, since scores crowd near 0 and 1
 PD_LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)

@@ -1,3 +1,3 @@
 """Training of the networks."""
 
-import utils  # noqa: F401  (before torch)
+import istd.utils  # noqa: F401  (before torch)

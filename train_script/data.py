@@ -14,13 +14,13 @@ import torch
 from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader, Sampler, Subset
 
-import datasets
-from datasets import ClipDataset, DatasetIndex, Sequence, collate
-from datasets.presets import build_transform, find_preset
-from test_script.predictor.preparation import eval_dataset
-from train_script.settings import SEEDS, Settings
-from utils.distributed import barrier, is_main, rank, world_size
-from utils.errors import InputError
+import istd.datasets
+from istd.datasets import ClipDataset, DatasetIndex, Sequence, collate
+from istd.datasets.presets import build_transform, find_preset
+from istd.test_script.predictor.preparation import eval_dataset
+from istd.train_script.settings import SEEDS, Settings
+from istd.utils.distributed import barrier, is_main, rank, world_size
+from istd.utils.errors import InputError
 
 HOLDOUT_SHARE, HOLDOUT_SEED = 0.1, 42
 GPU_WORKERS = 8  # at most, of a training process
@@ -36,9 +36,9 @@ class EvaluatedSet(NamedTuple):
 def open_datasets(settings: Settings) -> list[DatasetIndex]:
     """Open the datasets, on the main process first: the demo is rendered on first use."""
     names = settings.dataset, settings.data_root
-    indices = datasets.open_datasets(*names) if is_main() else []
+    indices = istd.datasets.open_datasets(*names) if is_main() else []
     barrier()
-    return indices or datasets.open_datasets(*names)
+    return indices or istd.datasets.open_datasets(*names)
 
 
 def split_sequences(settings: Settings, index: DatasetIndex) -> dict[str, list[Sequence]]:

@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from datasets import synthetic
-from test_script import inference
-from train_script import train
-from utils.errors import run_main
-from utils.metrics.tables import metrics_table
+from istd.datasets import synthetic
+from istd.test_script import inference
+from istd.train_script import train
+from istd.utils.errors import run_main
+from istd.utils.metrics.tables import metrics_table
 
 BRIGHT, TRAIN, TEST = Path("data/demo_bright"), Path("data/demo_train"), Path("data/demo_test")
 OUTPUT = Path("predict/demo")
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def step(title: str, command: Callable[[list[str]], object], options: str) -> None:
     """Run the main function of a command; print the title, the command line, and the time it took."""
-    print(f"\n== {title}\n   python -m {command.__module__} {options}", flush=True)
+    print(f"\n== {title}\n   python -m {command.__module__.removeprefix('istd.')} {options}", flush=True)
     start = time.perf_counter()
     if status := command(shlex.split(options)):  # of a training that was interrupted
         raise SystemExit(status)

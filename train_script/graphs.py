@@ -9,9 +9,9 @@ import warnings
 import torch
 from torch import Tensor, nn
 
-from train_script.settings import Settings
-from utils.distributed import autocast, world_size
-from utils.errors import InputError, is_out_of_memory
+from istd.train_script.settings import Settings
+from istd.utils.distributed import autocast, world_size
+from istd.utils.errors import InputError, is_out_of_memory
 
 
 def uses_graphs(settings: Settings, device: torch.device) -> bool:

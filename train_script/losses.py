@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torchvision.ops import sigmoid_focal_loss
 
-from utils.distributed import all_reduce_sum, world_size
+from istd.utils.distributed import all_reduce_sum, world_size
 
 FOCAL_ALPHA = 0.25
 FOCAL_GAMMA = 2.0

@@ -8,7 +8,7 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from train_script.settings import Settings
+from istd.train_script.settings import Settings
 
 STEP_FACTOR = 0.1  # multi_step: of the rate at each milestone
 RESTART_EPOCHS = 10  # cosine_restarts: from restart to restart

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from torch import nn
 
-from utils.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
-from utils.distributed import is_main
-from utils.errors import InputError
-from utils.files import atomic_path, check_writable
+from istd.utils.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
+from istd.utils.distributed import is_main
+from istd.utils.errors import InputError
+from istd.utils.files import atomic_path, check_writable
 
 LAST = "checkpoint_last.pth"
 BEST = "checkpoint_best.pth"

@@ -5,14 +5,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
-from datasets.catalog import CATALOG
-from datasets.index import split_names
-from datasets.presets import PRESETS
-from models import MODELS, check_options, model_options
-from train_script.losses import LOSSES
-from utils.config import check_values, nearest, parse_arguments, read_values
-from utils.distributed import AMP_NAMES
-from utils.errors import InputError
+from istd.datasets.catalog import CATALOG
+from istd.datasets.index import split_names
+from istd.datasets.presets import PRESETS
+from istd.models import MODELS, check_options, model_options
+from istd.train_script.losses import LOSSES
+from istd.utils.config import check_values, nearest, parse_arguments, read_values
+from istd.utils.distributed import AMP_NAMES
+from istd.utils.errors import InputError
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 DEFAULTS = CONFIGS / "default.yaml"

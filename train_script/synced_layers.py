@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torchvision.ops import StochasticDepth
 
-from utils.distributed import all_reduce_sum, rank, world_size
+from istd.utils.distributed import all_reduce_sum, rank, world_size
 
 
 class SyncedBatchNorm(nn.modules.batchnorm._BatchNorm):

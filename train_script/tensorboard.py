@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from datasets import Sequence
-from utils.drawing import FOUND, TRUTH, contact_sheet, grey_to_rgb, outline
-from utils.images import read_grey
+from istd.datasets import Sequence
+from istd.utils.drawing import FOUND, TRUTH, contact_sheet, grey_to_rgb, outline
+from istd.utils.images import read_grey
 
 PR_BINS = 127  # as many as TensorBoard draws
 EXAMPLES = 6

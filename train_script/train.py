@@ -8,24 +8,24 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from datasets import DatasetIndex
-from models import build_model, load_weights
-from models.weights import load_pretrained_backbone
-from train_script import data, run_folder
-from train_script.graphs import record, uses_graphs
-from train_script.optim import build_ema, build_optimizer, build_schedule
-from train_script.run_folder import LAST, Log, read_last
-from train_script.settings import DEMO, Settings, changed_settings, merge_settings, parse_command_line
-from train_script.state import Interrupted, Training, caught_signals, restore
-from train_script.synced_layers import synchronise_layers
-from train_script.tensorboard import open_writer
-from train_script.trainer import Run, run_epochs
-from utils.checkpoint import Checkpoint
-from utils.config import write_settings
-from utils.distributed import amp_name, choose_amp, float32_precision, is_main, process_group, world_size
-from utils.errors import InputError, run_main
-from utils.metrics import build_metric
-from utils.metrics.accumulator import LOWER_IS_BETTER
+from istd.datasets import DatasetIndex
+from istd.models import build_model, load_weights
+from istd.models.weights import load_pretrained_backbone
+from istd.train_script import data, run_folder
+from istd.train_script.graphs import record, uses_graphs
+from istd.train_script.optim import build_ema, build_optimizer, build_schedule
+from istd.train_script.run_folder import LAST, Log, read_last
+from istd.train_script.settings import DEMO, Settings, changed_settings, merge_settings, parse_command_line
+from istd.train_script.state import Interrupted, Training, caught_signals, restore
+from istd.train_script.synced_layers import synchronise_layers
+from istd.train_script.tensorboard import open_writer
+from istd.train_script.trainer import Run, run_epochs
+from istd.utils.checkpoint import Checkpoint
+from istd.utils.config import write_settings
+from istd.utils.distributed import amp_name, choose_amp, float32_precision, is_main, process_group, world_size
+from istd.utils.errors import InputError, run_main
+from istd.utils.metrics import build_metric
+from istd.utils.metrics.accumulator import LOWER_IS_BETTER
 
 SELECTION_METRICS = ("video_mean", "iou", "pd")  # the first that a protocol defines chooses the best epoch
 

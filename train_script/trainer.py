@@ -15,22 +15,22 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from models import load_weights
-from test_script.predictor import Predictor
-from test_script.predictor.preparation import frame_preparation
-from train_script.data import EpochBatches, EvaluatedSet
-from train_script.losses import total_loss
-from train_script.optim import set_learning_rates, update_ema
-from train_script.run_folder import BEST, Log, append_metrics, prune_checkpoints, save_best, save_last
-from train_script.settings import Settings
-from train_script.state import Interrupted, StopSignal, Training, training_state
-from train_script.tensorboard import ExampleImages, PixelHistogram
-from utils.distributed import all_reduce_max, autocast, barrier, gather_objects, is_main
-from utils.errors import InputError
-from utils.files import json_ready, write_json
-from utils.metrics import PROTOCOLS, build_metric
-from utils.metrics.accumulator import mean_metrics
-from utils.metrics.tables import metrics_line
+from istd.models import load_weights
+from istd.test_script.predictor import Predictor
+from istd.test_script.predictor.preparation import frame_preparation
+from istd.train_script.data import EpochBatches, EvaluatedSet
+from istd.train_script.losses import total_loss
+from istd.train_script.optim import set_learning_rates, update_ema
+from istd.train_script.run_folder import BEST, Log, append_metrics, prune_checkpoints, save_best, save_last
+from istd.train_script.settings import Settings
+from istd.train_script.state import Interrupted, StopSignal, Training, training_state
+from istd.train_script.tensorboard import ExampleImages, PixelHistogram
+from istd.utils.distributed import all_reduce_max, autocast, barrier, gather_objects, is_main
+from istd.utils.errors import InputError
+from istd.utils.files import json_ready, write_json
+from istd.utils.metrics import PROTOCOLS, build_metric
+from istd.utils.metrics.accumulator import mean_metrics
+from istd.utils.metrics.tables import metrics_line
 
 STEPS_BETWEEN_POINTS = 10  # of the TensorBoard curves of loss, learning rate and gradient norm
 SECONDS_BETWEEN_SAVES = 300

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from utils.errors import InputError
-from utils.files import atomic_path
+from istd.utils.errors import InputError
+from istd.utils.files import atomic_path
 
 FORMAT = "istd-checkpoint"
 VERSION = 1

@@ -20,8 +20,8 @@ from typing import Any
 
 import yaml
 
-from utils.errors import InputError
-from utils.files import atomic_path
+from istd.utils.errors import InputError
+from istd.utils.files import atomic_path
 
 GROUP_LINE = re.compile(r"^# == (.+) ==$")
 BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from utils.errors import InputError
+from istd.utils.errors import InputError
 
 T = TypeVar("T")
 KINDS = ("cpu", "cuda", "mps")  # of devices

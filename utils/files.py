@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from utils.errors import InputError
+from istd.utils.errors import InputError
 
 PROBE_BYTES = 4096  # an empty file can be created even on a full disk
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from utils.files import atomic_path, write_csv
-from utils.metrics.curves import Curves
+from istd.utils.files import atomic_path, write_csv
+from istd.utils.metrics.curves import Curves
 
 COLUMNS = ("threshold", "precision", "recall", "false_positive_rate", "pd", "fa")
 FA_UNIT = 1e-6  # false-alarm rates are shown in millionths

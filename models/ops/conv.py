@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models import ops
+from istd.models import ops
 
 LEAST_CHANNELS = 64  # on either side; below, matrix products are too narrow to be fast
 MOST_INPUTS = 4  # channels that count as few

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from models import ops
+from istd.models import ops
 
 BAND_BYTES = 4 << 20  # of key values in flight on a CPU: about the size of two cores' second-level caches
 NORM_EPS = 1e-12  # of the L2 normalisation of queries and keys

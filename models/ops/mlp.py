@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.ops import in_pieces
-from models.ops.norm import layer_norm
+from istd.models.ops import in_pieces
+from istd.models.ops.norm import layer_norm
 
 HIDDEN_BYTES = 8 << 20  # of hidden values in flight: less than a third-level cache, enough for efficient products
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from models import ops
+from istd.models import ops
 
 # PyTorch's fast kernel needs a multiple of so many channels; the other took a quarter of the time of all kernels of
 # SGMP-UNet's forward pass on an H100 (bf16, PyTorch 2.11).

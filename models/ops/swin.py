@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from torchvision.models.swin_transformer import SwinTransformerBlock, SwinTransformerBlockV2
 from torchvision.ops import StochasticDepth
 
-from models.ops import in_pieces
-from models.ops.mlp import chunked_mlp
-from models.ops.norm import layer_norm
-from models.ops.window_attention import FastWindowAttention3d, FastWindowAttentionV2
+from istd.models.ops import in_pieces
+from istd.models.ops.mlp import chunked_mlp
+from istd.models.ops.norm import layer_norm
+from istd.models.ops.window_attention import FastWindowAttention3d, FastWindowAttentionV2
 
 STOCHASTIC_DEPTH = 0.1  # of the last block
 

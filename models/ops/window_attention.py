@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torchvision.models.swin_transformer import ShiftedWindowAttentionV2
 from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d
 
-from models import ops
+from istd.models import ops
 
 SCORES_BYTES = 8 << 20  # of scores in flight on a CPU: less than a third-level cache
 KEPT_RATIO = 0.6  # weights are kept where their number is at most so many times that of queries, keys and values

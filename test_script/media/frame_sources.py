@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 import cv2
 import numpy as np
 
-from test_script.media.image_stream import split_images
-from utils.errors import InputError
-from utils.images import IMAGE_SUFFIXES, decode_grey, image_files, numeric_key, read_grey, to_unit
+from istd.test_script.media.image_stream import split_images
+from istd.utils.errors import InputError
+from istd.utils.images import IMAGE_SUFFIXES, decode_grey, image_files, numeric_key, read_grey, to_unit
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".m4v", ".wmv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".flv")
 EXPECTED = (

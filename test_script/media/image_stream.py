@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from utils.errors import InputError
-from utils.images import JPG_END, JPG_SCAN, JPG_START, PNG_END, PNG_START
+from istd.utils.errors import InputError
+from istd.utils.images import JPG_END, JPG_SCAN, JPG_START, PNG_END, PNG_START
 
 CHUNK = 1 << 16  # bytes read at a time, at most
 LARGEST_IMAGE = 1 << 28  # bytes; more without an end means that the stream is damaged

@@ -7,9 +7,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from test_script.predictor.detections import Detection
-from utils.drawing import FOUND, contact_sheet, enlarge, grey_to_rgb, outline
-from utils.errors import InputError
+from istd.test_script.predictor.detections import Detection
+from istd.utils.drawing import FOUND, contact_sheet, enlarge, grey_to_rgb, outline
+from istd.utils.errors import InputError
 
 DISPLAY_SIDE = 640  # px, up to which the long side of small frames is enlarged, by an integer factor
 BOX_MARGIN = 5  # px between a region and its box in the enlarged picture

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from test_script.predictor import preparation
-from test_script.predictor.detections import Detection, find_detections
-from test_script.predictor.replay import Replayed
-from test_script.predictor.tiling import pad_to_multiple, resize_clips, resize_map, round_up, run_tiled
-from utils.distributed import autocast, choose_amp, choose_device, float32_precision
-from utils.errors import InputError
+from istd.test_script.predictor import preparation
+from istd.test_script.predictor.detections import Detection, find_detections
+from istd.test_script.predictor.replay import Replayed
+from istd.test_script.predictor.tiling import pad_to_multiple, resize_clips, resize_map, round_up, run_tiled
+from istd.utils.distributed import autocast, choose_amp, choose_device, float32_precision
+from istd.utils.errors import InputError
 
 PUBLISHED_SCALES = (0.8, 0.9, 1.0, 1.1, 1.2, 1.3)  # of --msc in SGMP-UNet's 2026 release
 TILE_OVERLAP = 64  # pixels by which neighbouring tiles overlap, at least

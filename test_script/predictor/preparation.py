@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from datasets import ClipDataset, Sequence
-from datasets.catalog import DatasetInfo
-from datasets.clips import Transform
-from datasets.presets import PRESETS, build_transform, find_preset
-from models import load_model
-from utils.checkpoint import read_checkpoint
-from utils.errors import InputError
-from utils.images import one_channel, to_unit
+from istd.datasets import ClipDataset, Sequence
+from istd.datasets.catalog import DatasetInfo
+from istd.datasets.clips import Transform
+from istd.datasets.presets import PRESETS, build_transform, find_preset
+from istd.models import load_model
+from istd.utils.checkpoint import read_checkpoint
+from istd.utils.errors import InputError
+from istd.utils.images import one_channel, to_unit
 
 T = TypeVar("T")
 DEFAULT_PRESET = "fast"  # of a network without a preset of its own: frames as they are

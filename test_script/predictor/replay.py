@@ -9,7 +9,7 @@ from collections import Counter
 import torch
 from torch import Tensor, nn
 
-from utils.errors import is_out_of_memory
+from istd.utils.errors import is_out_of_memory
 
 RECORD_AFTER = 2  # passes of a shape; fewer do not repay the recording
 MOST_GRAPHS = 16  # shapes; further ones are computed without a graph

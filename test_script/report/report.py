@@ -7,15 +7,15 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from datasets.catalog import DatasetInfo
-from test_script.report.report_cases import KEPT_FRAMES, STEPS, choose_items, data_url, frame_picture, show_case
-from test_script.results.inference_results import Results, published_lines
-from utils.files import atomic_path, json_ready
-from utils.metrics import MetricAccumulator
-from utils.metrics.accumulator import group_rows
-from utils.metrics.hierarchical import LOC_ERRORS, hierarchical_parts
-from utils.metrics.tables import ERRORS, HEADINGS, format_metric
-from utils.metrics.track_metrics import track_cells
+from istd.datasets.catalog import DatasetInfo
+from istd.test_script.report.report_cases import KEPT_FRAMES, STEPS, choose_items, data_url, frame_picture, show_case
+from istd.test_script.results.inference_results import Results, published_lines
+from istd.utils.files import atomic_path, json_ready
+from istd.utils.metrics import MetricAccumulator
+from istd.utils.metrics.accumulator import group_rows
+from istd.utils.metrics.hierarchical import LOC_ERRORS, hierarchical_parts
+from istd.utils.metrics.tables import ERRORS, HEADINGS, format_metric
+from istd.utils.metrics.track_metrics import track_cells
 
 TEMPLATES = FileSystemLoader(Path(__file__).parent)
 PAGES = Environment(loader=TEMPLATES, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)

@@ -13,15 +13,15 @@ from typing import Any
 import cv2
 import numpy as np
 
-from test_script.results.result_files import write_png
-from utils.drawing import grey_to_rgb, stretch_contrast
-from utils.errors import InputError
-from utils.images import encode_png, read_grey
-from utils.metrics.accumulator import ImageCounts
-from utils.metrics.curves import threshold_levels
-from utils.metrics.regions import find_regions
-from utils.metrics.rules import image_iou
-from utils.metrics.target_curve import target_curve
+from istd.test_script.results.result_files import write_png
+from istd.utils.drawing import grey_to_rgb, stretch_contrast
+from istd.utils.errors import InputError
+from istd.utils.images import encode_png, read_grey
+from istd.utils.metrics.accumulator import ImageCounts
+from istd.utils.metrics.curves import threshold_levels
+from istd.utils.metrics.regions import find_regions
+from istd.utils.metrics.rules import image_iou
+from istd.utils.metrics.target_curve import target_curve
 
 KEPT_FRAMES = "report_frames"  # folder beside the report
 WORST, BEST = 8, 4

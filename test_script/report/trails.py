@@ -4,12 +4,12 @@ from typing import Any
 
 import numpy as np
 
-from datasets import ClipDataset
-from test_script.report.report_cases import data_url
-from test_script.results.sequence_tracks import SequenceTracks
-from utils.drawing import grey_to_rgb, stretch_contrast
-from utils.images import encode_png, read_grey
-from utils.metrics.track_metrics import NO_IDENTITY, count_tracks, long_tracks
+from istd.datasets import ClipDataset
+from istd.test_script.report.report_cases import data_url
+from istd.test_script.results.sequence_tracks import SequenceTracks
+from istd.utils.drawing import grey_to_rgb, stretch_contrast
+from istd.utils.images import encode_png, read_grey
+from istd.utils.metrics.track_metrics import NO_IDENTITY, count_tracks, long_tracks
 
 MOST_SEQUENCES = 6
 MOST_PATHS = 200  # of a sequence, the first ones; more would hide the frame

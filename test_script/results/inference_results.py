@@ -6,18 +6,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datasets import ClipDataset, DatasetIndex
-from datasets.catalog import DatasetInfo
-from datasets.targets import TARGET_TABLE, read_frame_snr
-from test_script.predictor.detections import DETECTION_COLUMNS, coco_detections
-from test_script.results.result_files import single_numbers, write_image_metrics, write_table
-from test_script.results.work_parts import Part
-from utils.files import write_csv, write_json
-from utils.metrics import PROTOCOLS, MetricAccumulator
-from utils.metrics.accumulator import METRICS
-from utils.metrics.curves import CURVE_AREAS, CurveAccumulator, collect_metrics, merge_curves
-from utils.metrics.tables import metrics_table
-from utils.plots import write_curves
+from istd.datasets import ClipDataset, DatasetIndex
+from istd.datasets.catalog import DatasetInfo
+from istd.datasets.targets import TARGET_TABLE, read_frame_snr
+from istd.test_script.predictor.detections import DETECTION_COLUMNS, coco_detections
+from istd.test_script.results.result_files import single_numbers, write_image_metrics, write_table
+from istd.test_script.results.work_parts import Part
+from istd.utils.files import write_csv, write_json
+from istd.utils.metrics import PROTOCOLS, MetricAccumulator
+from istd.utils.metrics.accumulator import METRICS
+from istd.utils.metrics.curves import CURVE_AREAS, CurveAccumulator, collect_metrics, merge_curves
+from istd.utils.metrics.tables import metrics_table
+from istd.utils.plots import write_curves
 
 
 class Results(NamedTuple):

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.files import atomic_path, write_csv
-from utils.images import encode_png
-from utils.metrics import MetricAccumulator
+from istd.utils.files import atomic_path, write_csv
+from istd.utils.images import encode_png
+from istd.utils.metrics import MetricAccumulator
 
 SCORE_LEVELS = 65535  # of a 16-bit png: the level is round(probability * 65535)
 QUEUE_LENGTH = 32  # calls that may wait in the background, which bounds the memory

@@ -6,16 +6,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datasets import ClipDataset
-from datasets.targets import read_identities
-from test_script.predictor.detections import Detection
-from test_script.results.result_files import frame_file, write_mask
-from test_script.results.tracks import TRACK_COLUMNS, erase_regions, track_row
-from test_script.results.work_parts import Part
-from utils.files import write_csv
-from utils.images import read_mask
-from utils.metrics.accumulator import group_rows
-from utils.metrics.track_metrics import (
+from istd.datasets import ClipDataset
+from istd.datasets.targets import read_identities
+from istd.test_script.predictor.detections import Detection
+from istd.test_script.results.result_files import frame_file, write_mask
+from istd.test_script.results.tracks import TRACK_COLUMNS, erase_regions, track_row
+from istd.test_script.results.work_parts import Part
+from istd.utils.files import write_csv
+from istd.utils.images import read_mask
+from istd.utils.metrics.accumulator import group_rows
+from istd.utils.metrics.track_metrics import (
     TrackedFrame,
     add_counts,
     count_tracks,
@@ -23,7 +23,7 @@ from utils.metrics.track_metrics import (
     track_metrics,
     true_identities,
 )
-from utils.tracking import link
+from istd.utils.tracking import link
 
 LENGTHS = (1, 2, 3, 5)  # of tracks, whose metrics are always given
 

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from test_script.predictor import FrameResult
-from test_script.predictor.detections import DETECTION_COLUMNS, Detection
-from utils.tracking import LONGEST_GAP, TARGET_SPEED, Linker
+from istd.test_script.predictor import FrameResult
+from istd.test_script.predictor.detections import DETECTION_COLUMNS, Detection
+from istd.utils.tracking import LONGEST_GAP, TARGET_SPEED, Linker
 
 TRACK_COLUMNS = ("sequence", "frame", "track", "id", "x", "y", "area", "mean_score", "peak_score")
 

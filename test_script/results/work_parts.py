@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from test_script.predictor.preparation import batched
-from utils.errors import InputError
-from utils.files import write_json
-from utils.metrics.accumulator import ImageCounts
-from utils.metrics.curves import CurveAccumulator
+from istd.test_script.predictor.preparation import batched
+from istd.utils.errors import InputError
+from istd.utils.files import write_json
+from istd.utils.metrics.accumulator import ImageCounts
+from istd.utils.metrics.curves import CurveAccumulator
 
 PART_FRAMES = 32
 FRAME_LISTS = ("detections", "targets", "pairs", "sizes")

@@ -19,10 +19,10 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as tv
 
-from datasets import ClipDataset, Sequence, open_dataset
-from datasets.presets import FIRST_SHORT_SIDES, SECOND_SHORT_SIDES, build_transform
-from datasets.synthetic import DatasetSettings, render_dataset
-from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, short_side_size
+from istd.datasets import ClipDataset, Sequence, open_dataset
+from istd.datasets.presets import FIRST_SHORT_SIDES, SECOND_SHORT_SIDES, build_transform
+from istd.datasets.synthetic import DatasetSettings, render_dataset
+from istd.datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, short_side_size
 
 SETTINGS = DatasetSettings(sequences=4, frames=30, size=(256, 320), val_share=0.25)
 CLIP_FRAMES = 6

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from models import build_model
-from test_script.predictor import PUBLISHED_SCALES, Predictor
-from test_script.predictor.predictor import resize_clips
+from istd.models import build_model
+from istd.test_script.predictor import PUBLISHED_SCALES, Predictor
+from istd.test_script.predictor.predictor import resize_clips
+from istd.utils.metrics.tables import text_table
 from tests.reference.plain_sgmp_unet import PlainSGMPUNet
-from utils.metrics.tables import text_table
 
 
 def plain_loop(network, clip, size, scales):

@@ -10,12 +10,12 @@ import time
 import cv2
 import numpy as np
 
+from istd.utils.metrics import PROTOCOLS, build_metric
+from istd.utils.metrics.curves import CurveAccumulator
+from istd.utils.metrics.hierarchical import pair_regions
+from istd.utils.metrics.regions import Scene, find_regions
+from istd.utils.metrics.tables import text_table
 from tests.reference import plain_metrics
-from utils.metrics import PROTOCOLS, build_metric
-from utils.metrics.curves import CurveAccumulator
-from utils.metrics.hierarchical import pair_regions
-from utils.metrics.regions import Scene, find_regions
-from utils.metrics.tables import text_table
 
 RUNS = 7
 TARGETS = 4

@@ -53,7 +53,7 @@ GROWTH += [Case("sgmp_unet", "forward", side, 1) for side in (160, 320, 640)]
 def builder(network: str, form: str) -> Callable[[], Any]:
     """What builds a form of a network. The plain ones import nothing of the packages, the others import them first."""
     if form != "plain":
-        from models import build_model
+        from istd.models import build_model
 
         return partial(build_model, network)
     if network == "datransnet":

@@ -5,9 +5,11 @@ import cv2
 import numpy as np
 import pytest
 
-from datasets import open_dataset
-from datasets.check import check_dataset, main, measure_targets
-from datasets.synthetic import DatasetSettings, render_dataset
+from istd.datasets import open_dataset
+from istd.datasets.check import check_dataset, main, measure_targets
+from istd.datasets.synthetic import DatasetSettings, render_dataset
+from istd.utils.drawing import TRUTH
+from istd.utils.errors import InputError
 from tests.reference.datasets_folders import (
     REPOSITORY,
     frame_and_mask,
@@ -16,8 +18,6 @@ from tests.reference.datasets_folders import (
     write_pairs,
     write_sequences,
 )
-from utils.drawing import TRUTH
-from utils.errors import InputError
 
 REAL = Path(os.environ.get("ISTD_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
 NAMES = ["a", "b", "c", "d"]

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-import datasets.clips
-from datasets import ClipDataset, Frame, Sequence, collate, open_dataset
-from datasets.presets import build_transform
+import istd.datasets.clips
+from istd.datasets import ClipDataset, Frame, Sequence, collate, open_dataset
+from istd.datasets.presets import build_transform
+from istd.utils.errors import InputError
 from tests.reference.datasets_folders import frame_and_mask, write_image, write_pairs, write_sequences
-from utils.errors import InputError
 
 
 def plain(frames, mask, random):
@@ -87,13 +87,13 @@ def test_both_presets_of_both_channels_on_images_and_sequences(tmp_path):
 def count_reads(monkeypatch):
     reads = Counter()
     for name in ("read_pixels", "read_mask"):
-        original = getattr(datasets.clips, name)
+        original = getattr(istd.datasets.clips, name)
 
         def counting(path, original=original):
             reads[path] += 1
             return original(path)
 
-        monkeypatch.setattr(datasets.clips, name, counting)
+        monkeypatch.setattr(istd.datasets.clips, name, counting)
     return reads
 
 

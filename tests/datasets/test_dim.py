@@ -6,13 +6,13 @@ import cv2
 import numpy as np
 import pytest
 
-from datasets import open_dataset
-from datasets.dim import contrast_factor, find_targets, main
-from datasets.rendering import NOISE
-from datasets.targets import read_targets
+from istd.datasets import open_dataset
+from istd.datasets.dim import contrast_factor, find_targets, main
+from istd.datasets.rendering import NOISE
+from istd.datasets.targets import read_targets
+from istd.utils.errors import InputError
+from istd.utils.images import read_grey, read_mask
 from tests.reference.datasets_folders import write_image, write_lists, write_pairs, write_sequences
-from utils.errors import InputError
-from utils.images import read_grey, read_mask
 
 LEVEL, TARGET = 80, 200  # grey levels of a flat scene
 PLACES = [(20, 12), (20, 40), (44, 26)]  # of its targets (row, column), whose surroundings do not meet

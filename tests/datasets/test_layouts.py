@@ -3,12 +3,13 @@ from pathlib import Path
 
 import pytest
 
-from datasets import index as index_module
-from datasets import open_dataset
-from datasets.catalog import CATALOG
-from datasets.index import DATA_ROOT_VARIABLE, split_names
-from datasets.path_config import DATASET_PATHS
-from datasets.split_lists import PUBLISHED_SPLITS, read_list
+from istd.datasets import index as index_module
+from istd.datasets import open_dataset
+from istd.datasets.catalog import CATALOG
+from istd.datasets.index import DATA_ROOT_VARIABLE, split_names
+from istd.datasets.path_config import DATASET_PATHS
+from istd.datasets.split_lists import PUBLISHED_SPLITS, read_list
+from istd.utils.errors import InputError
 from tests.reference.datasets_folders import (
     REPOSITORY,
     frame_and_mask,
@@ -17,7 +18,6 @@ from tests.reference.datasets_folders import (
     write_pairs,
     write_sequences,
 )
-from utils.errors import InputError
 
 NAMES = ["000001", "000002", "000010", "000009"]
 REAL = Path(os.environ.get("ISTD_TEST_DATA", REPOSITORY.parent / "shared" / "data"))

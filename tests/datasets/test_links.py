@@ -2,9 +2,9 @@
 
 import re
 
-from datasets.catalog import CATALOG, PUBLISHED_CHECKPOINTS
-from datasets.links import checkpoint_table, dataset_table, main
-from utils.metrics import PROTOCOLS
+from istd.datasets.catalog import CATALOG, PUBLISHED_CHECKPOINTS
+from istd.datasets.links import checkpoint_table, dataset_table, main
+from istd.utils.metrics import PROTOCOLS
 
 
 def test_rows_by_hand():

@@ -6,7 +6,7 @@ import torch
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
-from datasets.presets import (
+from istd.datasets.presets import (
     CONTRAST,
     CROP_SIDES,
     FIRST_SHORT_SIDES,
@@ -14,8 +14,8 @@ from datasets.presets import (
     build_transform,
     fast_train,
 )
-from datasets.transforms import crop_around, linear_weights, nearest_indices, resample, short_side_size
-from utils.errors import InputError
+from istd.datasets.transforms import crop_around, linear_weights, nearest_indices, resample, short_side_size
+from istd.utils.errors import InputError
 
 MEAN = torch.tensor((0.485, 0.456, 0.406)).view(3, 1, 1)
 STD = torch.tensor((0.229, 0.224, 0.225)).view(3, 1, 1)

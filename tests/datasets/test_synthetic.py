@@ -9,10 +9,10 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from datasets import index as index_module
-from datasets import open_dataset
-from datasets.backgrounds import CLUTTERS, Texture, build_background
-from datasets.rendering import (
+from istd.datasets import index as index_module
+from istd.datasets import open_dataset
+from istd.datasets.backgrounds import CLUTTERS, Texture, build_background
+from istd.datasets.rendering import (
     MASK_FRACTION,
     NOISE,
     PATCH_RADIUS,
@@ -21,10 +21,10 @@ from datasets.rendering import (
     render_sequence,
     target_profile,
 )
-from datasets.synthetic import DatasetSettings, ensure_demo, main, render_dataset
-from datasets.targets import TargetRow, read_frame_snr, read_targets, write_targets
-from utils.errors import InputError
-from utils.images import read_mask, read_pixels
+from istd.datasets.synthetic import DatasetSettings, ensure_demo, main, render_dataset
+from istd.datasets.targets import TargetRow, read_frame_snr, read_targets, write_targets
+from istd.utils.errors import InputError
+from istd.utils.images import read_mask, read_pixels
 
 SMALL = DatasetSettings(sequences=4, frames=8, size=(64, 80), val_share=0.25)
 
@@ -301,7 +301,7 @@ def test_an_existing_folder_is_not_touched(tmp_path):
 def test_demo_is_rendered_on_first_use_and_said(tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("ISTD_DATA_ROOT", raising=False)
     monkeypatch.setitem(index_module.DATASET_PATHS, "demo", str(tmp_path / "data" / "demo"))
-    monkeypatch.setattr("datasets.synthetic.DEMO", SMALL)
+    monkeypatch.setattr("istd.datasets.synthetic.DEMO", SMALL)
     index = open_dataset("demo")
     assert "rendering 4 sequences of 8 frames" in capsys.readouterr().out
     assert index.root == tmp_path / "data" / "demo"
@@ -312,7 +312,7 @@ def test_demo_is_rendered_on_first_use_and_said(tmp_path, monkeypatch, capsys):
 
 
 def test_two_processes_may_render_the_demo_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr("datasets.synthetic.DEMO", SMALL)
+    monkeypatch.setattr("istd.datasets.synthetic.DEMO", SMALL)
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(ensure_demo, [tmp_path / "demo"] * 2))
     assert [path.name for path in tmp_path.iterdir()] == ["demo"]

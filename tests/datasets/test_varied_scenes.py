@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from datasets.synthetic import DatasetSettings, render_dataset
-from datasets.targets import read_targets
-from datasets.varied_scenes import VariedTarget, render_varied_sequence, varied_profile, visible_core
-from utils.images import read_mask, read_pixels
+from istd.datasets.synthetic import DatasetSettings, render_dataset
+from istd.datasets.targets import read_targets
+from istd.datasets.varied_scenes import VariedTarget, render_varied_sequence, varied_profile, visible_core
+from istd.utils.images import read_mask, read_pixels
 
 SNR = 4.0
 

@@ -19,21 +19,21 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.functional import normalize
 
-from datasets import synthetic
-from datasets.rendering import DatasetSettings, render_sequence
-from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
-from models import build_model, load_model
-from test_script.predictor import Predictor
-from test_script.predictor.replay import RECORD_AFTER, Replayed
+from istd.datasets import synthetic
+from istd.datasets.rendering import DatasetSettings, render_sequence
+from istd.datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
+from istd.models import build_model, load_model
+from istd.test_script.predictor import Predictor
+from istd.test_script.predictor.replay import RECORD_AFTER, Replayed
+from istd.train_script import train
+from istd.train_script.graphs import GraphedNetwork
+from istd.train_script.settings import merge_settings
+from istd.train_script.trainer import train_step
+from istd.utils.distributed import autocast, choose_amp, float32_precision
 from tests.models import test_datransnet, test_sgmp_unet
 from tests.models.test_pretend_gpu import SIDE, TINY, compiled_gradients, one_batch, prepare_training
 from tests.reference.network_cases import assert_same
 from tests.train.test_train import arguments, folder_of, rows, write_blobs
-from train_script import train
-from train_script.graphs import GraphedNetwork
-from train_script.settings import merge_settings
-from train_script.trainer import train_step
-from utils.distributed import autocast, choose_amp, float32_precision
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = {

@@ -8,8 +8,8 @@ import os
 import pytest
 import torch
 
+from istd.utils.metrics.tables import text_table
 from tests.gpu.checks import CHECKS, Lab, gradients, number_formats, resume_and_predict, twenty_steps
-from utils.metrics.tables import text_table
 
 ASKED = os.environ.get("ISTD_GPU_CHECK")
 

@@ -11,12 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from istd.utils.errors import InputError
+from istd.utils.metrics import target_curve
+from istd.utils.metrics.curves import CurveAccumulator, threshold_levels
+from istd.utils.plots import write_curves
 from tests.metrics.test_properties import scenes
 from tests.reference import plain_metrics
-from utils.errors import InputError
-from utils.metrics import target_curve
-from utils.metrics.curves import CurveAccumulator, threshold_levels
-from utils.plots import write_curves
 
 TIE = 1e-9  # px of distance; no difference between two sums of distances on these maps is as small
 

@@ -6,10 +6,10 @@ import math
 import numpy as np
 import pytest
 
+from istd.utils.metrics import PROTOCOLS, MetricAccumulator, build_metric
+from istd.utils.metrics.hierarchical import HIERARCHY, hierarchical_parts
+from istd.utils.metrics.tables import error_table
 from tests.reference.record_irstd_metrics import RECORDED, hierarchy_cases
-from utils.metrics import PROTOCOLS, MetricAccumulator, build_metric
-from utils.metrics.hierarchical import HIERARCHY, hierarchical_parts
-from utils.metrics.tables import error_table
 
 THEIRS = json.loads(RECORDED.read_text(encoding="utf-8"))["hierarchy"]
 NAMES = {  # theirs -> ours

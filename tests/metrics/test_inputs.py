@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from utils.errors import InputError
-from utils.metrics import build_metric
-from utils.metrics.curves import CurveAccumulator
+from istd.utils.errors import InputError
+from istd.utils.metrics import build_metric
+from istd.utils.metrics.curves import CurveAccumulator
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from istd.utils.metrics import PROTOCOLS, build_metric
+from istd.utils.metrics.accumulator import compute_metrics
 from tests.reference.plain_metrics import best_assignments, close_pairs, greedy, regions_of, shooting
-from utils.metrics import PROTOCOLS, build_metric
-from utils.metrics.accumulator import compute_metrics
 
 EXAMPLES = settings(max_examples=40, deadline=None)
 

@@ -6,9 +6,9 @@ import math
 import numpy as np
 import pytest
 
-from utils.errors import InputError
-from utils.metrics import PROTOCOLS, build_metric
-from utils.metrics.tables import metrics_line
+from istd.utils.errors import InputError
+from istd.utils.metrics import PROTOCOLS, build_metric
+from istd.utils.metrics.tables import metrics_line
 
 GREEDY = ["sgmp-2025", "sgmp-2026", "datransnet", "basicirstd", "sctransnet"]
 AREA_VALUE = ["sgmp-2025", "sgmp-2026", "datransnet", "sctransnet"]

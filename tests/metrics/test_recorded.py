@@ -11,9 +11,9 @@ import json
 import numpy as np
 import pytest
 
+from istd.utils.metrics import build_metric
+from istd.utils.metrics.curves import CurveAccumulator
 from tests.reference.record_irstd_metrics import BINS, RECORDED, scenes
-from utils.metrics import build_metric
-from utils.metrics.curves import CurveAccumulator
 
 FIGURES = json.loads(RECORDED.read_text(encoding="utf-8"))
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from utils.metrics.track_metrics import (
+from istd.utils.metrics.track_metrics import (
     NO_IDENTITY,
     TrackedFrame,
     add_counts,

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from models import MODELS, build_model
-from models.sgmp_unet import SMALL as SMALL_VARIANT
-from utils.errors import InputError
+from istd.models import MODELS, build_model
+from istd.models.sgmp_unet import SMALL as SMALL_VARIANT
+from istd.utils.errors import InputError
 
 NARROW = {
     "width": 48,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.ops import conv as ops_conv
+from istd.models.ops import conv as ops_conv
 
 
 @pytest.mark.parametrize(("outputs", "inputs", "bias"), [(64, 80, True), (80, 64, False), (64, 32, True)])

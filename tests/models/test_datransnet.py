@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from models import build_model
-from models.ops import gradient_attention
-from models.ops.gradient_attention import surround_kernel
+from istd.models import build_model
+from istd.models.ops import gradient_attention
+from istd.models.ops.gradient_attention import surround_kernel
 from tests.reference.network_cases import assert_same, fill_deterministically
 from tests.reference.plain_datransnet import PlainDATransNet, surround
 

@@ -11,16 +11,16 @@ from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.ops import StochasticDepth
 
-from datasets import ClipSample
-from models import build_model
-from models.ops import window_attention
-from test_script.predictor import Predictor
+from istd.datasets import ClipSample
+from istd.models import build_model
+from istd.models.ops import window_attention
+from istd.test_script.predictor import Predictor
+from istd.train_script.losses import LOSSES
+from istd.train_script.optim import build_ema, build_optimizer, build_schedule
+from istd.train_script.settings import merge_settings
+from istd.train_script.state import Training, restore, training_state
+from istd.train_script.trainer import train_step
 from tests.reference.network_cases import outputs_and_gradients
-from train_script.losses import LOSSES
-from train_script.optim import build_ema, build_optimizer, build_schedule
-from train_script.settings import merge_settings
-from train_script.state import Training, restore, training_state
-from train_script.trainer import train_step
 
 SIDE = 32
 GPU = torch.device("cuda", 0)
@@ -65,7 +65,7 @@ def test_the_forms_off_the_cpu_equal_those_on_it(name, monkeypatch):
             on = outputs_and_gradients(network, clip, lambda net, x: net(x, with_aux=True), train)
             with torch.no_grad():
                 inferred = network(clip)
-            patch.setattr("models.ops.on_cpu", lambda tensor: bool(asked.append(tensor)))
+            patch.setattr("istd.models.ops.on_cpu", lambda tensor: bool(asked.append(tensor)))
             off = outputs_and_gradients(network, clip, lambda net, x: net(x, with_aux=True), train)
             torch.testing.assert_close(off, on, rtol=1e-8, atol=1e-8)
             if not train:
@@ -184,7 +184,7 @@ def test_predictions_are_copied_from_the_gpu_at_once(fake_gpu, monkeypatch):
 
 @names
 def test_float16_trains_with_its_scaler(name, monkeypatch):
-    monkeypatch.setattr("models.ops.on_cpu", lambda tensor: False)
+    monkeypatch.setattr("istd.models.ops.on_cpu", lambda tensor: False)
     network = build(name)
     run, training = prepare_training(network, torch.device("cpu"), torch.float16)
     before, batch, losses = [weight.clone() for weight in network.parameters()], repeat(one_batch(network)), []
@@ -235,7 +235,7 @@ def compiled_gradients(network, parts, clip, backend):
 @pytest.mark.parametrize(("name", "gpu"), [("datransnet", True), ("datransnet", False), ("sgmp_unet", True)])
 def test_training_has_no_graph_breaks(name, gpu, monkeypatch):
     """Of the network's parts: tracing all of it takes longer."""
-    monkeypatch.setattr("models.ops.on_cpu", lambda tensor: not gpu)
+    monkeypatch.setattr("istd.models.ops.on_cpu", lambda tensor: not gpu)
     network = build(name)
     for part, plain, compiled in compiled_gradients(network, PARTS[name](network), random_clip(network), "eager"):
         drawn = any(isinstance(module, StochasticDepth) and module.p for module in part.modules())  # not alike twice
@@ -247,13 +247,13 @@ def test_training_has_no_graph_breaks(name, gpu, monkeypatch):
 
 def test_a_recorded_pass_shares_no_masks(monkeypatch):
     """Those in the cache may be freed while a CUDA graph reads them, and those of a recording have no values yet."""
-    monkeypatch.setattr("models.ops.on_cpu", lambda tensor: False)
+    monkeypatch.setattr("istd.models.ops.on_cpu", lambda tensor: False)
     network = build("sgmp_unet").eval()
     clip = torch.rand(1, 2, 3, 64, 64)
     window_attention._shift_mask.cache_clear()
     with torch.no_grad():
         expected = network(clip)
         before = window_attention._shift_mask.cache_info()
-        monkeypatch.setattr("models.ops.is_recorded", lambda tensor: True)
+        monkeypatch.setattr("istd.models.ops.is_recorded", lambda tensor: True)
         assert torch.equal(network(clip), expected)
     assert before.currsize and window_attention._shift_mask.cache_info() == before

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from models import load_model
+from istd.models import load_model
 
 ROOT = Path(__file__).resolve().parents[2]
 PARITY = Path(os.environ.get("ISTD_TEST_PARITY", ROOT.parent / "shared" / "parity"))

@@ -10,11 +10,11 @@ from torchvision.models.swin_transformer import ShiftedWindowAttentionV2
 from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d
 from torchvision.ops import StochasticDepth
 
-from models import build_model
-from models.ops import window_attention
-from models.ops.mlp import chunked_mlp
-from models.ops.swin import add_branch
-from models.ops.window_attention import FastWindowAttention3d, FastWindowAttentionV2
+from istd.models import build_model
+from istd.models.ops import window_attention
+from istd.models.ops.mlp import chunked_mlp
+from istd.models.ops.swin import add_branch
+from istd.models.ops.window_attention import FastWindowAttention3d, FastWindowAttentionV2
 from tests.reference.network_cases import assert_same, fill_deterministically
 from tests.reference.plain_sgmp_unet import PlainSGMPUNet
 
@@ -116,7 +116,7 @@ def test_window_attention_equals_torchvision(
 @pytest.mark.parametrize("normed", [False, True])
 @pytest.mark.parametrize("hidden_bytes", [1, 1 << 21])
 def test_chunked_mlp_equals_the_whole(monkeypatch, hidden_bytes, normed):
-    monkeypatch.setattr("models.ops.mlp.HIDDEN_BYTES", hidden_bytes)
+    monkeypatch.setattr("istd.models.ops.mlp.HIDDEN_BYTES", hidden_bytes)
     block = build_model("sgmp_unet", **NARROW).head.blocks[0][0].double()
     fill_deterministically(block)
     norm = block.norm2 if normed else None

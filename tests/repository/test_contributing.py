@@ -12,7 +12,7 @@ import pytest
 from tests.reference.datasets_folders import REPOSITORY, write_lists, write_pairs
 
 TEXT = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
-PACKAGES = ("models", "datasets", "train_script", "test_script", "utils", "configs")
+PACKAGES = ("istd", "models", "datasets", "train_script", "test_script", "utils", "configs")
 NAMES = [f"image{number}" for number in range(12)]
 RUN_ALL = """
 import importlib, json, sys

@@ -22,8 +22,8 @@ ROOMS = {  # of test_script, whose commands stand above them
 
 
 def imported_packages(path: Path) -> set[str]:
-    """Names of our top-level packages that a file imports, at any depth of its code."""
-    return {module.split(".")[0] for module in imported_modules(path)} & set(MAY_IMPORT)
+    """Names of our packages that a file imports, at any depth of its code."""
+    return {module.split(".")[1] for module in imported_modules(path) if module.startswith("istd.")}
 
 
 def imported_modules(path: Path) -> set[str]:
@@ -36,6 +36,7 @@ def imported_modules(path: Path) -> set[str]:
             assert node.level <= 1, f"{path}: a relative import may not leave its own package"
             if node.level == 0:
                 names.add(node.module)
+                names |= {f"istd.{alias.name}" for alias in node.names} if node.module == "istd" else set()
     return names
 
 
@@ -51,12 +52,19 @@ def test_imports_run_one_way(package):
 @pytest.mark.parametrize("room", ROOMS)
 def test_imports_between_the_rooms_of_test_script_run_one_way(room):
     for path in sorted((ROOT / "test_script" / room).rglob("*.py")):
-        rooms = {name.split(".")[1] for name in imported_modules(path) if name.startswith("test_script.")}
+        rooms = {name.split(".")[2] for name in imported_modules(path) if name.startswith("istd.test_script.")}
         wrong = rooms - ROOMS[room]
         assert not wrong, f"{path.relative_to(ROOT)} imports {sorted(wrong)}, allowed: {sorted(ROOMS[room])}"
 
 
 def test_the_check_sees_imports_inside_functions(tmp_path):
     path = tmp_path / "late.py"
-    path.write_text("def f():\n    from models.x import y\n    import utils.z\n    import numpy\n")
-    assert imported_packages(path) == {"models", "utils"}
+    path.write_text("def f():\n    from istd.models.x import y\n    import istd.utils\n    from istd import datasets\n")
+    assert imported_packages(path) == {"models", "utils", "datasets"}
+
+
+def test_packages_are_imported_under_the_name_that_is_installed():
+    """Under their bare names they would be other packages, or second copies of ours, once `istd` is installed."""
+    for path in (path for folder in (*MAY_IMPORT, "istd", "tests") for path in (ROOT / folder).rglob("*.py")):
+        bare = {name for name in imported_modules(path) if name.split(".")[0] in MAY_IMPORT}
+        assert not bare, f"{path.relative_to(ROOT)} imports {sorted(bare)}; write istd.{min(bare)}"

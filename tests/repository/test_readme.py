@@ -10,12 +10,12 @@ import sys
 import numpy as np
 import pytest
 
-from datasets.catalog import CATALOG
-from models import MODELS, build_model
+from istd.datasets.catalog import CATALOG
+from istd.models import MODELS, build_model
+from istd.train_script import demo
+from istd.train_script.settings import config_names, merge_settings, parse_command_line
+from istd.utils.metrics import PROTOCOLS
 from tests.reference.datasets_folders import REPOSITORY
-from train_script import demo
-from train_script.settings import config_names, merge_settings, parse_command_line
-from utils.metrics import PROTOCOLS
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 PYPROJECT = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
@@ -38,7 +38,8 @@ def commands(text: str) -> list[list[str]]:
 
 def accept(module: str, arguments: list[str], monkeypatch) -> None:
     """Give arguments to a command's own parser and stop there."""
-    if module == "train_script.train":
+    module = f"istd.{module.removeprefix('istd.')}"
+    if module == "istd.train_script.train":
         merge_settings(*parse_command_line(arguments))
         return
     parse_args = argparse.ArgumentParser.parse_args
@@ -120,7 +121,7 @@ def test_diagrams_use_the_names_of_the_code(model):
 
 
 def test_download_tables_are_those_of_the_catalog():
-    from datasets.links import checkpoint_table, dataset_table
+    from istd.datasets.links import checkpoint_table, dataset_table
 
     assert dataset_table() in README
     assert checkpoint_table() in README
@@ -184,7 +185,7 @@ def test_the_packages_that_we_import_are_required():
     }
     if "torch.utils.tensorboard" in modules:
         modules.add("tensorboard")
-    ours_or_optional = {*packages, "onnx", "onnxruntime", "onnxscript"}
+    ours_or_optional = {"istd", "onnx", "onnxruntime", "onnxscript"}
     names = {"cv2": "opencv-python-headless", "skimage": "scikit-image", "yaml": "pyyaml"}
     roots = {module.split(".")[0] for module in modules} - ours_or_optional - sys.stdlib_module_names
     needed = {names.get(root, root) for root in roots}

@@ -7,8 +7,8 @@ import shlex
 
 import pytest
 
-from datasets.synthetic import main as render
-from test_script.inference import main as infer
+from istd.datasets.synthetic import main as render
+from istd.test_script.inference import main as infer
 from tests.reference.datasets_folders import REPOSITORY
 
 WEIGHTS = REPOSITORY / "weights"

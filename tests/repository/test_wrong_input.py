@@ -13,24 +13,24 @@ import numpy as np
 import pytest
 import torch
 
-from models import build_model
+from istd.models import build_model
+from istd.utils.checkpoint import save_checkpoint
+from istd.utils.errors import run_main
 from tests.reference.datasets_folders import frame_and_mask, write_image, write_lists, write_pairs, write_sequences
-from utils.checkpoint import save_checkpoint
-from utils.errors import run_main
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = {
-    "train": "train_script.train",
-    "inference": "test_script.inference",
-    "matrix": "test_script.matrix",
-    "predict": "test_script.predict",
-    "evaluate": "test_script.evaluate",
-    "track_curves": "test_script.track_curves",
-    "export": "test_script.export",
-    "benchmark": "test_script.benchmark",
-    "check": "datasets.check",
-    "synthetic": "datasets.synthetic",
-    "dim": "datasets.dim",
+    "train": "istd.train_script.train",
+    "inference": "istd.test_script.inference",
+    "matrix": "istd.test_script.matrix",
+    "predict": "istd.test_script.predict",
+    "evaluate": "istd.test_script.evaluate",
+    "track_curves": "istd.test_script.track_curves",
+    "export": "istd.test_script.export",
+    "benchmark": "istd.test_script.benchmark",
+    "check": "istd.datasets.check",
+    "synthetic": "istd.datasets.synthetic",
+    "dim": "istd.datasets.dim",
 }
 
 
@@ -238,7 +238,7 @@ def test_too_little_memory_is_one_sentence(error, world, tmp_path, monkeypatch, 
     def fail(*arguments):
         raise error
 
-    monkeypatch.setattr("test_script.benchmark.count_parameters", fail)
+    monkeypatch.setattr("istd.test_script.benchmark.count_parameters", fail)
     assert run("benchmark", "--model datransnet", world, tmp_path, monkeypatch) == 2
     assert "out of memory; lower --batch_size" in sentence(capfd.readouterr().err)
 
@@ -247,7 +247,7 @@ def test_an_error_of_ours_keeps_its_traceback(world, tmp_path, monkeypatch):
     def fail(*arguments):
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setattr("test_script.benchmark.count_parameters", fail)
+    monkeypatch.setattr("istd.test_script.benchmark.count_parameters", fail)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RuntimeError, match="shapes do not match"):
         run_main(lambda: load("benchmark")(["--model", "datransnet"]))
@@ -257,8 +257,8 @@ def test_sigterm_interrupts_as_ctrl_c_does(tmp_path):
     """What `timeout` and batch systems send: nothing is left half written."""
     code = f"""
 import os, signal
-from utils.errors import run_main
-from utils.files import atomic_path
+from istd.utils.errors import run_main
+from istd.utils.files import atomic_path
 
 def main():
     with atomic_path({str(tmp_path / "file")!r}) as path:
@@ -286,7 +286,9 @@ def test_no_permission_to_write(command, world, tmp_path, monkeypatch, capfd):
         monkeypatch.setattr("tempfile.mkdtemp", refuse)
     for work in ("test_script.export.export", "test_script.evaluate.measure", "test_script.benchmark.count_parameters",
                  "datasets.check.check_dataset", "train_script.train.run_epochs"):  # fmt: skip
-        monkeypatch.setattr(work, lambda *arguments, **options: pytest.fail("long work before the disk was tried"))
+        monkeypatch.setattr(
+            f"istd.{work}", lambda *arguments, **options: pytest.fail("long work before the disk was tried")
+        )
     arguments = {
         "train": "--dataset {good} --model datransnet --batch_size 2 --output_root locked",
         "inference": "--dataset {good} --model_path {net.pth} --output_dir locked/out",
@@ -346,5 +348,5 @@ def test_masks_of_any_depth_give_the_same_metrics(world, tmp_path, monkeypatch, 
 
 @pytest.mark.parametrize("module", COMMANDS.values())
 def test_every_command_runs_through_run_main(module):
-    source = ROOT.joinpath(*module.split(".")).with_suffix(".py").read_text(encoding="utf-8")
+    source = ROOT.joinpath(*module.removeprefix("istd.").split(".")).with_suffix(".py").read_text(encoding="utf-8")
     assert source.endswith('if __name__ == "__main__":\n    run_main(main)\n')

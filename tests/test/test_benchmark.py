@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from models import build_model
-from models.ops.mlp import chunked_mlp
-from models.ops.window_attention import FastWindowAttention3d
-from test_script import benchmark
-from utils.errors import InputError
+from istd.models import build_model
+from istd.models.ops.mlp import chunked_mlp
+from istd.models.ops.window_attention import FastWindowAttention3d
+from istd.test_script import benchmark
+from istd.utils.errors import InputError
 
 SMALL = ["--size", "64", "64", "--runs", "3", "--warmup", "1", "--device", "cpu"]
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from test_script.evaluate import main
-from utils.errors import InputError
-from utils.metrics import PROTOCOLS, build_metric
-from utils.metrics.curves import CurveAccumulator
-from utils.metrics.saved_maps import find_pairs
+from istd.test_script.evaluate import main
+from istd.utils.errors import InputError
+from istd.utils.metrics import PROTOCOLS, build_metric
+from istd.utils.metrics.curves import CurveAccumulator
+from istd.utils.metrics.saved_maps import find_pairs
 
 
 def save(path, array):

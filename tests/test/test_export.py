@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from models import datransnet
-from models.ops import window_attention
-from test_script import export
-from utils.errors import InputError
+from istd.models import datransnet
+from istd.models.ops import window_attention
+from istd.test_script import export
+from istd.utils.errors import InputError
 
 needs_onnx = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in export.NEEDED)
@@ -83,7 +83,7 @@ def test_the_form_for_export_computes_the_same(monkeypatch):
     model, clip = Parts().eval(), torch.rand(2, 2, 1, 32, 64, generator=random)
     with torch.no_grad():
         expected = model(clip)
-        monkeypatch.setattr("models.ops.is_exporting", lambda: True)
+        monkeypatch.setattr("istd.models.ops.is_exporting", lambda: True)
         monkeypatch.setattr(window_attention, "_attend", None)  # torchvision's own form is taken
         torch.testing.assert_close(model(clip), expected)
 

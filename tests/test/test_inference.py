@@ -13,20 +13,20 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from datasets.catalog import CATALOG
-from models import build_model
-from test_script import evaluate, inference
-from test_script.predictor import PUBLISHED_SCALES, Predictor
-from test_script.predictor.detections import coco_detections, find_detections
-from test_script.results import work_parts
-from test_script.results.inference_results import halves_by_snr
-from test_script.results.result_files import QUEUE_LENGTH, background_calls
-from test_script.results.work_parts import loader_batches, split_work
-from utils.checkpoint import save_checkpoint
-from utils.errors import InputError
-from utils.images import read_grey
-from utils.metrics import PROTOCOLS, MetricAccumulator, build_metric
-from utils.metrics.curves import CurveAccumulator
+from istd.datasets.catalog import CATALOG
+from istd.models import build_model
+from istd.test_script import evaluate, inference
+from istd.test_script.predictor import PUBLISHED_SCALES, Predictor
+from istd.test_script.predictor.detections import coco_detections, find_detections
+from istd.test_script.results import work_parts
+from istd.test_script.results.inference_results import halves_by_snr
+from istd.test_script.results.result_files import QUEUE_LENGTH, background_calls
+from istd.test_script.results.work_parts import loader_batches, split_work
+from istd.utils.checkpoint import save_checkpoint
+from istd.utils.errors import InputError
+from istd.utils.images import read_grey
+from istd.utils.metrics import PROTOCOLS, MetricAccumulator, build_metric
+from istd.utils.metrics.curves import CurveAccumulator
 
 HEIGHT, WIDTH = 40, 56  # no multiples of 32
 

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from test_script import predict
-from test_script.media.frame_sources import find_sources
-from test_script.media.image_stream import split_images
-from test_script.predictor import Predictor
+from istd.test_script import predict
+from istd.test_script.media.frame_sources import find_sources
+from istd.test_script.media.image_stream import split_images
+from istd.test_script.predictor import Predictor
+from istd.utils.errors import InputError
 from tests.reference.local_contrast import LocalContrast
-from utils.errors import InputError
 
 HEIGHT, WIDTH = 40, 48
 

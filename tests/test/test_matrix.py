@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from models import build_model
-from test_script import inference, matrix
-from test_script.matrix import checkpoint_names
-from test_script.results import inference_results
+from istd.models import build_model
+from istd.test_script import inference, matrix
+from istd.test_script.matrix import checkpoint_names
+from istd.test_script.results import inference_results
+from istd.utils.checkpoint import save_checkpoint
+from istd.utils.errors import InputError
+from istd.utils.plots import write_heat_map
 from tests.reference.datasets_folders import write_lists, write_pairs
-from utils.checkpoint import save_checkpoint
-from utils.errors import InputError
-from utils.plots import write_heat_map
 
 
 @pytest.fixture(scope="module")

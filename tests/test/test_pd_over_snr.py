@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from datasets import open_dataset
-from datasets.synthetic import DatasetSettings, render_dataset
-from models import build_model
-from test_script.pd_over_snr import Frame, by_interval, compare, load, main, score_maps
-from test_script.predictor import Predictor
-from utils.checkpoint import save_checkpoint
-from utils.errors import InputError
+from istd.datasets import open_dataset
+from istd.datasets.synthetic import DatasetSettings, render_dataset
+from istd.models import build_model
+from istd.test_script.pd_over_snr import Frame, by_interval, compare, load, main, score_maps
+from istd.test_script.predictor import Predictor
+from istd.utils.checkpoint import save_checkpoint
+from istd.utils.errors import InputError
 
 
 def square(shape, *places):

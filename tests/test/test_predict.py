@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from models import build_model
-from test_script import predict
-from test_script.media.frame_sources import find_sources
-from test_script.media.overlay import SHEET_TILES, OverlayVideo, Thumbnails, draw_overlay
-from test_script.predictor import Predictor
-from test_script.predictor.detections import find_detections
+from istd.models import build_model
+from istd.test_script import predict
+from istd.test_script.media.frame_sources import find_sources
+from istd.test_script.media.overlay import SHEET_TILES, OverlayVideo, Thumbnails, draw_overlay
+from istd.test_script.predictor import Predictor
+from istd.test_script.predictor.detections import find_detections
+from istd.utils.checkpoint import save_checkpoint
+from istd.utils.errors import InputError
+from istd.utils.images import read_grey
 from tests.reference.local_contrast import LocalContrast
-from utils.checkpoint import save_checkpoint
-from utils.errors import InputError
-from utils.images import read_grey
 
 HEIGHT, WIDTH = 48, 70
 FROM_CHECKPOINT = Predictor.from_checkpoint

@@ -10,22 +10,22 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import test_script.predictor
-from datasets.presets import build_transform
-from datasets.rendering import DatasetSettings, render_sequence
-from models import build_model
-from test_script.predictor import Predictor
-from test_script.predictor.detections import find_detections
-from test_script.predictor.preparation import (
+import istd.test_script.predictor
+from istd.datasets.presets import build_transform
+from istd.datasets.rendering import DatasetSettings, render_sequence
+from istd.models import build_model
+from istd.test_script.predictor import Predictor
+from istd.test_script.predictor.detections import find_detections
+from istd.test_script.predictor.preparation import (
     as_grey_frames,
     eval_transform,
     frame_preparation,
     sliding_clips,
     stack_clip,
 )
-from test_script.predictor.tiling import blend_weights, pad_to_multiple, reflected_index, run_tiled, tile_starts
+from istd.test_script.predictor.tiling import blend_weights, pad_to_multiple, reflected_index, run_tiled, tile_starts
+from istd.utils.errors import InputError
 from tests.reference.local_contrast import LocalContrast
-from utils.errors import InputError
 
 
 class StandIn(nn.Module):
@@ -263,7 +263,7 @@ def test_the_example_for_notebooks(monkeypatch):
     settings = DatasetSettings(1, 3, (96, 128), (15.0, 25.0), (0.5, 1.0), (1, 1), "cloud")
     clip = render_sequence("example", settings, 20.0, np.random.default_rng(5))
     assert clip.masks.any(axis=(1, 2)).all()
-    results = doctest.testmod(test_script.predictor, extraglobs={"frames": clip.frames})
+    results = doctest.testmod(istd.test_script.predictor, extraglobs={"frames": clip.frames})
     assert results.attempted == 7 and results.failed == 0
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from test_script.predictor import Predictor, replay
-from test_script.predictor.replay import RECORD_AFTER, Replayed
+from istd.test_script.predictor import Predictor, replay
+from istd.test_script.predictor.replay import RECORD_AFTER, Replayed
 
 
 class Graph:

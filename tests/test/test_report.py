@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from test_script import inference
-from test_script.report import report_cases
-from test_script.report.report_cases import (
+from istd.test_script import inference
+from istd.test_script.report import report_cases
+from istd.test_script.report.report_cases import (
     BEST,
     MOST_PER_SEQUENCE,
     STEPS,
@@ -24,9 +24,9 @@ from test_script.report.report_cases import (
     frame_picture,
     show_case,
 )
+from istd.utils.metrics import build_metric
+from istd.utils.metrics.curves import CurveAccumulator
 from tests.reference.local_contrast import LocalContrast
-from utils.metrics import build_metric
-from utils.metrics.curves import CurveAccumulator
 
 
 class Page(HTMLParser):

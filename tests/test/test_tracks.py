@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from datasets.targets import TargetRow, write_targets
-from test_script import inference, predict, track_curves
-from test_script.media.overlay import TRAIL, TRAIL_FRAMES, Trails, draw_overlay
-from test_script.predictor import FrameResult, Predictor
-from test_script.predictor.detections import find_detections
-from test_script.results.tracks import TrackFilter, erase_regions
+from istd.datasets.targets import TargetRow, write_targets
+from istd.test_script import inference, predict, track_curves
+from istd.test_script.media.overlay import TRAIL, TRAIL_FRAMES, Trails, draw_overlay
+from istd.test_script.predictor import FrameResult, Predictor
+from istd.test_script.predictor.detections import find_detections
+from istd.test_script.results.tracks import TrackFilter, erase_regions
+from istd.utils import plots
+from istd.utils.images import read_mask
+from istd.utils.tracking import LONGEST_GAP
 from tests.reference.local_contrast import LocalContrast
-from utils import plots
-from utils.images import read_mask
-from utils.tracking import LONGEST_GAP
 
 HEIGHT, WIDTH, FRAMES = 48, 64, 7
 FLASH = (4, 50)  # a false alarm in frame 3 alone (row, column)

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from datasets import Sequence
-from train_script.data import EpochBatches, count_workers, epoch_counts, evenly, hold_out, split_sequences
-from train_script.settings import merge_settings
-from utils.errors import InputError
+from istd.datasets import Sequence
+from istd.train_script.data import EpochBatches, count_workers, epoch_counts, evenly, hold_out, split_sequences
+from istd.train_script.settings import merge_settings
+from istd.utils.errors import InputError
 
 
 def sequences(count):
@@ -40,8 +40,8 @@ def test_a_gpu_is_served_by_processes_of_its_own(monkeypatch, device, given, cor
 
 @pytest.mark.parametrize(("cores", "processes", "expected"), [(4, 1, 4), (12, 4, 3), (64, 2, 8), (2, 4, 1)])
 def test_processes_on_gpus_share_the_cores_for_loading(cores, processes, expected, monkeypatch):
-    monkeypatch.setattr("train_script.data.os.cpu_count", lambda: cores)
-    monkeypatch.setattr("train_script.data.world_size", lambda: processes)
+    monkeypatch.setattr("istd.train_script.data.os.cpu_count", lambda: cores)
+    monkeypatch.setattr("istd.train_script.data.world_size", lambda: processes)
     assert count_workers(merge_settings(None, {}), torch.device("cuda")) == expected
 
 
@@ -73,8 +73,8 @@ def test_an_epoch_goes_on_where_it_was_left():
 
 def test_processes_share_out_what_one_has(monkeypatch):
     def parts(rank, world, accumulate):
-        monkeypatch.setattr("train_script.data.rank", lambda: rank)
-        monkeypatch.setattr("train_script.data.world_size", lambda: world)
+        monkeypatch.setattr("istd.train_script.data.rank", lambda: rank)
+        monkeypatch.setattr("istd.train_script.data.world_size", lambda: world)
         return list(EpochBatches([list(range(24))], [24], 8, accumulate, seed=1))
 
     alone = parts(0, 1, 2)

@@ -18,21 +18,21 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Dataset
 from torchvision.ops import StochasticDepth
 
-from datasets import ClipSample, collate
-from models import build_model
-from test_script import inference
+from istd.datasets import ClipSample, collate
+from istd.models import build_model
+from istd.test_script import inference
+from istd.train_script import train
+from istd.train_script.data import EpochBatches
+from istd.train_script.losses import LOSSES
+from istd.train_script.optim import build_optimizer, build_schedule
+from istd.train_script.settings import merge_settings
+from istd.train_script.state import Training
+from istd.train_script.synced_layers import SyncedBatchNorm, SyncedStochasticDepth, synchronise_layers
+from istd.train_script.trainer import train_step
+from istd.utils import distributed
+from istd.utils.errors import InputError
 from tests.reference.datasets_folders import write_lists, write_sequences
 from tests.train.test_train import arguments, folder_of, rows, write_blobs
-from train_script import train
-from train_script.data import EpochBatches
-from train_script.losses import LOSSES
-from train_script.optim import build_optimizer, build_schedule
-from train_script.settings import merge_settings
-from train_script.state import Training
-from train_script.synced_layers import SyncedBatchNorm, SyncedStochasticDepth, synchronise_layers
-from train_script.trainer import train_step
-from utils import distributed
-from utils.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 GIVEN = {"schedule": "constant", "lr": 1e-3, "batch_size": 4, "epochs": 1, "clip_norm": 0.5, "preset": "fast"}

@@ -5,12 +5,12 @@ import copy
 import pytest
 import torch
 
-from models import build_model
+from istd.models import build_model
+from istd.train_script.graphs import GraphedNetwork, record, uses_graphs
+from istd.train_script.settings import merge_settings
+from istd.train_script.train import build_training
+from istd.utils.errors import InputError
 from tests.models.test_pretend_gpu import TINY
-from train_script.graphs import GraphedNetwork, record, uses_graphs
-from train_script.settings import merge_settings
-from train_script.train import build_training
-from utils.errors import InputError
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from train_script.losses import (
+from istd.train_script.losses import (
     bce_soft_iou_loss,
     dice_loss,
     focal_dice_loss,

@@ -3,11 +3,11 @@
 import pytest
 import yaml
 
-from models import load_model
+from istd.models import load_model
+from istd.train_script.settings import Settings, merge_settings, parse_command_line
+from istd.utils.checkpoint import read_checkpoint
+from istd.utils.errors import InputError
 from tests.reference.datasets_folders import REPOSITORY
-from train_script.settings import Settings, merge_settings, parse_command_line
-from utils.checkpoint import read_checkpoint
-from utils.errors import InputError
 
 
 def merged(*argv, saved=None) -> Settings:

@@ -5,15 +5,15 @@ import json
 import numpy as np
 import pytest
 
-from datasets import open_dataset
-from datasets.presets import PRESETS
-from test_script import evaluate, inference
-from test_script.predictor import Predictor
+from istd.datasets import open_dataset
+from istd.datasets.presets import PRESETS
+from istd.test_script import evaluate, inference
+from istd.test_script.predictor import Predictor
+from istd.train_script.train import main
+from istd.utils.images import read_mask
+from istd.utils.metrics import PROTOCOLS
+from istd.utils.metrics.accumulator import METRICS
 from tests.reference.datasets_folders import REPOSITORY, frame_and_mask, write_image, write_lists
-from train_script.train import main
-from utils.images import read_mask
-from utils.metrics import PROTOCOLS
-from utils.metrics.accumulator import METRICS
 
 WEIGHTS = REPOSITORY / "weights" / "datransnet_nudt-sirst.pth"
 SIZES = {"a": (40, 56), "b": (64, 64), "c": (33, 47), "d": (20, 90)}  # of the frames of each sequence

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from train_script.optim import build_ema, build_optimizer, build_schedule, set_learning_rates, update_ema
-from train_script.settings import merge_settings
+from istd.train_script.optim import build_ema, build_optimizer, build_schedule, set_learning_rates, update_ema
+from istd.train_script.settings import merge_settings
 
 
 class TwoParts(nn.Module):

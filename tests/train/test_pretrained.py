@@ -6,10 +6,10 @@ import pytest
 import torch
 from torchvision.models.video import swin3d_t
 
-from models import build_model
-from models.sgmp_unet import SGMPUNet
-from models.weights import load_pretrained_backbone
-from utils.errors import InputError
+from istd.models import build_model
+from istd.models.sgmp_unet import SGMPUNet
+from istd.models.weights import load_pretrained_backbone
+from istd.utils.errors import InputError
 
 
 @pytest.fixture(scope="module")

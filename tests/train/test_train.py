@@ -14,13 +14,13 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from models import load_model
+from istd.models import load_model
+from istd.train_script import run_folder, trainer
+from istd.train_script.tensorboard import open_writer
+from istd.train_script.train import main
+from istd.utils.checkpoint import read_checkpoint
+from istd.utils.errors import InputError
 from tests.reference.datasets_folders import write_lists, write_pairs
-from train_script import run_folder, trainer
-from train_script.tensorboard import open_writer
-from train_script.train import main
-from utils.checkpoint import read_checkpoint
-from utils.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = 22  # 20 train (2 of them held out), 2 test
@@ -121,7 +121,7 @@ def cut_after(monkeypatch, writings):
         if count == writings:
             raise PowerCut
 
-    monkeypatch.setattr("train_script.trainer.save_last", save_last)
+    monkeypatch.setattr("istd.train_script.trainer.save_last", save_last)
 
 
 def test_a_run_leaves_what_it_promises(dataset, tmp_path, capsys):
@@ -250,8 +250,10 @@ def test_a_run_goes_on_where_it_was_begun_on(dataset, unbroken, tmp_path, monkey
     saved["settings"]["device"] = "cuda:1"
     torch.save(saved, folder / "checkpoint_last.pth")
     asked = []
-    monkeypatch.setattr("train_script.train.process_group", lambda device: asked.append(device) or nullcontext("cpu"))
-    monkeypatch.setattr("train_script.train.train", lambda *_: 0)
+    monkeypatch.setattr(
+        "istd.train_script.train.process_group", lambda device: asked.append(device) or nullcontext("cpu")
+    )
+    monkeypatch.setattr("istd.train_script.train.train", lambda *_: 0)
     main(["--resume", str(folder)])
     assert asked == ["cuda:1"]
 
@@ -370,7 +372,7 @@ def test_ctrl_c_and_sigterm_save_and_exit(dataset, unbroken, tmp_path, monkeypat
 def test_a_signal_to_all_processes_leaves_the_loading_ones_alive(dataset, tmp_path):
     words = arguments(dataset, tmp_path, num_workers=2, epochs=200, epoch_samples=80, val_every=200)
     # as on a GPU: the signal is seen only every 10 steps, until which they need the data
-    setting = "from train_script import train, trainer; trainer.steps_between_reads = lambda device: 10"
+    setting = "from istd.train_script import train, trainer; trainer.steps_between_reads = lambda device: 10"
     command = [sys.executable, "-c", f"{setting}; raise SystemExit(train.main({words}))"]
     given = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     with subprocess.Popen(command, cwd=ROOT, start_new_session=True, **given) as run:
@@ -384,7 +386,7 @@ def test_a_signal_to_all_processes_leaves_the_loading_ones_alive(dataset, tmp_pa
 
 def test_an_error_does_not_wait_for_loading_processes(dataset, tmp_path):
     words = arguments(dataset, tmp_path, num_workers=2)
-    breaks = "from train_script import train, trainer; trainer.train_step = lambda *given: next(given[2]) / 0"
+    breaks = "from istd.train_script import train, trainer; trainer.train_step = lambda *given: next(given[2]) / 0"
     command = [sys.executable, "-c", f"{breaks}; raise SystemExit(train.main({words}))"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert "unsupported operand" in done.stderr and done.returncode == 1
@@ -413,7 +415,7 @@ def test_float32_in_training_is_float32_unless_tf32_is_asked_for(monkeypatch, tf
     def precision(*_given):
         return torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision()
 
-    monkeypatch.setattr("train_script.train.train", precision)
+    monkeypatch.setattr("istd.train_script.train.train", precision)
     before = precision()
     assert main(["--dataset", "any", "--tf32", str(tf32)]) == (tf32, True, products)
     assert precision() == before

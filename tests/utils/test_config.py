@@ -6,9 +6,16 @@ from typing import Literal
 import pytest
 import yaml
 
-from train_script.settings import CONFIGS, Settings, changed_settings, merge_settings, parse_command_line, read_config
-from utils.config import convert, parse_arguments, read_values, write_settings
-from utils.errors import InputError
+from istd.train_script.settings import (
+    CONFIGS,
+    Settings,
+    changed_settings,
+    merge_settings,
+    parse_command_line,
+    read_config,
+)
+from istd.utils.config import convert, parse_arguments, read_values, write_settings
+from istd.utils.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from utils.drawing import GAP, LABEL_HEIGHT, contact_sheet, enlarge, grey_to_rgb, outline, stretch_contrast
+from istd.utils.drawing import GAP, LABEL_HEIGHT, contact_sheet, enlarge, grey_to_rgb, outline, stretch_contrast
 
 
 def test_outline_surrounds_a_single_pixel_and_leaves_it():

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from utils.errors import InputError
-from utils.files import atomic_path, check_writable, new_folder
+from istd.utils.errors import InputError
+from istd.utils.files import atomic_path, check_writable, new_folder
 
 
 def names(folder):

@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from istd.utils.errors import InputError
+from istd.utils.images import image_files, numeric_key, read_grey, read_mask, read_pixels, size_text
 from tests.reference.datasets_folders import write_image
-from utils.errors import InputError
-from utils.images import image_files, numeric_key, read_grey, read_mask, read_pixels, size_text
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 

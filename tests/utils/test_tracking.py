@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from utils.tracking import LONGEST_GAP, MOST_POINTS, Linker, link
+from istd.utils.tracking import LONGEST_GAP, MOST_POINTS, Linker, link
 
 
 def numbers(frames, **options):

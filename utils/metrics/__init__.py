@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable
 
-from utils.errors import InputError
-from utils.metrics.accumulator import MetricAccumulator
-from utils.metrics.protocols import PROTOCOLS, Protocol
+from istd.utils.errors import InputError
+from istd.utils.metrics.accumulator import MetricAccumulator
+from istd.utils.metrics.protocols import PROTOCOLS, Protocol
 
 __all__ = ["PROTOCOLS", "MetricAccumulator", "Protocol", "build_metric", "build_metrics"]
 

@@ -5,12 +5,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.errors import InputError
-from utils.metrics.hierarchical import HIERARCHY, LOC_ERRORS, SEG_ERRORS, pair_regions
-from utils.metrics.inputs import images
-from utils.metrics.protocols import Protocol
-from utils.metrics.regions import Scene, find_regions
-from utils.metrics.rules import image_iou, mean, ratio
+from istd.utils.errors import InputError
+from istd.utils.metrics.hierarchical import HIERARCHY, LOC_ERRORS, SEG_ERRORS, pair_regions
+from istd.utils.metrics.inputs import images
+from istd.utils.metrics.protocols import Protocol
+from istd.utils.metrics.regions import Scene, find_regions
+from istd.utils.metrics.rules import image_iou, mean, ratio
 
 METRICS = ("iou", "niou", "pd", "fa", "precision", "recall", "f1", "video_mean", *HIERARCHY)
 LOWER_IS_BETTER = ("fa", *LOC_ERRORS, *SEG_ERRORS)

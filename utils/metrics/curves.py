@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from utils.errors import InputError
-from utils.metrics.accumulator import MetricAccumulator
-from utils.metrics.inputs import images
-from utils.metrics.regions import find_regions
-from utils.metrics.rules import ratio
-from utils.metrics.target_curve import target_curve
+from istd.utils.errors import InputError
+from istd.utils.metrics.accumulator import MetricAccumulator
+from istd.utils.metrics.inputs import images
+from istd.utils.metrics.regions import find_regions
+from istd.utils.metrics.rules import ratio
+from istd.utils.metrics.target_curve import target_curve
 
 STEPS = 100  # N: the number of steps from threshold 0 to 1
 CURVE_AREAS = ("ap", "auc")  # average precision and area under ROC, which belong to the standard protocol

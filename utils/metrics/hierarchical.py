@@ -19,9 +19,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from utils.metrics.matching import MATCH_DISTANCE, Matching
-from utils.metrics.regions import Scene
-from utils.metrics.rules import ratio
+from istd.utils.metrics.matching import MATCH_DISTANCE, Matching
+from istd.utils.metrics.regions import Scene
+from istd.utils.metrics.rules import ratio
 
 LOC_ERRORS = ("loc_missed", "loc_merged", "loc_split", "loc_false")
 SEG_ERRORS = ("seg_missed", "seg_merged", "seg_false")

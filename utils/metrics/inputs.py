@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.errors import InputError
+from istd.utils.errors import InputError
 
 
 class Image(NamedTuple):

@@ -8,7 +8,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from utils.metrics.regions import Regions, Scene
+from istd.utils.metrics.regions import Regions, Scene
 
 MATCH_DISTANCE = 3  # px; centroids must be closer
 SHOOTING_HIT_RADIUS = 1  # px: a 3 x 3 box

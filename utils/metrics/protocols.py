@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from utils.metrics.hierarchical import hierarchical_iou, optimal_pairs, padded_hierarchical_iou
-from utils.metrics.matching import greedy, optimal, shooting
-from utils.metrics.rules import (
+from istd.utils.metrics.hierarchical import hierarchical_iou, optimal_pairs, padded_hierarchical_iou
+from istd.utils.metrics.matching import greedy, optimal, shooting
+from istd.utils.metrics.rules import (
     above_half,
     above_half_of_maximum,
     area_value_pixels,

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 import cv2
 import numpy as np
 
-from utils.metrics.matching import Matching
-from utils.metrics.regions import Scene
+from istd.utils.metrics.matching import Matching
+from istd.utils.metrics.regions import Scene
 
 SHOOTING_FREE_RADIUS = 4  # px: a 9 x 9 box
 

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.errors import InputError
-from utils.files import read_text
-from utils.images import (
+from istd.utils.errors import InputError
+from istd.utils.files import read_text
+from istd.utils.images import (
     IMAGE_SUFFIXES,
     MASK_ENDING,
     file_key,
@@ -18,7 +18,7 @@ from utils.images import (
     read_pixels,
     size_text,
 )
-from utils.metrics.inputs import check_values, to_numpy
+from istd.utils.metrics.inputs import check_values, to_numpy
 
 PREDICTION_SUFFIXES = (".npy", ".png")
 NAMES_SHOWN = 3  # in an error

@@ -4,8 +4,8 @@ import inspect
 import math
 from collections.abc import Mapping
 
-from utils.metrics.hierarchical import hierarchical_parts
-from utils.metrics.protocols import PROTOCOLS, Protocol
+from istd.utils.metrics.hierarchical import hierarchical_parts
+from istd.utils.metrics.protocols import PROTOCOLS, Protocol
 
 HEADINGS = {  # metric -> column heading and factor
     "iou": ("IoU %", 100),

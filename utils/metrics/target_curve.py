@@ -15,8 +15,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from utils.metrics.matching import MATCH_DISTANCE, best_pairs, close_pairs
-from utils.metrics.regions import Regions
+from istd.utils.metrics.matching import MATCH_DISTANCE, best_pairs, close_pairs
+from istd.utils.metrics.regions import Regions
 
 MARGIN = 1e-3  # px; more than rounding can move a centroid
 STACK_PIXELS = 1 << 15  # px labelled at once: as many thresholds of a crop as fit

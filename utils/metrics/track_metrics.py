@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.metrics.matching import MATCH_DISTANCE, best_pairs
-from utils.metrics.rules import ratio
-from utils.tracking import link
+from istd.utils.metrics.matching import MATCH_DISTANCE, best_pairs
+from istd.utils.metrics.rules import ratio
+from istd.utils.tracking import link
 
 NO_IDENTITY = -1  # of a true region that no listed target explains
 TRACK_METRICS = {  # metric -> column heading and factor
