@@ -1,6 +1,5 @@
 """Infrared datasets: found in any layout, checked, and served as clips."""
 
-import istd.utils  # noqa: F401  (before torch)
 from istd.datasets.clips import ClipDataset, ClipSample, collate
 from istd.datasets.index import DatasetIndex, open_dataset, open_datasets
 from istd.datasets.layouts import Frame, Sequence

@@ -5,7 +5,6 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-import istd.utils  # noqa: F401  (before torch)
 from istd.models.datransnet import DATransNet
 from istd.models.network import Network
 from istd.models.sgmp_unet import SMALL, SGMPUNet

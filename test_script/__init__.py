@@ -1,3 +1,5 @@
 """Commands that run networks over datasets, images and videos, and measure the results."""
 
-import istd.utils  # noqa: F401  (before torch)
+from istd.utils.process import set_up_command
+
+set_up_command(__name__)

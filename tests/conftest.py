@@ -2,5 +2,8 @@
 
 import os
 
+from istd.utils.process import set_up_process
+
 # Before torch is imported. Processes that tests start inherit it, so their sums have the same order, too.
 os.environ["OMP_NUM_THREADS"] = "1"
+set_up_process()  # as the commands do

@@ -1,7 +1,7 @@
 """Time and memory of both networks against their plain forms: `python -m tests.benchmarks.networks`.
 
-Every form runs in a process of its own, the plain ones as they were released: without what `utils` sets when it is
-imported, which makes memory cheaper to allocate for them, too. The processes take turns, so that a drift of the
+Every form runs in a process of its own, the plain ones as they were released: without what `utils.process` sets for
+our commands, which makes memory cheaper to allocate for them, too. The processes take turns, so that a drift of the
 machine's speed hits all of them. Times are medians. Memory is the peak of the process, and the part of it that is
 beyond libraries and weights.
 """
@@ -51,8 +51,11 @@ GROWTH += [Case("sgmp_unet", "forward", side, 1) for side in (160, 320, 640)]
 
 
 def builder(network: str, form: str) -> Callable[[], Any]:
-    """What builds a form of a network. The plain ones import nothing of the packages, the others import them first."""
+    """What builds a form of a network. The plain ones import nothing of the packages, the others set up the process."""
     if form != "plain":
+        from istd.utils.process import set_up_process
+
+        set_up_process()
         from istd.models import build_model
 
         return partial(build_model, network)
