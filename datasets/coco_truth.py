@@ -1,0 +1,71 @@
+"""The targets of a dataset in COCO's format: from its boxes.json, else the regions of its masks."""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from istd.datasets.index import DatasetIndex
+from istd.datasets.layouts import Frame, Sequence
+from istd.utils.coco import ground_truth, region_annotations
+from istd.utils.errors import InputError
+from istd.utils.files import read_text
+from istd.utils.images import read_mask
+
+BOXES_FILE = "boxes.json"  # in a dataset's folder: its annotated boxes, as `datasets.from_boxes` writes them
+
+
+def coco_names(index: DatasetIndex) -> dict[Path, tuple[int, str]]:
+    """Image file of every frame of a dataset -> its id and file name in COCO files, the same for all its parts.
+
+    The name is the path from the dataset's folder. The id is that in its boxes.json, else the number of the frame.
+    """
+    frames = {frame.image: None for sequence in index.sequences for frame in sequence.frames}
+    names = {image: Path(os.path.relpath(image, index.root)).as_posix() for image in frames}
+    boxes = read_boxes(index.root)
+    if boxes is None:
+        return {image: (number, name) for number, (image, name) in enumerate(names.items(), start=1)}
+    ids = {image["file_name"]: image["id"] for image in boxes["images"]}
+    if unknown := [name for name in names.values() if name not in ids]:
+        text = f"{len(unknown)} images, the first {unknown[0]}"
+        raise InputError(f"{index.root / BOXES_FILE} lacks {text}; make the dataset anew, or remove {BOXES_FILE}")
+    return {image: (ids[name], name) for image, name in names.items()}
+
+
+def read_boxes(root: Path) -> dict | None:
+    """The content of a dataset's boxes.json, or None if it has none."""
+    path = Path(root) / BOXES_FILE
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(read_text(path))
+        for kind, names in (("images", ("id", "file_name")), ("annotations", ("image_id", "bbox"))):
+            [tuple(entry[name] for name in names) for entry in content[kind]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is no ground truth in COCO's format ({error!r}); make the dataset anew") from error
+    return content
+
+
+def coco_truth(index: DatasetIndex, sequences: Iterable[Sequence] | None = None) -> dict:
+    """Ground truth of the frames with a mask, of a dataset or of some of its `sequences`, for pycocotools' `COCO`.
+
+    A dataset with boxes.json has its boxes, any other those of the 8-connected regions of its masks, with the regions
+    as run lengths.
+    """
+    names, boxes = coco_names(index), read_boxes(index.root)
+    sequences = index.sequences if sequences is None else sequences
+    frames = list({frame.image: frame for sequence in sequences for frame in sequence.frames if frame.mask}.values())
+    if boxes is None:
+        return ground_truth((_mask_truth(frame, *names[frame.image]) for frame in frames), index.info.name)
+    chosen = {names[frame.image][0] for frame in frames}
+    kept = {
+        "images": [image for image in boxes["images"] if image["id"] in chosen],
+        "annotations": [truth for truth in boxes["annotations"] if truth["image_id"] in chosen],
+    }
+    return boxes | kept
+
+
+def _mask_truth(frame: Frame, number: int, name: str) -> tuple[dict, list[dict]]:
+    mask = read_mask(frame.mask)
+    height, width = mask.shape
+    return {"id": number, "file_name": name, "height": height, "width": width}, region_annotations(mask)
