@@ -2,10 +2,21 @@
 
 import functools
 import inspect
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from istd.models.datransnet import DATransNet
+from istd.models.external import (
+    ExternalNetwork,
+    choose_code,
+    constructor_options,
+    find_factory,
+    is_external,
+    read_interface,
+    short_name,
+    try_network,
+)
 from istd.models.network import Network
 from istd.models.sgmp_unet import SMALL, SGMPUNet
 from istd.models.weights import load_weights, unknown_network
@@ -13,7 +24,17 @@ from istd.utils.checkpoint import Checkpoint, read_checkpoint
 from istd.utils.config import convert
 from istd.utils.errors import InputError
 
-__all__ = ["MODELS", "Network", "build_model", "check_options", "load_model", "load_weights"]
+__all__ = [
+    "MODELS",
+    "Network",
+    "build_model",
+    "check_options",
+    "is_external",
+    "load_model",
+    "load_weights",
+    "short_name",
+    "try_network",
+]
 
 NETWORKS = (SGMPUNet, DATransNet)
 MODELS = {network.name: network for network in NETWORKS} | {"sgmp_unet_small": functools.partial(SGMPUNet, **SMALL)}
@@ -24,6 +45,8 @@ def check_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
 
     Raises InputError for a model or an option that does not exist, listing those that do, or a value of another type.
     """
+    if is_external(name):
+        return constructor_options(name, options)
     if name not in MODELS:
         raise InputError(f"unknown model '{name}'; known models: {', '.join(sorted(MODELS))}")
     known = model_options(name)
@@ -37,36 +60,53 @@ def check_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
 
 def model_options(name: str) -> dict[str, inspect.Parameter]:
     """The options of a model: the parameters of its constructor, with their types and defaults."""
+    if is_external(name):
+        return dict(inspect.signature(find_factory(name)).parameters)
     return dict(inspect.signature(MODELS[name], eval_str=True).parameters)
 
 
-def build_model(name: str, **options) -> Network:
-    """A network with fresh weights; touches neither disk nor network.
+def build_model(name: str, interface: dict[str, Any] | None = None, **options) -> Network:
+    """A network with fresh weights.
 
-    Raises InputError for a name or an option that does not exist, listing those that do, and for a value that does not
-    fit. The network's `options` hold the values of all its options.
+    `name`: of `MODELS`, or code, as `path/to/net.py:ClassName` or a dotted name, which is imported; `interface` then
+    says what that network takes and gives (see `models.external.Interface`). Raises InputError for a name or an option
+    that does not exist, listing those that do, and for a value that does not fit. The network's `options` hold the
+    values of all its options.
     """
     options = check_options(name, options)
+    if is_external(name):
+        return ExternalNetwork(name, read_interface(interface or {}), options)
+    if interface:
+        raise InputError(f"interface {interface} given for {name}, whose interface is known; leave it out")
     network = MODELS[name](**options)
     network.options = {option: parameter.default for option, parameter in model_options(name).items()} | options
     return network
 
 
-def load_model(source: str | Path | Checkpoint, **options) -> Network:
+def load_model(
+    source: str | Path | Checkpoint, code: Iterable[str] = (), interface: dict[str, Any] | None = None, **options
+) -> Network:
     """The network of a checkpoint, ours or published, with its weights, in eval mode.
 
     `source` is the file, or a checkpoint already read with `utils.checkpoint.read_checkpoint`. Name and options are
     those of the file; `options` override them (e.g. `image_size` for a published DATransNet file, which does not
-    record it). Raises InputError where the file is no checkpoint of a known network.
+    record it). A network from the user's code needs that code: names as `build_model` takes them, of which the one
+    with the class of the checkpoint is used, since a checkpoint never brings code. `interface` and `options` are then
+    those recorded in the file, or, for weights saved by other programs, those given. Raises InputError where the file
+    is no checkpoint of a known network.
     """
     checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(source)
-    name, own = checkpoint.model_name, checkpoint.options
-    if checkpoint.kind == "published":
+    code = [code] if isinstance(code, str) else list(code)
+    name, recorded = checkpoint.model_name, checkpoint.options
+    if checkpoint.code or (code and checkpoint.kind == "published"):
+        name = choose_code(checkpoint, code)
+        interface = {**checkpoint.code.get("interface", {}), **(interface or {})}
+    elif checkpoint.kind == "published":
         found = {network.name: network.published_options(checkpoint.weights) for network in NETWORKS}
         name = next((name for name, options in found.items() if options is not None), None)
         if name is None:
             raise unknown_network(checkpoint, list(found))
-        own = found[name]
-    model = build_model(name, **{**own, **options})
+        recorded = found[name]
+    model = build_model(name, interface, **{**recorded, **options})
     load_weights(model, checkpoint)
     return model.eval()

@@ -42,7 +42,8 @@ def main(argv: list[str] | None = None) -> None:
     device = choose_device(args.device)
     choose_amp(args.amp, device)  # an unknown name is reported before long work
     options = convert("--model_options", args.model_options, dict)
-    model = build_model(args.model, **options).eval()
+    interface = convert("--interface", args.interface, dict)
+    model = build_model(args.model, interface, **options).eval()
     multiple = model.size_multiple
     if any(side <= 0 or side % multiple for side in args.size):
         given = " ".join(map(str, args.size))
@@ -54,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     used, unused = count_parameters(model)
     metrics = {"parameters": used, "parameters_unused": unused, "flops_per_frame": count_flops(model, shape)}
     if device.type == "cpu" and not args.compile:  # compiling would be measured too
-        metrics["memory"] = in_fresh_process(forward_memory_cpu, args.model, options, shape, args.amp)
+        metrics["memory"] = in_fresh_process(forward_memory_cpu, args.model, interface, options, shape, args.amp)
     model.to(device)
     clip = torch.rand(shape).to(device)  # which waits for the device
     if device.type == "cuda":
@@ -82,7 +83,8 @@ def main(argv: list[str] | None = None) -> None:
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = command_parser("benchmark", __doc__)
     add = parser.add_argument
-    add("--model", required=True, help=f"network: {', '.join(MODELS)}")
+    add("--model", required=True, help=f"network: {', '.join(MODELS)}, or your code, FILE.py:CLASS")
+    add_pairs_option(parser, "interface", "what your network takes and gives; see models/external.py", [])
     add_pairs_option(parser, "model_options", "options of the network", ["num_frames", "image_size"])
     add("--size", type=int, nargs=2, default=(256, 256), metavar=("H", "W"), help="of the frames; default 256 256")
     add("--batch_size", type=int, default=1, help="batch size; default 1")
@@ -153,14 +155,16 @@ def forward_memory_cuda(model: nn.Module, clip: Tensor, amp: str) -> dict[str, i
 
 
 @torch.inference_mode()
-def forward_memory_cpu(name: str, options: dict, shape: tuple[int, ...], amp: str) -> dict[str, int] | None:
+def forward_memory_cpu(
+    name: str, interface: dict, options: dict, shape: tuple[int, ...], amp: str
+) -> dict[str, int] | None:
     """Bytes resident in this process at the peak of a forward pass, and how much the pass added; None off Linux.
 
     To be called in a fresh process: one that has freed much memory would fill it again unseen.
     """
     if not STATUS.exists():
         return None
-    model = build_model(name, **options).eval()
+    model = build_model(name, interface, **options).eval()
     clip = torch.rand(shape)
     smallest = (1, *shape[1:3], model.size_multiple, model.size_multiple)
     forward(model, torch.rand(smallest), amp)  # loads the code of the operations

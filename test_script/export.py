@@ -17,8 +17,7 @@ import torch
 from torch import nn
 
 from istd.models import load_model
-from istd.test_script.options import command_parser
-from istd.utils.config import add_pairs_option, convert
+from istd.test_script.options import add_code_options, code_options, command_parser
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import atomic_path, check_writable
 
@@ -38,12 +37,13 @@ def main(argv: list[str] | None = None) -> None:
     add("--output", required=True, help="file to write, such as model.onnx")
     add("--size", type=int, nargs=2, default=(256, 256), metavar=("H", "W"), help="of the frames; default 256 256")
     add("--dynamic", action="store_true", help="let height and width vary")
-    add_pairs_option(parser, "model_options", "options of the network that the file lacks", ["image_size"])
+    add_code_options(parser)
+    parser.add_argument("--image_size", dest="model_options", action="append", type="image_size={}".format)
     args = parser.parse_args(argv)
     missing = " ".join(name for name in NEEDED if importlib.util.find_spec(name) is None)
     if missing:
         raise InputError(f"export needs the packages {missing}; install them: pip install {missing}")
-    model = load_model(args.model_path, **convert("--model_options", args.model_options, dict))
+    model = load_model(args.model_path, **code_options(args))
     size = tuple(args.size)
     if any(side < 1 or side % model.size_multiple for side in size):
         raise InputError(f"size {size[0]} {size[1]} given; expected multiples of {model.size_multiple}")

@@ -30,6 +30,7 @@ from istd.test_script.options import (
     add_model_options,
     add_track_options,
     check_track_options,
+    code_options,
     command_parser,
     predictor_options,
 )
@@ -84,7 +85,9 @@ def prepare_jobs(indices: list[DatasetIndex], args: argparse.Namespace, device: 
     if args.num_workers is not None and args.num_workers < 0:
         raise InputError(f"--num_workers is {args.num_workers}; expected 0 or more")
     check_track_options(args.min_track, args.track_speed)
-    model, settings = load_recipe(args.model_path, args.image_size, [index.info for index in indices])
+    model, settings = load_recipe(
+        args.model_path, args.image_size, [index.info for index in indices], **code_options(args)
+    )
     tiled = args.tile is not None
     sets = [eval_dataset(index.split(args.split), model, settings, index.info.name, tiled) for index in indices]
     predictor = Predictor(model, frame_preparation(sets[0].transform), device, **predictor_options(args))

@@ -5,6 +5,7 @@ import math
 from typing import Any
 
 from istd.test_script.predictor.predictor import PUBLISHED_SCALES
+from istd.utils.config import add_pairs_option, convert
 from istd.utils.distributed import AMP_HELP, AMP_NAMES
 from istd.utils.errors import InputError
 from istd.utils.tracking import TARGET_SPEED
@@ -37,6 +38,7 @@ def add_model_options(parser: argparse.ArgumentParser, path_required: bool = Tru
     add(name, nargs=number, required=path_required, metavar="FILE", help=path)
     sizes = "for DATransNet checkpoints that do not record it; default 256, or 512 on IRSTD-1K, as published"
     add("--image_size", type=int, help=sizes)
+    add_code_options(parser)
     add("--flip", action="store_true", help="average with the predictions of the left-right flipped frames")
     add("--msc", action="store_true", help="average over several scales, as published")
     scales = f"the scales of --msc; default {list(PUBLISHED_SCALES)}"
@@ -46,6 +48,21 @@ def add_model_options(parser: argparse.ArgumentParser, path_required: bool = Tru
     add_device_options(parser)
     add("--batch_size", type=int, help="frames processed at a time; default 4, on a CPU enough to fill its cores")
     add("--compile", action="store_true", help="compile the network, which takes minutes; see test_script.benchmark")
+
+
+def add_code_options(parser: argparse.ArgumentParser) -> None:
+    """Add --model, --interface and --model_options, which a network from the user's code needs; see `code_options`."""
+    code = "code of your own network, whose weights the checkpoint holds; a checkpoint brings no code"
+    parser.add_argument("--model", nargs="+", default=[], metavar="FILE.py:CLASS", help=code)
+    takes = "what that network takes and gives, if the checkpoint does not record it: frames, channels, layout, "
+    add_pairs_option(parser, "interface", f"{takes}size_multiple, output, main (see models/external.py)", [])
+    add_pairs_option(parser, "model_options", "options of the network that the checkpoint does not record", [])
+
+
+def code_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The options of `add_code_options` as arguments of `load_model`."""
+    options = convert("--model_options", args.model_options, dict)
+    return {"code": args.model, "interface": convert("--interface", args.interface, dict), **options}
 
 
 def add_track_options(parser: argparse.ArgumentParser) -> None:

@@ -37,6 +37,7 @@ from istd.test_script.options import (
     add_model_options,
     add_track_options,
     check_track_options,
+    code_options,
     command_parser,
     predictor_options,
 )
@@ -60,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(f"--min_track {args.min_track}: {args.input} is a single image; give a sequence")
     model_path = args.model_path or weights_file(args.weights)
     options = predictor_options(args) | {"threshold": args.threshold, "deterministic": args.deterministic}
-    predictor = Predictor.from_checkpoint(model_path, args.device, args.image_size, **options)
+    predictor = Predictor.from_checkpoint(model_path, args.device, args.image_size, code_options(args), **options)
     output = Path(args.output_dir)
     start = time.perf_counter()
     bad: list[dict] = []

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 from istd.datasets.catalog import CATALOG
 from istd.datasets.index import split_names
 from istd.datasets.presets import PRESETS
-from istd.models import MODELS, check_options, model_options
+from istd.models import MODELS, check_options, is_external, model_options
 from istd.train_script.losses import LOSSES
 from istd.utils.config import check_values, nearest, parse_arguments, read_values
 from istd.utils.distributed import AMP_NAMES
@@ -36,6 +36,11 @@ Positive = Annotated[float, lambda number: number > 0, "a number above 0"]
 Share = Annotated[float, lambda number: 0 <= number <= 1, "a share from 0 to 1"]
 Decay = Annotated[float, lambda number: 0 <= number < 1, "0 (off) or a decay below 1 such as 0.999"]
 Seed = Annotated[int, lambda number: 0 <= number < SEEDS, f"a number from 0 to {SEEDS - 1}"]
+ModelName = Annotated[
+    str,
+    lambda name: name in MODELS or is_external(name),
+    f"one of {', '.join(MODELS)}, or code: path/to/net.py:ClassName or package.module.ClassName",
+]
 FolderName = Annotated[str, lambda text: text and "/" not in text, "the name of one folder, without '/'"]
 
 # Settings of earlier versions, which configurations and checkpoints may still hold.
@@ -75,8 +80,9 @@ class Settings:
     limit_val: Count | None
     num_workers: Whole | None
 
-    model: Literal[tuple(MODELS)]
+    model: ModelName
     model_options: dict
+    interface: dict
     init: Literal["published", "low_prior"]
     init_weights: str | None
     pretrained_backbone: str | None

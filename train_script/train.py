@@ -3,13 +3,14 @@
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from istd.datasets import DatasetIndex
-from istd.models import build_model, load_weights
+from istd.models import build_model, is_external, load_weights, short_name, try_network
 from istd.models.weights import load_pretrained_backbone
 from istd.train_script import data, run_folder
 from istd.train_script.graphs import record, uses_graphs
@@ -36,10 +37,20 @@ def main(argv: list[str] | None = None) -> int:
     settings = merge_settings(config, given)
     folder, saved = find_run(settings, config)
     if saved and config is None:
+        check_code_is_named(saved, given)
         settings = merge_settings(None, given, saved.settings)
     precision = float32_precision(settings.tf32, benchmark=True)  # training samples have one size
     with process_group(settings.device) as device, precision:
         return train(settings, folder, saved, device, Log())
+
+
+def check_code_is_named(saved: Checkpoint, given: dict[str, Any]) -> None:
+    """Raise `InputError` if a run of a network from the user's code is continued without naming that code."""
+    model = str(saved.settings.get("model", ""))
+    if is_external(model) and "model" not in given:
+        raise InputError(
+            f"{saved.path} is a run of {model}; code that only a checkpoint names is not run: add --model {model}"
+        )
 
 
 def find_run(settings: Settings, config: str | None) -> tuple[Path, Checkpoint | None]:
@@ -47,7 +58,7 @@ def find_run(settings: Settings, config: str | None) -> tuple[Path, Checkpoint |
 
     `auto` looks in the folder that the settings name, and begins there if nothing was begun.
     """
-    name = settings.experiment_name or (Path(config).stem if config and config != DEMO else settings.model)
+    name = settings.experiment_name or (Path(config).stem if config and config != DEMO else short_name(settings.model))
     dataset = "+".join(Path(part).name for part in settings.datasets)
     folder = Path(settings.output_root) / dataset / name / "train"
     begun = (folder / LAST).exists()
@@ -133,7 +144,10 @@ def train(settings: Settings, folder: Path, saved: Checkpoint | None, device: to
 def build_network(settings: Settings, device: torch.device, saved: Checkpoint | None) -> nn.Module:
     """The network on the device, with its first weights unless saved ones will follow."""
     torch.manual_seed(settings.seed)
-    network = build_model(settings.model, **settings.model_options)
+    network = build_model(settings.model, settings.interface, **settings.model_options)
+    for note in try_network(network, settings.train_size) if is_external(settings.model) else ():
+        if is_main():
+            print(note)
     if settings.train_size % network.size_multiple:
         raise InputError(
             f"train_size is {settings.train_size}, {network.name} expects a multiple of {network.size_multiple}"

@@ -43,7 +43,8 @@ class Checkpoint:
 
     kind is "ours" or "published". The name and the options (those of `models.build_model`) are known of ours only.
     Weights carry the file's own names, without wrappers' prefixes; training is empty where the file has no training
-    state of ours.
+    state of ours. code describes the user's code that a network was built from (`models.external.describe_code`); it is
+    empty for the networks of this repository.
     """
 
     path: Path
@@ -53,6 +54,7 @@ class Checkpoint:
     options: dict = field(default_factory=dict)
     settings: dict = field(default_factory=dict)
     training: dict = field(default_factory=dict)
+    code: dict = field(default_factory=dict)
 
 
 def save_checkpoint(path: str | Path, model: nn.Module, settings: dict, training: dict | None = None) -> None:
@@ -63,7 +65,7 @@ def save_checkpoint(path: str | Path, model: nn.Module, settings: dict, training
     content = {
         "format": FORMAT,
         "version": VERSION,
-        "model": {"name": model.name, "options": model.options},
+        "model": {"name": model.name, "options": model.options, "code": getattr(model, "code", {})},
         "weights": model.state_dict(),
         "settings": settings,
         "training": training or {},
@@ -95,7 +97,9 @@ def _read_ours(content: dict, path: Path) -> Checkpoint:
             versions = f"(format {content['version']}, known up to {VERSION})"
             raise InputError(f"{path} was written by a newer version of this code {versions}; update this code")
         model, parts = content["model"], (content["settings"], content["training"])
-        return Checkpoint(path, "ours", content["weights"], model["name"], model["options"], *parts)
+        return Checkpoint(
+            path, "ours", content["weights"], model["name"], model["options"], *parts, model.get("code", {})
+        )
     except (KeyError, TypeError) as error:
         raise InputError(f"{path} lacks a part of a checkpoint ({error}); it was not written by this code") from error
 

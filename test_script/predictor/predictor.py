@@ -113,14 +113,20 @@ class Predictor:
 
     @classmethod
     def from_checkpoint(
-        cls, path: str | Path, device: str = "auto", image_size: int | None = None, **options: Any
+        cls,
+        path: str | Path,
+        device: str = "auto",
+        image_size: int | None = None,
+        code: dict[str, Any] | None = None,
+        **options: Any,
     ) -> "Predictor":
         """Build the predictor of a checkpoint file, ours or a published one; `options` are those of the class.
 
         `device`: auto, cpu, cuda, cuda:N or mps. `image_size`: for DATransNet files that do not record it (256 for
-        NUDT-SIRST, 512 for IRSTD-1K). Raises `InputError` if the file is not a checkpoint.
+        NUDT-SIRST, 512 for IRSTD-1K). `code`: for a network of yours, the arguments `code`, `interface` and options of
+        `models.load_model`. Raises `InputError` if the file is not a checkpoint.
         """
-        model, settings = preparation.load_recipe(path, image_size)
+        model, settings = preparation.load_recipe(path, image_size, **(code or {}))
         transform = preparation.eval_transform(model, settings, tiled=options.get("tile") is not None)
         return cls(model, preparation.frame_preparation(transform), choose_device(device), **options)
 

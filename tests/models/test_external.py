@@ -1,0 +1,218 @@
+"""Networks from the user's code: found, built, adapted, tried, saved, and loaded only with the code named."""
+
+import pytest
+import torch
+from torch import nn
+
+from istd.models import build_model, load_model, try_network
+from istd.models.external import find_factory, is_external, short_name
+from istd.utils.checkpoint import save_checkpoint
+from istd.utils.errors import InputError
+
+CODE = """
+import torch
+from torch import nn
+from helper import scale
+
+
+class Net(nn.Module):
+    def __init__(self, width: int = 2, gains=(1.0, 2.0), *, needed=1):
+        super().__init__()
+        self.conv = nn.Conv2d(1, width, 3, padding=1)
+        self.norm = nn.BatchNorm2d(width)
+        self.gains = gains
+
+    def forward(self, x):
+        return scale(self.norm(self.conv(x)).sum(1, keepdim=True))
+
+
+class Deep(Net):
+    def forward(self, x):
+        out = super().forward(x)
+        return (out[..., ::2, ::2], out[..., ::4, ::4]), out + 1
+
+
+class Named(Net):
+    def forward(self, x):
+        return {"edge": super().forward(x), "mask": super().forward(x) + 3}
+
+
+class Sigmoid(Net):
+    def forward(self, x):
+        return super().forward(x).sigmoid()
+
+
+class TwoClasses(Net):
+    def forward(self, x):
+        out = super().forward(x)
+        return torch.cat([-out, 2 * out], 1)
+
+
+class Video(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv3d(1, 1, (3, 1, 1), bias=False)
+
+    def forward(self, x):  # [B, C, T, H, W]
+        return self.conv(x)[:, :, 0]
+
+
+class Needs(nn.Module):
+    def __init__(self, n_channels):
+        super().__init__()
+
+
+def build(width=1):
+    return nn.Conv2d(1, width, 1)
+
+
+number = 3
+"""
+
+
+@pytest.fixture
+def net(tmp_path):
+    """A function: class name -> the name of that class in a file whose neighbour it imports."""
+    (tmp_path / "helper.py").write_text("def scale(x):\n    return x\n")
+    (tmp_path / "net.py").write_text(CODE)
+    return lambda name: f"{tmp_path / 'net.py'}:{name}"
+
+
+def clip(frames=1, side=32):
+    return torch.rand(2, frames, 1, side, side, generator=torch.Generator().manual_seed(1))
+
+
+def test_names_of_code_are_told_by_their_form():
+    names = ("a/net.py:Net", "net.py:Net", "package.net.Net", "package.net:Net", "datransnet", "unet")
+    assert [is_external(name) for name in names] == [True, True, True, True, False, False]
+    assert [short_name(name) for name in names] == ["Net", "Net", "Net", "Net", "datransnet", "unet"]
+
+
+def test_a_single_map_is_that_of_the_network_itself(net):
+    model = build_model(net("Net"), width="3", gains="[1, 2]").eval()
+    assert (model.name, model.options) == ("Net", {"width": 3, "gains": [1, 2]})
+    torch.testing.assert_close(model(clip()), model.net(clip()[:, 0]), rtol=0, atol=0)
+    assert build_model("torch.nn.Conv2d", in_channels="1", out_channels="1", kernel_size="1").name == "Conv2d"
+    assert isinstance(build_model(net("build")).net, nn.Conv2d)
+
+
+def test_the_prediction_among_several_maps_is_named(net):
+    with pytest.raises(
+        InputError, match=r"of 0\.0 \[2, 1, 16, 16\], 0\.1 \[2, 1, 8, 8\], 1 \[2, 1, 32, 32\]; say which"
+    ):
+        build_model(net("Deep"))(clip())
+    for main in ("-1", "1", "2"):  # "1" is a key here, "2" the index of the third map
+        model = build_model(net("Deep"), {"main": main}).eval()
+        first, *auxiliary = model(clip(), with_aux=True)
+        torch.testing.assert_close(first, model.net(clip()[:, 0])[1])
+        assert [tuple(side.shape) for side in auxiliary] == [(2, 1, 32, 32)] * 2, "side outputs are resized"
+    named = build_model(net("Named"), {"main": "mask"}).eval()
+    torch.testing.assert_close(named(clip()), named.net(clip()[:, 0])["mask"])
+
+
+def test_probabilities_and_two_classes_become_logits(net):
+    for kind, output in (("Sigmoid", "probability"), ("TwoClasses", "softmax")):
+        model = build_model(net(kind), {"output": output}).eval()
+        raw = model.net(clip()[:, 0])
+        expected = raw if output == "probability" else raw.softmax(1)[:, 1:]
+        torch.testing.assert_close(model(clip()).sigmoid(), expected, rtol=0, atol=2e-6)
+
+
+def test_frames_come_in_the_declared_layout(net):
+    model = build_model(net("Video"), {"frames": "3", "layout": "BCTHW"}).eval()
+    weights = model.net.conv.weight.flatten()
+    expected = sum(weight * frame for weight, frame in zip(weights, clip(3).unbind(1), strict=True))
+    torch.testing.assert_close(model(clip(3)), expected)
+
+
+def test_the_trial_says_what_is_wrong_or_odd(net):
+    assert try_network(build_model(net("Sigmoid"), {"output": "probability"}), 32) == []
+    (note,) = try_network(build_model(net("Sigmoid")), 32)
+    assert "if they are probabilities, use --interface output=probability" in note
+    with pytest.raises(InputError, match="which are no probabilities; use --interface output=logits"):
+        try_network(build_model(net("Net"), {"output": "probability"}), 32)
+    with pytest.raises(InputError, match=r"a map of shape \[1, 2, 32, 32\].* expected \[B, 1, H, W\]"):
+        try_network(build_model(net("TwoClasses")), 32)
+    with pytest.raises(InputError, match=r"Video fails on a clip of 3 frame\(s\), 1 channel\(s\), 32 x 32 px"):
+        try_network(build_model(net("Video"), {"frames": 3}), 32)
+    model = build_model(net("Net")).train()
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    assert try_network(model, 32) == [] and model.training
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("name", "interface", "options", "message"),
+    [
+        ("Missing", {}, {}, "has no class Missing; its networks: Net, Deep, Named, Sigmoid, TwoClasses, Video, Needs"),
+        ("number", {}, {}, "has no class number"),
+        ("Needs", {}, {}, "needs n_channels; give --model_options n_channels=VALUE"),
+        ("Net", {}, {"depth": "3"}, "has no option 'depth'; its options: width, gains, needed"),
+        ("Net", {}, {"width": "wide"}, "is 'wide', expected integer"),
+        ("Net", {}, {"width": -1}, "cannot build"),
+        ("Net", {"frame": 3}, {}, "interface has no 'frame'; it has frames, channels, layout"),
+        ("Net", {"frames": 3, "layout": "BCHW"}, {}, "has no axis for 3 frames"),
+        ("Net", {"channels": 2}, {}, "expected 1 .grey. or 3"),
+    ],
+)
+def test_mistakes_are_told(net, name, interface, options, message):
+    with pytest.raises(InputError, match=message):
+        build_model(net(name), interface, **options)
+
+
+def test_code_that_cannot_be_imported_is_told(tmp_path):
+    (tmp_path / "broken.py").write_text("import no_such_package\n")
+    (tmp_path / "wrong.py").write_text("1 +\n")
+    for name, message in (
+        (f"{tmp_path}/broken.py:Net", "No module named 'no_such_package'; install that package, or put"),
+        (f"{tmp_path}/wrong.py:Net", "SyntaxError"),
+        (f"{tmp_path}/nothing.py:Net", "there is no file"),
+        ("no_such_package.Net", "cannot import no_such_package"),
+    ):
+        with pytest.raises(InputError, match=message):
+            find_factory(name)
+
+
+def test_a_file_of_a_package_is_imported_as_its_part(tmp_path):
+    package = tmp_path / "nets" / "deep_net"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "blocks.py").write_text("from torch import nn\nBlock = nn.Identity\n")
+    (package / "net.py").write_text(
+        "from .blocks import Block\nfrom deep_net.blocks import Block as Same\nNet = Block\n"
+    )
+    assert isinstance(build_model(f"{package}/net.py:Net").net, nn.Identity)
+
+
+def test_a_checkpoint_brings_no_code(net, tmp_path, capsys):
+    model = build_model(net("Deep"), {"main": "-1"}, width=3).eval()
+    path = tmp_path / "checkpoint.pth"
+    save_checkpoint(path, model, {})
+    with pytest.raises(
+        InputError, match=r"holds weights of Deep, trained from net\.py .*: --model path/to/net\.py:Deep"
+    ):
+        load_model(path)
+    with pytest.raises(InputError, match=r"--model gives .*:Net; a checkpoint brings no code"):
+        load_model(path, code=net("Net"))
+    loaded = load_model(path, code=[net("Net"), net("Deep")])
+    assert loaded.options == {"width": 3} and not capsys.readouterr().out
+    torch.testing.assert_close(loaded(clip()), model(clip()), rtol=0, atol=0)
+    file = tmp_path / "elsewhere" / "net.py"
+    file.parent.mkdir()
+    file.write_text(CODE.replace("out + 1", "out + 2"))
+    (file.parent / "helper.py").write_text("def scale(x):\n    return x\n")
+    moved = load_model(path, code=f"{file}:Deep")
+    assert "net.py has changed since" in capsys.readouterr().out
+    torch.testing.assert_close(moved(clip()), model(clip()) + 1)
+
+
+def test_weights_of_other_programs_are_loaded_into_named_code(net, tmp_path):
+    model = build_model(net("Net"), width=4).eval()
+    torch.save(
+        {"state_dict": {f"module.{name}": weight for name, weight in model.net.state_dict().items()}},
+        tmp_path / "w.pth",
+    )
+    loaded = load_model(tmp_path / "w.pth", code=net("Net"), width="4")
+    torch.testing.assert_close(loaded(clip()), model(clip()), rtol=0, atol=0)
+    with pytest.raises(InputError, match=r"conv\.weight"):
+        load_model(tmp_path / "w.pth", code=net("Net"))

@@ -1,0 +1,56 @@
+"""A network from a file: trained, resumed, measured, and refused where nobody names its code."""
+
+import json
+
+import pytest
+
+from istd.test_script import inference
+from istd.train_script.train import main
+from istd.utils.errors import InputError
+from tests.reference.datasets_folders import write_lists, write_pairs
+
+CODE = """
+from torch import nn
+
+
+class TinyNet(nn.Module):
+    def __init__(self, width: int = 4):
+        super().__init__()
+        self.body = nn.Conv2d(1, width, 3, padding=1)
+        self.head = nn.Conv2d(width, 1, 1)
+        self.side = nn.Conv2d(width, 1, 2, stride=2)
+
+    def forward(self, image):
+        features = self.body(image).relu()
+        if not self.training:
+            return self.head(features)
+        return [self.side(features), self.head(features)]
+"""
+
+
+def test_a_network_from_a_file_is_trained_resumed_and_measured(tmp_path, capsys):
+    code, data = tmp_path / "tiny.py", tmp_path / "blobs"
+    code.write_text(CODE)
+    names = [f"{index:02d}" for index in range(12)]
+    write_pairs(data / "images", data / "masks", names)
+    write_lists(data / "img_idx", train_blobs=names[:-2], test_blobs=names[-2:])
+    run = ["--dataset", str(data), "--output_root", str(tmp_path), "--epochs", "10", "--batch_size", "3"]
+    run += ["--train_size", "32", "--aux_weight", "0.5", "--tensorboard", "false", "--lr", "0.05", "--val_every", "5"]
+    network = ["--model", f"{code}:TinyNet", "--model_options", "width=2", "--interface", "main=-1"]
+    assert main([*run, *network]) == 0
+    folder = tmp_path / "blobs" / "TinyNet" / "train"
+    with pytest.raises(
+        InputError, match=r"code that only a checkpoint names is not run: add --model .*tiny\.py:TinyNet"
+    ):
+        main(["--resume", str(folder), "--epochs", "11"])
+    assert main(["--resume", str(folder), "--epochs", "11", "--model", f"{code}:TinyNet"]) == 0
+    assert "continuing" in capsys.readouterr().out
+
+    best, output = folder / "checkpoint_best.pth", tmp_path / "results"
+    test = ["--model_path", str(best), "--dataset", str(data), "--output_dir", str(output)]
+    with pytest.raises(InputError, match="a checkpoint brings no code"):
+        inference.main(test)
+    inference.main([*test, "--model", f"{code}:TinyNet"])
+    measured = json.loads((output / "metrics.json").read_text())["protocols"]["standard"]
+    assert measured["iou"] > 0
+    assert measured["iou"] == json.loads((folder / "test.json").read_text())["metrics"]["iou"]
