@@ -19,6 +19,9 @@ class TinyNet(nn.Module):
         self.body = nn.Conv2d(1, width, 3, padding=1)
         self.head = nn.Conv2d(width, 1, 1)
         self.side = nn.Conv2d(width, 1, 2, stride=2)
+        nn.init.constant_(self.body.weight, 1 / 9)  # bright neighbourhoods are targets
+        nn.init.constant_(self.head.weight, 20 / width)
+        nn.init.constant_(self.head.bias, -10)
 
     def forward(self, image):
         features = self.body(image).relu()
@@ -34,16 +37,16 @@ def test_a_network_from_a_file_is_trained_resumed_and_measured(tmp_path, capsys)
     names = [f"{index:02d}" for index in range(12)]
     write_pairs(data / "images", data / "masks", names)
     write_lists(data / "img_idx", train_blobs=names[:-2], test_blobs=names[-2:])
-    run = ["--dataset", str(data), "--output_root", str(tmp_path), "--epochs", "10", "--batch_size", "3"]
-    run += ["--train_size", "32", "--aux_weight", "0.5", "--tensorboard", "false", "--lr", "0.05", "--val_every", "5"]
+    run = ["--dataset", str(data), "--output_root", str(tmp_path), "--epochs", "1", "--batch_size", "4"]
+    run += ["--train_size", "32", "--aux_weight", "0.5", "--tensorboard", "false"]
     network = ["--model", f"{code}:TinyNet", "--model_options", "width=2", "--interface", "main=-1"]
     assert main([*run, *network]) == 0
     folder = tmp_path / "blobs" / "TinyNet" / "train"
     with pytest.raises(
         InputError, match=r"code that only a checkpoint names is not run: add --model .*tiny\.py:TinyNet"
     ):
-        main(["--resume", str(folder), "--epochs", "11"])
-    assert main(["--resume", str(folder), "--epochs", "11", "--model", f"{code}:TinyNet"]) == 0
+        main(["--resume", str(folder), "--epochs", "2"])
+    assert main(["--resume", str(folder), "--epochs", "2", "--model", f"{code}:TinyNet"]) == 0
     assert "continuing" in capsys.readouterr().out
 
     best, output = folder / "checkpoint_best.pth", tmp_path / "results"
