@@ -18,6 +18,7 @@ import istd.datasets
 from istd.datasets import ClipDataset, DatasetIndex, Sequence, collate
 from istd.datasets.presets import build_transform, find_preset
 from istd.test_script.predictor.preparation import eval_dataset
+from istd.train_script.norm_statistics import norm_layers
 from istd.train_script.settings import SEEDS, Settings
 from istd.utils.distributed import barrier, is_main, rank, world_size
 from istd.utils.errors import InputError
@@ -42,12 +43,14 @@ def open_datasets(settings: Settings) -> list[DatasetIndex]:
 
 
 def split_sequences(settings: Settings, index: DatasetIndex) -> dict[str, list[Sequence]]:
-    """The sequences of a dataset that train ("train"), choose the best epoch ("val") and test the result ("test";
-    empty where nothing is tested)."""
+    """The sequences of a dataset that train ("train"), choose the best epoch ("val"; empty where none is chosen) and
+    test the result ("test"; empty where nothing is tested)."""
     train = index.split("train")
     test = index.split("test") if settings.final_test or settings.select_on == "test" else []
-    train, held = (train, test) if settings.select_on == "test" else hold_out(train)
-    return {"train": train, "val": held, "test": test}
+    if settings.select_on == "none":
+        return {"train": train, "val": [], "test": test}
+    train, validation = (train, test) if settings.select_on == "test" else hold_out(train)
+    return {"train": train, "val": validation, "test": test}
 
 
 def hold_out(sequences: list[Sequence]) -> tuple[list[Sequence], list[Sequence]]:
@@ -187,6 +190,17 @@ def build_evaluated_set(
     # lists of samples, as sizes may differ within a batch
     loader = DataLoader(share, batch_size=settings.val_batch_size, collate_fn=list, **_workers(settings, device))
     return EvaluatedSet(dataset, loader)
+
+
+def build_norm_sets(
+    settings: Settings, parts: list[list[Sequence]], names: list[str], model: nn.Module
+) -> list[ClipDataset]:
+    """Whole training images of each dataset, as the preset evaluates them, for `recalibrate_norm`; [] without it."""
+    if settings.recalibrate_norm is None:
+        return []
+    if not norm_layers(model):
+        raise InputError(f"{model.name} has no batch norms to estimate statistics for; leave --recalibrate_norm out")
+    return [eval_dataset(part, model, asdict(settings), name) for part, name in zip(parts, names, strict=True)]
 
 
 def count_workers(settings: Settings, device: torch.device) -> int:

@@ -72,6 +72,11 @@ def save_best(folder: Path, model: nn.Module, settings: dict, key: str, best: li
                 save_checkpoint(folder / BEST, model, settings, note)
 
 
+def save_result(folder: Path, model: nn.Module, settings: dict, epoch: int) -> None:
+    """Write the last weights of a run that chooses none as checkpoint_best.pth, where every command looks for them."""
+    save_checkpoint(folder / BEST, model, settings, {"epoch": epoch, "selected_by": None, "selected_on": "none"})
+
+
 def prune_checkpoints(folder: Path, key: str, best: list[list[float]]) -> None:
     """Delete kept checkpoints that are no longer among the best."""
     kept = {best_name(key, score, epoch) for score, epoch in best}

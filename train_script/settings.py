@@ -102,6 +102,7 @@ class Settings:
     schedule: Literal["constant", "multi_step", "cosine_restarts", "one_cycle"]
     milestones: list[int]
     ema: Decay
+    recalibrate_norm: Count | None
 
     device: str
     amp: Literal[AMP_NAMES]
@@ -114,7 +115,7 @@ class Settings:
     val_batch_size: Count
     val_flip: bool
     protocol: str | None
-    select_on: Literal["holdout", "test"]
+    select_on: Literal["holdout", "test", "none"]
     select_by: str | None
 
     output_root: str

@@ -116,8 +116,9 @@ def train(settings: Settings, folder: Path, saved: Checkpoint | None, device: to
             select_by=select_by,
             train_loader=train_loader,
             batches=batches,
-            val_sets=evaluated("val", settings.limit_val),
+            val_sets=evaluated("val", settings.limit_val) if settings.select_on != "none" else [],
             test_sets=evaluated("test", None) if settings.final_test else [],
+            norm_sets=data.build_norm_sets(settings, [part["train"] for part in parts], names, network),
             schedule=build_schedule(settings, batches.steps),
             log=log,
             stop=stop,
@@ -270,7 +271,12 @@ def announce(run: Run, indices: list[DatasetIndex], network: nn.Module) -> None:
         f"{settings.optimizer}, lr {settings.lr:g} ({settings.schedule}); "
         f"{describe_computing(run)}"
     )
-    if settings.select_on == "test":
+    if settings.select_on == "none":
+        log(
+            "selection: none; all training images are trained on, and the last weights are the result; the test set is "
+            f"{'evaluated once, at the end' if settings.final_test else 'not used'}"
+        )
+    elif settings.select_on == "test":
         log(
             f"selection: best {run.select_by} ({run.protocol}) ON THE TEST SET, as in the published recipe; "
             "the test metrics of the chosen epoch are optimistic"

@@ -4,7 +4,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,13 +15,16 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from istd.datasets import ClipDataset
 from istd.models import load_weights
 from istd.test_script.predictor import Predictor
 from istd.test_script.predictor.preparation import frame_preparation
-from istd.train_script.data import EpochBatches, EvaluatedSet
+from istd.test_script.predictor.tiling import pad_to_multiple
+from istd.train_script.data import EpochBatches, EvaluatedSet, evenly
 from istd.train_script.losses import total_loss
+from istd.train_script.norm_statistics import estimate_statistics, kept_statistics
 from istd.train_script.optim import set_learning_rates, update_ema
-from istd.train_script.run_folder import BEST, Log, append_metrics, prune_checkpoints, save_best, save_last
+from istd.train_script.run_folder import BEST, Log, append_metrics, prune_checkpoints, save_best, save_last, save_result
 from istd.train_script.settings import Settings
 from istd.train_script.state import Interrupted, StopSignal, Training, training_state
 from istd.train_script.tensorboard import ExampleImages, PixelHistogram
@@ -50,6 +53,7 @@ class Run:
     batches: EpochBatches
     val_sets: list[EvaluatedSet]
     test_sets: list[EvaluatedSet]
+    norm_sets: list[ClipDataset]  # whole training images for batch-norm statistics; none: those of training stay
     schedule: Callable[[float, int], float]
     log: Log
     stop: StopSignal
@@ -70,13 +74,20 @@ def run_epochs(run: Run, training: Training) -> None:
         train_one_epoch(run, training)
         finish_epoch(run, training)
     report = run.folder / "test.json"
-    if run.settings.final_test and not training.progress.best:
+    if not run.settings.final_test:
+        return
+    if run.settings.select_on != "none" and not training.progress.best:
         raise InputError(
             f"no epoch of {run.folder} was validated, so that none can be tested; train on to epoch "
             f"{run.settings.val_every} (--epochs), or end the run with --final_test false"
         )
-    if run.settings.final_test and measured_epoch(report) != training.progress.best[0][1]:
+    if measured_epoch(report) != result_epoch(run, training):
         evaluate_test(run, training, report)
+
+
+def result_epoch(run: Run, training: Training) -> int:
+    """The epoch whose weights are the result of the run: the best one, or the last where none is chosen."""
+    return run.settings.epochs if run.settings.select_on == "none" else int(training.progress.best[0][1])
 
 
 def measured_epoch(report: Path) -> int | None:
@@ -204,18 +215,13 @@ def finish_epoch(run: Run, training: Training) -> None:
         row |= {"gpu_peak_mb": round(torch.cuda.max_memory_reserved(run.device) / 1e6)}
         line += f" ({row['samples_per_second']:.0f} samples/s, {row['data_share']:.0%} of the time waiting for data, "
         line += f"peak GPU memory {row['gpu_peak_mb']} MB)"
-    if epoch % settings.val_every == 0 or epoch == settings.epochs:
-        since = time.perf_counter()
-        metrics, by_dataset = evaluate_sets(run, training, run.val_sets, "val", row["step"], run.settings.amp)
-        seconds = time.perf_counter() - since
-        progress.seconds += seconds
-        row |= {"val_seconds": round(seconds, 2), "protocol": run.protocol, "selected_on": settings.select_on}
-        row |= {"val": metrics}
-        if len(by_dataset) > 1:
-            row |= {"val_by_dataset": by_dataset}
-            line += "".join(f"\n  {name}: {metrics_line(one)}" for name, one in by_dataset.items()) + "\n  mean"
-        line += f"; validation ({settings.select_on}, {run.protocol}): {metrics_line(metrics)}, {seconds:.0f} s"
-        line += keep_if_best(run, training, metrics[run.select_by], epoch)
+    last = epoch == settings.epochs
+    if settings.select_on == "none":
+        row |= {"selected_on": "none"}
+        if last:
+            line += keep_last(run, training, epoch)
+    elif last or epoch % settings.val_every == 0:
+        line += validate(run, training, epoch, row)
     row["minutes"] = round(progress.seconds / 60, 3)
     progress.epoch, progress.step = epoch, 0
     progress.loss_sum = progress.train_seconds = progress.data_seconds = 0.0
@@ -225,6 +231,61 @@ def finish_epoch(run: Run, training: Training) -> None:
     save_progress(run, training)
     if is_main():
         prune_checkpoints(run.folder, run.select_by, progress.best)
+
+
+def validate(run: Run, training: Training, epoch: int, row: dict[str, Any]) -> str:
+    """Validate and keep what is best; what the log says of it. The metrics are added to `row`."""
+    since = time.perf_counter()
+    with recalibrated(run, training):
+        metrics, by_dataset = evaluate_sets(run, training, run.val_sets, "val", row["step"], run.settings.amp)
+        seconds = time.perf_counter() - since
+        training.progress.seconds += seconds
+        row |= {"val_seconds": round(seconds, 2), "protocol": run.protocol, "selected_on": run.settings.select_on}
+        row |= {"val": metrics}
+        line = ""
+        if len(by_dataset) > 1:
+            row |= {"val_by_dataset": by_dataset}
+            line = "".join(f"\n  {name}: {metrics_line(values)}" for name, values in by_dataset.items()) + "\n  mean"
+        line += f"; validation ({run.settings.select_on}, {run.protocol}): {metrics_line(metrics)}, {seconds:.0f} s"
+        return line + keep_if_best(run, training, metrics[run.select_by], epoch)
+
+
+def keep_last(run: Run, training: Training, epoch: int) -> str:
+    """Keep the weights of the last epoch as the result of a run that chooses nothing; what the log says of it."""
+    with recalibrated(run, training):
+        if is_main():
+            save_result(run.folder, training.weights(), asdict(run.settings), epoch)
+    return f"; saved as {BEST}: the last weights, nothing was held out and nothing chosen"
+
+
+@contextmanager
+def recalibrated(run: Run, training: Training) -> Iterator[None]:
+    """The weights with batch-norm statistics of `norm_sets`, if there are any; training goes on with its own.
+
+    Every process estimates them on all images, so that they are the same.
+    """
+    if not run.norm_sets:
+        yield
+        return
+    network = training.weights()
+    with kept_statistics(network):
+        with autocast(run.device, run.amp):
+            estimate_statistics(network, norm_batches(run, network.size_multiple))
+        yield
+
+
+def norm_batches(run: Run, multiple: int) -> Iterator[torch.Tensor]:
+    """Clips of `norm_sets` on the device, those of equal size in batches as large as a training step's."""
+    waiting: dict[tuple[int, ...], list[torch.Tensor]] = {}
+    for dataset in run.norm_sets:
+        for item in evenly(len(dataset), run.settings.recalibrate_norm):
+            clip = pad_to_multiple(dataset[item].clip[None], multiple)
+            clips = waiting.setdefault(tuple(clip.shape), [])
+            clips.append(clip)
+            if len(clips) == run.settings.batch_size // run.settings.accumulate:
+                yield torch.cat(waiting.pop(tuple(clip.shape))).to(run.device)
+    for clips in waiting.values():
+        yield torch.cat(clips).to(run.device)
 
 
 def save_progress(run: Run, training: Training) -> None:
@@ -298,28 +359,30 @@ def evaluate(
 
 
 def evaluate_test(run: Run, training: Training, report: Path) -> None:
-    """Evaluate the best weights on the whole test set, once, and write test.json.
+    """Evaluate the best weights, or those of the last epoch where none is chosen, on the test set, and write test.json.
 
     In float32, as `test_script.inference` does by default, whatever the mixed precision of training and validation.
     """
-    score, epoch = training.progress.best[0]
+    epoch = result_epoch(run, training)
+    score = training.progress.best[0][0] if training.progress.best else None
     barrier()  # checkpoint_best.pth has been written
     load_weights(training.weights(), run.folder / BEST)
     since = time.perf_counter()
     step = run.settings.epochs * run.batches.steps
     metrics, by_dataset = evaluate_sets(run, training, run.test_sets, "test", step, amp="none")
     run.log(
-        f"test set ({run.protocol}), weights of epoch {int(epoch)}: {metrics_line(metrics)}, "
+        f"test set ({run.protocol}), weights of epoch {epoch}: {metrics_line(metrics)}, "
         f"{time.perf_counter() - since:.0f} s; "
-        + (
-            "that epoch was chosen on the same images, as in the published recipe: these metrics are optimistic"
-            if run.settings.select_on == "test"
-            else "the test set was not used before"
-        )
+        + {
+            "test": "that epoch was chosen on the same images, as in the published recipe, so that they are optimistic",
+            "holdout": "the test set was not used before",
+            "none": "these are the last weights, nothing was held out or chosen, and the test set was not used before",
+        }[run.settings.select_on]
     )
     if is_main():
         note = {"by_dataset": by_dataset} if len(by_dataset) > 1 else {}
-        note |= {"epoch": int(epoch), "selected_by": run.select_by, "selected_on": run.settings.select_on}
+        by = run.select_by if run.settings.select_on != "none" else None
+        note |= {"epoch": epoch, "selected_by": by, "selected_on": run.settings.select_on}
         write_json(report, note | {"val_score": score, "protocol": run.protocol, "metrics": metrics})
 
 

@@ -160,6 +160,28 @@ def test_selection_on_the_test_set_is_said(dataset, tmp_path, capsys):
     assert "ON THE TEST SET" in out and "chosen on the same images" in out
 
 
+def test_a_run_that_chooses_nothing_trains_on_all_images_and_ends_with_its_last_weights(dataset, tmp_path, capsys):
+    words = arguments(dataset, tmp_path, select_on="none", final_test=True, resume="auto")
+    assert main(words) == 0
+    folder = folder_of(tmp_path)
+    best, last = (read_checkpoint(folder / f"checkpoint_{name}.pth") for name in ("best", "last"))
+    assert_same(best.weights, last.weights)
+    assert best.training == {"epoch": 2, "selected_by": None, "selected_on": "none"}
+    assert not list(folder.glob("checkpoint_best_val*"))
+    assert [(row["selected_on"], "val" in row, row["step"]) for row in rows(folder)] == [
+        ("none", False, 5),  # 20 images in batches of 4
+        ("none", False, 10),
+    ]
+    report = json.loads((folder / "test.json").read_text())
+    chosen = {name: report[name] for name in ("epoch", "selected_by", "selected_on", "val_score")}
+    assert chosen == {"epoch": 2, "selected_by": None, "selected_on": "none", "val_score": None}
+    out = capsys.readouterr().out
+    assert "selection: none; all training images" in out and "nothing was held out or chosen" in out
+    assert main(words) == 0 and "test set (" not in capsys.readouterr().out
+    with pytest.raises(InputError, match="do not compare"):
+        main(arguments(dataset, tmp_path, select_on="holdout", resume="auto"))
+
+
 def test_the_test_set_is_measured_again_only_with_other_weights(dataset, tmp_path, capsys):
     words = arguments(dataset, tmp_path, epochs=1, final_test=True, resume="auto")
     assert main(words) == 0

@@ -1,0 +1,59 @@
+"""Batch-norm statistics estimated anew on images as the network will be shown them (Wu and Johnson 2021, section 3)."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def norm_layers(network: nn.Module) -> list[_BatchNorm]:
+    """The batch norms of a network that keep running statistics."""
+    layers = (module for module in network.modules() if isinstance(module, _BatchNorm))
+    return [layer for layer in layers if layer.track_running_stats]
+
+
+@torch.no_grad()
+def estimate_statistics(network: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Set the running statistics of all batch norms to the mean and variance over clips [B, T, C, H, W].
+
+    Every batch passes with its own statistics, as in training, and with dropout and stochastic depth off. Means and
+    second moments of the batches are averaged by their numbers of clips, so that each clip counts the same.
+    """
+    layers = norm_layers(network)
+    was_training, momenta = network.training, [layer.momentum for layer in layers]
+    network.eval()
+    for layer in layers:
+        layer.train()
+        layer.momentum = 1.0  # the running statistics become those of the batch
+    sums, count = [(0.0, 0.0) for _ in layers], 0
+    for batch in batches:
+        network(batch)
+        count += len(batch)
+        sums = [
+            (mean + len(batch) * layer.running_mean.double(), moment + len(batch) * second_moment(layer))
+            for (mean, moment), layer in zip(sums, layers, strict=True)
+        ]
+    for layer, momentum, (mean, moment) in zip(layers, momenta, sums, strict=True):
+        layer.running_mean.copy_(mean / count)
+        layer.running_var.copy_((moment / count - (mean / count).square()).clamp(min=0))
+        layer.momentum = momentum
+    network.train(was_training)
+
+
+def second_moment(layer: _BatchNorm) -> Tensor:
+    """The mean square of the values whose mean and variance are the layer's running ones."""
+    return layer.running_var.double() + layer.running_mean.double().square()
+
+
+@contextmanager
+def kept_statistics(network: nn.Module) -> Iterator[None]:
+    """Give the batch norms their statistics of before back in the end, so that training goes on unchanged."""
+    buffers = [buffer for layer in norm_layers(network) for buffer in layer.buffers()]
+    before = [buffer.clone() for buffer in buffers]
+    try:
+        yield
+    finally:
+        for buffer, value in zip(buffers, before, strict=True):
+            buffer.copy_(value)
