@@ -1,0 +1,1 @@
+"""Box annotations of other tools, made into datasets by `datasets.from_boxes`."""

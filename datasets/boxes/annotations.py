@@ -1,0 +1,162 @@
+"""Box annotations, recognised by their content: from files of any of the formats to images with boxes."""
+
+import json
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from istd.datasets.boxes import readers
+from istd.datasets.boxes.readers import AnnotatedImage, AnnotationFile
+from istd.utils.errors import InputError
+from istd.utils.files import read_text
+from istd.utils.images import IMAGE_SUFFIXES, numeric_key
+
+SUFFIXES = (".json", ".txt", ".xml", ".csv")
+EXPECTED = """expected one of the formats
+  COCO json       {"images": [...], "annotations": [{"image_id", "bbox": [x, y, width, height]}]}
+  YOLOX text      lines PATH x0,y0,x1,y1,class x0,y0,x1,y1,class
+  YOLO            a NAME.txt for each image, lines class cx cy width height as shares of the image's size
+  Pascal VOC      a NAME.xml for each image with object/bndbox
+  Anti-UAV        SEQUENCE/IR_label.json with "exist" and "gt_rect"
+  csv             columns sequence, frame, x0, y0, width, height"""
+
+
+class Format(NamedTuple):
+    """A format: its name, the function that reads a file of it, and what an image means that no file names."""
+
+    name: str
+    read: Callable[[AnnotationFile], tuple[list[AnnotatedImage], int]]
+    unnamed_is_empty: bool  # an image without annotation has no target, rather than being no part of the dataset
+
+
+COCO = Format("COCO json", readers.read_coco, False)
+YOLOX = Format("YOLOX text", readers.read_yolox, False)
+YOLO = Format("YOLO", readers.read_yolo, True)
+VOC = Format("Pascal VOC", readers.read_voc, False)
+ANTI_UAV = Format("Anti-UAV", readers.read_anti_uav, False)
+CSV = Format("csv", readers.read_csv, True)
+
+
+class Annotations(NamedTuple):
+    """All annotated images; `files` they come from; `without_image`: annotations of an image that no file lists.
+
+    `listed`: the part, by the name of an image, of lists beside the labels (train.txt, ImageSets/Main/test.txt).
+    """
+
+    format: Format
+    images: list[AnnotatedImage]
+    files: list[Path]
+    without_image: int
+    listed: dict[str, str]
+
+    def part_of(self, name: str) -> str | None:
+        """The part of an image by its path: that of a list which has it, else that of its folders."""
+        path = PurePosixPath(name)
+        return self.listed.get(_stem(path)) or readers.part_of_folders(path)
+
+
+def read_annotations(path: Path) -> Annotations:
+    """Read a file, or all files of a folder and the folders in it, of one format.
+
+    Raises `InputError` where nothing is recognised, or more than one format.
+    """
+    if not path.exists():
+        raise InputError(f"--annotations {path} does not exist; give a file or a folder of annotations")
+    root = path if path.is_dir() else path.parent
+    paths = [path] if path.is_file() else _files_in(path)
+    recognised: dict[Format, list[AnnotationFile]] = {}
+    others: list[AnnotationFile] = []
+    for file in (_load(one, root) for one in paths):
+        form = recognise(file)
+        others.append(file) if form is None else recognised.setdefault(form, []).append(file)
+    if {YOLO, YOLOX} <= recognised.keys() and not any(map(readers.has_yolox_boxes, recognised[YOLOX])):
+        others += recognised.pop(YOLOX)  # lists of the images of each part
+    if len(recognised) > 1:
+        counts = ", ".join(f"{len(files)} of {form.name}" for form, files in recognised.items())
+        raise InputError(f"--annotations {path} has files of several formats: {counts}; give the files of one")
+    if not recognised:
+        raise InputError(f"no annotations recognised in {path} ({len(paths)} files read); {EXPECTED}")
+    ((form, files),) = recognised.items()
+    if form is ANTI_UAV:
+        files = _infrared(files)
+    images, lost = [], 0
+    for file in files:
+        of_file, without_image = form.read(file)
+        images += of_file
+        lost += without_image
+    listed = _listed_parts(others)
+    images = [i._replace(part=listed.get(_stem(PurePosixPath(i.name)), i.part)) for i in _merge(images)]
+    return Annotations(form, images, [file.path for file in files], lost, listed)
+
+
+def recognise(file: AnnotationFile) -> Format | None:
+    """The format of a file by its content."""
+    if file.path.suffix.lower() == ".json":
+        content = file.content if isinstance(file.content, dict) else {}
+        return COCO if {"images", "annotations"} <= content.keys() else ANTI_UAV if "gt_rect" in content else None
+    if file.path.suffix.lower() == ".xml":
+        return VOC if file.content.tag == "annotation" else None
+    lines = file.content.splitlines()
+    if file.path.suffix.lower() == ".csv":
+        return CSV if set(readers.CSV_COLUMNS) <= set(lines[0].split(",") if lines else ()) else None
+    lines = [line for line in lines if line.strip()]
+    if all(readers.YOLO_LINE.fullmatch(line.strip()) for line in lines):
+        return YOLO
+    return YOLOX if all(readers.yolox_line(line) for line in lines) else None
+
+
+def _files_in(folder: Path) -> list[Path]:
+    paths = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    visible = (path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+    return sorted(visible, key=lambda path: numeric_key(path.relative_to(folder).as_posix()))
+
+
+def _load(path: Path, root: Path) -> AnnotationFile:
+    text, name = read_text(path), PurePosixPath(path.relative_to(root).as_posix())
+    try:
+        if path.suffix.lower() == ".json":
+            return AnnotationFile(path, name, json.loads(text))
+        if path.suffix.lower() == ".xml":
+            return AnnotationFile(path, name, ElementTree.fromstring(text))
+    except (ValueError, RecursionError, ElementTree.ParseError) as error:
+        raise InputError(f"cannot read {path}: {error}; export the annotations again") from error
+    return AnnotationFile(path, name, text)
+
+
+def _infrared(files: list[AnnotationFile]) -> list[AnnotationFile]:
+    """Of two files of a sequence, those of the visible and the infrared video, the infrared one."""
+    by_folder: dict[PurePosixPath, list[AnnotationFile]] = {}
+    for file in files:
+        by_folder.setdefault(file.name.parent, []).append(file)
+    chosen = []
+    for folder, both in by_folder.items():
+        infrared = [file for file in both if file.name.stem.lower().startswith(("ir", "infrared"))]
+        if len(both) > 1 and len(infrared) != 1:
+            names = ", ".join(file.name.name for file in both)
+            raise InputError(f"{folder} has several label files: {names}; keep the one of the infrared frames")
+        chosen += infrared if len(both) > 1 else both
+    return chosen
+
+
+def _merge(images: list[AnnotatedImage]) -> list[AnnotatedImage]:
+    """One entry for each image: the boxes of files and lines that name it again are added to the first."""
+    merged: dict[tuple, AnnotatedImage] = {}
+    for image in images:
+        key = (image.name, image.number)
+        merged[key] = merged[key]._replace(boxes=merged[key].boxes + image.boxes) if key in merged else image
+    return list(merged.values())
+
+
+def _listed_parts(lists: list[AnnotationFile]) -> dict[str, str]:
+    parts = {}
+    for file in lists:
+        part = readers.part_in(file.name.stem)
+        if file.path.suffix.lower() == ".txt" and part:
+            entries = (PurePosixPath(line.strip().replace("\\", "/")) for line in file.content.splitlines())
+            parts |= {_stem(entry): part for entry in entries if entry.name}
+    return parts
+
+
+def _stem(name: PurePosixPath) -> str:
+    return name.stem if name.suffix.lower() in (*IMAGE_SUFFIXES, *SUFFIXES) else name.name

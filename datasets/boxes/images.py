@@ -1,0 +1,242 @@
+"""The image files and videos that annotations name, and what they are called in the dataset made of them."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import cv2
+
+from istd.datasets.boxes.annotations import ANTI_UAV, CSV, Annotations
+from istd.datasets.boxes.readers import PARTS, AnnotatedImage
+from istd.utils.errors import InputError
+from istd.utils.images import IMAGE_SUFFIXES, file_key, numeric_key
+
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".m4v", ".wmv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".flv")
+NO_SEQUENCE = {"images", "image", "imgs", "img", "frames", "data", "jpegimages", "obj_train_data", *PARTS}
+NO_CLIP = {"infrared", "ir", "video"}  # names of videos that are called by their folder
+SURE_COMPONENTS = 2  # file name and folder: as much of two paths must agree where both have other folders before
+
+
+class Source(NamedTuple):
+    """An image file; or a frame, counted from 0, of a video."""
+
+    path: Path
+    number: int | None = None
+
+
+class Item(NamedTuple):
+    """An image of the new dataset: its sequence (None for single images), name, source, and annotation."""
+
+    sequence: str | None
+    name: str
+    source: Source
+    annotation: AnnotatedImage
+
+
+class Plan(NamedTuple):
+    """All images of the new dataset in order; names of annotated images that are missing, files nobody annotated."""
+
+    items: list[Item]
+    missing: list[str]
+    unnamed: list[str]
+
+
+def make_plan(annotations: Annotations, images: Path, kind: str | None, stride: int) -> Plan:
+    """Find the image of every annotation in `images`, a folder or a video.
+
+    kind: "images" or "sequences"; None: sequences where the annotations have them, where there are videos, or where
+    all images lie in folders that are not called as a part or "images". `stride`: every so many frames of a sequence.
+    Raises `InputError` where none is found.
+    """
+    files = ImageFiles(images)
+    found: dict[Source, AnnotatedImage] = {}
+    missing = []
+    for annotation in annotations.images:
+        source = files.find(annotation)
+        if source is None:
+            missing.append(_shown(annotation))
+        elif source in found:
+            raise InputError(f"{_shown(found[source])} and {_shown(annotation)} both name {source.path}; rename one")
+        else:
+            found[source] = annotation
+    if not found:
+        first = f"{len(missing)} annotated images, the first {missing[0]}" if missing else "no annotated image"
+        raise InputError(f"--images {images} has none of {first}; give the folder that they lie in, or the video")
+    rest = [source for source in files.sources() if source not in found]
+    if annotations.format.unnamed_is_empty:
+        # of a csv, the frames of sequences that it has; of YOLO labels, all images
+        places = {_place(source) for source in found}
+        empty = [source for source in rest if annotations.format is not CSV or _place(source) in places]
+        parts = {_place(source): annotation.part for source, annotation in found.items()}
+        for source in empty:
+            name = source.path.relative_to(files.root).as_posix()
+            part = parts.get(_place(source)) if annotations.format is CSV else annotations.part_of(name)
+            found[source] = AnnotatedImage(name, [], part)
+        rest = [source for source in rest if source not in found]
+    sequences = kind == "sequences" or (kind is None and _is_sequences(annotations, found, files.root))
+    names = _names(found, files.root, sequences)
+    ordered = sorted(found, key=lambda source: (numeric_key(names[source][0] or ""), numeric_key(names[source][1])))
+    if sequences:
+        position: dict[str, int] = defaultdict(lambda: -1)
+        for source in ordered:
+            position[names[source][0]] += 1
+            if position[names[source][0]] % stride:
+                del found[source]
+    items = [Item(*names[source], source, found[source]) for source in ordered if source in found]
+    return Plan(items, missing, [str(source.path) for source in rest if source.number is None])
+
+
+class ImageFiles:
+    """The images and videos in a folder, found by the ends of their paths; `root`: the folder."""
+
+    def __init__(self, images: Path):
+        if not images.exists():
+            raise InputError(f"--images {images} does not exist; give a folder of images or videos, or a video")
+        self.root = images if images.is_dir() else images.parent
+        paths = [images] if images.is_file() else sorted(images.rglob("*"), key=lambda path: numeric_key(str(path)))
+        visible = [p for p in paths if not any(part.startswith(".") for part in p.relative_to(self.root).parts)]
+        self.files = [path for path in visible if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+        self.videos = {path: frame_count(path) for path in visible if path.suffix.lower() in VIDEO_SUFFIXES}
+        if not self.files and not self.videos:
+            raise InputError(f"--images {images} has neither images ({', '.join(IMAGE_SUFFIXES)}) nor videos")
+        self._by_end: dict[tuple, Path | None] = {}  # None: several files
+        self._by_number: dict[tuple, Path] = {}  # folder, last number in the name
+        self._in_folder: dict[Path, list[Path]] = defaultdict(list)
+        self._places: dict[tuple[str, ...], Path | None] = {}  # sequences -> their folders or videos
+        for path in self.files:
+            self._in_folder[path.parent].append(path)
+            self._by_number[file_key(path.parent.name), _last_number(path.stem)] = path
+            for end in _ends(path.relative_to(self.root).with_suffix("").parts):
+                self._by_end[end] = None if end in self._by_end else path
+        self._depth = {path: len(path.relative_to(self.root).parts) for path in self.files}
+
+    def sources(self) -> Iterable[Source]:
+        """All image files, then all frames of the videos."""
+        yield from map(Source, self.files)
+        for video, count in self.videos.items():
+            yield from (Source(video, number) for number in range(count))
+
+    def find(self, annotation: AnnotatedImage) -> Source | None:
+        """The image of an annotation, or None; `InputError` where several files could be meant."""
+        if annotation.number is not None:
+            return self._find_frame(tuple(annotation.name.split("/")), annotation.number)
+        name = PurePosixPath(annotation.name)
+        parts = (name.with_suffix("") if name.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES) else name).parts
+        for end in _ends(parts):
+            if end not in self._by_end:
+                continue
+            path = self._by_end[end]
+            agree = len(end) == len(parts) or len(end) >= SURE_COMPONENTS
+            if path is None and agree:
+                raise InputError(f"several files in {self.root} may be {annotation.name}; give a folder further inside")
+            return Source(path) if path and (agree or len(end) == self._depth[path]) else None
+        number = _last_number(parts[-1])
+        if number is None:
+            return None
+        if parts[-1].isdecimal() and (found := self._by_number.get((*map(file_key, parts[-2:-1]), number))):
+            return Source(found)
+        return self._find_frame(parts[:-1], number) if self.videos else None
+
+    def _find_frame(self, sequence: tuple[str, ...], number: int) -> Source | None:
+        """Frame `number` of the sequence with this path: of a folder in numeric order, or of a video."""
+        if sequence not in self._places:
+            self._places[sequence] = self._find_folder(sequence) or self._find_video(sequence)
+        place = self._places[sequence]
+        if place in self.videos:
+            return Source(place, number) if number < self.videos[place] else None
+        files = self._in_folder.get(place, [])
+        return Source(files[number]) if number < len(files) else None
+
+    def _find_folder(self, sequence: tuple[str, ...]) -> Path | None:
+        ends = set(_ends(sequence))
+        shared = {folder: len(ends & set(_ends(folder.resolve().parts))) for folder in self._in_folder}
+        best = max(shared, key=shared.__getitem__, default=None)
+        return best if best is not None and shared[best] else None
+
+    def _find_video(self, sequence: tuple[str, ...]) -> Path | None:
+        """The video called as the last part of the path, or in a folder called so; else the only video."""
+        name = file_key(sequence[-1]) if sequence else None
+        named = [video for video in self.videos if file_key(video.stem) == name]
+        inside = [video for video in self.videos if file_key(video.resolve().parent.name) == name]
+        infrared = [video for video in inside if video.stem.lower().startswith(("ir", "infrared"))]
+        candidates = named or infrared or inside or list(self.videos)
+        if len(candidates) > 1 and (named or inside):
+            text = f"{'/'.join(sequence)} may be {candidates[0]} or {candidates[1]}"
+            raise InputError(f"{text}; give the right one as --images")
+        return candidates[0] if len(candidates) == 1 else None
+
+
+def frame_count(video: Path) -> int:
+    """Number of frames of a video as its container says; `InputError` where OpenCV cannot open it."""
+    capture = cv2.VideoCapture(str(video))
+    try:
+        count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
+    finally:
+        capture.release()
+    if count <= 0:
+        raise InputError(f"cannot read video {video}; convert it to mp4")
+    return count
+
+
+def _ends(parts: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """All ends of a path, the longest first, without spaces; a frame's number without leading zeros."""
+    keys = [file_key(part) for part in parts]
+    if keys and keys[-1].isdecimal():
+        keys[-1] = str(int(keys[-1]))
+    return [tuple(keys[start:]) for start in range(len(keys))]
+
+
+def _last_number(name: str) -> int | None:
+    numbers = [part[1] for part in numeric_key(name)[0] if part[0] == 0]
+    return numbers[-1] if numbers else None
+
+
+def _place(source: Source) -> Path:
+    """What holds a frame: its folder, or its video."""
+    return source.path.parent if source.number is None else source.path
+
+
+def _shown(annotation: AnnotatedImage) -> str:
+    return annotation.name if annotation.number is None else f"{annotation.name}, frame {annotation.number}"
+
+
+def _is_sequences(annotations: Annotations, found: Iterable[Source], root: Path) -> bool:
+    if annotations.format in (ANTI_UAV, CSV):
+        return True
+    return all(source.number is not None or _folders(source.path, root) for source in found)
+
+
+def _folders(path: Path, root: Path) -> tuple[str, ...]:
+    """The folders of a file from `root` that may name a sequence."""
+    return tuple(part for part in path.relative_to(root).parts[:-1] if part.lower() not in NO_SEQUENCE)
+
+
+def _names(found: Iterable[Source], root: Path, sequences: bool) -> dict[Source, tuple[str | None, str]]:
+    """Sequence (None for single images) and frame of every source; what would have the same name gets its folders."""
+    if not sequences:
+        stems = Counter(source.path.stem for source in found)
+        if len({source.path.parent for source in found}) == 1 or max(stems.values()) == 1:
+            return {source: (None, _frame_name(source)) for source in found}
+        return {
+            source: (None, "_".join((*source.path.relative_to(root).parts[:-1], _frame_name(source))))
+            for source in found
+        }
+    places = dict.fromkeys(map(_place, found))
+    short = {place: _sequence_name(place, root) for place in places}
+    counts = Counter(short.values())
+    full = {place: "_".join(place.relative_to(root).with_suffix("").parts) for place in places}
+    names = {place: name if counts[name] == 1 else full[place] for place, name in short.items()}
+    return {source: (names[_place(source)], _frame_name(source)) for source in found}
+
+
+def _sequence_name(place: Path, root: Path) -> str:
+    """The last folder that may name a sequence; of a video, its own name before."""
+    folders = _folders(place / "frame" if place.is_dir() else place, root)
+    if not place.is_dir() and not (folders and place.stem.lower() in NO_CLIP):
+        return place.stem
+    return folders[-1] if folders else place.resolve().name
+
+
+def _frame_name(source: Source) -> str:
+    return source.path.stem if source.number is None else f"{source.number:06d}"

@@ -1,0 +1,273 @@
+"""Make a dataset of images with boxes: python -m datasets.from_boxes --annotations A --images DIR --output DIR.
+
+Annotations are a file or a folder in the format COCO json, YOLOX text, YOLO, Pascal VOC, Anti-UAV, or csv (columns
+sequence, frame, x0, y0, width, height), recognised by its content. The images are a folder, also with other folders
+inside, or a video, or a folder of videos; of the paths in the annotations only the end counts.
+
+The new dataset has images/ (linked where the disk allows it, else copied; frames of videos as png), masks/ made of the
+boxes, boxes.json with the boxes in COCO's format, and train.txt, val.txt and test.txt where the annotations have such
+parts. --masks contrast (default) marks the region around the strongest pixel of a box, brighter or darker than its
+surroundings, of what has at least half of its contrast; box fills the box, and disc the ellipse in it.
+
+After an interruption, the same command goes on where it stopped.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from istd.datasets.boxes.annotations import Annotations, read_annotations
+from istd.datasets.boxes.images import Item, Plan, make_plan
+from istd.datasets.boxes.masks import MASKS, box_pixels, clip_box, draw_mask
+from istd.datasets.boxes.readers import AnnotatedImage, Box
+from istd.datasets.coco_truth import BOXES_FILE
+from istd.utils.coco import encode_rle, ground_truth
+from istd.utils.errors import InputError, run_main
+from istd.utils.files import check_writable, write_json
+from istd.utils.images import encode_png, read_pixels
+
+SHARD_IMAGES = 64  # images that are finished together; of a video, all
+UNFINISHED = ".from_boxes"  # folder of what an interrupted run has done
+WORKERS = 4
+COUNTS = ("clipped", "outside", "degenerate", "without contrast")  # of boxes
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Make a dataset of boxes from the command line."""
+    args = parse_arguments(argv)
+    annotations = read_annotations(args.annotations)
+    print(f"{annotations.format.name}: {len(annotations.files)} files, {len(annotations.images)} annotated images")
+    plan = make_plan(annotations, args.images, args.kind, args.stride)
+    print("\n".join(make_dataset(annotations, plan, args.output, args.masks)))
+    print(f"use it with --dataset {args.output}")
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m datasets.from_boxes", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--annotations", type=Path, required=True, metavar="FILE_OR_DIR", help="boxes in one of the formats above")
+    add("--images", type=Path, required=True, metavar="DIR", help="folder of the images or videos, or a video")
+    add("--output", type=Path, required=True, metavar="DIR", help="folder of the new dataset")
+    add("--masks", choices=MASKS, default="contrast", help="how a box becomes a mask; default contrast")
+    kinds = "single images or sequences; default: as the folders and the format show"
+    add("--kind", choices=("images", "sequences"), help=kinds)
+    add("--stride", type=int, default=1, metavar="N", help="use every N-th frame of a sequence; default 1")
+    args = parser.parse_args(argv)
+    if args.stride < 1:
+        raise InputError(f"--stride {args.stride}; expected 1 or more")
+    return args
+
+
+def make_dataset(annotations: Annotations, plan: Plan, output: Path, masks: str) -> list[str]:
+    """Write the dataset, or go on with it; returns lines that say what it has. `masks`: one of `MASKS`.
+
+    Raises `InputError` where `output` holds something else.
+    """
+    shards = list(_shards(plan.items))
+    inputs = _fingerprint(annotations, plan, masks)
+    unfinished = output / UNFINISHED
+    if _is_complete(output, inputs):
+        shutil.rmtree(unfinished, ignore_errors=True)
+        return [f"{output} is complete", *json.loads((output / BOXES_FILE).read_text())["info"]["summary"]]
+    check_writable(output / BOXES_FILE)
+    if not unfinished.is_dir() and any(not path.name.startswith(".") for path in output.iterdir()):
+        raise InputError(f"{output} holds something else; choose a new folder or remove it")
+    if unfinished.is_dir() and _read_json(unfinished / "inputs.json") not in (None, inputs):
+        raise InputError(f"{output} was begun with other annotations, images or options; remove it, or choose another")
+    unfinished.mkdir(exist_ok=True)
+    write_json(unfinished / "inputs.json", inputs)
+    with tqdm(total=len(plan.items), unit="image", desc="converting", disable=None) as progress:
+
+        def work(number: int) -> dict:
+            file = unfinished / f"{number:06d}.json"
+            if (done := _read_json(file)) is None:
+                done = _convert(shards[number], output, masks, progress)
+                write_json(file, done, indent=None)
+            else:
+                progress.update(len(shards[number]))
+            return done
+
+        with ThreadPoolExecutor(min(WORKERS, os.cpu_count() or 1)) as pool:
+            results = list(pool.map(work, range(len(shards))))
+    rows = [row for result in results for row in result["rows"]]
+    counts = sum((Counter(result["counts"]) for result in results), Counter())
+    summary = _summary(annotations, plan, rows, counts)
+    write_lists(plan.items, output)
+    truth = ground_truth(_coco_images(plan.items, rows), f"boxes of {annotations.format.name}")
+    truth["info"] |= {"inputs": inputs, "summary": summary}
+    write_json(output / BOXES_FILE, truth, indent=None)
+    shutil.rmtree(unfinished)
+    return summary
+
+
+def write_lists(items: list[Item], output: Path) -> None:
+    """Write a list for each part that the annotations name: sequences, or SEQUENCE/FRAME where it has some of it."""
+    parts: dict[str, dict[str, list[Item]]] = defaultdict(lambda: defaultdict(list))
+    sizes = Counter(item.sequence for item in items)
+    for item in items:
+        if item.annotation.part:
+            parts[item.annotation.part][item.sequence or item.name].append(item)
+    for part, groups in parts.items():
+        lines = []
+        for name, group in groups.items():
+            in_part = group[0].sequence is None or len(group) == sizes[name]
+            lines += [name] if in_part else [f"{name}/{item.name}" for item in group]
+        (output / f"{part}.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def _shards(items: list[Item]) -> Iterator[list[Item]]:
+    """Consecutive items of one sequence, and of one video or at most `SHARD_IMAGES` files."""
+
+    def place(item: Item) -> tuple:
+        return item.sequence, item.source.path if item.source.number is not None else None
+
+    for (_, video), group in groupby(items, place):
+        run = list(group)
+        step = len(run) if video else SHARD_IMAGES
+        yield from (run[start : start + step] for start in range(0, len(run), step))
+
+
+def _convert(items: list[Item], output: Path, masks: str, progress: tqdm) -> dict[str, Any]:
+    """Write the images and masks of a shard; returns a row for each and the counts of odd boxes."""
+    rows, counts = [], Counter()
+    for item, pixels in zip(items, _read(items), strict=True):
+        folder = Path(item.sequence or "")
+        image = output / "images" / folder / (item.name + _suffix(item))
+        image.parent.mkdir(parents=True, exist_ok=True)
+        if item.source.number is None:
+            _link(item.source.path, image)
+        else:
+            image.write_bytes(encode_png(pixels))
+        boxes, drawn = [], []
+        for box in _in_pixels(item.annotation, pixels.shape):
+            inside, odd = clip_box(box, *pixels.shape)
+            if inside is not None:
+                area = box_pixels(masks, pixels, inside)
+                odd = odd if len(area[0]) else "without contrast"
+                drawn.append(area)
+                boxes.append({
+                    "bbox": [round(value, 3) for value in inside[:4]],
+                    "area": round(inside.width * inside.height, 3),
+                    "iscrowd": int(inside.crowd),
+                    "segmentation": encode_rle(*area, pixels.shape),
+                })  # fmt: skip
+            counts[odd] += odd is not None
+        counts["other size"] += item.annotation.size not in (None, pixels.shape[::-1])
+        mask = output / "masks" / folder / f"{item.name}.png"
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        mask.write_bytes(encode_png(draw_mask(pixels.shape, drawn)))
+        rows.append([*pixels.shape, boxes])
+        progress.update()
+    return {"rows": rows, "counts": {kind: count for kind, count in counts.items() if count}}
+
+
+def _read(items: list[Item]) -> Iterator[np.ndarray]:
+    """The pixels [H, W] of consecutive items, which are files, or frames of a video in order."""
+    if items[0].source.number is None:
+        yield from (read_pixels(item.source.path) for item in items)
+        return
+    video = items[0].source.path
+    capture, number = cv2.VideoCapture(str(video)), 0
+    try:
+        for item in items:
+            while number < item.source.number and capture.grab():
+                number += 1
+            good, image = capture.read()
+            number += 1
+            if not good:
+                text = f"frame {item.source.number} of video {video} cannot be read"
+                raise InputError(f"{text}; convert the video to mp4, or leave out its annotations from there on")
+            yield cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+    finally:
+        capture.release()
+
+
+def _in_pixels(annotation: AnnotatedImage, shape: tuple[int, int]) -> list[Box]:
+    if not annotation.shares:
+        return annotation.boxes
+    height, width = shape
+    return [Box(x * width, y * height, w * width, h * height, crowd) for x, y, w, h, crowd in annotation.boxes]
+
+
+def _link(source: Path, target: Path) -> None:
+    """Make `target` the same file as `source`, or a copy where the disk does not allow that."""
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _suffix(item: Item) -> str:
+    return item.source.path.suffix if item.source.number is None else ".png"
+
+
+def _coco_images(items: list[Item], rows: list[list]) -> Iterator[tuple[dict, list[dict]]]:
+    """The images of boxes.json with their boxes; ids are those of a COCO file, unless two files have the same."""
+    ids = [item.annotation.id for item in items]
+    if None in ids or len(set(ids)) < len(ids):
+        ids = list(range(1, len(items) + 1))
+    for item, number, (height, width, boxes) in zip(items, ids, rows, strict=True):
+        name = "/".join(filter(None, ("images", item.sequence, item.name + _suffix(item))))
+        yield {"id": number, "file_name": name, "height": height, "width": width}, boxes
+
+
+def _summary(annotations: Annotations, plan: Plan, rows: list[list], counts: Counter) -> list[str]:
+    boxes = [len(row[2]) for row in rows]
+    sequences = {item.sequence for item in plan.items} - {None}
+    kind = f" of {len(sequences)} sequences" if sequences else ""
+    lines = [
+        f"{len(rows)} images{kind}, {sum(boxes)} boxes, {boxes.count(0)} empty images",
+        "boxes " + ", ".join(f"{kind}: {counts[kind]}" for kind in COUNTS),
+        f"images missing: {len(plan.missing)}{_first(plan.missing)}",
+        f"annotations without an image: {annotations.without_image}",
+    ]
+    if plan.unnamed:
+        lines.append(f"images without annotation, left out: {len(plan.unnamed)}{_first(plan.unnamed)}")
+    if counts["other size"]:
+        lines.append(f"WARNING: {counts['other size']} images have another size than annotated; their boxes do not fit")
+    parts = Counter(item.annotation.part for item in plan.items)
+    named = ", ".join(f"{part} {count} images" for part, count in parts.items() if part)
+    return [*lines, f"parts: {named}" if named else "parts: the annotations name none"]
+
+
+def _first(names: list[str]) -> str:
+    return f" (first: {names[0]})" if names else ""
+
+
+def _fingerprint(annotations: Annotations, plan: Plan, masks: str) -> dict[str, Any]:
+    """What decides the dataset: annotated boxes, sources, and options."""
+    content = hashlib.sha256()
+    for item in plan.items:
+        status = item.source.path.stat()
+        facts = (item.sequence, item.name, str(item.source.path.resolve()), item.source.number, status.st_size)
+        content.update(repr((*facts, status.st_mtime_ns, item.annotation)).encode())
+    return {"format": annotations.format.name, "masks": masks, "content": content.hexdigest()}
+
+
+def _is_complete(output: Path, inputs: dict[str, Any]) -> bool:
+    content = _read_json(output / BOXES_FILE)
+    return content is not None and content.get("info", {}).get("inputs") == inputs
+
+
+def _read_json(path: Path) -> Any:
+    """The content of a file that an earlier run wrote, or None."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,298 @@
+import json
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from istd.datasets import from_boxes, open_dataset
+from istd.datasets.boxes.annotations import read_annotations
+from istd.datasets.boxes.masks import box_pixels, clip_box, contrast_region
+from istd.datasets.boxes.readers import Box
+from istd.datasets.check import main as check
+from istd.utils.errors import InputError
+from istd.utils.images import read_mask
+from tests.reference.datasets_folders import REPOSITORY, write_image
+
+REAL = Path(os.environ.get("ISTD_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
+HEIGHT, WIDTH = 20, 30
+TARGET = (slice(5, 8), slice(10, 14))  # 3 rows, 4 columns
+BOX = [10, 5, 4, 3]
+VOC_BOX = "<object><bndbox><xmin>11</xmin><ymin>6</ymin><xmax>14</xmax><ymax>8</ymax></bndbox></object>"
+
+
+def frame(with_target: bool = True) -> np.ndarray:
+    """Background 50, with a target of 200 at `TARGET`."""
+    image = np.full((HEIGHT, WIDTH), 50, np.uint8)
+    if with_target:
+        image[TARGET] = 200
+    return image
+
+
+def write_frames(root: Path, *names: str) -> Path:
+    """Images of these names, with a target unless the name ends in "empty"."""
+    for number, name in enumerate(names):
+        image = frame(not name.endswith("empty"))
+        image[0, -1] = number  # no two are equal
+        write_image(root / f"{name}.png", image)
+    return root
+
+
+def convert(annotations: Path, images: Path, output: Path, *options: str) -> dict:
+    from_boxes.main(["--annotations", str(annotations), "--images", str(images), "--output", str(output), *options])
+    return json.loads((output / "boxes.json").read_text())
+
+
+def boxes_by_name(boxes: dict) -> dict[str, list]:
+    names = {image["id"]: image["file_name"] for image in boxes["images"]}
+    found: dict[str, list] = {name: [] for name in names.values()}
+    for annotation in boxes["annotations"]:
+        found[names[annotation["image_id"]]].append(annotation["bbox"])
+    return found
+
+
+def assert_marks_the_target(mask: Path):
+    expected = np.zeros((HEIGHT, WIDTH), bool)
+    expected[TARGET] = True
+    assert np.array_equal(read_mask(mask), expected)
+
+
+def test_coco_of_sequences_in_folders_with_a_file_for_each_part(tmp_path, capsys):
+    names = ["images/train/data6/0", "images/train/data6/10", "images/test/data7/0_empty"]
+    images = write_frames(tmp_path / "DAUB", *names)
+    for part, files in (("train", names[:2]), ("test", names[2:])):
+        entries = [
+            {"id": i, "file_name": f"{name}.bmp", "width": WIDTH, "height": HEIGHT} for i, name in enumerate(files)
+        ]
+        annotations = [{"id": 0, "image_id": 0, "bbox": BOX, "iscrowd": 0, "segmentation": [[]]}] * (part == "train")
+        annotations += [{"id": 1, "image_id": 99, "bbox": BOX}]
+        (tmp_path / f"instances_{part}2017.json").write_text(
+            json.dumps({"images": entries, "annotations": annotations})
+        )
+    boxes = convert(tmp_path, images, tmp_path / "new")
+    assert boxes_by_name(boxes) == {
+        "images/data6/0.png": [BOX], "images/data6/10.png": [], "images/data7/0_empty.png": []
+    }  # fmt: skip
+    said = capsys.readouterr().out
+    assert "COCO json: 2 files, 3 annotated images" in said
+    assert "3 images of 2 sequences, 1 boxes, 2 empty images" in said
+    assert "annotations without an image: 2" in said
+    assert_marks_the_target(tmp_path / "new/masks/data6/0.png")
+    assert not read_mask(tmp_path / "new/masks/data6/10.png").any()
+    index = open_dataset(tmp_path / "new")
+    assert [s.name for s in index.split("train")] == ["data6"]
+    assert [s.name for s in index.split("test")] == ["data7"]
+    assert check(["--dataset", str(tmp_path / "new")]) == 0
+
+
+def test_ids_of_one_coco_file_are_kept(tmp_path):
+    write_frames(tmp_path / "photos", "a", "b")
+    entries = [{"id": 70, "file_name": "b.jpg"}, {"id": 50, "file_name": "a.jpg"}]
+    (tmp_path / "boxes.json").write_text(json.dumps({"images": entries, "annotations": []}))
+    boxes = convert(tmp_path / "boxes.json", tmp_path / "photos", tmp_path / "new")
+    assert [(image["id"], image["file_name"]) for image in boxes["images"]] == [
+        (50, "images/a.png"),
+        (70, "images/b.png"),
+    ]
+
+
+def test_yolox_text_with_the_paths_of_another_machine(tmp_path, capsys):
+    images = write_frames(tmp_path / "ITSDT" / "images", "1/0", "1/1", "2/0")
+    lines = ["/home/public/ITSDT/images/1/0.bmp 10,5,14,8,0 0,0,2,2,0", "/home/public/ITSDT/images/1/1.bmp"]
+    (tmp_path / "coco_train_ITSDT.txt").write_text("\n".join(lines))
+    (tmp_path / "coco_val_ITSDT.txt").write_text("C:\\ITSDT\\images\\2\\0.bmp 10,5,14,8,0\n/x/images/3/0.bmp 1,2,3,4,0")
+    boxes = convert(tmp_path, images, tmp_path / "new")
+    assert boxes_by_name(boxes) == {
+        "images/1/0.png": [BOX, [0, 0, 2, 2]], "images/1/1.png": [], "images/2/0.png": [BOX]
+    }  # fmt: skip
+    said = capsys.readouterr().out
+    assert "without contrast: 1" in said
+    assert "images missing: 1 (first: /x/images/3/0.bmp)" in said
+    assert (tmp_path / "new" / "val.txt").read_text() == "2\n"
+
+
+def test_yolo_labels_where_a_missing_file_means_no_object(tmp_path, capsys):
+    images = write_frames(tmp_path / "images", "a", "b", "c")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "a.txt").write_text(f"0 {12 / WIDTH} {6.5 / HEIGHT} {4 / WIDTH} {3 / HEIGHT}\n")
+    (tmp_path / "labels" / "b.txt").write_text("")
+    (tmp_path / "labels" / "train.txt").write_text("images/a.png\nimages/b.png\n")
+    (tmp_path / "labels" / "test.txt").write_text("images/c.png\n")
+    boxes = convert(tmp_path / "labels", images, tmp_path / "new")
+    assert boxes_by_name(boxes) == {"images/a.png": [BOX], "images/b.png": [], "images/c.png": []}
+    assert "YOLO: 2 files" in capsys.readouterr().out
+    assert (tmp_path / "new" / "train.txt").read_text() == "a\nb\n"
+
+
+def test_pascal_voc_counts_from_1_and_includes_the_last_pixel(tmp_path):
+    images = write_frames(tmp_path / "VOC" / "JPEGImages", "a", "b")
+    for name, content in (("a", VOC_BOX), ("b", "")):
+        file = tmp_path / "VOC" / "Annotations" / f"{name}.xml"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(f"<annotation><filename>{name}.jpg</filename>{content}</annotation>")
+    lists = tmp_path / "VOC" / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("a\n")
+    (lists / "test.txt").write_text("b\n")
+    assert boxes_by_name(convert(tmp_path / "VOC", images, tmp_path / "new")) == {
+        "images/a.png": [BOX], "images/b.png": []
+    }  # fmt: skip
+    assert (tmp_path / "new" / "test.txt").read_text() == "b\n"
+
+
+def test_anti_uav_takes_frames_in_their_order(tmp_path):
+    images = write_frames(tmp_path / "uav", "train/S1/000001", "train/S1/000002", "train/S1/000003")
+    label = {"exist": [1, 0, 1], "gt_rect": [BOX, [], [0, 0, 0, 0]]}
+    (images / "train" / "S1" / "IR_label.json").write_text(json.dumps(label))
+    (images / "train" / "S1" / "RGB_label.json").write_text(json.dumps(label | {"exist": [0, 0, 0]}))
+    boxes = convert(images, images, tmp_path / "new")
+    assert list(boxes_by_name(boxes).values()) == [[BOX], [], []]
+    assert "degenerate: 1" in " ".join(boxes["info"]["summary"])
+    assert (tmp_path / "new" / "train.txt").read_text() == "S1\n"
+
+
+def test_csv_of_videos_with_every_second_frame(tmp_path, capsys):
+    (tmp_path / "clips").mkdir()
+    for name in ("one", "two"):
+        video = cv2.VideoWriter(
+            str(tmp_path / "clips" / f"{name}.avi"), cv2.VideoWriter_fourcc(*"FFV1"), 25, (WIDTH, HEIGHT)
+        )
+        for number in range(6):
+            video.write(cv2.cvtColor(frame(number < 4), cv2.COLOR_GRAY2BGR))
+        video.release()
+    rows = [f"one,{number},10,5,4,3" for number in range(4)]
+    (tmp_path / "boxes.csv").write_text("\n".join(["sequence,frame,x0,y0,width,height", *rows]))
+    boxes = convert(tmp_path / "boxes.csv", tmp_path / "clips", tmp_path / "new", "--stride", "2")
+    assert boxes_by_name(boxes) == {
+        f"images/one/{number:06d}.png": [BOX] if number < 4 else [] for number in (0, 2, 4)
+    }, "frames that the csv does not name are empty, a video that it does not name is left out"
+    assert_marks_the_target(tmp_path / "new/masks/one/000002.png")
+    assert np.array_equal(cv2.imread(str(tmp_path / "new/images/one/000004.png"), 0), frame(False))
+    assert "3 images of 1 sequences, 2 boxes, 1 empty images" in capsys.readouterr().out
+    coco = {
+        "images": [{"id": 1, "file_name": "frame_000003.PNG"}],  # as CVAT names the frames of a video
+        "annotations": [{"image_id": 1, "bbox": BOX}],
+    }
+    (tmp_path / "instances_default.json").write_text(json.dumps(coco))
+    single = convert(tmp_path / "instances_default.json", tmp_path / "clips" / "one.avi", tmp_path / "single")
+    assert boxes_by_name(single) == {"images/one/000003.png": [BOX]}
+    assert_marks_the_target(tmp_path / "single/masks/one/000003.png")
+
+
+def test_frames_of_a_csv_by_number_or_file(tmp_path):
+    images = write_frames(tmp_path / "frames", "s/0000", "s/0002", "t/img_0007")
+    rows = ["s,0,10,5,4,3", "s,0002.png,1,1,2,2", "t,7,10,5,4,3"]
+    (tmp_path / "boxes.csv").write_text("\n".join(["sequence,frame,x0,y0,width,height", *rows]))
+    boxes = convert(tmp_path / "boxes.csv", images, tmp_path / "new")
+    assert boxes_by_name(boxes) == {
+        "images/s/0000.png": [BOX], "images/s/0002.png": [[1, 1, 2, 2]], "images/t/img_0007.png": [BOX]
+    }  # fmt: skip
+
+
+def test_an_interrupted_run_goes_on(tmp_path, monkeypatch, capsys):
+    images = write_frames(tmp_path / "frames", *(f"s{n}/0" for n in range(4)))
+    rows = [f"s{n},0,10,5,4,3" for n in range(4)]
+    (tmp_path / "boxes.csv").write_text("\n".join(["sequence,frame,x0,y0,width,height", *rows]))
+    expected = convert(tmp_path / "boxes.csv", images, tmp_path / "at_once")
+    real, calls = from_boxes._convert, []
+
+    def fail_once(items, *rest):
+        calls.append(items[0].sequence)
+        if items[0].sequence == "s2" and calls.count("s2") == 1:
+            raise KeyboardInterrupt
+        return real(items, *rest)
+
+    monkeypatch.setattr(from_boxes, "_convert", fail_once)
+    monkeypatch.setattr(from_boxes, "WORKERS", 1)
+    with pytest.raises(KeyboardInterrupt):
+        convert(tmp_path / "boxes.csv", images, tmp_path / "new")
+    with pytest.raises(InputError, match="was begun with other annotations, images or options"):
+        convert(tmp_path / "boxes.csv", images, tmp_path / "new", "--masks", "box")
+    assert convert(tmp_path / "boxes.csv", images, tmp_path / "new") == expected
+    assert calls.count("s0") == 1, "what is done is not done again"
+    convert(tmp_path / "boxes.csv", images, tmp_path / "new")
+    assert "is complete" in capsys.readouterr().out
+    with pytest.raises(InputError, match="holds something else"):
+        convert(tmp_path / "boxes.csv", images, tmp_path / "new", "--masks", "box")
+
+
+def test_several_formats_and_none_are_refused(tmp_path):
+    (tmp_path / "a.csv").write_text("sequence,frame,x0,y0,width,height\n")
+    (tmp_path / "a.xml").write_text("<annotation/>")
+    with pytest.raises(InputError, match="several formats: 1 of csv, 1 of Pascal VOC"):
+        read_annotations(tmp_path)
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "a.json").write_text('{"shapes": []}')
+    with pytest.raises(InputError, match="no annotations recognised"):
+        read_annotations(tmp_path / "none")
+
+
+def test_a_file_is_not_taken_for_one_of_the_same_name_in_another_folder(tmp_path):
+    images = write_frames(tmp_path / "images", "1/0")
+    (tmp_path / "list.txt").write_text("/x/2/0.bmp 1,2,3,4,0")
+    with pytest.raises(InputError, match=r"has none of 1 annotated images, the first /x/2/0\.bmp"):
+        convert(tmp_path / "list.txt", images, tmp_path / "new")
+
+
+@pytest.mark.parametrize(
+    ("box", "expected"),
+    [
+        (Box(1, 2, 3, 4), (Box(1, 2, 3, 4), None)),
+        (Box(-1, 2, 3, 4), (Box(0, 2, 2, 4), "clipped")),
+        (Box(28, 18, 5, 5), (Box(28, 18, 2, 2), "clipped")),
+        (Box(30, 2, 3, 4), (None, "outside")),
+        (Box(1, 2, 0, 4), (None, "degenerate")),
+        (Box(float("nan"), 2, 3, 4), (None, "degenerate")),
+    ],
+)
+def test_boxes_are_clipped_to_the_image(box, expected):
+    assert clip_box(box, HEIGHT, WIDTH) == expected
+
+
+def mask_of(kind, pixels, box):
+    mask = np.zeros(pixels.shape, int)
+    mask[box_pixels(kind, pixels, box)] = 1
+    return mask
+
+
+def test_filled_boxes_and_discs_by_hand():
+    pixels = np.zeros((6, 7), np.uint8)
+    assert np.argwhere(mask_of("box", pixels, Box(1.6, 2, 2, 1))).tolist() == [[2, 2], [2, 3]], "centres 2.5 and 3.5"
+    assert mask_of("box", pixels, Box(1.6, 2.6, 0.2, 0.2)).sum() == 1, "a box between the centres has a pixel"
+    disc = [[0, 1, 1, 1, 0], [1, 1, 1, 1, 1], [1, 1, 1, 1, 1], [1, 1, 1, 1, 1], [0, 1, 1, 1, 0]]
+    assert mask_of("disc", pixels, Box(1, 0, 5, 5))[:5, 1:6].tolist() == disc
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float32])
+def test_contrast_takes_what_is_above_half_of_either_polarity(kind, sign):
+    pixels = np.full((HEIGHT, WIDTH), 120, kind)
+    pixels[6, 10:14] = 120 + sign * np.array([40, 100, 60, 49])
+    pixels[2, 2] = 120 + sign * 110  # outside the box
+    rows, columns = contrast_region(pixels, Box(9, 5, 6, 3))
+    assert (rows.tolist(), columns.tolist()) == ([6, 6], [11, 12])
+
+
+def test_a_box_without_contrast_has_no_mask():
+    pixels = np.full((HEIGHT, WIDTH), 120, np.uint8)
+    pixels[6, 11] = 122
+    assert len(contrast_region(pixels, Box(9, 5, 6, 3))[0]) == 0
+    noise = np.random.default_rng(0).normal(0, 30, (HEIGHT, WIDTH)).astype(np.float32)
+    noise[6, 11] = 200
+    assert len(contrast_region(noise, Box(9, 5, 6, 3))[0]) >= 1
+    noise[4:9, 8:16] = 0
+    assert len(contrast_region(noise, Box(10, 5, 4, 3))[0]) == 0, "below 3 times the noise"
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="real data not present")
+def test_real_boxes_give_nearly_the_masks_of_the_dataset(tmp_path):
+    source, name = REAL / "HALMSTAD-IR", "IR_BIRD_014"
+    rows = [row for row in (source / "boxes.csv").read_text().splitlines() if row.startswith(("sequence", name))]
+    (tmp_path / "boxes.csv").write_text("\n".join(rows))
+    convert(tmp_path / "boxes.csv", source / "images", tmp_path / "new", "--stride", "10")
+    masks = sorted((tmp_path / "new" / "masks" / name).iterdir())
+    assert len(masks) == 5
+    for path in masks:
+        ours, theirs = read_mask(path), read_mask(source / "masks" / name / path.name)
+        assert (ours & theirs).sum() >= 0.9 * (ours | theirs).sum()
