@@ -32,6 +32,7 @@ FILE_NAME = re.compile(r"(?P<place>.+\.py):(?P<attribute>\w+)")
 DOTTED_NAME = re.compile(r"(?P<place>[A-Za-z_]\w*(?:\.\w+)*)[.:](?P<attribute>\w+)")
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 PROBABILITY_MARGIN = 1e-6  # probabilities are clamped to this distance from 0 and 1 before they become logits
+CHECKOUT = Path(__file__).resolve().parents[1]
 TRIAL_SIDE = 256  # of the clip that a network is tried on, px
 
 
@@ -122,7 +123,9 @@ def _import_file(path: Path) -> ModuleType:
     while (root / "__init__.py").is_file():
         root, parts = root.parent, [root.name, *parts]
     folders = [str(folder) for folder in dict.fromkeys((path.parent, root))]
-    sys.path[:0] = folders  # first, so that its `utils` is not somebody else's
+    before = list(sys.path)
+    # Its `models` and `utils` are those beside it, not the folders of this checkout.
+    sys.path[:] = folders + [entry for entry in before if Path(entry).resolve() != CHECKOUT]
     try:
         with _import_errors(str(path)):
             if len(parts) > 1:
@@ -133,7 +136,7 @@ def _import_file(path: Path) -> ModuleType:
             spec.loader.exec_module(module)
             return module
     finally:
-        sys.path[:] = [entry for entry in sys.path if entry not in folders] + folders
+        sys.path[:] = before + [folder for folder in folders if folder not in before]
 
 
 @contextmanager
@@ -296,11 +299,12 @@ def choose_code(checkpoint: Checkpoint, code: list[str]) -> str:
     return name
 
 
-@torch.no_grad()
+@torch.enable_grad()
 def try_network(network: ExternalNetwork, side: int = TRIAL_SIDE) -> list[str]:
     """Run a network once on a clip of noise of about `side` px; returns what is odd about its output, a sentence each.
 
-    Raises `InputError` that says what came if it fails, or gives anything but a map of the clip's target frame.
+    Raises `InputError` that says what came if it fails, gives anything but a map of the clip's target frame, or ends in
+    a sigmoid although its output was said to be logits (or the other way round).
     """
     side = -(-side // network.size_multiple) * network.size_multiple
     clip = torch.rand(
@@ -324,19 +328,16 @@ def try_network(network: ExternalNetwork, side: int = TRIAL_SIDE) -> list[str]:
         hook.remove()
         network.train(training)
     main = network._main_first(raw[0])[0]
-    low, high = float(main.min()), float(main.max())
+    values = main.detach()
+    low, high = float(values.min()), float(values.max())
     declared = network.interface.output
     if declared == "probability" and not (low >= 0 and high <= 1):
         raise InputError(
             f"{network.name} gives values from {low:.3g} to {high:.3g}, which are no probabilities; "
             "use --interface output=logits"
         )
-    notes = []
-    if declared == "logits" and low >= 0 and high <= 1:
-        notes.append(
-            f"{network.name}: all values of a trial output lie in {low:.3g} to {high:.3g} and are taken as logits; if "
-            "they are probabilities, use --interface output=probability"
-        )
+    if declared == "logits" and "Sigmoid" in type(main.grad_fn).__name__:
+        raise InputError(f"{network.name} ends in a sigmoid, so it gives no logits; use --interface output=probability")
     if main.shape[-2:] != clip.shape[-2:]:
-        notes.append(f"{network.name}: maps of {list(main.shape[-2:])} px for {side} x {side} px are resized")
-    return notes
+        return [f"{network.name}: maps of {list(main.shape[-2:])} px for {side} x {side} px are resized"]
+    return []

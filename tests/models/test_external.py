@@ -1,5 +1,7 @@
 """Networks from the user's code: found, built, adapted, tried, saved, and loaded only with the code named."""
 
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -127,8 +129,12 @@ def test_frames_come_in_the_declared_layout(net):
 
 def test_the_trial_says_what_is_wrong_or_odd(net):
     assert try_network(build_model(net("Sigmoid"), {"output": "probability"}), 32) == []
-    (note,) = try_network(build_model(net("Sigmoid")), 32)
-    assert "if they are probabilities, use --interface output=probability" in note
+    with pytest.raises(
+        InputError, match="ends in a sigmoid, so it gives no logits; use --interface output=probability"
+    ):
+        try_network(build_model(net("Sigmoid")), 32)
+    (note,) = try_network(build_model(net("Deep"), {"main": "0.0"}), 32)
+    assert note == "Deep: maps of [16, 16] px for 32 x 32 px are resized"
     with pytest.raises(InputError, match="which are no probabilities; use --interface output=logits"):
         try_network(build_model(net("Net"), {"output": "probability"}), 32)
     with pytest.raises(InputError, match=r"a map of shape \[1, 2, 32, 32\].* expected \[B, 1, H, W\]"):
@@ -182,6 +188,17 @@ def test_a_file_of_a_package_is_imported_as_its_part(tmp_path):
         "from .blocks import Block\nfrom deep_net.blocks import Block as Same\nNet = Block\n"
     )
     assert isinstance(build_model(f"{package}/net.py:Net").net, nn.Identity)
+
+
+def test_neighbours_called_as_our_folders_are_those_beside_the_file(tmp_path):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "blocks_beside.py").write_text("from torch import nn\nBlock = nn.Identity\n")
+    (tmp_path / "adapter.py").write_text("from models.blocks_beside import Block as Net\n")
+    try:
+        assert isinstance(build_model(f"{tmp_path}/adapter.py:Net").net, nn.Identity)
+    finally:
+        for name in ("models", "models.blocks_beside"):
+            sys.modules.pop(name, None)
 
 
 def test_a_checkpoint_brings_no_code(net, tmp_path, capsys):
