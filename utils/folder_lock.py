@@ -1,0 +1,36 @@
+"""One command at a time in an output folder."""
+
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from istd.utils.errors import InputError
+
+
+@contextmanager
+def locked_folder(folder: str | Path) -> Iterator[None]:
+    """Hold `folder`, which is created, for this command alone; `InputError` where another command holds it.
+
+    The lock is one of the system's on the folder itself: it leaves no file, and ends with the process however that
+    dies. Where the file system has no locks, commands go unguarded.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise InputError(f"cannot write to {folder}: {error.strerror}; choose another folder") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise InputError(
+                    f"another command is writing to {folder}; wait until it has ended, or choose another folder"
+                ) from error
+        yield
+    finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # also for loading processes, which share the descriptor
+        os.close(descriptor)
