@@ -1,0 +1,102 @@
+"""Bootstrap intervals of the metrics of a protocol: how much they would change with other images of the same kind.
+
+Percentile bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13). Images are resampled
+with replacement, or sequences where there are sequences, since the frames of a sequence are near copies of each other.
+Every metric is a ratio of sums over images, so that a resample costs one product of its multiplicities with the sums.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from istd.utils.metrics.accumulator import ImageCounts, MetricAccumulator, group_rows
+from istd.utils.metrics.hierarchical import HIERARCHY, hierarchical_iou, padded_hierarchical_iou
+from istd.utils.metrics.protocols import Protocol
+from istd.utils.metrics.rules import (
+    image_iou,
+    matched_share,
+    mean_iou_empty_one,
+    mean_iou_empty_zero,
+    padded_matched_share,
+    set_iou,
+)
+
+RESAMPLES = 2000
+COVERAGE = 0.95
+CHUNK = 100  # resamples drawn together, which bounds memory
+
+Term = tuple[float, float]  # what an image, or a sequence, adds to a metric's numerator and denominator
+TERMS: dict[Callable, Callable[[ImageCounts], Term]] = {
+    set_iou: lambda row: (row.intersection, row.union),
+    mean_iou_empty_one: lambda row: (image_iou(row, empty=1.0), 1),
+    mean_iou_empty_zero: lambda row: (image_iou(row, empty=0.0), 1),
+    matched_share: lambda row: (row.matched, row.targets),
+    padded_matched_share: lambda row: (row.matched, row.targets or 1),
+}
+
+
+def bootstrap_intervals(metric: MetricAccumulator, resamples: int = RESAMPLES, seed: int = 0) -> dict:
+    """Intervals that hold `COVERAGE` of the resampled values of each metric.
+
+    Returns "unit" ("sequences" or "images"), "units", their number, and under "metrics" [low, high] of each metric that
+    the protocol defines and whose rule is known here. With fewer than two units there are no intervals.
+    """
+    named = all(row.sequence is not None for row in metric.rows)
+    units = (
+        list(group_rows(metric.rows, lambda row: row.sequence).values()) if named else [[row] for row in metric.rows]
+    )
+    result = {"unit": "sequences" if named else "images", "units": len(units), "coverage": COVERAGE, "metrics": {}}
+    if len(units) < 2:
+        return result
+    terms = [unit_terms(rows, metric.protocol) for rows in units]
+    names = list(terms[0])
+    sums = np.array([[unit[name] for name in names] for unit in terms], np.float64)  # [units, metrics, 2]
+    random, values = np.random.default_rng(seed), []
+    for start in range(0, resamples, CHUNK):
+        size = (min(CHUNK, resamples - start), len(units))
+        drawn = random.multinomial(len(units), np.full(len(units), 1 / len(units)), size=size[0])
+        totals = np.tensordot(drawn.astype(np.float64), sums, axes=1)  # [resamples, metrics, 2]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            values.append(totals[..., 0] / totals[..., 1])
+    tails = [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2]
+    for name, column in zip(names, np.concatenate(values).T, strict=True):
+        defined = column[np.isfinite(column)]
+        if len(defined):
+            result["metrics"][name] = np.quantile(defined, tails).tolist()
+    return result
+
+
+def unit_terms(rows: list[ImageCounts], protocol: Protocol) -> dict[str, Term]:
+    """What the images of a unit add to the numerator and the denominator of every metric of a protocol."""
+    by_image = [image_terms(row, protocol) for row in rows]
+    terms = {name: tuple(map(sum, zip(*(image[name] for image in by_image), strict=True))) for name in by_image[0]}
+    if protocol.video_mean:
+        ious = [image_iou(row, empty=1.0) for row in rows]
+        terms["video_mean"] = (sum(ious) / len(ious), 1)
+    return terms
+
+
+def image_terms(row: ImageCounts, protocol: Protocol) -> dict[str, Term]:
+    """What an image adds to the numerator and the denominator of every metric of a protocol but the mean over videos."""
+    rules = {"iou": protocol.iou, "niou": protocol.niou, "pd": protocol.pd}
+    terms = {name: TERMS[rule](row) for name, rule in rules.items() if rule in TERMS}
+    terms["fa"] = (row.false_pixels, row.pixels)
+    if protocol.pixel_scores:
+        terms["precision"] = (row.true_positives, row.predicted)
+        terms["recall"] = (row.true_positives, row.positives)
+        terms["f1"] = (2 * row.true_positives, row.predicted + row.positives)
+    if protocol.hiou in (hierarchical_iou, padded_hierarchical_iou) and row.unmatched is not None:
+        padding = (
+            (int(not row.positives), 0, 0, int(not row.predicted))
+            if protocol.hiou is padded_hierarchical_iou
+            else (0,) * 4
+        )
+        unmatched = [count + more for count, more in zip(row.unmatched, padding, strict=True)]
+        pairs = len(row.pairs)
+        total = pairs + sum(unmatched)
+        shares = [sum(pair[part] / sum(pair) for pair in row.pairs) for part in range(4)]
+        # hIoU, localisation times segmentation, is (pairs / total) * (shares of IoU / pairs)
+        located = [(count, total) for count in (pairs, *unmatched)]
+        outlined = [(share, pairs) for share in shares]
+        terms |= dict(zip(HIERARCHY, [(shares[0], total), *located, *outlined], strict=True))
+    return terms
