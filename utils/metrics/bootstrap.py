@@ -42,9 +42,9 @@ def bootstrap_intervals(metric: MetricAccumulator, resamples: int = RESAMPLES, s
     the protocol defines and whose rule is known here. With fewer than two units there are no intervals.
     """
     named = all(row.sequence is not None for row in metric.rows)
-    units = (
-        list(group_rows(metric.rows, lambda row: row.sequence).values()) if named else [[row] for row in metric.rows]
-    )
+    units = [[row] for row in metric.rows]
+    if named:
+        units = list(group_rows(metric.rows, lambda row: row.sequence).values())
     result = {"unit": "sequences" if named else "images", "units": len(units), "coverage": COVERAGE, "metrics": {}}
     if len(units) < 2:
         return result
@@ -53,8 +53,8 @@ def bootstrap_intervals(metric: MetricAccumulator, resamples: int = RESAMPLES, s
     sums = np.array([[unit[name] for name in names] for unit in terms], np.float64)  # [units, metrics, 2]
     random, values = np.random.default_rng(seed), []
     for start in range(0, resamples, CHUNK):
-        size = (min(CHUNK, resamples - start), len(units))
-        drawn = random.multinomial(len(units), np.full(len(units), 1 / len(units)), size=size[0])
+        size = min(CHUNK, resamples - start)
+        drawn = random.multinomial(len(units), np.full(len(units), 1 / len(units)), size=size)
         totals = np.tensordot(drawn.astype(np.float64), sums, axes=1)  # [resamples, metrics, 2]
         with np.errstate(divide="ignore", invalid="ignore"):
             values.append(totals[..., 0] / totals[..., 1])
@@ -77,7 +77,7 @@ def unit_terms(rows: list[ImageCounts], protocol: Protocol) -> dict[str, Term]:
 
 
 def image_terms(row: ImageCounts, protocol: Protocol) -> dict[str, Term]:
-    """What an image adds to the numerator and the denominator of every metric of a protocol but the mean over videos."""
+    """What an image adds to the numerator and the denominator of every metric of a protocol but `video_mean`."""
     rules = {"iou": protocol.iou, "niou": protocol.niou, "pd": protocol.pd}
     terms = {name: TERMS[rule](row) for name, rule in rules.items() if rule in TERMS}
     terms["fa"] = (row.false_pixels, row.pixels)
@@ -86,11 +86,9 @@ def image_terms(row: ImageCounts, protocol: Protocol) -> dict[str, Term]:
         terms["recall"] = (row.true_positives, row.positives)
         terms["f1"] = (2 * row.true_positives, row.predicted + row.positives)
     if protocol.hiou in (hierarchical_iou, padded_hierarchical_iou) and row.unmatched is not None:
-        padding = (
-            (int(not row.positives), 0, 0, int(not row.predicted))
-            if protocol.hiou is padded_hierarchical_iou
-            else (0,) * 4
-        )
+        padding = (0, 0, 0, 0)
+        if protocol.hiou is padded_hierarchical_iou:
+            padding = (int(not row.positives), 0, 0, int(not row.predicted))
         unmatched = [count + more for count, more in zip(row.unmatched, padding, strict=True)]
         pairs = len(row.pairs)
         total = pairs + sum(unmatched)

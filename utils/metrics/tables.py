@@ -68,6 +68,18 @@ def metrics_table(results: Mapping[str, Mapping[str, float | None]], title: str)
     return text_table(rows)
 
 
+def interval_table(results: Mapping[str, Mapping], title: str) -> str:
+    """A table of the bootstrap intervals in sets of metrics, as "low-high"; "" if none has any."""
+    known = {name: result["intervals"]["metrics"] for name, result in results.items() if result.get("intervals")}
+    known = {name: intervals for name, intervals in known.items() if intervals}
+    shown = [name for name in HEADINGS if any(name in intervals for intervals in known.values())]
+    rows = [[title, *(HEADINGS[name][0] for name in shown)]]
+    for key, intervals in known.items():
+        cells = ["-".join(format_metric(name, end) for end in intervals.get(name, ())) or "-" for name in shown]
+        rows.append([key, *cells])
+    return text_table(rows) if known else ""
+
+
 def error_table(results: Mapping[str, Mapping[str, float | None]], title: str = "") -> str:
     """A table of hIoU and the share that each error takes from it, in percent; "" if no set of metrics has them."""
     known = {name: hierarchical_parts(metrics) for name, metrics in results.items() if metrics.get("hiou") is not None}
