@@ -1,0 +1,78 @@
+"""Run a detector without learning over a dataset: python -m test_script.classical --method tophat --dataset NUAA-SIRST.
+
+Methods: tophat (Rivest and Fortin 1996), mpcm (Wei et al. 2016), ipi (Gao et al. 2013, seconds an image); see
+test_script/classical_detectors.py. Their responses are written as float32 maps, <frame>.npy or <sequence>/<frame>.npy,
+which `python -m test_script.evaluate --normalize --predictions DIR --dataset NAME` measures. Maps that an earlier run
+of the same options wrote are kept.
+"""
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+from tqdm.contrib.concurrent import thread_map
+
+from istd.datasets import Frame, open_dataset
+from istd.test_script.classical_detectors import DETECTORS
+from istd.test_script.options import command_parser
+from istd.test_script.results.result_files import frame_file, write_map
+from istd.utils.errors import InputError, run_main
+from istd.utils.files import write_json
+from istd.utils.folder_lock import locked_folder
+from istd.utils.images import read_grey, read_list
+from istd.utils.metrics.saved_maps import key_names
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Write the responses of a detector to the frames of a dataset that have a mask."""
+    args = parse_arguments(argv)
+    index = open_dataset(args.dataset, args.data_root)
+    print(index.summary)
+    single = index.info.kind == "images"
+    frames = [
+        (None if single else sequence.name, frame)
+        for sequence in index.split(args.split)
+        for frame in sequence.frames
+        if frame.mask is not None
+    ]
+    if args.list:
+        names = set(read_list(args.list))
+        frames = [(sequence, frame) for sequence, frame in frames if names & set(key_names((sequence, frame.name)))]
+    if not frames:
+        raise InputError(f"--list {args.list} names no frame of {index.info.name} ({args.split}); check its names")
+    output = args.output_dir or Path("predict") / index.info.name / args.method
+    run = {"method": args.method, "dataset": index.info.name, "root": str(index.root)}
+    with locked_folder(output):
+        if not _same_run(output / "run.json", run) and any(output.rglob("*.npy")):
+            raise InputError(f"{output} holds the maps of another run; choose another --output_dir, or remove it")
+        write_json(output / "run.json", run)
+
+        def write(job: tuple[str | None, Frame]) -> None:
+            sequence, frame = job
+            path = frame_file(output, sequence, frame.name, ".npy")
+            if not path.exists():
+                write_map(path, DETECTORS[args.method](read_grey(frame.image)))
+
+        thread_map(write, frames, max_workers=os.cpu_count(), desc=args.method, unit="image", disable=None)
+    print(f"{len(frames)} maps in {output}; measure them with --normalize of test_script.evaluate")
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = command_parser("classical", __doc__)
+    add = parser.add_argument
+    add("--method", required=True, choices=tuple(DETECTORS), help="the detector")
+    add("--dataset", required=True, help="name from datasets/path_config.py, or a folder")
+    add("--data_root", help="folder that contains the datasets by name")
+    add("--split", default="test", help="train, test or another list of the dataset; default test")
+    add("--list", type=Path, metavar="FILE", help="only these images or sequences, one per line")
+    add("--output_dir", type=Path, metavar="DIR", help="where to write; default predict/<dataset>/<method>")
+    return parser.parse_args(argv)
+
+
+def _same_run(path: Path, run: dict[str, str]) -> bool:
+    return path.is_file() and json.loads(path.read_text(encoding="utf-8")) == run
+
+
+if __name__ == "__main__":
+    run_main(main)
