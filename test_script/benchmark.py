@@ -25,8 +25,8 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from istd.models import MODELS, build_model
 from istd.test_script.options import add_device_options, command_parser
-from istd.test_script.predictor.replay import RECORD_AFTER, Replayed
 from istd.utils.config import add_pairs_option, convert
+from istd.utils.cuda_graphs import PASSES_BEFORE_CAPTURE, GraphRunner
 from istd.utils.distributed import amp_name, autocast, choose_amp, choose_device, float32_precision
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import check_writable, write_json
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> None:
         metrics["memory"] = forward_memory_cuda(model, clip, args.amp)
     network = torch.compile(model) if args.compile else model
     if device.type == "cuda" and not args.compile:  # as inference does
-        network, args.warmup = Replayed(model), max(args.warmup, RECORD_AFTER + 1)
+        network, args.warmup = GraphRunner(model), max(args.warmup, PASSES_BEFORE_CAPTURE + 1)
     metrics["latency"] = latency(network, clip, args.amp, args.warmup, args.runs)
     metrics["frames_per_second"] = args.batch_size / metrics["latency"]["median_s"]
     settings = {

@@ -1,10 +1,9 @@
 """What a run trains and validates on: one or several datasets, held-out sequences, and batches whose order depends on
 (seed, epoch) alone."""
 
-import os
 import signal
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from inspect import signature
 from typing import NamedTuple
@@ -20,11 +19,12 @@ from istd.datasets.presets import build_transform, find_preset
 from istd.test_script.predictor.preparation import eval_dataset
 from istd.train_script.norm_statistics import norm_layers
 from istd.train_script.settings import SEEDS, Settings
-from istd.utils.distributed import barrier, is_main, rank, world_size
+from istd.utils.distributed import barrier, cores_of_process, is_main, rank, world_size
 from istd.utils.errors import InputError
 
 HOLDOUT_SHARE, HOLDOUT_SEED = 0.1, 42
 GPU_WORKERS = 8  # at most, of a training process
+EVAL_CACHE_BYTES = 64 * 2**20  # of each loading process: evaluation reads frames in order, and once
 
 
 class EvaluatedSet(NamedTuple):
@@ -186,6 +186,8 @@ def build_evaluated_set(
 ) -> EvaluatedSet:
     """At most `limit` frames of `sequences`, evenly spread; of these this process evaluates every world_size()-th."""
     dataset = eval_dataset(sequences, model, asdict(settings), name)
+    if count_workers(settings, device):
+        dataset = replace(dataset, cache_bytes=EVAL_CACHE_BYTES)
     share = Subset(dataset, evenly(len(dataset), limit)[rank() :: world_size()])
     # lists of samples, as sizes may differ within a batch
     loader = DataLoader(share, batch_size=settings.val_batch_size, collate_fn=list, **_workers(settings, device))
@@ -207,7 +209,7 @@ def count_workers(settings: Settings, device: torch.device) -> int:
     """How many processes load data for this one: as set, or for a GPU its share of the cores, and none for a CPU."""
     if settings.num_workers is not None:
         return settings.num_workers
-    return min(GPU_WORKERS, max(1, os.cpu_count() // world_size())) if device.type == "cuda" else 0
+    return min(GPU_WORKERS, cores_of_process()) if device.type == "cuda" else 0
 
 
 def _workers(settings: Settings, device: torch.device) -> dict:
@@ -218,10 +220,14 @@ def _workers(settings: Settings, device: torch.device) -> dict:
 
 
 def stop_loading(loaders: list[DataLoader]) -> None:
-    """End the loading processes; after an error Python would send SIGTERM, which they ignore, and wait for ever."""
+    """End the loading processes, which free their frames; the next iteration starts others.
+
+    After an error Python would send SIGTERM, which they ignore, and wait for ever.
+    """
     for loader in loaders:
         if loader._iterator is not None:
             loader._iterator._shutdown_workers()
+            loader._iterator = None
 
 
 def leave_signals(_worker: int) -> None:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torchvision.ops import sigmoid_focal_loss
 
 from istd.utils.distributed import all_reduce_sum, world_size
+from istd.utils.errors import InputError
 
 FOCAL_ALPHA = 0.25
 FOCAL_GAMMA = 2.0
@@ -72,6 +73,11 @@ def total_loss(
     outputs: logits [B, 1, H, W], main first. With several gradient accumulation steps, this is the loss of one of them:
     means over the batch are divided by their number, so that losses and gradients add up to those of the batch.
     """
+    if wrong := [tuple(logits.shape) for logits in outputs if logits.shape != mask.shape]:
+        raise InputError(
+            f"the network gave logits of shape {wrong[0]}, expected {tuple(mask.shape)}, the shape of the masks: a "
+            "single channel of target logits at the size of the clip"
+        )
     loss, summed = LOSSES[name]
     with torch.autocast(mask.device.type, enabled=False):
         precise = [logits.to(torch.promote_types(logits.dtype, torch.float32)) for logits in outputs]

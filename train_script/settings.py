@@ -109,6 +109,7 @@ class Settings:
     compile: bool
     graphs: bool | None
     tf32: bool
+    sync_bn: bool
     seed: Seed
 
     val_every: Count

@@ -1,7 +1,7 @@
 """Everything that changes while a network trains, its way to and from a checkpoint, and the signals that stop it."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 
@@ -27,15 +27,16 @@ class Progress:
 
 @dataclass
 class Training:
-    """A network in training. `model` is what the loop calls: the network itself, recorded, compiled or in DDP."""
+    """A network in training. `model` is what the loop calls: the network itself, as CUDA graphs, or compiled."""
 
     network: nn.Module
-    model: nn.Module
+    model: Callable
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     ema: ModelEmaV3 | None = None
     ema_updates: int = 0
     progress: Progress = field(default_factory=Progress)
+    average: Callable[[], None] | None = None  # of several processes' gradients, see `data_parallel`
 
     def weights(self) -> nn.Module:
         """The network that is validated and saved: that with the EMA weights where there are some."""

@@ -1,20 +1,27 @@
-"""Layers whose behaviour depends on the batch, made to see the global batch of all processes.
+"""Layers whose behaviour depends on the batch, made to see the global batch of all processes (`--sync_bn`).
 
 `nn.SyncBatchNorm` runs on GPUs only, and makes the host wait for the GPU in every layer; the one here does neither, so
 that the CPU tests cover what GPUs run, and it compiles.
 """
 
+from functools import cache
+
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torchvision.ops import StochasticDepth
 
 from istd.utils.distributed import all_reduce_sum, rank, world_size
+from istd.utils.errors import InputError
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 class SyncedBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch normalisation with the statistics of the global batch, of which every process holds an equal share.
+    """Batch normalisation with the statistics of the global batch, of which every process has an equal share.
 
-    [B, C, ...] -> [B, C, ...]. For its backward pass it keeps its input and nothing else of that size.
+    [B, C, ...] -> [B, C, ...], with one all-reduce in either direction. For its backward pass it keeps its input and
+    nothing else of that size.
     """
 
     def _check_input_dim(self, tensor: torch.Tensor) -> None:
@@ -29,9 +36,11 @@ class SyncedBatchNorm(nn.modules.batchnorm._BatchNorm):
         # under autocast the statistics stay in float32, as in nn.BatchNorm2d
         values = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
         count = world_size() * values.numel() // values.shape[1]
-        own_variance, own_mean = torch.var_mean(values, axes, correction=0)
-        mean = all_reduce_sum(own_mean) / world_size()
-        variance = all_reduce_sum(own_variance + (own_mean - mean).square()) / world_size()
+        local = torch.stack(torch.var_mean(values, axes, correction=0))
+        # a sum over processes in which each one's statistics have a row: [processes, 2, C]
+        variances, means = all_reduce_sum(F.pad(local[None], (0, 0, 0, 0, rank(), world_size() - rank() - 1))).unbind(1)
+        mean = means.mean(0)
+        variance = (variances + (means - mean).square()).mean(0)
         gain = torch.rsqrt(variance + self.eps)
         gain = gain * self.weight if self.affine else gain
         offset = self.bias - mean * gain if self.affine else -mean * gain
@@ -47,35 +56,62 @@ class SyncedBatchNorm(nn.modules.batchnorm._BatchNorm):
         self.running_var.lerp_(variance, momentum)
 
 
+class SyncedBatchNormAct(SyncedBatchNorm):
+    """timm's batch normalisation with dropout and activation, synchronised."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, tensor: torch.Tensor) -> torch.Tensor:
+        return self.act(self.drop(super().forward(tensor)))
+
+
 class SyncedStochasticDepth(StochasticDepth):
     """Stochastic depth by rows: all processes draw for the global batch, and each takes the rows of its samples.
 
-    With equal random states on all processes it drops what one process with the whole batch would drop.
+    It drops what one process with the whole batch would drop.
     """
 
     def forward(self, tensor: torch.Tensor) -> torch.Tensor:
         if not self.training or self.p == 0:
             return tensor
-        rows = len(tensor)
-        kept = super().forward(tensor.new_ones(rows * world_size(), *[1] * (tensor.dim() - 1)))
+        rows, survival = len(tensor), 1 - self.p
+        kept = tensor.new_empty(rows * world_size(), *[1] * (tensor.dim() - 1))
+        kept.bernoulli_(survival, generator=shared_generator(tensor.device))
+        if survival > 0:
+            kept.div_(survival)
         return tensor * kept[rank() * rows : (rank() + 1) * rows]
+
+
+@cache
+def shared_generator(device: torch.device) -> torch.Generator:
+    """The generator of draws that are equal on all processes; the training loop seeds it."""
+    return torch.Generator(device)
 
 
 def synchronise_layers(model: nn.Module) -> nn.Module:
     """`model` with its batch normalisation and stochastic depth replaced by the synchronised forms.
 
-    Parameters and buffers are the same objects under the same names.
+    Parameters and buffers are the same objects under the same names. Raises `InputError` for a batch normalisation of
+    another class.
     """
     for name, module in model.named_children():
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
-            synced = SyncedBatchNorm(
-                module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats
-            )
-            synced._parameters, synced._buffers = module._parameters, module._buffers
-            synced.train(module.training)
-            setattr(model, name, synced)
+        if isinstance(module, BATCH_NORMS):
+            setattr(model, name, synced_norm(module))
         elif type(module) is StochasticDepth and module.mode == "row":
             setattr(model, name, SyncedStochasticDepth(module.p, module.mode).train(module.training))
         else:
             synchronise_layers(module)
     return model
+
+
+def synced_norm(module: nn.modules.batchnorm._BatchNorm) -> SyncedBatchNorm:
+    """The synchronised form of a batch normalisation of torch, or of timm's with an activation."""
+    with_act = {"drop", "act"} == {name for name, _ in module.named_children()}
+    if type(module) not in BATCH_NORMS and not with_act:
+        raise InputError(f"sync_bn knows torch's batch norms and timm's, not {type(module)}; leave --sync_bn out")
+    synced = (SyncedBatchNormAct if with_act else SyncedBatchNorm)(
+        module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats
+    )
+    synced._parameters, synced._buffers, synced._modules = module._parameters, module._buffers, module._modules
+    return synced.train(module.training)

@@ -1,19 +1,18 @@
 """Train a network: `python -m train_script.train --help`."""
 
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from istd.datasets import DatasetIndex
 from istd.models import build_model, is_external, load_weights, short_name, try_network
 from istd.models.weights import load_pretrained_backbone
 from istd.train_script import data, run_folder
-from istd.train_script.graphs import record, uses_graphs
+from istd.train_script.data_parallel import ProcessAverage, broadcast_weights
+from istd.train_script.graphs import uses_graphs
 from istd.train_script.optim import build_ema, build_optimizer, build_schedule
 from istd.train_script.run_folder import LAST, Log, read_last
 from istd.train_script.settings import DEMO, Settings, changed_settings, merge_settings, parse_command_line
@@ -23,6 +22,7 @@ from istd.train_script.tensorboard import open_writer
 from istd.train_script.trainer import Run, run_epochs
 from istd.utils.checkpoint import Checkpoint
 from istd.utils.config import write_settings
+from istd.utils.cuda_graphs import GraphRunner
 from istd.utils.distributed import amp_name, choose_amp, float32_precision, is_main, process_group, world_size
 from istd.utils.errors import InputError, run_main
 from istd.utils.metrics import build_metric
@@ -165,32 +165,21 @@ def build_network(settings: Settings, device: torch.device, saved: Checkpoint | 
 def build_training(
     settings: Settings, network: nn.Module, device: torch.device, amp: torch.dtype | None = None
 ) -> Training:
-    """The network with all that trains it; in several processes, synchronised between them."""
+    """The network with all that trains it; in several processes, equal on all of them."""
     if world_size() > 1:
-        synchronise_layers(network)
+        broadcast_weights(network)
+        if settings.sync_bn:
+            synchronise_layers(network)
     ema = build_ema(network, settings.ema) if settings.ema else None
     model = network
     if uses_graphs(settings, device):
-        model = record(network, settings, device, amp)
+        model = GraphRunner(network, required=bool(settings.graphs))
     elif settings.compile:
         model = torch.compile(network)
-    if world_size() > 1:
-        model = share_gradients(model, device)
     optimizer = build_optimizer(network, settings)
     scaler = torch.amp.GradScaler(device.type, enabled=amp == torch.float16)
-    return Training(network, model, optimizer, scaler, ema)
-
-
-def share_gradients(model: nn.Module, device: torch.device) -> DistributedDataParallel:
-    """`model` with its gradients averaged over processes."""
-    for parameter in model.parameters():
-        if parameter.dim() == 4 and parameter.shape[2:] == (1, 1):  # else their strides differ from the gradients'
-            parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
-    # Buffers are equal on all processes already. The option's new name is not in torch 2.6.
-    warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-    return DistributedDataParallel(
-        model, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False
-    )
+    average = ProcessAverage(network) if world_size() > 1 else None
+    return Training(network, model, optimizer, scaler, ema, average=average)
 
 
 def continue_from(saved: Checkpoint, training: Training, settings: Settings, folder: Path, log: Log) -> None:
@@ -304,6 +293,8 @@ def describe_computing(run: Run) -> str:
     form = ", compiled" if settings.compile else ""
     if uses_graphs(settings, run.device):
         form = ", CUDA graphs"
+    elif world_size() > 1 and settings.sync_bn and settings.graphs is None and not settings.compile:
+        form = ", WITHOUT CUDA graphs because of sync_bn, which may cost more than a second GPU gains"
     return (
         f"{run.device} ({torch.cuda.get_device_name(run.device)}), {name}{form}, {workers} loading processes; "
         f"float32 products in {rounding}, cuDNN's algorithms by trial, so that runs are repeatable up to rounding only"

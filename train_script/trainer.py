@@ -4,23 +4,22 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from istd.datasets import ClipDataset
 from istd.models import load_weights
 from istd.test_script.predictor import Predictor
-from istd.test_script.predictor.preparation import frame_preparation
 from istd.test_script.predictor.tiling import pad_to_multiple
-from istd.train_script.data import EpochBatches, EvaluatedSet, evenly
+from istd.train_script.data import EpochBatches, EvaluatedSet, evenly, stop_loading
+from istd.train_script.data_parallel import seed_draws
 from istd.train_script.losses import total_loss
 from istd.train_script.norm_statistics import estimate_statistics, kept_statistics
 from istd.train_script.optim import set_learning_rates, update_ema
@@ -58,6 +57,7 @@ class Run:
     log: Log
     stop: StopSignal
     writer: Any  # a SummaryWriter, or None
+    predictors: dict[str, Predictor] = field(default_factory=dict)  # by mixed precision; they keep their CUDA graphs
 
 
 class StepResult(NamedTuple):
@@ -101,7 +101,7 @@ def train_one_epoch(run: Run, training: Training) -> None:
     On a GPU the losses of several steps are read, and checked, together: nothing is saved before that.
     """
     progress, settings, steps = training.progress, run.settings, run.batches.steps
-    training.model.train()
+    training.network.train()
     run.batches.start(progress.epoch, progress.step)
     run.train_loader.dataset.set_epoch(progress.epoch)
     parts = iter(run.train_loader)
@@ -180,16 +180,14 @@ def accumulate_gradients(run: Run, training: Training, parts: Iterator, global_s
         progress.data_seconds += time.perf_counter() - since
         names += [f"{sequence}/{frame}" for sequence, frame in zip(batch.sequence, batch.frame, strict=True)]
         clip, mask = (tensor.to(run.device, non_blocking=True) for tensor in (batch.clip, batch.mask))
-        # The same on every process; see SyncedStochasticDepth.
-        torch.manual_seed((settings.seed * 1_000_003 + global_step) * settings.accumulate + part)
-        last = part == settings.accumulate - 1
-        waits = isinstance(training.model, DistributedDataParallel) and not last
-        with training.model.no_sync() if waits else nullcontext():
-            with autocast(run.device, run.amp):
-                outputs = training.model(clip, with_aux=True) if settings.aux_weight else [training.model(clip)]
-            loss = total_loss(settings.loss, outputs, mask, settings.aux_weight, settings.accumulate)
-            training.scaler.scale(loss).backward()
+        seed_draws((settings.seed * 1_000_003 + global_step) * settings.accumulate + part, run.device)
+        with autocast(run.device, run.amp):
+            outputs = training.model(clip, with_aux=True) if settings.aux_weight else [training.model(clip)]
+        loss = total_loss(settings.loss, outputs, mask, settings.aux_weight, settings.accumulate)
+        training.scaler.scale(loss).backward()
         step_loss = step_loss + loss.detach()
+    if training.average:
+        training.average()
     training.scaler.unscale_(training.optimizer)
     norm = nn.utils.clip_grad_norm_(training.network.parameters(), settings.clip_norm or math.inf)
     return StepResult(progress.step + 1, torch.stack([step_loss.to(norm.dtype), norm]), names)
@@ -324,23 +322,19 @@ def evaluate(
     if run.settings.tensorboard:
         mergeable.append(PixelHistogram(as_logits))
     examples = [ExampleImages(part.dataset.sequences, as_logits)] if run.writer else []
-    predictor = Predictor(
-        training.weights(),
-        frame_preparation(part.dataset.transform),
-        run.device,
-        flip=run.settings.val_flip,
-        amp=amp,
-        batch_size=run.settings.val_batch_size,
-    )
-    for samples in tqdm(part.loader, desc=tag, unit="batch", leave=False, disable=None if is_main() else True):
-        if run.stop.signum:
-            break
-        clips, sizes = zip(*((sample.clip, tuple(sample.mask.shape[-2:])) for sample in samples), strict=True)
-        maps = predictor.score_maps(clips, sizes, probability=not as_logits, logit=as_logits)
-        for sample, (probability, logit) in zip(samples, maps, strict=True):
-            for observer in [*mergeable, *examples]:
-                score = torch.from_numpy(logit if as_logits else probability)
-                observer.update(score, sample.mask[0], sample.sequence, sample.frame)
+    predictor = find_predictor(run, training, amp)
+    try:
+        for samples in tqdm(part.loader, desc=tag, unit="batch", leave=False, disable=None if is_main() else True):
+            if run.stop.signum:
+                break
+            clips, sizes = zip(*((sample.clip, tuple(sample.mask.shape[-2:])) for sample in samples), strict=True)
+            maps = predictor.score_maps(clips, sizes, probability=not as_logits, logit=as_logits)
+            for sample, (probability, logit) in zip(samples, maps, strict=True):
+                for observer in [*mergeable, *examples]:
+                    score = torch.from_numpy(logit if as_logits else probability)
+                    observer.update(score, sample.mask[0], sample.sequence, sample.frame)
+    finally:
+        stop_loading([part.loader])
     signals, shares = zip(*gather_objects((run.stop.signum, mergeable)), strict=True)
     if any(signals):  # on any process: all of them stop
         raise Interrupted(max(signals))
@@ -356,6 +350,15 @@ def evaluate(
         examples[0].write(run.writer, f"{tag}/mask green, prediction red", step)
         run.writer.flush()
     return metrics
+
+
+def find_predictor(run: Run, training: Training, amp: str) -> Predictor:
+    """The predictor of the network, made when it is first asked for, in eval mode. Its clips come prepared."""
+    if amp not in run.predictors:
+        options = {"flip": run.settings.val_flip, "amp": amp, "batch_size": run.settings.val_batch_size}
+        run.predictors[amp] = Predictor(training.weights(), torch.from_numpy, run.device, **options)
+    training.weights().eval()
+    return run.predictors[amp]
 
 
 def evaluate_test(run: Run, training: Training, report: Path) -> None:

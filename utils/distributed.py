@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -22,6 +23,9 @@ AMP_HELP = "mixed precision: none (float32), bf16, fp16, or auto (bf16 where the
 # In torch 2.6 the end of a gloo group holds Python's lock while it waits for its threads, and one of them may need that
 # lock to let go of the last collective's tensors: a deadlock, unless it has had the time to do so.
 SETTLING_SECONDS = 0.1
+# Processes wait for each other while one of them writes a report or checks a dataset. One that has ended is noticed by
+# torchrun at once; the default of nccl, ten minutes, ends runs that are fine.
+MAX_WAIT = timedelta(hours=12)
 
 
 @contextmanager
@@ -36,7 +40,7 @@ def process_group(device: str = "auto") -> Iterator[torch.device]:
     if gpu:
         torch.cuda.set_device(gpu)
     if launched:
-        dist.init_process_group("nccl" if gpu else "gloo", device_id=gpu)
+        dist.init_process_group("nccl" if gpu else "gloo", timeout=MAX_WAIT, device_id=gpu)
     failed = True
     try:
         yield chosen
@@ -100,7 +104,7 @@ def amp_name(dtype: torch.dtype | None) -> str:
 def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager:
     """Mixed precision in `dtype`, as `choose_amp` gives it.
 
-    Without a cache of converted weights: a CUDA graph would keep those of its recording, and hardly any is used twice.
+    Without a cache of converted weights: a CUDA graph would keep those of its capture, and hardly any is used twice.
     """
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype, cache_enabled=False)
 
@@ -131,6 +135,12 @@ def rank() -> int:
 def world_size() -> int:
     """How many processes work together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def cores_of_process() -> int:
+    """This process's share of the cores that it may use on its machine, at least one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def is_main() -> bool:

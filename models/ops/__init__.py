@@ -14,8 +14,8 @@ def on_cpu(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu"
 
 
-def is_recorded(tensor: Tensor) -> bool:
-    """Whether a CUDA graph records the layer, which then may read and leave nothing in a cache: a tensor made before
+def is_captured(tensor: Tensor) -> bool:
+    """Whether a CUDA graph captures the layer, which then may read and leave nothing in a cache: a tensor made before
     could be freed while the graph still reads it, and one made now has no values before the graph runs."""
     return tensor.is_cuda and not torch.compiler.is_compiling() and torch.cuda.is_current_stream_capturing()
 

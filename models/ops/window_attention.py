@@ -216,7 +216,7 @@ def _attend_at_once(
     bias = bias[None]
     if any(shift):  # every window has a mask of its own, so that windows count as heads
         together = (1, 2)
-        make_mask = _shift_mask.__wrapped__ if ops.is_recorded(bias) else _shift_mask
+        make_mask = _shift_mask.__wrapped__ if ops.is_captured(bias) else _shift_mask
         bias = (bias + make_mask(counts, window, shift, bias.dtype, bias.device)).flatten(0, 1)[None]
     query, key, value = (part.flatten(*together) for part in (query * scale, key, value))
     out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype), scale=1.0)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from istd.test_script.predictor import preparation
 from istd.test_script.predictor.detections import Detection, find_detections
-from istd.test_script.predictor.replay import Replayed
 from istd.test_script.predictor.tiling import pad_to_multiple, resize_clips, resize_map, round_up, run_tiled
+from istd.utils.cuda_graphs import GraphRunner
 from istd.utils.distributed import autocast, choose_amp, choose_device, float32_precision
 from istd.utils.errors import InputError
 
@@ -71,7 +71,8 @@ class Predictor:
     on `batch_size`, the number of cores or of processes, to the last bit. Only a frame that is predicted alone, whose
     passes would leave cores idle, shares out all threads over its passes; its scores may differ in the last digits from
     those of the same frame in a sequence, or on another number of cores. `deterministic` avoids that.
-    On a GPU float32 is true float32 (no TF32), and the network is recorded as CUDA graphs (see `replay`).
+    On a GPU float32 is true float32 (no TF32), and the network's passes become CUDA graphs (see
+    `utils.cuda_graphs`), so that a predictor is worth keeping.
     """
 
     def __init__(
@@ -109,7 +110,7 @@ class Predictor:
         self.compiled = compile
         self._forward = torch.compile(self.model) if compile else self.model
         if self.device.type == "cuda" and not compile:
-            self._forward = Replayed(self.model)
+            self._forward = GraphRunner(self.model)
 
     @classmethod
     def from_checkpoint(
@@ -250,7 +251,11 @@ class Predictor:
     def _run(self, clips: Tensor) -> Tensor:
         """The network itself: clips [B, T, C, H, W] of a size it takes -> logits [B, 1, H, W], float32."""
         with autocast(self.device, self.amp):
-            return self._forward(clips).float()
+            logits = self._forward(clips)
+        expected = (len(clips), 1, *clips.shape[-2:])
+        if tuple(logits.shape) != expected:
+            raise InputError(f"the network gave logits of shape {tuple(logits.shape)}, expected {expected}")
+        return logits.float()
 
 
 def copy_to_host(maps: list[tuple[Tensor | None, Tensor | None]]) -> list[ScoreMaps]:

@@ -24,11 +24,9 @@ from istd.datasets.rendering import DatasetSettings, render_sequence
 from istd.datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
 from istd.models import build_model, load_model
 from istd.test_script.predictor import Predictor
-from istd.test_script.predictor.replay import RECORD_AFTER, Replayed
 from istd.train_script import train
-from istd.train_script.graphs import GraphedNetwork
-from istd.train_script.settings import merge_settings
 from istd.train_script.trainer import train_step
+from istd.utils.cuda_graphs import PASSES_BEFORE_CAPTURE, GraphRunner
 from istd.utils.distributed import autocast, choose_amp, float32_precision
 from tests.models import test_datransnet, test_sgmp_unet
 from tests.models.test_pretend_gpu import SIDE, TINY, compiled_gradients, one_batch, prepare_training
@@ -199,43 +197,43 @@ def resume_and_predict(lab: Lab) -> Iterator[Row]:
 
 
 def graphs(lab: Lab) -> Iterator[Row]:
-    """Passes recorded as CUDA graphs against the network itself: logits in inference, and losses in training."""
+    """Passes captured as CUDA graphs against the network itself: logits in inference, and losses in training."""
     if lab.device.type != "cuda":
         yield "CUDA graphs", "not checked: no CUDA GPU", True
         return
     for name, side in lab.sizes.items():
         network = load_model(SHIPPED[name]).to(lab.device).eval()
-        clip, replayed = rendered_clip(network, side, lab), Replayed(network)
+        clip, replayed = rendered_clip(network, side, lab), GraphRunner(network)
         error = 0.0
         with torch.inference_mode():
-            for number in range(RECORD_AFTER + 3):
+            for number in range(PASSES_BEFORE_CAPTURE + 3):
                 given = clip * (1 - 0.1 * number)
                 error = max(error, (replayed(given) - network(given)).abs().max().item())
         yield f"{name}: replayed logits", f"differ by {error:.1e} at most", error == 0
-        for (kind, parts), recorded in product((("none", 1), ("none", 2), ("bf16", 1), ("fp16", 1)), (False, True)):
+        for (kind, parts), captured in product((("none", 1), ("none", 2), ("bf16", 1), ("fp16", 1)), (False, True)):
             torch.manual_seed(0)
             network = build_model(name).to(lab.device)
             given = {"ema": 0.9, "loss": "bce_soft_iou", "train_size": SIDE, "aux_weight": 0.5}
             given |= {"accumulate": parts, "batch_size": 2 * parts}
             amp = choose_amp(kind, lab.device)
             run, training = prepare_training(network, lab.device, amp, **given)
-            if recorded:
-                training.model = GraphedNetwork(network, run.settings, lab.device, amp)
+            if captured:
+                training.model = GraphRunner(network, required=True)
             batches, numbers = repeat(one_batch(network)), []
             for _ in range(10):
                 numbers.append(train_step(run, training, batches).numbers)
                 training.progress.step += 1
-            if not recorded:
+            if not captured:
                 plain = torch.stack(numbers)
                 continue
             found = torch.stack(numbers)
             # The first step draws the same stochastic depth; later ones drift apart, as rounding changes Adam's signs.
             error = abs(found[0, 0] / plain[0, 0] - 1).item()
             fall, expected = ((steps[0, 0] - steps[-1, 0]).item() for steps in (found, plain))
-            text = f"differs by {error:.1e} in the first of ten (allowed 1 %), falls by {fall:.4f}, unrecorded by "
+            text = f"differs by {error:.1e} in the first of ten (allowed 1 %), falls by {fall:.4f}, uncaptured by "
             text += f"{expected:.4f}"
             passed = error < 0.01 and fall > 0.5 * expected > 0
-            yield f"{name}: loss of recorded training steps, amp {kind}, accumulate {parts}", text, passed
+            yield f"{name}: loss of captured training steps, amp {kind}, accumulate {parts}", text, passed
 
 
 def compiled(lab: Lab) -> Iterator[Row]:
@@ -265,18 +263,22 @@ def all_gpus(lab: Lab) -> Iterator[Row]:
         return
     blobs = write_blobs(lab.folder / "ddp" / "blobs")
     losses = []
-    for processes in (1, count):
-        given = {"device": "cuda", "epochs": 1, "batch_size": count * (16 // count)}
-        words = arguments(blobs, lab.folder / "ddp", f"on_{processes}", **given)
+    for processes, sync_bn in ((1, False), (count, True), (count, False)):
+        given = {"device": "cuda", "epochs": 1, "batch_size": count * (16 // count), "sync_bn": sync_bn}
+        name = f"on_{processes}_{sync_bn}"
+        words = arguments(blobs, lab.folder / "ddp", name, **given)
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
         command += ["-m", "train_script.train", *words]
         done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=300)
         if done.returncode:
             yield f"training on {processes} GPUs", done.stderr[-300:], False
             return
-        losses.append(rows(folder_of(lab.folder / "ddp", f"on_{processes}"))[0]["loss"])
-    near = abs(losses[1] / losses[0] - 1)
-    yield f"{count} GPUs against one: loss of an epoch", f"{losses[1]:.5f} and {losses[0]:.5f}", near < 0.01
+        losses.append(rows(folder_of(lab.folder / "ddp", name))[0]["loss"])
+    alone, synced, captured = losses
+    near = abs(synced / alone - 1)
+    yield f"{count} GPUs with sync_bn against one: loss of an epoch", f"{synced:.5f} and {alone:.5f}", near < 0.01
+    near = abs(captured / alone - 1)  # each of their batch norms sees a part of the batch
+    yield f"{count} GPUs with CUDA graphs against one: loss of an epoch", f"{captured:.5f} and {alone:.5f}", near < 0.2
 
 
 def speed_and_memory(lab: Lab) -> Iterator[Row]:
@@ -284,7 +286,6 @@ def speed_and_memory(lab: Lab) -> Iterator[Row]:
     amp, on_gpu = choose_amp("auto", lab.device), lab.device.type == "cuda"
     for name, side in lab.sizes.items():
         batch = 2 if lab.full else 1
-        settings = merge_settings(None, {"batch_size": batch, "train_size": side})
         fast, plain = (network.float().to(lab.device) for network in pair(name))
         clip = random_clip(fast, side, lab, batch)
         forms = {"plain": (plain, plain_input(name, clip)), "ours": (fast, clip)}
@@ -295,9 +296,8 @@ def speed_and_memory(lab: Lab) -> Iterator[Row]:
                 taken[form], memory[form] = measure(lab, network, inputs, amp, network)
             text = f"{1e3 * taken['ours']:.1f} ms, plain {1e3 * taken['plain']:.1f} ms"
             if on_gpu:  # as training and inference do by default
-                recorded = Replayed(fast) if task == "forward" else GraphedNetwork(fast, settings, lab.device, amp)
-                taken["ours"], _ = measure(lab, recorded, clip, amp, fast)
-                text += f", recorded {1e3 * taken['ours']:.1f} ms"
+                taken["ours"], _ = measure(lab, GraphRunner(fast), clip, amp, fast)
+                text += f", as graphs {1e3 * taken['ours']:.1f} ms"
             ratio = taken["plain"] / taken["ours"]
             text += f": {ratio:.2f} x; {memory['ours'] / 1e6:.0f} MB, plain {memory['plain'] / 1e6:.0f} MB"
             fine = not lab.full or (ratio > 1 and memory["ours"] < 1.1 * memory["plain"])
@@ -306,7 +306,7 @@ def speed_and_memory(lab: Lab) -> Iterator[Row]:
 
 def measure(lab: Lab, form: Callable, inputs: Tensor, amp: torch.dtype | None, network: nn.Module) -> tuple[float, int]:
     """Median seconds, and the allocator's peak in bytes, of a pass of a form of `network`: forward, in training mode
-    with backward. A form that records graphs keeps memory that the peak lacks."""
+    with backward. A form of graphs keeps memory that the peak lacks."""
     on_gpu, times = lab.device.type == "cuda", []
     for _ in range(8 if lab.full else 1):
         if on_gpu:

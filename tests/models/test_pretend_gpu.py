@@ -245,8 +245,8 @@ def test_training_has_no_graph_breaks(name, gpu, monkeypatch):
                 torch.testing.assert_close(other, one, rtol=0, atol=1e-3 * one.abs().max().item() + 1e-6)
 
 
-def test_a_recorded_pass_shares_no_masks(monkeypatch):
-    """Those in the cache may be freed while a CUDA graph reads them, and those of a recording have no values yet."""
+def test_a_captured_pass_shares_no_masks(monkeypatch):
+    """Those in the cache may be freed while a CUDA graph reads them, and those of a capture have no values yet."""
     monkeypatch.setattr("istd.models.ops.on_cpu", lambda tensor: False)
     network = build("sgmp_unet").eval()
     clip = torch.rand(1, 2, 3, 64, 64)
@@ -254,6 +254,6 @@ def test_a_recorded_pass_shares_no_masks(monkeypatch):
     with torch.no_grad():
         expected = network(clip)
         before = window_attention._shift_mask.cache_info()
-        monkeypatch.setattr("istd.models.ops.is_recorded", lambda tensor: True)
+        monkeypatch.setattr("istd.models.ops.is_captured", lambda tensor: True)
         assert torch.equal(network(clip), expected)
     assert before.currsize and window_attention._shift_mask.cache_info() == before

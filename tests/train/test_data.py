@@ -34,14 +34,14 @@ def test_every_run_holds_out_the_same_tenth():
     [("cpu", None, 64, 0), ("cuda", None, 64, 8), ("cuda", None, 3, 3), ("cuda", 0, 64, 0), ("cpu", 2, 1, 2)],
 )
 def test_a_gpu_is_served_by_processes_of_its_own(monkeypatch, device, given, cores, expected):
-    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: range(cores), raising=False)
     assert count_workers(merge_settings(None, {"num_workers": given}), torch.device(device)) == expected
 
 
 @pytest.mark.parametrize(("cores", "processes", "expected"), [(4, 1, 4), (12, 4, 3), (64, 2, 8), (2, 4, 1)])
 def test_processes_on_gpus_share_the_cores_for_loading(cores, processes, expected, monkeypatch):
-    monkeypatch.setattr("istd.train_script.data.os.cpu_count", lambda: cores)
-    monkeypatch.setattr("istd.train_script.data.world_size", lambda: processes)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: range(cores), raising=False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
     assert count_workers(merge_settings(None, {}), torch.device("cuda")) == expected
 
 

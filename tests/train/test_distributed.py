@@ -8,13 +8,15 @@ import subprocess
 import sys
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock, patch
 
 import pytest
 import torch
+from timm.layers import BatchNormAct2d
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Dataset
 from torchvision.ops import StochasticDepth
 
@@ -23,16 +25,23 @@ from istd.models import build_model
 from istd.test_script import inference
 from istd.train_script import train
 from istd.train_script.data import EpochBatches
+from istd.train_script.data_parallel import ProcessAverage, seed_draws
 from istd.train_script.losses import LOSSES
-from istd.train_script.optim import build_optimizer, build_schedule
+from istd.train_script.optim import build_schedule
 from istd.train_script.settings import merge_settings
-from istd.train_script.state import Training
-from istd.train_script.synced_layers import SyncedBatchNorm, SyncedStochasticDepth, synchronise_layers
+from istd.train_script.synced_layers import (
+    SyncedBatchNorm,
+    SyncedBatchNormAct,
+    SyncedStochasticDepth,
+    shared_generator,
+    synchronise_layers,
+)
 from istd.train_script.trainer import train_step
 from istd.utils import distributed
 from istd.utils.errors import InputError
 from tests.reference.datasets_folders import write_lists, write_sequences
 from tests.train.test_train import arguments, folder_of, rows, write_blobs
+from tests.utils.test_cuda_graphs import graph_stand_in
 
 ROOT = Path(__file__).resolve().parents[2]
 GIVEN = {"schedule": "constant", "lr": 1e-3, "batch_size": 4, "epochs": 1, "clip_norm": 0.5, "preset": "fast"}
@@ -59,6 +68,25 @@ class TinyNet(nn.Module):
         return self.last(x + self.depth(self.branch(x)))
 
 
+class PlainNet(nn.Module):
+    """Nothing that sees the batch, and an auxiliary output that the loss leaves out."""
+
+    num_frames = in_channels = 1
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last, self.aux = (nn.Conv2d(c, o, 3, padding=1) for c, o in ((1, 4), (4, 1), (4, 1)))
+
+    def backbone_parameters(self):
+        return []
+
+    def forward(self, clip):
+        return self.last(self.first(clip[:, 0]).relu())
+
+
+SMALL_NETS = {"tiny": TinyNet, "plain": PlainNet}
+
+
 class Blobs(Dataset):
     """Double-precision samples, a function of their index; targets of very different sizes."""
 
@@ -76,34 +104,47 @@ class Blobs(Dataset):
         return ClipSample(clip + mask, mask, "blobs", f"s{item}", f"f{item}")
 
 
-def train_blobs(kind, loss, accumulate=1):
+def train_blobs(kind, loss, accumulate=1, sync_bn=True, graphs=False):
     """Losses, norms and weights of three steps of all processes together."""
     torch.manual_seed(0)
     options = SMALL_SGMP if kind == "sgmp_unet" else {}
-    network = (TinyNet() if kind == "tiny" else build_model(kind, **options)).double()
+    network = SMALL_NETS[kind]() if kind in SMALL_NETS else build_model(kind, **options)
+    network.double()
     for module in network.modules():
         if isinstance(module, StochasticDepth):
             module.p = 0.5
-    settings = replace(merge_settings(None, GIVEN), loss=loss, accumulate=accumulate)
-    model = network
-    if distributed.world_size() > 1:
-        model = DistributedDataParallel(synchronise_layers(network), broadcast_buffers=False)
-    optimizer = build_optimizer(network, settings)
-    training = Training(network, model, optimizer, torch.amp.GradScaler("cpu", enabled=False))
+    settings = replace(merge_settings(None, GIVEN), loss=loss, accumulate=accumulate, sync_bn=sync_bn)
+    with patch.object(train, "uses_graphs", lambda settings, device: graphs):
+        training = train.build_training(settings, network, torch.device("cpu"))
     dataset, seen = Blobs(network.num_frames, network.in_channels), []
     batches = EpochBatches([list(range(len(dataset)))], [len(dataset)], settings.batch_size, accumulate, seed=1)
     loader = torch.utils.data.DataLoader(dataset, batch_sampler=batches, collate_fn=collate)
     schedule, device = build_schedule(settings, batches.steps), torch.device("cpu")
     run = SimpleNamespace(settings=settings, batches=batches, schedule=schedule, device=device, amp=None)
     parts = iter(loader)
-    for _ in range(batches.steps):
-        seen.append(train_step(run, training, parts).numbers)
-        training.progress.step += 1
+    with patch.object(torch.cuda, "make_graphed_callables", graph_stand_in):
+        for _ in range(batches.steps):
+            seen.append(train_step(run, training, parts).numbers)
+            training.progress.step += 1
     return {"steps": torch.stack(seen), "weights": network.state_dict()}
 
 
 CASES = [("tiny", loss, 1) for loss in LOSSES] + [("tiny", "bce_soft_iou", 2), ("datransnet", "soft_iou", 1)]
-CASES += [("sgmp_unet", "focal_dice", 1)]
+CASES += [("sgmp_unet", "focal_dice", 1), ("plain", "focal_dice", 2, False)]
+UNSYNCED = [("tiny", "bce_soft_iou", 2, False), ("tiny", "bce_soft_iou", 2, False, True)]  # the second one as graphs
+
+
+def count_all_reduces() -> list[int]:
+    """Those of a synchronised batch norm in the forward and the backward pass, and of averaging gradients."""
+    layer, counts, counting = SyncedBatchNorm(3), [], Mock(wraps=torch.distributed.all_reduce)
+    with patch.object(torch.distributed, "all_reduce", counting):
+        output = layer(torch.rand(2, 3, 4, 4, requires_grad=True))
+        counts.append(counting.call_count)
+        output.square().sum().backward()
+        counts.append(counting.call_count)
+        ProcessAverage(layer)()
+        counts.append(counting.call_count)
+    return counts
 
 
 def free_port() -> int:
@@ -117,7 +158,10 @@ def worker(folder: Path, commands: list[list[str]]) -> None:
     with distributed.process_group("cpu"):
         rank = distributed.rank()
         ports = distributed.gather_objects([free_port() for _ in commands])[0]
-        results = {str(case): train_blobs(*case) for case in CASES}
+        results = {str(case): train_blobs(*case) for case in CASES + UNSYNCED}
+        results["all-reduces"] = count_all_reduces()
+        seed_draws(5, torch.device("cpu"))
+        results["draws"] = torch.rand(3), torch.rand(3, generator=shared_generator(torch.device("cpu")))
         value = torch.tensor([1.0 + rank, 2.0], dtype=torch.float64, requires_grad=True)
         total = distributed.all_reduce_sum(value)
         ((rank + 1) * total.square()).sum().backward()  # process r's loss is (r + 1) |total|^2
@@ -143,7 +187,7 @@ def folder(tmp_path_factory):
 
 
 def train_words(folder, name):
-    return arguments(folder / "blobs", folder / "runs", name, epochs=1, final_test=True)
+    return arguments(folder / "blobs", folder / "runs", name, epochs=1, final_test=True, sync_bn=True)
 
 
 def inference_words(folder, output):
@@ -176,6 +220,26 @@ def test_two_processes_train_as_one(two_processes, case):
     for together in (result[str(case)] for result in two_processes):
         torch.testing.assert_close(together["steps"], alone["steps"], rtol=1e-9, atol=1e-12)
         torch.testing.assert_close(together["weights"], alone["weights"], rtol=1e-6, atol=1e-7)  # lr is 1e-3
+
+
+def test_processes_that_normalise_alone_stay_equal_and_may_replay_graphs(two_processes):
+    first, second = ([result[str(case)] for case in UNSYNCED] for result in two_processes)
+    torch.testing.assert_close(second, first, rtol=0, atol=0)
+    plain, graphs = first
+    torch.testing.assert_close(graphs, plain, rtol=1e-12, atol=1e-15)
+    alone = train_blobs(*UNSYNCED[0])
+    assert not torch.allclose(alone["steps"], plain["steps"], rtol=1e-6)  # its norms see the batch of both
+
+
+def test_one_all_reduce_a_direction_and_one_for_the_gradients(two_processes):
+    assert [result["all-reduces"] for result in two_processes] == [[1, 2, 3]] * 2
+
+
+def test_processes_draw_differently_but_for_synchronised_layers(two_processes):
+    (one, shared), (other, shared_too) = (result["draws"] for result in two_processes)
+    assert torch.equal(shared, shared_too) and not torch.equal(one, other)
+    torch.manual_seed(5)
+    assert torch.equal(one, torch.rand(3))  # alone, and on the first process, the draws are those of the seed
 
 
 def test_sum_over_processes_has_its_gradient(two_processes):
@@ -218,16 +282,24 @@ def test_alone_everything_is_a_no_op():
     assert distributed.all_reduce_max(3, torch.device("cpu")) == 3
 
 
-@pytest.mark.parametrize("shape", [(4, 3), (4, 3, 5, 2), (2, 3, 4, 2, 2)])
-def test_synced_batch_norm_is_batch_norm(shape):
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [
+        (nn.BatchNorm1d, (4, 3)),
+        (nn.BatchNorm2d, (4, 3, 5, 2)),
+        (nn.BatchNorm3d, (2, 3, 4, 2, 2)),
+        (partial(BatchNormAct2d, act_layer=nn.PReLU), (4, 3, 5, 2)),
+    ],
+)
+def test_synced_batch_norm_is_batch_norm(kind, shape):
     torch.manual_seed(0)
-    kind = {2: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}[len(shape)]
     plain, synced = nn.Sequential(kind(3)).double(), nn.Sequential(kind(3)).double()
     nn.init.normal_(plain[0].weight)
+    expected = SyncedBatchNormAct if isinstance(plain[0], BatchNormAct2d) else SyncedBatchNorm
     synced.load_state_dict(plain.state_dict())
     parameters = list(synced.parameters())
     synchronise_layers(synced)
-    assert type(synced[0]) is SyncedBatchNorm
+    assert type(synced[0]) is expected
     assert all(now is before for now, before in zip(synced.parameters(), parameters, strict=True))
     tensor = torch.randn(shape, dtype=torch.float64, requires_grad=True) * 3 + 1
     for training in (True, True, False):
@@ -241,6 +313,14 @@ def test_synced_batch_norm_is_batch_norm(shape):
     torch.testing.assert_close(synced.state_dict(), plain.state_dict())
 
 
+def test_unknown_batch_norms_are_refused():
+    class Scaled(nn.BatchNorm2d):
+        pass
+
+    with pytest.raises(InputError, match=r"Scaled.*leave --sync_bn out"):
+        synchronise_layers(nn.Sequential(Scaled(3)))
+
+
 def test_synced_stochastic_depth_draws_as_torchvision_does():
     plain = StochasticDepth(0.4, "row")
     synced = synchronise_layers(nn.Sequential(StochasticDepth(0.4, "row")))[0]
@@ -248,7 +328,7 @@ def test_synced_stochastic_depth_draws_as_torchvision_does():
     tensor = torch.rand(16, 3, 2)
     torch.manual_seed(1)
     expected = plain(tensor)
-    torch.manual_seed(1)
+    shared_generator(tensor.device).manual_seed(1)
     assert torch.equal(synced(tensor), expected)
     assert torch.equal(synced.eval()(tensor), tensor)
 
@@ -261,7 +341,7 @@ def test_a_process_takes_its_gpu_and_does_not_wait_for_the_others_after_an_error
     monkeypatch.setattr(distributed, "choose_device", lambda name, _rank: gpu if name == "cuda" else torch.device(name))
     monkeypatch.setattr(torch.cuda, "set_device", lambda chosen: calls.append(chosen))
     monkeypatch.setattr(
-        torch.distributed, "init_process_group", lambda kind, device_id: calls.append((kind, device_id))
+        torch.distributed, "init_process_group", lambda kind, timeout, device_id: calls.append((kind, device_id))
     )
     monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: calls.append("left"))
     with suppress(ZeroDivisionError), distributed.process_group(device):

@@ -13,6 +13,7 @@ from istd.train_script.losses import (
     soft_iou_loss,
     total_loss,
 )
+from istd.utils.errors import InputError
 
 
 def logit(probability: float) -> float:
@@ -80,3 +81,9 @@ def test_half_precision_logits_are_measured_in_float32_and_extremes_are_finite(n
 @pytest.mark.parametrize("loss", [soft_iou_loss, focal_loss, dice_loss, bce_soft_iou_loss])
 def test_gradients_are_those_of_the_values(loss):
     assert torch.autograd.gradcheck(lambda logits: loss(logits, MASK.double()), LOGITS.double().requires_grad_())
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 4, 4), (2, 1, 2, 4)])
+def test_logits_that_would_be_broadcast_over_the_mask_are_refused(shape):
+    with pytest.raises(InputError, match=r"shape \(2, ., ., 4\), expected \(2, 1, 4, 4\)"):
+        total_loss("soft_iou", [torch.zeros(shape)], torch.zeros(2, 1, 4, 4), aux_weight=0.0)

@@ -1,0 +1,69 @@
+"""Several processes that train one network: equal weights at the start, equal gradients in every step.
+
+One flat all-reduce after the backward pass does what `DistributedDataParallel` does during it, and leaves the passes
+themselves free of communication, so that CUDA graphs can hold them.
+"""
+
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from istd.train_script.synced_layers import shared_generator
+from istd.utils.distributed import gather_objects, rank, world_size
+
+SEED_OF_A_RANK = 0x9E3779B97F4A7C15  # odd, so that no two ranks get the same seed modulo 2^64
+
+
+@torch.no_grad()
+def broadcast_weights(network: nn.Module) -> None:
+    """Give every process the weights and buffers of the first."""
+    for tensor in (*network.parameters(), *network.buffers()):
+        dist.broadcast(tensor, 0)
+
+
+class ProcessAverage:
+    """Called after a backward pass, sets a network's gradients and running statistics to their mean over processes.
+
+    Parameters that have no gradient on any process in the first step, such as those of auxiliary outputs that the loss
+    leaves out, keep none.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        self.statistics = [value for norm in norms for value in (norm.running_mean, norm.running_var)]
+        self.statistics = [value for value in self.statistics if value is not None]
+        self.used: list[nn.Parameter] | None = None
+
+    @torch.no_grad()
+    def __call__(self) -> None:
+        if self.used is None:
+            found = zip(*gather_objects([parameter.grad is not None for parameter in self.parameters]), strict=True)
+            self.used = [parameter for parameter, ranks in zip(self.parameters, found, strict=True) if any(ranks)]
+        for parameter in self.used:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        average([*(parameter.grad for parameter in self.used), *self.statistics])
+
+
+@torch.no_grad()
+def average(tensors: Iterable[Tensor]) -> None:
+    """Replace tensors of one device by their means over all processes: one all-reduce for each number format."""
+    by_format: dict[torch.dtype, list[Tensor]] = {}
+    for tensor in tensors:
+        by_format.setdefault(tensor.dtype, []).append(tensor)
+    for group in by_format.values():
+        flat = torch.cat([tensor.reshape(-1) for tensor in group])
+        dist.all_reduce(flat)
+        means = (flat / world_size()).split([tensor.numel() for tensor in group])
+        torch._foreach_copy_(group, [mean.view(tensor.shape) for mean, tensor in zip(means, group, strict=True)])
+
+
+def seed_draws(seed: int, device: torch.device) -> None:
+    """Seed the random draws of a micro-batch: other ones on every process, such as dropout masks, but those of
+    synchronised layers on `device` equal."""
+    torch.manual_seed((seed + rank() * SEED_OF_A_RANK) % 2**64)
+    if world_size() > 1:
+        shared_generator(device).manual_seed(seed)
