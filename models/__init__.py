@@ -3,8 +3,11 @@
 import functools
 import inspect
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from istd.models.datransnet import DATransNet
 from istd.models.external import (
@@ -19,7 +22,7 @@ from istd.models.external import (
 )
 from istd.models.network import Network
 from istd.models.sgmp_unet import SMALL, SGMPUNet
-from istd.models.weights import load_weights, unknown_network
+from istd.models.weights import load_weights, mismatches, unknown_network
 from istd.utils.checkpoint import Checkpoint, read_checkpoint
 from istd.utils.config import convert
 from istd.utils.errors import InputError
@@ -88,7 +91,8 @@ def load_model(
 ) -> Network:
     """The network of a checkpoint, ours or published, with its weights, in eval mode.
 
-    `source` is the file, or a checkpoint already read with `utils.checkpoint.read_checkpoint`. Name and options are
+    `source` is the file, a folder of the Hugging Face Hub, the name of weights that ship with the repository, such as
+    "datransnet", or a checkpoint already read with `utils.checkpoint.read_checkpoint`. Name and options are
     those of the file; `options` override them (e.g. `image_size` for a published DATransNet file, which does not
     record it). A network from the user's code needs that code: names as `build_model` takes them, of which the one
     with the class of the checkpoint is used, since a checkpoint never brings code. `interface` and `options` are then
@@ -102,11 +106,39 @@ def load_model(
         name = choose_code(checkpoint, code)
         interface = {**checkpoint.code.get("interface", {}), **(interface or {})}
     elif checkpoint.kind == "published":
-        found = {network.name: network.published_options(checkpoint.weights) for network in NETWORKS}
-        name = next((name for name, options in found.items() if options is not None), None)
+        published = {network.name: network.published_options(checkpoint.weights) for network in NETWORKS}
+        name = next((name for name, options in published.items() if options is not None), None)
+        recorded = published.get(name, {})
         if name is None:
-            raise unknown_network(checkpoint, list(found))
-        recorded = found[name]
+            name = network_of_names(checkpoint, options)
     model = build_model(name, interface, **{**recorded, **options})
     load_weights(model, checkpoint)
+    model.settings = checkpoint.settings if checkpoint.kind == "ours" else {}
     return model.eval()
+
+
+@functools.lru_cache
+def default_weights(name: str) -> dict[str, torch.Tensor]:
+    """The weights of a network of `MODELS` with its default options, without values."""
+    with torch.device("meta"):
+        return build_model(name).state_dict()
+
+
+def network_of_names(checkpoint: Checkpoint, options: dict[str, Any]) -> str:
+    """The name of our network whose weights have the names in a checkpoint: a plain `state_dict()`.
+
+    Of the names in `MODELS`, the one whose weights also have these shapes, built with these `options`.
+    Raises InputError where the names are of no network.
+    """
+    alike = None
+    for name in MODELS:
+        if checkpoint.weights.keys().isdisjoint(default_weights(name)):
+            continue
+        with torch.device("meta"), suppress(InputError):  # of options for another network
+            expected = build_model(name, **options).state_dict() if options else default_weights(name)
+            alike = alike or name
+            if not mismatches(expected, checkpoint.weights):
+                return name
+    if alike is None:
+        raise unknown_network(checkpoint, [network.name for network in NETWORKS])
+    return alike

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from istd.models.network import PRIOR_LOGIT, Network
 from istd.models.ops.conv import conv_norm
 from istd.models.ops.gradient_attention import attend_to_surround
-from istd.models.weights import down_one, rename_weights
+from istd.models.weights import rename_weights, to_zero_based
 from istd.utils.errors import InputError
 
 LEAKY_SLOPE = 0.01
@@ -224,8 +224,8 @@ class DATransNet(Network):
 PUBLISHED_NAMES = (
     (r"^inc\.0\.", "encoders.0."),
     (r"^encoder([1-4])\.0\.", r"encoders.\1."),
-    (r"^contras([1-4])\.", down_one("transformers.", ".")),
-    (r"^decoder([1-4])\.", down_one("decoders.", ".")),
+    (r"^contras([1-4])\.", to_zero_based("transformers.", ".")),
+    (r"^decoder([1-4])\.", to_zero_based("decoders.", ".")),
     # residual blocks
     (r"\.bn([12])\.", r".norm\1."),
     (r"\.shortcut\.0\.", ".shortcut_conv."),

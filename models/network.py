@@ -1,10 +1,14 @@
 """What every network of this repository is and promises."""
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
 
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum
 
+from istd.models.hub import HubMixin
 from istd.utils.errors import InputError
 
 # `init_low_prior` lets maps begin at a probability of 0.02, a few times the share of target pixels in a crop around a
@@ -12,7 +16,7 @@ from istd.utils.errors import InputError
 PRIOR_LOGIT = math.log(0.02 / (1 - 0.02))
 
 
-class Network(nn.Module):
+class Network(HubMixin, nn.Module):
     """Base class of the networks: a clip [B, T, C, H, W] to logits [B, 1, H, W] of its target frame, number T // 2.
 
     A subclass sets the attributes below, implements `forward(clip, with_aux=False)`, which with `with_aux` returns a
@@ -28,6 +32,7 @@ class Network(nn.Module):
     pretrained: WeightsEnum | None = None  # torchvision's weights that `--pretrained_backbone` loads
     pretrained_part: str = ""  # regular expression of the names of the parameters that start from them
     options: dict
+    settings: Mapping[str, Any] = MappingProxyType({})  # of the training run that its weights come from, where known
 
     def backbone_parameters(self) -> list[nn.Parameter]:
         """The parameters that train at `lr_backbone`."""
@@ -48,7 +53,7 @@ class Network(nn.Module):
         return weights
 
     @staticmethod
-    def from_pretrained(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    def from_backbone(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """The weights of `pretrained` under the names of this network, without those that it does not have."""
         return weights
 

@@ -11,7 +11,7 @@ from istd.models.network import PRIOR_LOGIT, Network
 from istd.models.ops.swin import SwinBlockV2
 from istd.models.sgmp_decoder import Decoder, Head, Skip
 from istd.models.sgmp_encoder import Encoder
-from istd.models.weights import down_one, rename_weights
+from istd.models.weights import rename_weights, to_zero_based
 from istd.utils.errors import InputError
 
 # The options of `sgmp_unet_small`: the same architecture in 9.9 M parameters instead of 66.5 M.
@@ -105,7 +105,7 @@ class SGMPUNet(Network):
         return None if key is None or key.dim() < 2 else {"num_frames": 2 * key.shape[1]}
 
     @staticmethod
-    def from_pretrained(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    def from_backbone(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """torchvision's weights of Video Swin-T under the names of the temporal branch, without the class head."""
         return rename_weights(weights, PRETRAINED_NAMES, unused=("head.",))
 
@@ -151,7 +151,7 @@ PRETRAINED_NAMES = (
 PUBLISHED_NAMES = (
     (r"^encoder\.model\.0\.spatial_layer\.", "encoder.spatial_stem."),
     (r"^encoder\.model\.0\.temporal_layer\.0\.", "encoder.patch_embed."),
-    (r"^encoder\.model\.([1-4])\.", down_one("encoder.stages.", ".")),
+    (r"^encoder\.model\.([1-4])\.", to_zero_based("encoder.stages.", ".")),
     # spatial branch
     (r"\.spatial_layer\.", ".spatial."),
     (r"\.bn([12])\.", r".norm\1."),
@@ -177,7 +177,7 @@ PUBLISHED_NAMES = (
     (r"^skip_layers\.(\d)\.skip\.", r"skips.\1.shortcut."),
     # decoder: a stage's patch expansion is published at the end of the stage before
     (r"^decoder\.features\.(\d)(?:\.\d)?\.projection\.", r"decoder.expands.\1.projection."),
-    (r"^decoder\.features\.([123])\.", down_one("decoder.blocks.", ".")),
+    (r"^decoder\.features\.([123])\.", to_zero_based("decoder.blocks.", ".")),
     # head
     (r"^former\.features\.([01])\.0\.projection\.", r"head.expands.\1.projection."),
     (r"^former\.features\.([01])\.([12])\.", lambda match: f"head.blocks.{match[1]}.{int(match[2]) - 1}."),

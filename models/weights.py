@@ -2,13 +2,12 @@
 
 import re
 import urllib.error
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models import WeightsEnum
 
-from istd.models.network import Network
 from istd.utils.checkpoint import Checkpoint, read_checkpoint
 from istd.utils.distributed import barrier, is_main
 from istd.utils.errors import InputError
@@ -17,22 +16,56 @@ LISTED = 8  # names shown of each kind of mismatch
 DERIVED = "relative_position_index"  # a buffer that the window's size determines; shipped files leave it out
 
 
-def load_weights(model: Network, source: str | Path | Checkpoint) -> None:
+def load_weights(model: nn.Module, source: str | Path | Checkpoint) -> None:
     """Fill `model` with the weights of a checkpoint file, or of one already read.
 
-    Raises InputError if it is of another network, or if any weight is missing, left over or of another shape.
+    Raises InputError if it is of another network, if any weight is missing, left over or of another shape or type, or
+    if any is not finite.
     """
     checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(source)
-    weights = checkpoint.weights
-    if checkpoint.kind == "published":
-        if model.published_options(weights) is None:
-            raise unknown_network(checkpoint, [model.name])
-        weights = model.from_published(weights)
-    elif checkpoint.model_name != model.name:
+    if checkpoint.kind == "ours" and checkpoint.model_name != model.name:
         raise InputError(f"{checkpoint.path} holds a {checkpoint.model_name} checkpoint; expected one of {model.name}")
-    if problems := _mismatches(model.state_dict(), weights):
+    expected = model.state_dict()
+    weights, problems = {}, ""
+    for candidate in _namings(checkpoint):
+        renamed = _our_names(model, candidate) if checkpoint.kind == "published" else candidate
+        if expected.keys().isdisjoint(renamed):
+            continue
+        weights = weights or renamed
+        problems = problems or mismatches(expected, renamed)
+        if not mismatches(expected, renamed):
+            weights, problems = renamed, ""
+            break
+    if not weights:
+        raise unknown_network(checkpoint, [model.name])
+    if problems:
         raise InputError(f"{checkpoint.path} does not fit {model.name} with options {model.options}: {problems}")
+    check_finite(weights, checkpoint.path)
     model.load_state_dict(weights, strict=False)
+
+
+def _our_names(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights under the names of `model`, where they are published ones of its network; else as they are."""
+    return weights if model.published_options(weights) is None else model.from_published(weights)
+
+
+def _namings(checkpoint: Checkpoint) -> Iterator[dict[str, Tensor]]:
+    """The weights without wrappers' prefixes, then with those that may be a part of the network's own names."""
+    yield checkpoint.weights
+    for start in reversed(range(len(checkpoint.prefixes))):
+        prefix = "".join(checkpoint.prefixes[start:])
+        yield {prefix + name: weight for name, weight in checkpoint.weights.items()}
+
+
+def check_finite(weights: dict[str, Tensor], path: Path) -> None:
+    """Raise InputError if a weight is infinite or NaN: the file is damaged, or its training diverged."""
+    bad = [name for name, weight in weights.items() if weight.is_floating_point() and not weight.isfinite().all()]
+    if bad:
+        raise InputError(
+            f"{path} has weights that are not finite ({', '.join(bad[:LISTED])}"
+            + (f", and {len(bad) - LISTED} more" if len(bad) > LISTED else "")
+            + "); the file is damaged or its training diverged: use another checkpoint"
+        )
 
 
 def unknown_network(checkpoint: Checkpoint, expected: list[str]) -> InputError:
@@ -43,15 +76,21 @@ def unknown_network(checkpoint: Checkpoint, expected: list[str]) -> InputError:
     )
 
 
-def _mismatches(own: dict[str, Tensor], weights: dict[str, Tensor]) -> str:
-    """The names of `own` and `weights` that do not match, by the kind of mismatch; empty if all do."""
+def mismatches(expected: dict[str, Tensor], weights: dict[str, Tensor]) -> str:
+    """The names of `expected` and `weights` that do not match, by the kind of mismatch; empty if all do."""
+    shared = [(name, weights[name], weight) for name, weight in expected.items() if name in weights]
     problems = {
-        "missing": [name for name in own if name not in weights and not name.endswith(DERIVED)],
-        "unexpected": [name for name in weights if name not in own],
+        "missing": [name for name in expected if name not in weights and not name.endswith(DERIVED)],
+        "unexpected": [name for name in weights if name not in expected],
         "of another shape": [
-            f"{name} {list(weights[name].shape)}, expected {list(own[name].shape)}"
-            for name in own
-            if name in weights and weights[name].shape != own[name].shape
+            f"{name} {list(weight.shape)}, expected {list(wanted.shape)}"
+            for name, weight, wanted in shared
+            if weight.shape != wanted.shape
+        ],
+        "of another type": [
+            f"{name} ({weight.dtype}, {weight.layout}), expected {wanted.dtype}"
+            for name, weight, wanted in shared
+            if weight.is_floating_point() != wanted.is_floating_point() or weight.layout != wanted.layout
         ],
     }
     return "; ".join(
@@ -62,7 +101,7 @@ def _mismatches(own: dict[str, Tensor], weights: dict[str, Tensor]) -> str:
     )
 
 
-def load_pretrained_backbone(model: Network, source: str) -> None:
+def load_pretrained_backbone(model: nn.Module, source: str) -> None:
     """Fill `model` from `source`: a file of torchvision's weights that its class names as `pretrained`, or `download`.
 
     Raises `InputError` for a network without such a part, a failed download, or weights that do not fit.
@@ -70,13 +109,14 @@ def load_pretrained_backbone(model: Network, source: str) -> None:
     if model.pretrained is None:
         raise InputError(f"{model.name} has no pretrained backbone; leave --pretrained_backbone at none")
     weights = _download(model.pretrained) if source == "download" else read_checkpoint(source).weights
-    renamed = model.from_pretrained(weights)
-    own = {name: weight for name, weight in model.state_dict().items() if re.match(model.pretrained_part, name)}
-    if problems := _mismatches(own, renamed):
+    renamed = model.from_backbone(weights)
+    part = {name: weight for name, weight in model.state_dict().items() if re.match(model.pretrained_part, name)}
+    if problems := mismatches(part, renamed):
         raise InputError(
             f"the weights of {source} do not fit {model.name} with options {model.options}: {problems}; expected "
             f"torchvision's {model.pretrained}, from `download` or {model.pretrained.url}, and a network of its size"
         )
+    check_finite(renamed, Path(source))
     model.load_state_dict(renamed, strict=False)
 
 
@@ -108,6 +148,6 @@ def rename_weights(weights: dict[str, Tensor], table, unused: tuple[str, ...] = 
     return renamed
 
 
-def down_one(before: str, after: str) -> Callable[[re.Match], str]:
+def to_zero_based(before: str, after: str) -> Callable[[re.Match], str]:
     """Replacement that counts from 0 what the published name counts from 1."""
     return lambda match: f"{before}{int(match[1]) - 1}{after}"

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from istd.models import load_model
-from istd.test_script.options import add_code_options, code_options, command_parser
+from istd.test_script.options import add_checkpoint_option, add_code_options, code_options, command_parser
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import atomic_path, check_writable
 
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     """Export a checkpoint's network to ONNX and check the file."""
     parser = command_parser("export", __doc__)
     add = parser.add_argument
-    add("--model_path", required=True, help="checkpoint file, ours or a published one")
+    add_checkpoint_option(parser)
     add("--output", required=True, help="file to write, such as model.onnx")
     add("--size", type=int, nargs=2, default=(256, 256), metavar=("H", "W"), help="of the frames; default 256 256")
     add("--dynamic", action="store_true", help="let height and width vary")

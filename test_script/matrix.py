@@ -85,14 +85,14 @@ def prepare_pairs(args: argparse.Namespace, device: torch.device) -> dict[tuple[
     return jobs
 
 
-def checkpoint_names(paths: list[str]) -> list[str]:
+def checkpoint_names(paths: list[Path]) -> list[str]:
     """Names that differ: file names, with as many folders as it takes, without the end that all paths share.
 
     For instance, runs/a/train/best.pth and runs/b/train/best.pth are a and b.
     """
     parts = [Path(os.path.abspath(path).removesuffix(".pth")).parts[1:] for path in paths]
     if len(set(parts)) < len(parts):
-        raise InputError(f"--models {' '.join(paths)} has a checkpoint twice; give each of them once")
+        raise InputError(f"--models {' '.join(map(str, paths))} has a checkpoint twice; give each of them once")
     shared = 0
     shortest = min(map(len, parts))
     while shared + 1 < shortest and len({one[-1 - shared] for one in parts}) == 1 < len(parts):

@@ -5,6 +5,7 @@ import math
 from typing import Any
 
 from istd.test_script.predictor.predictor import PUBLISHED_SCALES
+from istd.utils.checkpoint_files import find_checkpoint, shipped_weights
 from istd.utils.config import add_pairs_option, convert
 from istd.utils.distributed import AMP_HELP, AMP_NAMES
 from istd.utils.errors import InputError
@@ -31,11 +32,9 @@ def add_device_options(parser: argparse.ArgumentParser, amp: bool = True) -> Non
 
 
 def add_model_options(parser: argparse.ArgumentParser, path_required: bool = True, several: bool = False) -> None:
-    """Add --model_path (--models if `several`), which must be given if `path_required`, and the way it is run."""
+    """Add --model_path or --weights (--models if `several`), of which `path_required` asks, and the way it is run."""
     add = parser.add_argument
-    name, number = ("--models", "+") if several else ("--model_path", None)
-    path = "checkpoint, of this repository or published"
-    add(name, nargs=number, required=path_required, metavar="FILE", help=path)
+    add_checkpoint_option(parser, "--models" if several else "--model_path", path_required, several)
     sizes = "for DATransNet checkpoints that do not record it; default 256, or 512 on IRSTD-1K, as published"
     add("--image_size", type=int, help=sizes)
     add_code_options(parser)
@@ -48,6 +47,40 @@ def add_model_options(parser: argparse.ArgumentParser, path_required: bool = Tru
     add_device_options(parser)
     add("--batch_size", type=int, help="frames processed at a time; default 4, on a CPU enough to fill its cores")
     add("--compile", action="store_true", help="compile the network, which takes minutes; see test_script.benchmark")
+
+
+def add_checkpoint_option(
+    parser: argparse.ArgumentParser, name: str = "--model_path", required: bool = True, several: bool = False
+) -> None:
+    """Add the option `name`, and --weights, which means the same, as `utils.checkpoint_files.find_checkpoint` reads it.
+
+    The namespace has it under `name`: a path, a list of them if `several`, or None.
+    """
+    number = "+" if several else None
+    text = "checkpoint (ours, published, or safetensors), or the name of weights that ship with this repository: "
+    parser.add_argument(
+        name, "--weights", action=OneName, nargs=number, required=required, type=find_checkpoint,
+        metavar="FILE|NAME", help=text + ", ".join(shipped_weights()),
+    )  # fmt: skip
+
+
+class OneName(argparse.Action):
+    """Stores a value, and refuses a second one under another name of the option."""
+
+    used: str | None = None  # the name that was given
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Store `values`; raises `InputError` if there are some under another name."""
+        if self.used not in (None, option_string):
+            raise InputError(f"{' and '.join(self.option_strings)} mean the same, and two were given; give only one")
+        self.used = option_string
+        setattr(namespace, self.dest, values)
 
 
 def add_code_options(parser: argparse.ArgumentParser) -> None:

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from istd.datasets import ClipDataset, DatasetIndex, Sequence, open_dataset
 from istd.datasets.catalog import DatasetInfo
 from istd.datasets.targets import read_targets
-from istd.test_script.options import add_device_options, command_parser
+from istd.test_script.options import add_checkpoint_option, add_device_options, command_parser
 from istd.test_script.predictor import Predictor
 from istd.test_script.predictor.preparation import batched, eval_dataset, frame_preparation, load_recipe
 from istd.utils.distributed import choose_device
@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> None:
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = command_parser("pd_over_snr", __doc__)
     add = parser.add_argument
-    add("--model_path", nargs="+", required=True, metavar="FILE", help="checkpoints to compare")
+    add_checkpoint_option(parser, several=True)
     add("--dataset", required=True, help="dataset with targets.csv: a known name, or a folder")
     add("--data_root", help="folder that holds the datasets by name")
     add("--split", default="test", help="default test")

@@ -5,7 +5,8 @@
 
 The input is an image, a folder of images (one sequence, in numeric order), a folder of such folders, or a video. Live
 inputs are -, PNG or JPEG images one after the other on standard input, and the number, device, or URL of a camera that
-OpenCV opens. The network is one of those in weights/ (--weights) or any other checkpoint (--model_path).
+OpenCV opens. --weights takes the name of a network in weights/, such as datransnet, which is the default, or the file
+of any other checkpoint.
 
 The output folder receives masks/<sequence>/<frame>.png, detections.csv and .json, tracks.csv (the detections linked
 into tracks over the frames), and for each sequence overlays/<sequence>.mp4 (.png for a single image) and
@@ -46,10 +47,10 @@ from istd.test_script.predictor.detections import DETECTION_COLUMNS, detection_r
 from istd.test_script.results.latency import Latency
 from istd.test_script.results.result_files import background_calls, frame_file, write_mask, write_png
 from istd.test_script.results.tracks import TRACK_COLUMNS, TrackedResult, TrackFilter, track_row
+from istd.utils.checkpoint_files import find_checkpoint, shipped_weights
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import atomic_path, open_atomic
 
-WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
 DEFAULT_WEIGHTS = "datransnet"
 
 
@@ -59,9 +60,8 @@ def main(argv: list[str] | None = None) -> None:
     sources = find_sources(args.input)
     if args.min_track > 1 and sources[0].kind == "image":
         raise InputError(f"--min_track {args.min_track}: {args.input} is a single image; give a sequence")
-    model_path = args.model_path or weights_file(args.weights)
     options = predictor_options(args) | {"threshold": args.threshold, "deterministic": args.deterministic}
-    predictor = Predictor.from_checkpoint(model_path, args.device, args.image_size, code_options(args), **options)
+    predictor = Predictor.from_checkpoint(args.model_path, args.device, args.image_size, code_options(args), **options)
     output = Path(args.output_dir)
     start = time.perf_counter()
     bad: list[dict] = []
@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> None:
         files = DetectionFiles(*(stack.enter_context(open_atomic(output / name)) for name in names))
         frames = sum(predict_source(source, predictor, files, bad, args) for source in sources)
         settings = {name: getattr(args, name) for name in ("threshold", *TRACK_OPTIONS)}
-        run = {"model": str(model_path), "input": public_address(args.input)}
+        run = {"model": str(args.model_path), "input": public_address(args.input)}
         files.finish(run | settings | {"frames": frames, "skipped": bad})
     seconds = time.perf_counter() - start
     print(
@@ -86,8 +86,6 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add(
         "--input", required=True, help="image, folder of images, folder of such folders, video, camera, or - for a pipe"
     )
-    weights = "network of weights/ to use, e.g. datransnet_nudt-sirst (see weights/README.md); default "
-    add("--weights", metavar="NAME", help=f"{weights}{DEFAULT_WEIGHTS}")
     add_model_options(parser, path_required=False)
     add("--output_dir", default="./predict", help="output folder; default ./predict")
     add("--threshold", type=float, default=0.5, help="probability threshold; default 0.5")
@@ -100,25 +98,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     check_track_options(args.min_track, args.track_speed)
     if args.fps is not None and not 0 < args.fps < LARGEST_FPS:
         raise InputError(f"--fps is {args.fps:g}; expected a number above 0, below {LARGEST_FPS}")
-    if args.model_path and args.weights:
-        raise InputError(f"--weights {args.weights} and --model_path {args.model_path} given; give only one of them")
+    if args.model_path is None:
+        args.model_path = find_checkpoint(DEFAULT_WEIGHTS)
+        print(f"network: weights/{args.model_path.name} (of {', '.join(shipped_weights())}; choose with --weights)")
     return args
-
-
-def weights_file(name: str | None) -> Path:
-    """The file of weights/ with this stem, or the default one, which is announced.
-
-    Raises `InputError` with the names of those that exist if it does not.
-    """
-    files = {file.stem: file for file in sorted(WEIGHTS.glob("*.pth"))}
-    name = name or DEFAULT_WEIGHTS
-    if name not in files:
-        raise InputError(
-            f"--weights {name}: {WEIGHTS} has no {name}.pth; choose one of {', '.join(files) or '(none)'}, "
-            "or give a checkpoint with --model_path"
-        )
-    print(f"network: weights/{name}.pth (of {', '.join(files)}; choose with --weights)")
-    return files[name]
 
 
 class DetectionFiles:

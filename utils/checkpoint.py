@@ -5,36 +5,30 @@ a published file is, `models.load_model` tells from the names of its weights.
 """
 
 import argparse
-import pathlib
-import pickle
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from istd.utils.checkpoint_files import find_checkpoint, read_content, write_safetensors
 from istd.utils.errors import InputError
 from istd.utils.files import atomic_path
 
 FORMAT = "istd-checkpoint"
 VERSION = 1
 
-WRAPPER_PREFIXES = ("module.", "model.", "_orig_mod.")  # of DataParallel, a Lightning-like holder, torch.compile
-
-# Beyond tensors and plain containers, what published files pickle; none of these runs anything when it is built.
-NUMPY_SCALAR = np.float64(0).__reduce__()[0]
-SAFE_TYPES = [
-    argparse.Namespace,
-    # paths of another system, and of Python 3.13, which moved them, are read as names only
-    *((pathlib.PurePosixPath, f"{module}.PosixPath") for module in ("pathlib", "pathlib._local")),
-    *((pathlib.PureWindowsPath, f"{module}.WindowsPath") for module in ("pathlib", "pathlib._local")),
-    np.dtype,
-    *{type(np.dtype(code)) for code in "?bBhHiIlLqQefd"},
-    (NUMPY_SCALAR, "numpy._core.multiarray.scalar"),
-    (NUMPY_SCALAR, "numpy.core.multiarray.scalar"),  # as numpy 1 wrote it
-]
+# Under which other programs save weights, in the order in which they are looked for
+WEIGHT_KEYS = (
+    "state_dict", "model", "model_state_dict", "net", "network", "params", "weights", "ema_state_dict",
+)  # fmt: skip
+# of DataParallel, a Lightning-like holder, a class around a network, torch.compile
+WRAPPER_PREFIXES = ("module.", "model.", "net.", "_orig_mod.")
+COUNTERS = ("total_ops", "total_params")  # that thop leaves in every layer it has counted
+PARTS = {"version": int, "model": dict, "weights": dict, "settings": dict, "training": dict}  # of a file of ours
+MODEL_PARTS = {"name": str, "options": dict, "code": dict}
+SETTINGS = {"preset": str, "model": str, "val_size": int}  # that loading uses, where a run recorded them
 
 
 @dataclass
@@ -42,9 +36,9 @@ class Checkpoint:
     """What a checkpoint file holds.
 
     kind is "ours" or "published". The name and the options (those of `models.build_model`) are known of ours only.
-    Weights carry the file's own names, without wrappers' prefixes; training is empty where the file has no training
-    state of ours. code describes the user's code that a network was built from (`models.external.describe_code`); it is
-    empty for the networks of this repository.
+    Weights carry the file's own names, without wrappers' prefixes, which are listed in `prefixes`, the outermost first;
+    training is empty where the file has no training state of ours. code describes the user's code that a network was
+    built from (`models.external.describe_code`); it is empty for the networks of this repository.
     """
 
     path: Path
@@ -55,12 +49,14 @@ class Checkpoint:
     settings: dict = field(default_factory=dict)
     training: dict = field(default_factory=dict)
     code: dict = field(default_factory=dict)
+    prefixes: tuple[str, ...] = ()
 
 
 def save_checkpoint(path: str | Path, model: nn.Module, settings: dict, training: dict | None = None) -> None:
     """Write `model` (with its `name` and `options`), the run's settings and its training state, atomically.
 
     Everything must be tensors, numbers, strings, None, lists, tuples and dicts, so that it can be read back safely.
+    A path that ends in .safetensors becomes a safetensors file, which has no training state.
     """
     content = {
         "format": FORMAT,
@@ -70,6 +66,8 @@ def save_checkpoint(path: str | Path, model: nn.Module, settings: dict, training
         "settings": settings,
         "training": training or {},
     }
+    if Path(path).suffix == ".safetensors":
+        return write_safetensors(Path(path), content)
     with atomic_path(path) as temporary:
         try:
             torch.save(content, temporary)
@@ -77,62 +75,81 @@ def save_checkpoint(path: str | Path, model: nn.Module, settings: dict, training
             raise OSError(str(error)) from error
 
 
-def read_checkpoint(path: str | Path) -> Checkpoint:
+def read_checkpoint(source: str | Path) -> Checkpoint:
     """Read a checkpoint of ours or a published one onto the CPU.
 
-    Raises InputError for a file that is missing, truncated, not a checkpoint, or that asks for anything but plain data.
+    `source`: a file, a folder of the Hugging Face Hub, or the name of weights that ship with the repository. Raises
+    InputError for a file that is missing, damaged, not a checkpoint, or that asks for anything but plain data.
     """
-    path = Path(path)
-    content = _load_safely(path)
+    path = find_checkpoint(source)
+    content = read_content(path)
     if isinstance(content, dict) and content.get("format") == FORMAT:
         return _read_ours(content, path)
     settings = content.get("args") if isinstance(content, dict) else None
     settings = vars(settings) if isinstance(settings, argparse.Namespace) else {}
-    return Checkpoint(path, "published", _find_weights(content, path), settings=settings)
+    weights, prefixes = _find_weights(content, path)
+    return Checkpoint(path, "published", weights, settings=settings, prefixes=prefixes)
 
 
 def _read_ours(content: dict, path: Path) -> Checkpoint:
-    try:
-        if content["version"] > VERSION:
-            versions = f"(format {content['version']}, known up to {VERSION})"
-            raise InputError(f"{path} was written by a newer version of this code {versions}; update this code")
-        model, parts = content["model"], (content["settings"], content["training"])
-        return Checkpoint(
-            path, "ours", content["weights"], model["name"], model["options"], *parts, model.get("code", {})
-        )
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{path} lacks a part of a checkpoint ({error}); it was not written by this code") from error
+    version = content.get("version")
+    if isinstance(version, int) and version > VERSION:
+        versions = f"(format {version}, known up to {VERSION})"
+        raise InputError(f"{path} was written by a newer version of this code {versions}; update this code")
+    _check_types(path, content, PARTS)
+    model = {"code": {}, **content["model"]}
+    _check_types(path, model, MODEL_PARTS, "model.")
+    for name, weight in content["weights"].items():
+        if not isinstance(name, str) or not isinstance(weight, Tensor):
+            raise _wrong_part(path, f"weight {name!r} is a {type(weight).__name__}", "named tensors")
+    if not all(isinstance(name, str) for name in (*model["options"], *content["settings"])):
+        raise _wrong_part(path, "an option or setting has a name that is no text", "names")
+    settings = content["settings"]
+    _check_types(path, settings, {name: SETTINGS[name] for name in SETTINGS if settings.get(name)}, "settings.")
+    parts = (content["weights"], model["name"], model["options"], settings, content["training"], model["code"])
+    return Checkpoint(path, "ours", *parts)
 
 
-def _load_safely(path: Path):
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; expected a checkpoint file (.pth, .pth.tar)")
-    if not path.exists():
-        raise InputError(f"there is no checkpoint file {path}; check the path")
-    try:
-        with torch.serialization.safe_globals(SAFE_TYPES):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except PermissionError as error:
-        raise InputError(f"no permission to read {path}") from error
-    except Exception as error:  # a damaged file makes the reader stumble in a dozen ways
-        message = f"{path} is not a checkpoint, or it is truncated; download or copy it again"
-        refused = isinstance(error, pickle.UnpicklingError)
-        if refused and (named := re.search(r"(?:GLOBAL|global) ([\w.]+)", str(error))):
-            reason = f"it asks to build '{named[1]}', and a checkpoint may hold only tensors and plain data; a file"
-            message = f"refused to load {path}: {reason} from an untrusted source may be malicious"
-        elif refused and "Unsupported operand" in str(error):
-            reason = "it is not a file that torch.save writes, or it is damaged; a pickle"
-            message = f"refused to load {path}: {reason} from an untrusted source may be malicious"
-        raise InputError(message) from error
+def _check_types(path: Path, content: dict, types: dict[str, type], prefix: str = "") -> None:
+    """Raise `InputError` unless `content` has these entries, each of its type."""
+    for name, kind in types.items():
+        if name not in content:
+            raise InputError(f"{path} lacks a part of a checkpoint ({prefix}{name}); it was not written by this code")
+        if not isinstance(content[name], kind):
+            raise _wrong_part(path, f"{prefix}{name} is a {type(content[name]).__name__}", f"a {kind.__name__}")
 
 
-def _find_weights(content, path: Path) -> dict[str, Tensor]:
-    """The dict of tensors in a checkpoint, whatever it is called there, without wrappers' prefixes."""
-    for held in (content.get("state_dict"), content.get("model"), content) if isinstance(content, dict) else ():
-        weights = dict(held) if isinstance(held, dict) else {}
-        if weights and all(isinstance(name, str) and isinstance(one, Tensor) for name, one in weights.items()):
-            while prefix := next((p for p in WRAPPER_PREFIXES if all(name.startswith(p) for name in weights)), None):
-                weights = {name.removeprefix(prefix): weight for name, weight in weights.items()}
-            return weights
-    expected = "a dict of tensors, alone or as 'model' or 'state_dict'"
-    raise InputError(f"{path} holds no network weights; expected {expected}")
+def _wrong_part(path: Path, came: str, expected: str) -> InputError:
+    return InputError(f"{path} is not as this code writes checkpoints: {came}, expected {expected}; copy it again")
+
+
+def _find_weights(content: Any, path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The dict of tensors in a checkpoint, whatever it is called there, as `_without_prefixes` gives it."""
+    if isinstance(content, dict):
+        named = {key: content[key] for key in WEIGHT_KEYS if _is_weights(content.get(key))}
+        if named or _is_weights(content):
+            key, weights = next(iter(named.items()), ("", content))
+            if len(named) > 1:
+                print(f"{path} holds several sets of weights ({', '.join(named)}); '{key}' is used")
+            return _without_prefixes(
+                {name: weight for name, weight in weights.items() if name.rpartition(".")[2] not in COUNTERS}
+            )
+    keys = ", ".join(f"'{key}'" for key in WEIGHT_KEYS)
+    raise InputError(f"{path} holds no network weights; expected a dict of tensors, alone or under {keys}")
+
+
+def _is_weights(content: Any) -> bool:
+    return (
+        isinstance(content, dict)
+        and len(content) > 0
+        and all(isinstance(name, str) and isinstance(weight, Tensor) for name, weight in content.items())
+    )
+
+
+def _without_prefixes(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Weights without the prefixes that wrappers gave all of them, and these prefixes, the outermost first."""
+    removed = []
+    while prefix := next((p for p in WRAPPER_PREFIXES if weights and all(n.startswith(p) for n in weights)), None):
+        weights = {name.removeprefix(prefix): weight for name, weight in weights.items()}
+        removed.append(prefix)
+    return weights, tuple(removed)

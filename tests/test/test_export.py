@@ -54,7 +54,7 @@ def test_the_file_computes_what_the_network_does_for_any_batch(tmp_path, capsys,
     import onnxruntime
 
     model = Parts().eval()
-    monkeypatch.setattr(export, "load_model", lambda path: model)
+    monkeypatch.setattr(export, "load_model", lambda path, **_: model)
     file = tmp_path / "model.onnx"
     export.main(["--model_path", "any.pth", "--output", str(file), "--size", "32", "64"])
     assert "largest difference" in capsys.readouterr().out
@@ -90,7 +90,7 @@ def test_the_form_for_export_computes_the_same(monkeypatch):
 
 def test_what_cannot_be_exported_is_said(monkeypatch, tmp_path):
     command = ["--model_path", "any.pth", "--output", str(tmp_path / "m.onnx")]
-    monkeypatch.setattr(export, "load_model", lambda path: type("Wide", (Small,), {"any_size_onnx": False})())
+    monkeypatch.setattr(export, "load_model", lambda path, **_: type("Wide", (Small,), {"any_size_onnx": False})())
     monkeypatch.setattr(export, "NEEDED", ())
     with pytest.raises(InputError, match="one size only"):
         export.main([*command, "--dynamic"])

@@ -245,7 +245,7 @@ class ClipNetwork(nn.Module):
 def test_the_protocols_of_both_sgmp_releases(checkpoint, sequences, tmp_path, monkeypatch):
     """One run with --flip --msc against the released test codes, written out plainly."""
     model = ClipNetwork().eval()
-    monkeypatch.setattr(inference, "load_recipe", lambda *_: (model, {}))
+    monkeypatch.setattr(inference, "load_recipe", lambda *_, **__: (model, {}))
     monkeypatch.setattr(inference, "write_report", lambda *_: None)
     protocols = ("sgmp-2025", "sgmp-2026")
     inference.main(arguments(checkpoint, sequences, tmp_path, "--flip", "--msc", "--protocol", *protocols))

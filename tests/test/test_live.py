@@ -84,7 +84,7 @@ def test_a_frame_is_given_out_when_its_clip_is_complete():
 
 @pytest.fixture
 def stand_in(monkeypatch):
-    def from_checkpoint(path, device, image_size, **options):
+    def from_checkpoint(path, device, image_size, code, **options):
         return Predictor(LocalContrast(num_frames=6), prepare, **options)
 
     monkeypatch.setattr(Predictor, "from_checkpoint", from_checkpoint)

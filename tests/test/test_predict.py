@@ -17,7 +17,9 @@ from istd.test_script.media.frame_sources import find_sources
 from istd.test_script.media.overlay import SHEET_TILES, OverlayVideo, Thumbnails, draw_overlay
 from istd.test_script.predictor import Predictor
 from istd.test_script.predictor.detections import find_detections
+from istd.utils import checkpoint_files
 from istd.utils.checkpoint import save_checkpoint
+from istd.utils.checkpoint_files import WEIGHTS, shipped_weights
 from istd.utils.errors import InputError
 from istd.utils.images import read_grey
 from tests.reference.local_contrast import LocalContrast
@@ -34,7 +36,7 @@ def prepare(frame):
 def stand_in(monkeypatch):
     """Commands get the stand-in network, whatever the checkpoint."""
 
-    def from_checkpoint(path, device, image_size, **options):
+    def from_checkpoint(path, device, image_size, code, **options):
         return Predictor(LocalContrast(num_frames=6), prepare, **options)
 
     monkeypatch.setattr(Predictor, "from_checkpoint", from_checkpoint)
@@ -133,36 +135,29 @@ def test_the_default_weights_find_a_target(tmp_path, monkeypatch, capsys):
     frame[40:43, 90:93] = 200
     cv2.imwrite("frame.png", np.rint(frame))
     predict.main(["--input", "frame.png", "--output_dir", "out"])
-    file = predict.WEIGHTS / "datransnet.pth"
+    file = WEIGHTS / "datransnet.pth"
     assert f"network: weights/{file.name}" in capsys.readouterr().out.splitlines()[0]
     (found,) = table(tmp_path / "out" / "detections.csv")
     assert (float(found["x"]), float(found["y"])) == pytest.approx((91, 41), abs=1)
     assert json.loads((tmp_path / "out" / "detections.json").read_text())["model"] == str(file)
 
 
-def test_weights_are_chosen_by_name(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(predict, "WEIGHTS", tmp_path)
-    with pytest.raises(InputError, match=r"has no datransnet\.pth; choose one of \(none\).*--model_path"):
-        predict.weights_file(None)
-    for name in ("sgmp_unet_small", "datransnet_nudt-sirst", "datransnet"):
-        (tmp_path / f"{name}.pth").touch()
-    assert predict.weights_file("sgmp_unet_small") == tmp_path / "sgmp_unet_small.pth"
-    assert predict.weights_file(None) == tmp_path / "datransnet.pth"
-    listed = "datransnet, datransnet_nudt-sirst, sgmp_unet_small"
-    assert (
-        capsys.readouterr().out.splitlines()[-1]
-        == f"network: weights/datransnet.pth (of {listed}; choose with --weights)"
-    )
-    with pytest.raises(InputError, match=rf"--weights unet: .* has no unet\.pth; choose one of {listed}"):
-        predict.weights_file("unet")
-    with pytest.raises(InputError, match="only one of them"):
-        predict.main(["--input", "x", "--weights", "datransnet", "--model_path", "x.pth"])
+def test_weights_are_named_and_given_once(tmp_path, capsys):
+    cv2.imwrite(str(tmp_path / "a.png"), frame_at(0))
+    command = ["--input", str(tmp_path / "a.png"), "--output_dir", str(tmp_path / "out")]
+    predict.main([*command, "--weights", "sgmp_unet_small"])
+    assert json.loads((tmp_path / "out" / "detections.json").read_text())["model"].endswith("sgmp_unet_small.pth")
+    predict.main(command)
+    listed = ", ".join(shipped_weights())
+    assert f"network: weights/datransnet.pth (of {listed}; choose with --weights)" in capsys.readouterr().out
+    with pytest.raises(InputError, match="--model_path and --weights mean the same"):
+        predict.main([*command, "--weights", "datransnet", "--model_path", "x.pth"])
 
 
 def test_a_multi_frame_network_takes_videos_and_folders(tmp_path, monkeypatch):
     """A small SGMP-UNet of random weights, chosen by --weights, finds the same in a video and in its frames."""
     monkeypatch.setattr(Predictor, "from_checkpoint", FROM_CHECKPOINT)
-    monkeypatch.setattr(predict, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(checkpoint_files, "WEIGHTS", tmp_path)
     torch.manual_seed(0)
     settings = {"model": "sgmp_unet_small", "preset": "contrast"}
     shallow = {"depths": (1, 1, 1, 1), "spatial_depths": (1, 1, 1, 1), "decoder_depths": (1, 1, 1)}

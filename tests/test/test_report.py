@@ -66,7 +66,7 @@ def report(tmp_path_factory):
     checkpoint = root / "any.pth"
     torch.save({}, checkpoint)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inference, "load_recipe", lambda *_: (LocalContrast(), {}))
+        patch.setattr(inference, "load_recipe", lambda *_, **__: (LocalContrast(), {}))
         output = root / "out"
         inference.main(["--model_path", str(checkpoint), "--dataset", str(root), "--output_dir", str(output)])
     return output / "report.html"

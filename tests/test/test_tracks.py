@@ -59,7 +59,7 @@ def dataset(tmp_path_factory):
     return root
 
 
-def from_checkpoint(path, device, image_size, **options):
+def from_checkpoint(path, device, image_size, code, **options):
     return Predictor(LocalContrast(), lambda frame: torch.from_numpy(frame)[None], **options)
 
 
@@ -75,7 +75,7 @@ def run_inference(dataset, output, *more):
     words = ["--model_path", dataset / "any.pth", "--dataset", dataset, "--output_dir", output, *more]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plots, "saved_axes", lambda path, *_: no_axes(path))
-        patch.setattr(inference, "load_recipe", lambda *_: (LocalContrast(), {}))
+        patch.setattr(inference, "load_recipe", lambda *_, **__: (LocalContrast(), {}))
         inference.main([str(word) for word in words])
     return output
 

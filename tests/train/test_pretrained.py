@@ -36,7 +36,7 @@ def test_the_temporal_branch_computes_what_torchvisions_network_does(network, tm
 def test_every_weight_but_the_head_has_a_place(network):
     own = network.state_dict()
     weights = swin3d_t().state_dict()
-    renamed = network.from_pretrained(weights)
+    renamed = network.from_backbone(weights)
     assert len(renamed) == sum(not name.startswith("head.") for name in weights)
     assert all(own[name].shape == weight.shape for name, weight in renamed.items())
     assert all(re.match(network.pretrained_part, name) for name in renamed)

@@ -16,7 +16,8 @@ from torch import nn
 from istd.datasets.catalog import CATALOG
 from istd.models import build_model, load_model, load_weights
 from istd.test_script.predictor.preparation import load_recipe
-from istd.utils.checkpoint import FORMAT, SAFE_TYPES, VERSION, read_checkpoint, save_checkpoint
+from istd.utils.checkpoint import FORMAT, VERSION, read_checkpoint, save_checkpoint
+from istd.utils.checkpoint_files import SAFE_TYPES
 from istd.utils.errors import InputError
 from tests.reference.plain_datransnet import PlainDATransNet
 from tests.reference.plain_sgmp_unet import PlainSGMPUNet
