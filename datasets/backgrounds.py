@@ -6,7 +6,7 @@ import numpy as np
 import scipy.fft
 
 CLUTTERS = ("cloud", "sea", "ground")
-CONTRAST = 0.05  # standard deviation of the texture, of a full range of 1
+TEXTURE_CONTRAST = 0.05  # standard deviation of the texture, of a full range of 1
 HORIZON_BLUR = 0.8  # pixels
 
 
@@ -55,13 +55,13 @@ def _clouds(shape: tuple[int, int], random: np.random.Generator) -> Background:
     def render(frame: int, offset: np.ndarray) -> np.ndarray:
         near, far = (layer.window(*(wind * frame - offset)) for layer, wind in zip(layers, winds, strict=True))
         depth = 0.8 * near + 0.6 * far
-        return sky + 1.4 * CONTRAST * np.maximum(depth - cover, 0) + 0.25 * CONTRAST * depth
+        return sky + 1.4 * TEXTURE_CONTRAST * np.maximum(depth - cover, 0) + 0.25 * TEXTURE_CONTRAST * depth
 
     return render
 
 
 def _sea(shape: tuple[int, int], random: np.random.Generator) -> Background:
-    """Waves that run against each other, with glints, under a hazy sky; the horizon is level."""
+    """Waves in two directions, with glints, under a hazy sky; the horizon is level."""
     waves = [Texture(shape, random.uniform(1.6, 2.2), random, aspect=3.0) for _ in range(2)]
     speeds = [random_velocity(random, 0.3, 1.0) for _ in waves]
     haze = Texture(shape, 3.2, random)
@@ -74,8 +74,8 @@ def _sea(shape: tuple[int, int], random: np.random.Generator) -> Background:
         swell = sum(wave.window(*(speed * frame - offset)) for wave, speed in zip(waves, speeds, strict=True))
         height = rows - horizon - np.float32(offset[0])
         nearness = np.clip(0.35 + height / shape[0], 0.35, 1)
-        water = sea + CONTRAST * nearness * (0.7 * swell + 0.25 * np.maximum(swell - 1, 0) ** 2)
-        air = sky + 0.5 * CONTRAST * haze.window(*(drift * frame - offset))
+        water = sea + TEXTURE_CONTRAST * nearness * (0.7 * swell + 0.25 * np.maximum(swell - 1, 0) ** 2)
+        air = sky + 0.5 * TEXTURE_CONTRAST * haze.window(*(drift * frame - offset))
         return below(height, water, air)
 
     return render
@@ -95,8 +95,8 @@ def _ground(shape: tuple[int, int], random: np.random.Generator) -> Background:
     def render(frame: int, offset: np.ndarray) -> np.ndarray:
         move = pan * frame - offset
         height = rows + np.float32(move[0]) - horizon - relief * ridge.window(0, move[1])
-        soil = land + CONTRAST * (0.8 * np.tanh(2 * patches.window(*move)) + 0.8 * terrain.window(*move))
-        return below(height, soil, sky + 0.4 * CONTRAST * haze.window(*(0.3 * move)))
+        soil = land + TEXTURE_CONTRAST * (0.8 * np.tanh(2 * patches.window(*move)) + 0.8 * terrain.window(*move))
+        return below(height, soil, sky + 0.4 * TEXTURE_CONTRAST * haze.window(*(0.3 * move)))
 
     return render
 

@@ -37,10 +37,10 @@ from istd.utils.images import check_mask_size, encode_png, read_grey, read_mask
 from istd.utils.tracking import link
 
 WHITE = 255
-LEAST_DEVIATION = NOISE / 10  # used where clipping leaves the surroundings of a target constant
+MIN_DEVIATION = NOISE / 10  # used where clipping leaves the surroundings of a target constant
 
 
-class Target(NamedTuple):
+class MeasuredTarget(NamedTuple):
     """A target in a frame: `centre` (x, y), `box` (x, y, width, height, area), `peak` (row, column) of its brightest
     pixel, `contrast` (peak - local mean) and `clutter` (local standard deviation) in grey levels 0..1."""
 
@@ -51,7 +51,7 @@ class Target(NamedTuple):
     clutter: float
 
 
-def find_targets(grey: np.ndarray, mask: np.ndarray) -> list[Target]:
+def find_targets(grey: np.ndarray, mask: np.ndarray) -> list[MeasuredTarget]:
     """The 8-connected regions of `mask`, bool [H, W], measured in the frame `grey`, float [H, W] in 0..1."""
     count, labels, boxes, centres = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     targets = []
@@ -60,7 +60,7 @@ def find_targets(grey: np.ndarray, mask: np.ndarray) -> list[Target]:
         peak = tuple(int(at) for at in np.unravel_index(brightest, grey.shape))
         mean, deviation = local_statistics(grey, peak)
         place = (tuple(centres[label].tolist()), tuple(boxes[label].tolist()), peak)
-        targets.append(Target(*place, float(grey[peak]) - mean, deviation))
+        targets.append(MeasuredTarget(*place, float(grey[peak]) - mean, deviation))
     return targets
 
 
@@ -78,17 +78,17 @@ def dim_sequence(sequence: Sequence, number: int, snr: tuple[float, float], seed
         if mask is not None:
             check_mask_size(mask, frame.mask, grey, frame.image)
     targets = [[] if mask is None else find_targets(grey, mask) for grey, mask in zip(frames, masks, strict=True)]
-    measured = [(target.contrast, target.clutter) for found in targets for target in found]
+    measured = [(target.contrast, target.clutter) for in_frame in targets for target in in_frame]
     wanted = snr[0] + golden_share(number) * (snr[1] - snr[0])
     factor = contrast_factor(*np.median(measured, axis=0), wanted) if measured else 1.0
     mean = np.mean([grey.mean() for grey in frames])
     random = np.random.default_rng([seed, number])
     for kind in ("images", "masks"):
         (output / kind / sequence.name).mkdir(parents=True)
-    centres = [np.array([target.centre for target in found]).reshape(-1, 2) for found in targets]
+    centres = [np.array([target.centre for target in in_frame]).reshape(-1, 2) for in_frame in targets]
     identities = link(enumerate(centres))
     rows = []
-    for frame, grey, mask, found, labels in zip(sequence.frames, frames, masks, targets, identities, strict=True):
+    for frame, grey, mask, in_frame, labels in zip(sequence.frames, frames, masks, targets, identities, strict=True):
         noise = random.standard_normal(grey.shape, dtype=np.float32) * np.float32(NOISE)
         dimmed = np.clip(mean + factor * (grey - mean) + noise, 0, 1).astype(np.float32)
         stored = {"images": np.rint(dimmed * WHITE).astype(np.uint8)}
@@ -96,18 +96,18 @@ def dim_sequence(sequence: Sequence, number: int, snr: tuple[float, float], seed
             stored["masks"] = mask * np.uint8(WHITE)
         for kind, image in stored.items():
             (output / kind / sequence.name / f"{frame.name}.png").write_bytes(encode_png(image, PNG_OPTIONS))
-        for label, target in zip((labels - 1).tolist(), found, strict=True):
-            deviation = max(local_statistics(dimmed, target.peak)[1], LEAST_DEVIATION)
+        for label, target in zip((labels - 1).tolist(), in_frame, strict=True):
+            deviation = max(local_statistics(dimmed, target.peak)[1], MIN_DEVIATION)
             names = (sequence.name, frame.name, label)
             rows.append(TargetRow(*names, *target.centre, *target.box, factor * target.contrast / deviation))
     return rows
 
 
-def write_split(path: Path, part: list[Sequence], whole: list[Sequence]) -> None:
-    """List the sequences of a split, or their frames with masks where the split uses only some of them."""
+def write_split(path: Path, part: list[Sequence], sequences: list[Sequence]) -> None:
+    """List the sequences of a split, or their frames with masks where the split uses a part of them."""
     with open(path, "w", encoding="utf-8") as file:
         for sequence in part:
-            frames = [""] if sequence in whole else [f"/{frame.name}" for frame in sequence.frames if frame.mask]
+            frames = [""] if sequence in sequences else [f"/{frame.name}" for frame in sequence.frames if frame.mask]
             file.writelines(f"{sequence.name}{frame}\n" for frame in frames)
 
 
@@ -123,7 +123,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise; default 0")
     args = parser.parse_args(argv)
     if not 0 < args.snr[0] <= args.snr[1] < math.inf:
-        raise InputError(f"--snr {args.snr[0]} {args.snr[1]}: expected two numbers above 0, the lower one first")
+        raise InputError(f"--snr {args.snr[0]} {args.snr[1]}: expected two numbers above 0, the lower first")
     if args.seed < 0:
         raise InputError(f"--seed {args.seed}: expected 0 or above")
     index = open_dataset(args.dataset, args.data_root)

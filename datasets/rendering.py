@@ -1,4 +1,4 @@
-"""Rendering one infrared sequence: background, targets, sensor; with masks and a row per target and frame."""
+"""Render an infrared sequence: background, targets, and sensor; with masks and a row for each target and frame."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -15,9 +15,9 @@ COLUMN_NOISE = 0.008  # of the fixed offsets of the sensor's columns
 BAD_PIXELS = 4e-4  # share of the sensor's pixels: dead, stuck at full, or too hot
 BRIGHTEST = 0.98  # the sensor's gain is set so that no target of the sequence saturates it
 JITTER = 0.3  # pixels, of the platform's wander around its aim
-JITTER_MEMORY = 0.6  # correlation of one frame's offset with the last one's
+JITTER_MEMORY = 0.6  # correlation of a frame's offset with that of the frame before
 
-MASK_FRACTION = 0.3  # of the target's peak: the mask is where its own energy is above this
+MASK_PEAK_SHARE = 0.3  # of the target's peak: the mask of a dim spot is wider than at half its peak
 POINT_SPREAD = (0.7, 1.1)  # sigma in pixels
 EXTENDED_SHARE = 0.3  # of the targets
 EXTENDED_LENGTH = (1.4, 2.4)  # sigma along the direction of flight, in pixels
@@ -27,17 +27,17 @@ SUBSAMPLES = 3  # per pixel side, to integrate the point spread over the pixel
 SNR_RADIUS = 10  # the local mean and deviation are those of a window of 21 x 21 pixels ...
 SNR_GUARD = 4  # ... without the 9 x 9 around the target
 SNR_SPREAD = 1.2  # targets of one sequence differ by at most this factor
-LEAST_AMPLITUDE = 0.2  # of SNR x local deviation, where clutter alone outshines the target
+MIN_AMPLITUDE = 0.2  # of SNR x local deviation, where clutter alone outshines the target
 TURN = 0.03  # standard deviation of the turning rate, radians a frame
 BRIEF_SHARE = 0.3  # of the targets that appear or vanish within the sequence
 
 
 @dataclass(frozen=True)
-class DatasetSettings:
+class RenderConfig:
     """A dataset to render: ranges are (lowest, highest); size is (H, W); speed in pixels a frame.
 
     SNR = |target peak - local mean| / local standard deviation (`datasets.rendering.local_statistics`). With
-    the clutter "varied" it is the least that a sequence's targets have (`datasets.varied_scenes`).
+    the clutter "varied" it is the lowest SNR of a sequence's targets (`datasets.varied_scenes`).
     """
 
     sequences: int = 32
@@ -60,8 +60,8 @@ class RenderedSequence(NamedTuple):
     rows: list[TargetRow]
 
 
-class Target(NamedTuple):
-    """One target: positions [T, 2] as (y, x), headings [T] in radians, visible [T], its size and SNR."""
+class FlyingTarget(NamedTuple):
+    """Positions [T, 2] of a target as (y, x), headings [T] in radians, visible [T], its size in px, and its SNR."""
 
     positions: np.ndarray
     headings: np.ndarray
@@ -71,7 +71,7 @@ class Target(NamedTuple):
     snr: float
 
 
-def render_sequence(name: str, settings: DatasetSettings, snr: float, random: Generator) -> RenderedSequence:
+def render_sequence(name: str, settings: RenderConfig, snr: float, random: Generator) -> RenderedSequence:
     """Render the sequence `name` with targets of about `snr`; equal arguments and generators give the same arrays."""
     background = build_background(settings.clutter, settings.size, random)
     targets = [_draw_target(settings, snr, random) for _ in range(random.integers(*settings.targets, endpoint=True))]
@@ -92,14 +92,14 @@ def render_sequence(name: str, settings: DatasetSettings, snr: float, random: Ge
             if not target.visible[number] or patch is None:
                 continue
             window, profile = patch
-            core = profile > MASK_FRACTION
+            core = profile > MASK_PEAK_SHARE
             if not core.any():
                 continue
             y, x = np.unravel_index(profile.argmax(), profile.shape)
             peak = (int(y) + window[0].start, int(x) + window[1].start)
             mean, deviation = local_statistics(clutter + noise, peak)
             excess = clutter[peak] + columns[peak[1]] - mean
-            amplitude = max(target.snr * deviation - excess, LEAST_AMPLITUDE * target.snr * deviation)
+            amplitude = max(target.snr * deviation - excess, MIN_AMPLITUDE * target.snr * deviation)
             light[window] += np.float32(amplitude) * profile
             masks[number][window] |= core
             reached = (excess + amplitude * profile.max()) / deviation
@@ -133,7 +133,7 @@ def target_profile(
     radius: int = PATCH_RADIUS,
     flatness: float = 1.0,
 ) -> tuple[tuple[slice, slice], np.ndarray] | None:
-    """A Gaussian spot at sub-pixel `place` (y, x), integrated over pixels, the whole spot's highest pixel being 1.
+    """A Gaussian spot at sub-pixel `place` (y, x), integrated over pixels; its highest pixel is 1.
 
     Returns the window of the image that it covers and its values there, or None where it lies outside altogether.
     `length` and `width` are the sigmas along and across `heading` (radians, 0 pointing to growing x). The spot is cut
@@ -156,7 +156,7 @@ def target_profile(
     return window, profile[top - y : bottom - y, left - x : right - x]
 
 
-def draw_flight(settings: DatasetSettings, random: Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def draw_flight(settings: RenderConfig, random: Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Positions [T, 2], headings [T] and visible [T] of a slightly turning flight through a random image point."""
     times = np.arange(settings.frames)
     middle = int(random.integers(settings.frames))
@@ -170,13 +170,13 @@ def draw_flight(settings: DatasetSettings, random: Generator) -> tuple[np.ndarra
     return positions, headings, visible
 
 
-def _draw_target(settings: DatasetSettings, snr: float, random: Generator) -> Target:
+def _draw_target(settings: RenderConfig, snr: float, random: Generator) -> FlyingTarget:
     flight = draw_flight(settings, random)
     length = width = random.uniform(*POINT_SPREAD)
     if random.random() < EXTENDED_SHARE:
         length = random.uniform(*EXTENDED_LENGTH)
-    own_snr = float(np.clip(snr * SNR_SPREAD ** random.uniform(-1, 1), *settings.snr))
-    return Target(*flight, length, width, own_snr)
+    target_snr = float(np.clip(snr * SNR_SPREAD ** random.uniform(-1, 1), *settings.snr))
+    return FlyingTarget(*flight, length, width, target_snr)
 
 
 def platform_offsets(frames: int, random: Generator) -> np.ndarray:

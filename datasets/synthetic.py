@@ -14,7 +14,7 @@ import numpy as np
 from tqdm.contrib.concurrent import thread_map
 
 from istd.datasets.backgrounds import CLUTTERS
-from istd.datasets.rendering import DatasetSettings, frame_name, render_sequence
+from istd.datasets.rendering import RenderConfig, frame_name, render_sequence
 from istd.datasets.targets import TARGET_TABLE, TargetRow, write_targets
 from istd.datasets.varied_scenes import render_varied_sequence
 from istd.utils.errors import InputError, run_main
@@ -24,24 +24,24 @@ from istd.utils.images import encode_png
 GOLDEN_RATIO = 0.6180339887  # steps of this spread any number of sequences evenly over a range
 PNG_OPTIONS = (cv2.IMWRITE_PNG_COMPRESSION, 1)  # noise hardly compresses, so more costs time alone
 
-DEMO = DatasetSettings()
+DEMO = RenderConfig()
 
 
-def render_dataset(output: str | Path, settings: DatasetSettings) -> None:
+def render_dataset(output: str | Path, settings: RenderConfig) -> None:
     """Write images/SEQUENCE/FRAME.png, masks/, train.txt, val.txt, targets.csv and settings.json into a new folder.
 
-    The folder appears when it is whole. The last `val_share` of the sequences are for validation (where it is above 0,
-    at least one of several). Each depends on the seed, its number and its settings alone. Raises `InputError` where
-    the folder exists and is not empty, or a setting makes no sense.
+    The folder appears when it is complete. The last `val_share` of the sequences are for validation (where it is above
+    0, at least one of several). A sequence depends on the seed, its number and the settings alone. Raises `InputError`
+    where the folder exists and is not empty, or a setting makes no sense.
     """
     _check(settings)
     names = [f"seq_{number:03d}" for number in range(settings.sequences)]
     with new_folder(output) as folder:
-        render = partial(_render_one, folder, settings)
+        render = partial(_render, folder, settings)
         parts = thread_map(render, range(len(names)), names, max_workers=os.cpu_count(), desc="rendering", disable=None)
         write_targets(folder / TARGET_TABLE, chain(*parts))
-        least = int(settings.val_share > 0 and settings.sequences > 1)
-        trained = settings.sequences - max(least, round(settings.val_share * settings.sequences))
+        min_val = int(settings.val_share > 0 and settings.sequences > 1)
+        trained = settings.sequences - max(min_val, round(settings.val_share * settings.sequences))
         for part, chosen in (("train", names[:trained]), ("val", names[trained:])):
             (folder / f"{part}.txt").write_text("".join(f"{name}\n" for name in chosen))
         write_json(folder / "settings.json", asdict(settings), indent=2)
@@ -64,14 +64,14 @@ def main(argv: list[str] | None = None) -> None:
     add("snr", "range of the targets' SNR, over which the sequences spread", type=float, nargs=2, metavar=low_high)
     add("speed", "range of the targets' speed, px a frame", type=float, nargs=2, metavar=low_high)
     add("targets", "fewest and most targets of a sequence", type=int, nargs=2, metavar=low_high)
-    scenes = "mixed: cloud, sea and ground in turn; varied: every sequence has its own scene, target sizes and sensor"
+    scenes = "mixed: cloud, sea and ground in turn; varied: scene, target sizes and sensor differ in every sequence"
     add("clutter", scenes, choices=(*CLUTTERS, "mixed", "varied"))
     add("bits", "bits of a pixel", type=int, choices=(8, 16))
     add("val_share", "share of the sequences in val.txt", type=float, metavar="SHARE")
     add("seed", "seed of all that is random", type=int, metavar="N")
     values = vars(parser.parse_args(argv))
     output = values.pop("output")
-    settings = DatasetSettings(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    settings = RenderConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
     render_dataset(output, settings)
     print(f"{settings.sequences} sequences of {settings.frames} frames in {output}; use them with --dataset {output}")
 
@@ -93,7 +93,7 @@ def golden_share(number: int) -> float:
     return (number * GOLDEN_RATIO + 0.5) % 1
 
 
-def _render_one(folder: Path, settings: DatasetSettings, number: int, name: str) -> list[TargetRow]:
+def _render(folder: Path, settings: RenderConfig, number: int, name: str) -> list[TargetRow]:
     random = np.random.default_rng([settings.seed, number])
     snr = settings.snr[0] * (settings.snr[1] / settings.snr[0]) ** golden_share(number)
     if settings.clutter == "mixed":
@@ -109,7 +109,7 @@ def _render_one(folder: Path, settings: DatasetSettings, number: int, name: str)
     return rendered.rows
 
 
-def _check(settings: DatasetSettings) -> None:
+def _check(settings: RenderConfig) -> None:
     for name in ("snr", "speed", "targets"):
         low, high = getattr(settings, name)
         if not 0 <= low <= high < math.inf or (name == "snr" and low <= 0):

@@ -14,7 +14,7 @@ TARGET_TABLE = "targets.csv"
 
 
 class TargetRow(NamedTuple):
-    """One target in one frame: x, y in pixels (integers at pixel centres); box and area are those of its mask.
+    """A target in a frame: x, y in pixels (integers at pixel centres); box and area are those of its mask.
 
     `target` is its number, the same in all frames of the sequence.
     """

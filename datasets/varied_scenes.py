@@ -9,36 +9,36 @@ from numpy.random import Generator
 
 from istd.datasets import rendering
 from istd.datasets.backgrounds import CLUTTERS, Background, Texture, below, build_background, random_velocity
-from istd.datasets.rendering import DatasetSettings, RenderedSequence
+from istd.datasets.rendering import RenderConfig, RenderedSequence
 
-TARGET_SIZE = (2.0, 15.0)  # pixels across at half contrast: the least width, the greatest length
+TARGET_SIZE = (2.0, 15.0)  # px at half contrast: minimum width, maximum length
 ASPECT = (1.0, 3.0)  # length / width
 FLATNESS = (1.0, 6.0)  # from a Gaussian to a flat top
-WINGED = (0.3, 6.0)  # share of the targets with wings, and how long these are at least
-CONTRAST = (0.04, 0.8)  # of a full range of 1; raised to where the SNR asked for is reached
-LEAST_CONTRAST = 0.02  # five grey levels of 255: what clipping leaves less of is no target
+WINGED = (0.3, 6.0)  # share of the long targets that have wings, and the minimum length of those, px
+CONTRAST_RANGE = (0.04, 0.8)  # of a full range of 1; raised where the SNR asked for needs more
+MIN_CONTRAST = 0.02  # five grey levels of 255; targets whose contrast after clipping is below this are discarded
 DARK_SHARE = 0.35  # of the targets are darker than their background, where that leaves them room
-LEAST_DEVIATION = 0.5 / 255  # a background that is clipped throughout has none
-MASK_FRACTION = 0.5  # of the visible contrast, where annotators draw the outline
+MIN_DEVIATION = 0.5 / 255  # a background that is clipped throughout has none
+OUTLINE = 0.5  # of the visible contrast: where annotators draw the outline, and the mask ends
 
 BACKDROP_LEVEL = 0.35  # about the mean of datasets.backgrounds
 LEVEL = (0.04, 0.9)  # of the scene: from a dark sky of 10 grey levels of 255 to bright ground
 GAIN = (0.1, 7.0)  # of the backdrop's contrasts, in a scene of level 1
 STEP = (0.05, 0.5)  # brightness of clouds, skylines and hot objects against what is behind them
-LAYER_SHARE = 0.35  # of the sequences that show each kind of layer
+LAYER_SHARE = 0.35  # of the sequences that show a kind of layer, for every kind
 OBJECT_RADIUS = (11.0, 40.0)  # pixels: hot objects are larger than any target
 HAZE = (0.3, 5.0)  # sigma in pixels: how smooth the backdrop is
-OVERSHOOT = 0.1  # that scenes leave the range of 0..1 by: noise stays hidden, and a target's soft edge shows
+OVERSHOOT = 0.1  # margin around 0..1 that scenes keep until noise and targets are added and all is clipped
 BLUR = (0.3, 1.1)  # sigma in pixels, of the optics
 SHADING = 0.25  # brightness that fades over the image at most
 
-NOISE = (0.001, 0.04)
+NOISE_RANGE = (0.001, 0.04)
 PATTERN = (0.0005, 0.012)  # fixed offsets of the columns and, in some sensors, rows
-FAULT_SHARE = 0.25  # of the sensors that have each kind of fault
+FAULT_SHARE = 0.25  # of the sensors that have a kind of fault, for every kind
 
 
 class VariedTarget(NamedTuple):
-    """One target: positions [T, 2] as (y, x), headings [T], visible [T], sizes in pixels at half contrast."""
+    """Positions [T, 2] of a target as (y, x), headings [T], visible [T], sizes in pixels at half contrast."""
 
     positions: np.ndarray
     headings: np.ndarray
@@ -51,8 +51,8 @@ class VariedTarget(NamedTuple):
     dark: bool
 
 
-def render_varied_sequence(name: str, settings: DatasetSettings, snr: float, random: Generator) -> RenderedSequence:
-    """Render the sequence `name` with a scene, targets and a sensor of its own; `settings.clutter` is ignored.
+def render_varied_sequence(name: str, settings: RenderConfig, snr: float, random: Generator) -> RenderedSequence:
+    """Render the sequence `name` with a randomly drawn scene, targets, and sensor; `settings.clutter` is ignored.
 
     Frames are clipped to 0..1. A target is opaque; its contrast against the local mean is drawn, but at least
     `snr` x the local deviation. Its mask is where more than half of its contrast, as far as clipping leaves it, shows.
@@ -76,22 +76,22 @@ def render_varied_sequence(name: str, settings: DatasetSettings, snr: float, ran
         for label, target in enumerate(targets):
             place = target.positions[number] + offsets[number]
             patch = varied_profile(target, place, target.headings[number], settings.size)
-            if not target.visible[number] or patch is None or patch[1].max() <= MASK_FRACTION:
+            if not target.visible[number] or patch is None or patch[1].max() <= OUTLINE:
                 continue
             window, profile = patch
             peak = tuple(np.clip(np.rint(place).astype(int), 0, np.array(settings.size) - 1).tolist())
             mean, deviation = rendering.local_statistics(seen, peak, guard=max(4, round(target.length / 2) + 2))
-            least = max(LEAST_CONTRAST, snr * deviation)
+            min_contrast = max(MIN_CONTRAST, snr * deviation)
             room = {-1: mean, 1: 1 - mean}
             wanted = -1 if target.dark else 1
-            sign = signs.setdefault(label, wanted if room[wanted] >= least else -wanted)
-            if room[sign] < least:
+            sign = signs.setdefault(label, wanted if room[wanted] >= min_contrast else -wanted)
+            if room[sign] < min_contrast:
                 continue
-            contrast = max(target.contrast, least)
+            contrast = max(target.contrast, min_contrast)
             clutter[window] += profile * (mean + sign * contrast - clutter[window])
             core = visible_core(profile, contrast, room[sign])
             masks[number][window] |= core
-            reached = min(contrast * float(profile.max()), room[sign]) / max(deviation, LEAST_DEVIATION)
+            reached = min(contrast * float(profile.max()), room[sign]) / max(deviation, MIN_DEVIATION)
             rows.append(rendering.target_row(name, number, label, place, window, core, reached))
         frames[number] = clutter + grain
     return RenderedSequence(spoil(np.clip(frames, 0, 1)).clip(0, 1), masks, rows)
@@ -99,7 +99,7 @@ def render_varied_sequence(name: str, settings: DatasetSettings, snr: float, ran
 
 def visible_core(profile: np.ndarray, contrast: float, room: float) -> np.ndarray:
     """Mask of a target's opacity `profile`: more than half of its contrast, of which clipping leaves at most `room`."""
-    return profile * contrast > MASK_FRACTION * min(contrast, room)
+    return profile * contrast > OUTLINE * min(contrast, room)
 
 
 def varied_profile(
@@ -117,15 +117,15 @@ def varied_profile(
     return body[0], np.maximum(body[1], wings[1])
 
 
-def _draw_target(settings: DatasetSettings, blur: float, random: Generator) -> VariedTarget:
+def _draw_target(settings: RenderConfig, blur: float, random: Generator) -> VariedTarget:
     """Nothing is smaller or has sharper edges than the optics' blur allows."""
     flight = rendering.draw_flight(settings, random)
-    least = max(TARGET_SIZE[0], 2.36 * blur)  # a point's width at half height
-    length = _log_uniform(random, least, TARGET_SIZE[1])
-    width = max(length / random.uniform(*ASPECT), least)
+    min_size = max(TARGET_SIZE[0], 2.36 * blur)  # a point's width at half height
+    length = _log_uniform(random, min_size, TARGET_SIZE[1])
+    width = max(length / random.uniform(*ASPECT), min_size)
     flatness = np.clip(_log_uniform(random, *FLATNESS), 1, max(1, width / (4 * blur)))
     winged = length >= WINGED[1] and random.random() < WINGED[0]
-    contrast, dark = _log_uniform(random, *CONTRAST), random.random() < DARK_SHARE
+    contrast, dark = _log_uniform(random, *CONTRAST_RANGE), random.random() < DARK_SHARE
     return VariedTarget(*flight, length, width, flatness, winged, contrast, dark)
 
 
@@ -134,7 +134,7 @@ Layer = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def _build_scene(shape: tuple[int, int], blur: float, random: Generator) -> Background:
-    """A backdrop of any level and contrast; clouds, wires, hot objects and a skyline before it, each by chance."""
+    """A backdrop of any level and contrast; clouds, wires, hot objects and a skyline before it, at random."""
     backdrop = build_background(str(random.choice(CLUTTERS)), shape, random)
     level, gain, haze = (_log_uniform(random, *limits) for limits in (LEVEL, GAIN, HAZE))
     gain *= np.sqrt(level)  # else dark scenes would mostly be black
@@ -162,7 +162,7 @@ def _shading(shape: tuple[int, int], level: float, random: Generator) -> np.ndar
 
 
 def _hard_clouds(shape: tuple[int, int], level: float, random: Generator) -> Layer:
-    """Clouds with edges from sharp to soft, some with a bright rim."""
+    """Clouds with edges from sharp to soft; half of them have a bright rim."""
     field = Texture(shape, random.uniform(3.2, 3.8), random)
     cover, edge = random.uniform(-0.5, 1.2), _log_uniform(random, 0.02, 0.4)
     step, rim = _step(level, random), random.choice((0, 1)) * random.uniform(0, 0.2)
@@ -237,8 +237,8 @@ def _skyline(shape: tuple[int, int], level: float, random: Generator) -> Layer:
 
 
 def _build_noise(shape: tuple[int, int], random: Generator) -> Callable[[], np.ndarray]:
-    """A function that gives one frame's noise, on the sensor's fixed pattern of columns, rows and stripes."""
-    sigma, size = _log_uniform(random, *NOISE), random.uniform(0.4, 0.9) * (random.random() < FAULT_SHARE)
+    """A function that draws the noise of a frame, on the sensor's fixed pattern of columns, rows, and stripes."""
+    sigma, size = _log_uniform(random, *NOISE_RANGE), random.uniform(0.4, 0.9) * (random.random() < FAULT_SHARE)
     pattern = random.normal(0, _log_uniform(random, *PATTERN), (1, shape[1])).astype(np.float32)
     if random.random() < FAULT_SHARE:
         pattern = pattern + random.normal(0, _log_uniform(random, *PATTERN), (shape[0], 1)).astype(np.float32)

@@ -21,10 +21,10 @@ from torchvision.transforms.v2 import functional as tv
 
 from istd.datasets import ClipDataset, Sequence, open_dataset
 from istd.datasets.presets import FIRST_SHORT_SIDES, SECOND_SHORT_SIDES, build_transform
-from istd.datasets.synthetic import DatasetSettings, render_dataset
+from istd.datasets.synthetic import RenderConfig, render_dataset
 from istd.datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, short_side_size
 
-SETTINGS = DatasetSettings(sequences=4, frames=30, size=(256, 320), val_share=0.25)
+SETTINGS = RenderConfig(sequences=4, frames=30, size=(256, 320), val_share=0.25)
 CLIP_FRAMES = 6
 PLAIN_SIZE = 320
 RUNS = (("sgmp_unet", 320, 3.0), ("fast", 320, 10.0), ("fast", 128, 10.0))  # preset, size, least speed-up

@@ -7,7 +7,7 @@ import pytest
 
 from istd.datasets import open_dataset
 from istd.datasets.check import check_dataset, main, measure_targets
-from istd.datasets.synthetic import DatasetSettings, render_dataset
+from istd.datasets.synthetic import RenderConfig, render_dataset
 from istd.utils.drawing import TRUTH
 from istd.utils.errors import InputError
 from tests.reference.datasets_folders import (
@@ -46,7 +46,7 @@ def test_a_sound_dataset_passes(images, capsys):
 
 
 def test_rendered_sequences_pass(tmp_path, capsys):
-    render_dataset(tmp_path / "new", DatasetSettings(sequences=3, frames=6, size=(48, 64)))
+    render_dataset(tmp_path / "new", RenderConfig(sequences=3, frames=6, size=(48, 64)))
     assert main(["--dataset", str(tmp_path / "new")]) == 0
     assert "3 sequences, 18 frames" in capsys.readouterr().out
 

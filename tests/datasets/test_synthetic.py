@@ -13,7 +13,7 @@ from istd.datasets import index as index_module
 from istd.datasets import open_dataset
 from istd.datasets.backgrounds import CLUTTERS, Texture, build_background
 from istd.datasets.rendering import (
-    MASK_FRACTION,
+    MASK_PEAK_SHARE,
     NOISE,
     PATCH_RADIUS,
     SNR_GUARD,
@@ -21,16 +21,16 @@ from istd.datasets.rendering import (
     render_sequence,
     target_profile,
 )
-from istd.datasets.synthetic import DatasetSettings, ensure_demo, main, render_dataset
+from istd.datasets.synthetic import RenderConfig, ensure_demo, main, render_dataset
 from istd.datasets.targets import TargetRow, read_frame_snr, read_targets, write_targets
 from istd.utils.errors import InputError
 from istd.utils.images import read_mask, read_pixels
 
-SMALL = DatasetSettings(sequences=4, frames=8, size=(64, 80), val_share=0.25)
+SMALL = RenderConfig(sequences=4, frames=8, size=(64, 80), val_share=0.25)
 
 
 def sequence(clutter="cloud", snr=5.0, seed=0, frames=20, shape=(128, 128), targets=(2, 3), speed=(0.5, 1.5)):
-    settings = DatasetSettings(1, frames, shape, (snr, snr), speed, targets, clutter)
+    settings = RenderConfig(1, frames, shape, (snr, snr), speed, targets, clutter)
     return render_sequence("s", settings, snr, np.random.default_rng(seed))
 
 
@@ -104,8 +104,8 @@ def test_masks_boxes_and_areas_belong_to_the_targets_energy():
             assert row.y == pytest.approx(y.mean(), abs=0.75)
     assert rendered.masks.any(axis=(1, 2)).sum() == len(rendered.rows)
     profile = target_profile(np.array((30.0, 30.0)), 0, 1.0, 1.0, (64, 64))[1]
-    radius = np.sqrt((profile > MASK_FRACTION).sum() / np.pi)
-    assert radius == pytest.approx(np.sqrt(2 * np.log(1 / MASK_FRACTION)), abs=0.15), "sigma 1 falls to 0.3 at 1.55 px"
+    radius = np.sqrt((profile > MASK_PEAK_SHARE).sum() / np.pi)
+    assert radius == pytest.approx(np.sqrt(2 * np.log(1 / MASK_PEAK_SHARE)), abs=0.15), "it falls to 0.3 at 1.55 px"
 
 
 def tracks(rendered):
@@ -217,7 +217,7 @@ def test_the_folder_is_a_dataset(tmp_path):
 
 
 def test_few_sequences_leave_one_for_validation(tmp_path):
-    render_dataset(tmp_path / "new", DatasetSettings(sequences=2, frames=1, size=(32, 32), val_share=0.1))
+    render_dataset(tmp_path / "new", RenderConfig(sequences=2, frames=1, size=(32, 32), val_share=0.1))
     assert len(open_dataset(tmp_path / "new").split("test")) == 1
 
 
@@ -230,7 +230,7 @@ def test_16_bit_output(tmp_path):
 
 
 def test_sequences_spread_over_the_range_of_snr(tmp_path):
-    render_dataset(tmp_path / "new", DatasetSettings(sequences=6, frames=2, size=(48, 48), snr=(2, 8)))
+    render_dataset(tmp_path / "new", RenderConfig(sequences=6, frames=2, size=(48, 48), snr=(2, 8)))
     by_sequence = defaultdict(list)
     for row in read_targets(tmp_path / "new"):
         by_sequence[row.sequence].append(row.snr)
@@ -270,7 +270,7 @@ def test_help_explains_every_option_and_its_default(monkeypatch, capsys):
         main(["--help"])
     listed = capsys.readouterr().out.rstrip().split("\n  --")
     options = {text.split()[0]: text for text in listed}
-    for name, default in asdict(DatasetSettings()).items():
+    for name, default in asdict(RenderConfig()).items():
         shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
         assert re.search(rf"[a-z]; default {shown}$", options[name]), options[name]
 

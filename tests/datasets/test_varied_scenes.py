@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from istd.datasets.synthetic import DatasetSettings, render_dataset
+from istd.datasets.synthetic import RenderConfig, render_dataset
 from istd.datasets.targets import read_targets
 from istd.datasets.varied_scenes import VariedTarget, render_varied_sequence, varied_profile, visible_core
 from istd.utils.images import read_mask, read_pixels
@@ -10,7 +10,7 @@ SNR = 4.0
 
 
 def sequence(seed, frames=1, targets=(1, 1)):
-    settings = DatasetSettings(1, frames, (96, 96), (SNR, SNR), (0.5, 1.5), targets, "varied")
+    settings = RenderConfig(1, frames, (96, 96), (SNR, SNR), (0.5, 1.5), targets, "varied")
     return render_varied_sequence("s", settings, SNR, np.random.default_rng(seed))
 
 
@@ -122,9 +122,9 @@ def test_sequences_move_and_their_rows_are_their_masks():
 
 
 def test_each_sequence_depends_on_seed_and_number_alone(tmp_path):
-    few = DatasetSettings(sequences=2, frames=2, size=(48, 64), clutter="varied")
+    few = RenderConfig(sequences=2, frames=2, size=(48, 64), clutter="varied")
     render_dataset(tmp_path / "few", few)
-    render_dataset(tmp_path / "more", DatasetSettings(sequences=4, frames=2, size=(48, 64), clutter="varied"))
+    render_dataset(tmp_path / "more", RenderConfig(sequences=4, frames=2, size=(48, 64), clutter="varied"))
     for name in ("seq_000", "seq_001"):
         for read, kind in ((read_pixels, "images"), (read_mask, "masks")):
             first, second = (read(tmp_path / root / kind / name / "0001.png") for root in ("few", "more"))

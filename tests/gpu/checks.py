@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import normalize
 
 from istd.datasets import synthetic
-from istd.datasets.rendering import DatasetSettings, render_sequence
+from istd.datasets.rendering import RenderConfig, render_sequence
 from istd.datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
 from istd.models import build_model, load_model
 from istd.test_script.predictor import Predictor
@@ -73,7 +73,7 @@ def random_clip(network: nn.Module, side: int, lab: Lab, batch: int = 1, dtype: 
 def rendered_clip(network: nn.Module, side: int, lab: Lab) -> Tensor:
     """Consecutive frames with a target before clouds; white noise would take DATransNet's values beyond float16."""
     given = {"clutter": "cloud", "frames": network.num_frames, "size": (side, side), "snr": (8, 12)}
-    settings = DatasetSettings(**given, speed=(0.5, 1.0), targets=(1, 1))
+    settings = RenderConfig(**given, speed=(0.5, 1.0), targets=(1, 1))
     frames = torch.from_numpy(render_sequence("check", settings, 10, np.random.default_rng(0)).frames)
     clip = frames[None, :, None].expand(1, -1, network.in_channels, -1, -1)
     return (normalize(clip, IMAGENET_MEAN, IMAGENET_STD) if network.in_channels == 3 else clip).to(lab.device)

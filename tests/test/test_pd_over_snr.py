@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from istd.datasets import open_dataset
-from istd.datasets.synthetic import DatasetSettings, render_dataset
+from istd.datasets.synthetic import RenderConfig, render_dataset
 from istd.models import build_model
 from istd.test_script.pd_over_snr import Frame, by_interval, compare, load, main, score_maps
 from istd.test_script.predictor import Predictor
@@ -44,7 +44,7 @@ def test_pd_by_snr_at_the_threshold_that_keeps_the_false_alarm_rate():
 
 
 def test_the_command_compares_networks_and_copies_of_one_frame(tmp_path, capsys):
-    render_dataset(tmp_path / "dim", DatasetSettings(sequences=2, frames=3, size=(32, 32), val_share=0.5, snr=(2, 6)))
+    render_dataset(tmp_path / "dim", RenderConfig(sequences=2, frames=3, size=(32, 32), val_share=0.5, snr=(2, 6)))
     options = {"width": 48, "depths": (1, 1, 1, 1), "spatial_width": 16, "spatial_depths": (1, 1, 1, 1)}
     for name, more in (
         ("datransnet", {}),
@@ -71,7 +71,7 @@ def test_the_command_compares_networks_and_copies_of_one_frame(tmp_path, capsys)
 def test_clips_go_on_at_the_other_end_where_the_preset_says_so(tmp_path):
     options = {"width": 48, "depths": (1, 1, 1, 1), "spatial_width": 16, "spatial_depths": (1, 1, 1, 1)}
     model = build_model("sgmp_unet", **options, decoder_depths=(1, 1, 1), head_heads=(3, 1))
-    render_dataset(tmp_path / "dim", DatasetSettings(sequences=2, frames=3, size=(32, 32), val_share=0.5))
+    render_dataset(tmp_path / "dim", RenderConfig(sequences=2, frames=3, size=(32, 32), val_share=0.5))
     index = open_dataset(tmp_path / "dim")
     for preset, border in (("sgmp_unet", "wrap"), ("fast", "clamp")):
         save_checkpoint(tmp_path / "net.pth", model, {"preset": preset})

@@ -12,7 +12,7 @@ from torch import nn
 
 import istd.test_script.predictor
 from istd.datasets.presets import build_transform
-from istd.datasets.rendering import DatasetSettings, render_sequence
+from istd.datasets.rendering import RenderConfig, render_sequence
 from istd.models import build_model
 from istd.test_script.predictor import Predictor
 from istd.test_script.predictor.detections import find_detections
@@ -260,7 +260,7 @@ def test_float32_on_a_gpu_is_not_tf32():
 
 def test_the_example_for_notebooks(monkeypatch):
     monkeypatch.chdir(Path(__file__).resolve().parents[2])
-    settings = DatasetSettings(1, 3, (96, 128), (15.0, 25.0), (0.5, 1.0), (1, 1), "cloud")
+    settings = RenderConfig(1, 3, (96, 128), (15.0, 25.0), (0.5, 1.0), (1, 1), "cloud")
     clip = render_sequence("example", settings, 20.0, np.random.default_rng(5))
     assert clip.masks.any(axis=(1, 2)).all()
     results = doctest.testmod(istd.test_script.predictor, extraglobs={"frames": clip.frames})
