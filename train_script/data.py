@@ -19,6 +19,7 @@ from istd.datasets.presets import build_transform, find_preset
 from istd.test_script.predictor.preparation import eval_dataset
 from istd.train_script.norm_statistics import norm_layers
 from istd.train_script.settings import SEEDS, Settings
+from istd.train_script.state import SIGNALS
 from istd.utils.distributed import barrier, cores_of_process, is_main, rank, world_size
 from istd.utils.errors import InputError
 
@@ -231,9 +232,9 @@ def stop_loading(loaders: list[DataLoader]) -> None:
 
 
 def leave_signals(_worker: int) -> None:
-    """In a loading process, leave Ctrl-C and SIGTERM to the process that trains; schedulers send them to all.
+    """In a loading process, leave the signals that end a run to the process that trains; schedulers send them to all.
 
     That one ends its step and saves, for which it needs the data; `stop_loading` then ends the loading processes.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

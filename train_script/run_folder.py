@@ -62,19 +62,25 @@ def best_name(key: str, score: float, epoch: int) -> str:
     return f"checkpoint_best_val_{key}_{score:.3f}_epoch_{int(epoch)}.pth"
 
 
-def save_best(folder: Path, model: nn.Module, settings: dict, key: str, best: list[list[float]], epoch: int) -> None:
-    """Write the weights of `epoch` if it is among `best` ([score, epoch], best first); if first, twice."""
+def save_best(
+    folder: Path, model: nn.Module, settings: dict, key: str, best: list[list[float]], epoch: int, data: list[dict]
+) -> None:
+    """Write the weights of `epoch` if it is among `best` ([score, epoch], best first); if first, twice.
+
+    `data` is the run's record of its data.
+    """
     for place, (score, at) in enumerate(best):
         if at == epoch:
-            note = {"epoch": epoch, "selected_by": key, "score": score}
+            note = {"epoch": epoch, "selected_by": key, "score": score, "data": data}
             save_checkpoint(folder / best_name(key, score, epoch), model, settings, note)
             if place == 0:
                 save_checkpoint(folder / BEST, model, settings, note)
 
 
-def save_result(folder: Path, model: nn.Module, settings: dict, epoch: int) -> None:
+def save_result(folder: Path, model: nn.Module, settings: dict, epoch: int, data: list[dict]) -> None:
     """Write the last weights of a run that chooses none as checkpoint_best.pth, where every command looks for them."""
-    save_checkpoint(folder / BEST, model, settings, {"epoch": epoch, "selected_by": None, "selected_on": "none"})
+    note = {"epoch": epoch, "selected_by": None, "selected_on": "none", "data": data}
+    save_checkpoint(folder / BEST, model, settings, note)
 
 
 def prune_checkpoints(folder: Path, key: str, best: list[list[float]]) -> None:
@@ -87,7 +93,7 @@ def prune_checkpoints(folder: Path, key: str, best: list[list[float]]) -> None:
 
 def append_metrics(folder: Path, row: dict) -> None:
     """Add one line to metrics.jsonl."""
-    with open(folder / METRICS, "a", encoding="utf-8") as file:
+    with writing(folder / METRICS), open(folder / METRICS, "a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
 
 
@@ -109,7 +115,7 @@ def forget_later_metrics(folder: Path, epoch: int) -> None:
 
 
 class Log:
-    """Prints lines and appends them to a file, on the main process; silent on the others."""
+    """Appends lines to a file and prints them, on the main process; silent on the others."""
 
     def __init__(self) -> None:
         self.path: Path | None = None
@@ -117,18 +123,18 @@ class Log:
     def __call__(self, line: str) -> None:
         if not is_main():
             return
-        print(line, flush=True)
         if self.path:
-            with open(self.path, "a", encoding="utf-8") as file:
+            with writing(self.path), open(self.path, "a", encoding="utf-8") as file:
                 file.write(line + "\n")
+        print(line, flush=True)
 
 
 @contextmanager
-def clear_write_errors(folder: Path) -> Iterator[None]:
-    """Turn a disk that fills up or vanishes while training into one clear `InputError`."""
+def writing(path: Path) -> Iterator[None]:
+    """Around the writing of `path`: a disk that fills up or vanishes becomes one clear `InputError`."""
     try:
         yield
     except OSError as error:
         raise InputError(
-            f"cannot write to {folder}: {error.strerror or error}; make space and continue with --resume auto"
+            f"cannot write {path}: {error.strerror or error}; make space and continue with --resume auto"
         ) from error

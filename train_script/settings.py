@@ -41,7 +41,11 @@ ModelName = Annotated[
     lambda name: name in MODELS or is_external(name),
     f"one of {', '.join(MODELS)}, or code: path/to/net.py:ClassName or package.module.ClassName",
 ]
-FolderName = Annotated[str, lambda text: text and "/" not in text, "the name of one folder, without '/'"]
+FolderName = Annotated[
+    str,
+    lambda text: text not in ("", ".", "..") and not {"/", "\0"} & set(text),
+    "the name of one folder, without '/'",
+]
 
 # Settings of earlier versions, which configurations and checkpoints may still hold.
 MODEL_OPTIONS = ("num_frames", "image_size")  # were settings of their own, saved for every model

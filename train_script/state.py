@@ -10,6 +10,8 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 PATIENCE = 3  # signals after which Ctrl-C ends the program at once
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+REQUEUE = 75  # EX_TEMPFAIL of sysexits.h
 
 
 @dataclass
@@ -23,6 +25,7 @@ class Progress:
     data_seconds: float = 0.0  # of these, waiting for data
     seconds: float = 0.0  # in training and validation of completed epochs, over all resumptions
     best: list[list[float]] = field(default_factory=list)  # [score, epoch] of the best checkpoints, best first
+    start: float | None = None  # score of the weights that the run started from, if it did
 
 
 @dataclass
@@ -76,6 +79,16 @@ class Interrupted(Exception):
     """The run was asked to stop, by the signal whose number is its argument."""
 
 
+def exit_status(signum: int) -> int:
+    """The status of a run that saved and ended at a signal: 130 for Ctrl-C, 143 for SIGTERM, REQUEUE for SIGUSR1.
+
+    Schedulers announce a preemption by SIGUSR1, if told to (`sbatch --signal=B:USR1@120`), and can put jobs that end
+    with a status of one's choice back into the queue (LSF's REQUEUE_EXIT_VALUES, HTCondor's on_exit_remove; under
+    Slurm the job's script calls `scontrol requeue`). With `--resume auto` the run then goes on where it was.
+    """
+    return REQUEUE if signum == signal.SIGUSR1 else 128 + signum
+
+
 class StopSignal:
     """Remembers that a signal came."""
 
@@ -91,9 +104,9 @@ class StopSignal:
 
 @contextmanager
 def caught_signals() -> Iterator[StopSignal]:
-    """SIGINT and SIGTERM mark the yielded `StopSignal`, to be acted on at the next place where nothing is half done."""
+    """SIGNALS mark the yielded `StopSignal`, to be acted on at the next place where nothing is half done."""
     stop = StopSignal()
-    before = {number: signal.signal(number, stop.note) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, stop.note) for number in SIGNALS}
     try:
         yield stop
     finally:

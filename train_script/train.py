@@ -1,30 +1,33 @@
 """Train a network: `python -m train_script.train --help`."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from istd.datasets import DatasetIndex
-from istd.models import build_model, is_external, load_weights, short_name, try_network
+from istd.models import build_model, is_external, load_weights, try_network
 from istd.models.weights import load_pretrained_backbone
 from istd.train_script import data, run_folder
 from istd.train_script.data_parallel import ProcessAverage, broadcast_weights
 from istd.train_script.graphs import uses_graphs
 from istd.train_script.optim import build_ema, build_optimizer, build_schedule
-from istd.train_script.run_folder import LAST, Log, read_last
-from istd.train_script.settings import DEMO, Settings, changed_settings, merge_settings, parse_command_line
-from istd.train_script.state import Interrupted, Training, caught_signals, restore
+from istd.train_script.run_folder import LAST, Log
+from istd.train_script.run_record import check_data, describe_data, describe_record, write_record
+from istd.train_script.settings import DEMO, Settings, changed_settings, parse_command_line
+from istd.train_script.starting_point import StartingPoint, already_begun, find_start
+from istd.train_script.state import Interrupted, Training, caught_signals, exit_status, restore
 from istd.train_script.synced_layers import synchronise_layers
 from istd.train_script.tensorboard import open_writer
-from istd.train_script.trainer import Run, run_epochs
+from istd.train_script.trainer import Run, run_epochs, validate_start
 from istd.utils.checkpoint import Checkpoint
 from istd.utils.config import write_settings
 from istd.utils.cuda_graphs import GraphRunner
 from istd.utils.distributed import amp_name, choose_amp, float32_precision, is_main, process_group, world_size
 from istd.utils.errors import InputError, run_main
+from istd.utils.folder_lock import locked_folder
 from istd.utils.metrics import build_metric
 from istd.utils.metrics.accumulator import LOWER_IS_BETTER
 
@@ -32,51 +35,19 @@ SELECTION_METRICS = ("video_mean", "iou", "pd")  # the first that a protocol def
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train as the command line says; 0 when done, 128 + signal number after an interruption."""
-    config, given = parse_command_line(argv)
-    settings = merge_settings(config, given)
-    folder, saved = find_run(settings, config)
-    if saved and config is None:
-        check_code_is_named(saved, given)
-        settings = merge_settings(None, given, saved.settings)
-    precision = float32_precision(settings.tf32, benchmark=True)  # training samples have one size
-    with process_group(settings.device) as device, precision:
-        return train(settings, folder, saved, device, Log())
+    """Train as the command line says; returns 0 when done, and after a signal, with everything saved, `exit_status`."""
+    start = find_start(*parse_command_line(argv))
+    precision = float32_precision(start.settings.tf32, benchmark=True)  # training samples have one size
+    with process_group(start.settings.device) as device, precision:
+        return train(start, device, Log())
 
 
-def check_code_is_named(saved: Checkpoint, given: dict[str, Any]) -> None:
-    """Raise `InputError` if a run of a network from the user's code is continued without naming that code."""
-    model = str(saved.settings.get("model", ""))
-    if is_external(model) and "model" not in given:
-        raise InputError(
-            f"{saved.path} is a run of {model}; code that only a checkpoint names is not run: add --model {model}"
-        )
-
-
-def find_run(settings: Settings, config: str | None) -> tuple[Path, Checkpoint | None]:
-    """The run's folder, and the checkpoint to continue from if --resume asks for one.
-
-    `auto` looks in the folder that the settings name, and begins there if nothing was begun.
-    """
-    name = settings.experiment_name or (Path(config).stem if config and config != DEMO else short_name(settings.model))
-    dataset = "+".join(Path(part).name for part in settings.datasets)
-    folder = Path(settings.output_root) / dataset / name / "train"
-    begun = (folder / LAST).exists()
-    if settings.resume is None and begun:
-        raise InputError(
-            f"{folder} already holds a run; continue it with --resume auto, or choose another --experiment_name"
-        )
-    if settings.resume is None or (settings.resume == "auto" and not begun):
-        return folder, None
-    path = folder if settings.resume == "auto" else Path(settings.resume)
-    return path if path.is_dir() else path.parent, read_last(path)
-
-
-def train(settings: Settings, folder: Path, saved: Checkpoint | None, device: torch.device, log: Log) -> int:
+def train(start: StartingPoint, device: torch.device, log: Log) -> int:
     """One run, from the data to the final metrics."""
+    settings, folder, saved, notes = start
     if settings.amp == "fp16" and device.type != "cuda":
         raise InputError("amp fp16 needs a CUDA GPU for its loss scaling; use --amp bf16, auto or none")
-    indices = data.open_datasets(settings)
+    indices = open_datasets(settings, saved)
     network = build_network(settings, device, saved)
     protocol, select_by = choose_selection(settings, indices)
     parts = [data.split_sequences(settings, index) for index in indices]
@@ -93,53 +64,76 @@ def train(settings: Settings, folder: Path, saved: Checkpoint | None, device: to
             for name, part in zip(names, parts, strict=True)
         ]
 
-    if is_main():
-        run_folder.check_space(folder, network, settings.keep_best)
-        log.path = folder / "train.log"
-    amp = choose_amp(settings.amp, device)
-    training = build_training(settings, network, device, amp)
+    data_record = describe_data(names, parts)
     if saved:
         check_selection(saved, settings, indices)
-        continue_from(saved, training, settings, folder, log)
-    else:
-        start_late(training, settings, batches.steps)
-    if is_main():
-        write_settings(folder / "settings.yaml", settings)
-    progress = training.progress
-    with caught_signals() as stop, run_folder.clear_write_errors(folder):
-        run = Run(
-            settings=settings,
-            folder=folder,
-            device=device,
-            amp=amp,
-            protocol=protocol,
-            select_by=select_by,
-            train_loader=train_loader,
-            batches=batches,
-            val_sets=evaluated("val", settings.limit_val) if settings.select_on != "none" else [],
-            test_sets=evaluated("test", None) if settings.final_test else [],
-            norm_sets=data.build_norm_sets(settings, [part["train"] for part in parts], names, network),
-            schedule=build_schedule(settings, batches.steps),
-            log=log,
-            stop=stop,
-            writer=open_writer(folder, progress.epoch * batches.steps + progress.step)
-            if settings.tensorboard and is_main()
-            else None,
-        )
-        announce(run, indices, network)
-        try:
-            run_epochs(run, training)
-        except Interrupted as interruption:
-            log(
-                f"interrupted in epoch {progress.epoch + 1} after step {progress.step} of "
-                f"{batches.steps}; saved in {folder / LAST}; continue with --resume {folder}"
+        check_data(saved, data_record)
+    with locked_folder(folder) if is_main() else nullcontext():
+        if is_main():
+            if not saved and (folder / LAST).exists():  # written since this command looked
+                raise already_begun(folder)
+            run_folder.check_space(folder, network, settings.keep_best)
+            log.path = folder / "train.log"
+        amp = choose_amp(settings.amp, device)
+        training = build_training(settings, network, device, amp)
+        if saved:
+            continue_from(saved, training, settings, folder, log)
+        else:
+            start_late(training, settings, batches.steps)
+        progress = training.progress
+        if is_main():
+            session = write_record(folder, data_record, progress.epoch, progress.step)
+            write_settings(folder / "settings.yaml", settings, describe_record(data_record, session))
+        with caught_signals() as stop:
+            run = Run(
+                settings=settings,
+                folder=folder,
+                device=device,
+                amp=amp,
+                protocol=protocol,
+                select_by=select_by,
+                train_loader=train_loader,
+                batches=batches,
+                data_record=data_record,
+                val_sets=evaluated("val", settings.limit_val) if settings.select_on != "none" else [],
+                test_sets=evaluated("test", None) if settings.final_test else [],
+                norm_sets=data.build_norm_sets(settings, [part["train"] for part in parts], names, network),
+                schedule=build_schedule(settings, batches.steps),
+                log=log,
+                stop=stop,
+                writer=open_writer(folder, progress.epoch * batches.steps + progress.step)
+                if settings.tensorboard and is_main()
+                else None,
             )
-            return 128 + interruption.args[0]
-        finally:
-            data.stop_loading([train_loader, *(part.loader for part in (*run.val_sets, *run.test_sets))])
-            if run.writer:
-                run.writer.close()
-    return 0
+            announce(run, indices, network, notes)
+            try:
+                if settings.init_weights and not saved:
+                    validate_start(run, training)
+                run_epochs(run, training)
+            except Interrupted as interruption:
+                log(
+                    f"interrupted in epoch {progress.epoch + 1} after step {progress.step} of "
+                    f"{batches.steps}; saved in {folder / LAST}; continue with --resume {folder}"
+                )
+                return exit_status(interruption.args[0])
+            finally:
+                data.stop_loading([train_loader, *(part.loader for part in (*run.val_sets, *run.test_sets))])
+                if run.writer:
+                    run.writer.close()
+        return 0
+
+
+def open_datasets(settings: Settings, saved: Checkpoint | None) -> list[DatasetIndex]:
+    """The datasets of the settings; if a run's own place of them is no more, the error says how to give another."""
+    try:
+        return data.open_datasets(settings)
+    except InputError as error:
+        if saved and saved.settings.get("dataset") == settings.dataset:
+            raise InputError(
+                f"{saved.path} names its dataset {settings.dataset}, which cannot be opened; if it has moved, give its "
+                f"place with --dataset (or --data_root): {error}"
+            ) from error
+        raise
 
 
 def build_network(settings: Settings, device: torch.device, saved: Checkpoint | None) -> nn.Module:
@@ -195,7 +189,10 @@ def continue_from(saved: Checkpoint, training: Training, settings: Settings, fol
     restore(training, saved.weights, saved.training)
     progress = training.progress
     log(f"continuing {saved.path} after epoch {progress.epoch}" + f", step {progress.step}" * (progress.step > 0))
-    if changes := changed_settings(saved.settings, settings):
+    before = dict(saved.settings)
+    if "data" in saved.training:  # the same data, wherever it lies
+        before.pop("dataset", None)
+    if changes := changed_settings(before, settings):
         log(f"warning: settings changed since then, the run will differ from an unbroken one: {', '.join(changes)}")
     if is_main():
         run_folder.forget_later_metrics(folder, progress.epoch)
@@ -240,7 +237,7 @@ def check_selection(saved: Checkpoint, settings: Settings, indices: list[Dataset
         )
 
 
-def announce(run: Run, indices: list[DatasetIndex], network: nn.Module) -> None:
+def announce(run: Run, indices: list[DatasetIndex], network: nn.Module, notes: list[str]) -> None:
     """Log what is going to be trained on what, and how."""
     settings, log = run.settings, run.log
     millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
@@ -281,6 +278,8 @@ def announce(run: Run, indices: list[DatasetIndex], network: nn.Module) -> None:
             + ", held out; "
             f"the test set is {'evaluated once, at the end' if settings.final_test else 'not used'}"
         )
+    for note in notes:
+        log(note)
     log(f"output: {run.folder}")
 
 

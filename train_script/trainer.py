@@ -24,6 +24,7 @@ from istd.train_script.losses import total_loss
 from istd.train_script.norm_statistics import estimate_statistics, kept_statistics
 from istd.train_script.optim import set_learning_rates, update_ema
 from istd.train_script.run_folder import BEST, Log, append_metrics, prune_checkpoints, save_best, save_last, save_result
+from istd.train_script.run_record import data_digest
 from istd.train_script.settings import Settings
 from istd.train_script.state import Interrupted, StopSignal, Training, training_state
 from istd.train_script.tensorboard import ExampleImages, PixelHistogram
@@ -32,8 +33,9 @@ from istd.utils.errors import InputError
 from istd.utils.files import json_ready, write_json
 from istd.utils.metrics import PROTOCOLS, build_metric
 from istd.utils.metrics.accumulator import mean_metrics
-from istd.utils.metrics.tables import metrics_line
+from istd.utils.metrics.tables import format_metric, metrics_line
 
+UNDEFINED = -1.0  # the score of an epoch whose metric is undefined, which loses to all others
 STEPS_BETWEEN_POINTS = 10  # of the TensorBoard curves of loss, learning rate and gradient norm
 SECONDS_BETWEEN_SAVES = 300
 
@@ -50,6 +52,7 @@ class Run:
     select_by: str
     train_loader: DataLoader
     batches: EpochBatches
+    data_record: list[dict[str, Any]]  # the data by name and fingerprint
     val_sets: list[EvaluatedSet]
     test_sets: list[EvaluatedSet]
     norm_sets: list[ClipDataset]  # whole training images for batch-norm statistics; none: those of training stay
@@ -73,6 +76,12 @@ def run_epochs(run: Run, training: Training) -> None:
     while training.progress.epoch < run.settings.epochs:
         train_one_epoch(run, training)
         finish_epoch(run, training)
+    progress = training.progress
+    if progress.best and progress.best[0][0] <= 0:
+        run.log(
+            f"warning: {run.select_by} was zero or undefined in every validated epoch, which chooses nothing: {BEST} "
+            "holds the weights of the last of them"
+        )
     report = run.folder / "test.json"
     if not run.settings.final_test:
         return
@@ -200,6 +209,7 @@ def finish_epoch(run: Run, training: Training) -> None:
     row = {
         "epoch": epoch,
         "step": epoch * run.batches.steps,
+        "data": data_digest(run.data_record),
         "loss": progress.loss_sum / run.batches.steps,
         "lr": run.schedule(settings.lr, epoch * run.batches.steps - 1),
         "train_seconds": round(progress.train_seconds, 2),
@@ -231,6 +241,17 @@ def finish_epoch(run: Run, training: Training) -> None:
         prune_checkpoints(run.folder, run.select_by, progress.best)
 
 
+def validate_start(run: Run, training: Training) -> None:
+    """Log the metrics of the weights that a run starts from; what it makes of them is measured against these."""
+    if not run.val_sets:
+        return
+    step = training.progress.epoch * run.batches.steps
+    with recalibrated(run, training):
+        metrics, _ = evaluate_sets(run, training, run.val_sets, "val", step, run.settings.amp)
+    training.progress.start = metrics[run.select_by]
+    run.log(f"before the first epoch: validation ({run.settings.select_on}, {run.protocol}): {metrics_line(metrics)}")
+
+
 def validate(run: Run, training: Training, epoch: int, row: dict[str, Any]) -> str:
     """Validate and keep what is best; what the log says of it. The metrics are added to `row`."""
     since = time.perf_counter()
@@ -252,7 +273,7 @@ def keep_last(run: Run, training: Training, epoch: int) -> str:
     """Keep the weights of the last epoch as the result of a run that chooses nothing; what the log says of it."""
     with recalibrated(run, training):
         if is_main():
-            save_result(run.folder, training.weights(), asdict(run.settings), epoch)
+            save_result(run.folder, training.weights(), asdict(run.settings), epoch, run.data_record)
     return f"; saved as {BEST}: the last weights, nothing was held out and nothing chosen"
 
 
@@ -289,17 +310,29 @@ def norm_batches(run: Run, multiple: int) -> Iterator[torch.Tensor]:
 def save_progress(run: Run, training: Training) -> None:
     """Write checkpoint_last.pth, on the main process."""
     if is_main():
-        save_last(run.folder, training.weights(), asdict(run.settings), training_state(training))
+        state = training_state(training) | {"data": run.data_record}
+        save_last(run.folder, training.weights(), asdict(run.settings), state)
 
 
 def keep_if_best(run: Run, training: Training, score: float | None, epoch: int) -> str:
-    """Keep the weights if their score is among the best; ' (best)' for the log if it is the best."""
+    """Keep the weights if their score is among the best, of equal ones the later; what the log says of it.
+
+    A score that is zero or undefined chooses nothing, which is said.
+    """
     progress = training.progress
-    entry = [-1.0 if score is None else float(score), epoch]  # undefined metrics lose to all others
-    progress.best = sorted([*progress.best, entry], key=lambda kept: (-kept[0], kept[1]))[: run.settings.keep_best]
+    entry = [UNDEFINED if score is None else float(score), epoch]
+    progress.best.insert(sum(better > entry[0] for better, _ in progress.best), entry)
+    del progress.best[run.settings.keep_best :]
     if is_main():
-        save_best(run.folder, training.weights(), asdict(run.settings), run.select_by, progress.best, epoch)
-    return " (best)" if progress.best[0] == entry else ""
+        settings = asdict(run.settings)
+        save_best(run.folder, training.weights(), settings, run.select_by, progress.best, epoch, run.data_record)
+    if progress.best[0] != entry:
+        return ""
+    if entry[0] <= 0:
+        return f" (kept; {run.select_by} is {'undefined' if score is None else 'zero'} in every epoch so far)"
+    worse = progress.start is not None and entry[0] < progress.start
+    start = format_metric(run.select_by, progress.start)
+    return f" (best so far, but the weights it began with have {run.select_by} {start})" if worse else " (best)"
 
 
 def evaluate_sets(
@@ -385,7 +418,7 @@ def evaluate_test(run: Run, training: Training, report: Path) -> None:
     if is_main():
         note = {"by_dataset": by_dataset} if len(by_dataset) > 1 else {}
         by = run.select_by if run.settings.select_on != "none" else None
-        note |= {"epoch": epoch, "selected_by": by, "selected_on": run.settings.select_on}
+        note |= {"data": run.data_record, "epoch": epoch, "selected_by": by, "selected_on": run.settings.select_on}
         write_json(report, note | {"val_score": score, "protocol": run.protocol, "metrics": metrics})
 
 

@@ -13,7 +13,7 @@ import difflib
 import re
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -189,7 +189,8 @@ def add_pairs_option(parser: argparse.ArgumentParser, name: str, help: str, shor
         parser.add_argument(f"--{short}", dest=name, action="append", type=f"{short}={{}}".format, help=text)
 
 
-def write_settings(path: str | Path, settings: Any) -> None:
-    """Write a settings dataclass as yaml, in the order of its fields (atomic)."""
+def write_settings(path: str | Path, settings: Any, comments: Iterable[str] = ()) -> None:
+    """Write a settings dataclass as yaml, in the order of its fields, below `comments`, a line each (atomic)."""
+    head = "".join(f"# {' '.join(comment.split())}\n" for comment in comments)
     with atomic_path(path) as temporary:
-        temporary.write_text(yaml.safe_dump(asdict(settings), sort_keys=False), encoding="utf-8")
+        temporary.write_text(head + yaml.safe_dump(asdict(settings), sort_keys=False), encoding="utf-8")

@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from istd.models import load_model
 from istd.train_script import run_folder, trainer
+from istd.train_script.state import SIGNALS
 from istd.train_script.tensorboard import open_writer
 from istd.train_script.train import main
 from istd.utils.checkpoint import read_checkpoint
@@ -131,14 +132,14 @@ def test_a_run_leaves_what_it_promises(dataset, tmp_path, capsys):
     names = {path.name for path in folder.iterdir()}
     best = [name for name in names if name.startswith("checkpoint_best_val_iou_")]
     assert len(best) == 1
-    plain = {"checkpoint_best.pth", "checkpoint_last.pth", "metrics.jsonl", "settings.yaml"}
+    plain = {"checkpoint_best.pth", "checkpoint_last.pth", "metrics.jsonl", "settings.yaml", "run.json"}
     assert names == plain | {"train.log", "tensorboard", "test.json", *best}
     lines = rows(folder)
     assert [line["epoch"] for line in lines] == [1, 2, 3]
     assert all(line["selected_on"] == "holdout" and line["protocol"] == "standard" for line in lines)
     report = json.loads((folder / "test.json").read_text())
     scores = [line["val"]["iou"] for line in lines]
-    assert report["epoch"] == 1 + scores.index(max(scores))
+    assert report["epoch"] == max(epoch for epoch, score in enumerate(scores, 1) if score == max(scores))
     model = load_model(folder / "checkpoint_best.pth")
     assert model.name == "datransnet" and not model.training
     out = capsys.readouterr().out
@@ -166,7 +167,9 @@ def test_a_run_that_chooses_nothing_trains_on_all_images_and_ends_with_its_last_
     folder = folder_of(tmp_path)
     best, last = (read_checkpoint(folder / f"checkpoint_{name}.pth") for name in ("best", "last"))
     assert_same(best.weights, last.weights)
-    assert best.training == {"epoch": 2, "selected_by": None, "selected_on": "none"}
+    (record,) = last.training["data"]
+    assert best.training == {"epoch": 2, "selected_by": None, "selected_on": "none", "data": [record]}
+    assert record.keys() == {"name", "train", "test"} and record["train"]["frames"] == 20
     assert not list(folder.glob("checkpoint_best_val*"))
     assert [(row["selected_on"], "val" in row, row["step"]) for row in rows(folder)] == [
         ("none", False, 5),  # 20 images in batches of 4
@@ -370,10 +373,12 @@ def test_changed_settings_are_said(dataset, unbroken, tmp_path, capsys):
     assert [row["epoch"] for row in rows(folder_of(tmp_path))] == [1, 2, 3]
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_and_sigterm_save_and_exit(dataset, unbroken, tmp_path, monkeypatch, capsys, signum):
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 75)])
+def test_ctrl_c_sigterm_and_a_preemption_save_and_exit(
+    dataset, unbroken, tmp_path, monkeypatch, capsys, signum, status
+):
     real, count = trainer.accumulate_gradients, 0
-    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    handlers = [signal.getsignal(number) for number in SIGNALS]
 
     def interrupted(*given):
         nonlocal count
@@ -384,9 +389,9 @@ def test_ctrl_c_and_sigterm_save_and_exit(dataset, unbroken, tmp_path, monkeypat
 
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "accumulate_gradients", interrupted)
-        assert main(arguments(dataset, tmp_path)) == 128 + signum
+        assert main(arguments(dataset, tmp_path)) == status
     assert "interrupted in epoch 1 after step 3 of 4" in capsys.readouterr().out
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert [signal.getsignal(number) for number in SIGNALS] == handlers
     assert main(arguments(dataset, tmp_path, resume="auto")) == 0
     assert_same_run(folder_of(tmp_path), unbroken)
 
@@ -542,7 +547,8 @@ def test_a_run_of_an_earlier_version_resumes(dataset, unbroken, tmp_path):
     folder = folder_of(tmp_path)
     shutil.copytree(unbroken, folder)
     content = torch.load(folder / "checkpoint_last.pth", weights_only=True)
-    assert content["training"].keys() == {"optimizer", "scaler", "position", "network", "updates"}
+    assert content["training"].keys() == {"optimizer", "scaler", "position", "network", "updates", "data"}
+    del content["training"]["data"], content["training"]["position"]["start"]
     assert content["training"]["updates"] == 8  # two epochs of four steps
     del content["settings"]["init"]
     content["settings"] |= {"start": "published", "warmup_epochs": 0.0, "step_factor": 0.1, "channels_last": False}

@@ -1,0 +1,144 @@
+"""What a run refuses, records and says, so that its numbers are those of its data and its weights."""
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+from istd.train_script import trainer
+from istd.train_script.run_folder import Log, append_metrics
+from istd.train_script.starting_point import folder_name
+from istd.train_script.state import Progress
+from istd.train_script.train import main
+from istd.utils.checkpoint import read_checkpoint
+from istd.utils.errors import InputError
+from istd.utils.folder_lock import locked_folder
+from tests.train.test_train import arguments, assert_same_run, dataset, folder_of, rows, unbroken  # noqa: F401
+
+
+@pytest.fixture
+def resumable(unbroken, tmp_path):  # noqa: F811
+    """A copy of the run that nothing interrupted."""
+    shutil.copytree(unbroken, folder_of(tmp_path))
+    return folder_of(tmp_path)
+
+
+def test_two_runs_do_not_share_a_folder(dataset, tmp_path):  # noqa: F811
+    with locked_folder(folder_of(tmp_path)), pytest.raises(InputError, match=r"another command is writing to .*train"):
+        main(arguments(dataset, tmp_path))
+    assert not list(folder_of(tmp_path).iterdir())
+
+
+def test_data_commit_versions_and_command_are_recorded(dataset, resumable, tmp_path):  # noqa: F811
+    assert main(arguments(dataset, tmp_path, resume="auto", epochs=3)) == 0
+    record = json.loads((resumable / "run.json").read_text())
+    assert [session["from_epoch"] for session in record["sessions"]] == [0, 2]
+    assert {"command", "commit", "version", "python", "torch", "machine"} <= record["sessions"][0].keys()
+    (data,) = record["data"]
+    assert (data["name"], data["train"]["frames"], data["val"]["frames"]) == ("blobs", 18, 2)
+    for name in ("checkpoint_last.pth", "checkpoint_best.pth"):
+        assert read_checkpoint(resumable / name).training["data"] == record["data"]
+    assert len({row["data"] for row in rows(resumable)}) == 1
+    text = (resumable / "settings.yaml").read_text()
+    assert f"# data: blobs, held-out images: 2, fingerprint {data['val']['fingerprint']}" in text
+    assert yaml.safe_load(text)["epochs"] == 3
+
+
+def test_a_run_goes_on_with_its_data_only_wherever_they_lie(dataset, resumable, tmp_path, capsys):  # noqa: F811
+    last = (resumable / "checkpoint_last.pth").read_bytes()
+    other = tmp_path / "other" / "blobs"  # the same last name, so the same folder of results
+    shutil.copytree(dataset, other)
+    lists = other / "img_idx"
+    train, test = ((lists / f"{part}_blobs.txt").read_text().splitlines() for part in ("train", "test"))
+    (lists / "train_blobs.txt").write_text("\n".join([*train[1:], test[0]]))
+    (lists / "test_blobs.txt").write_text("\n".join([train[0], test[1]]))
+    with pytest.raises(InputError, match=r"other data: training images of blobs \(18 then, 18 now, others\)"):
+        main(arguments(other, tmp_path, resume="auto"))  # although nothing is left to be done
+    assert (resumable / "checkpoint_last.pth").read_bytes() == last
+
+    moved = tmp_path / "moved" / "blobs"
+    shutil.copytree(dataset, moved, copy_function=shutil.copyfile)
+    capsys.readouterr()
+    assert main(arguments(moved, tmp_path, resume="auto", epochs=3)) == 0
+    assert "an unbroken one: epochs 2 -> 3\n" in capsys.readouterr().out, "the place of the data is no change"
+    shutil.rmtree(moved)
+    with pytest.raises(
+        InputError, match=r"checkpoint_last.pth names its dataset .*moved.* give its place with --dataset"
+    ):
+        main(["--resume", str(resumable)])
+    assert main(["--resume", str(resumable), "--dataset", str(dataset)]) == 0
+
+
+def test_weights_bring_their_network_and_preset(dataset, tmp_path, capsys):  # noqa: F811
+    assert main(arguments(dataset, tmp_path, "first", epochs=1, preset="contrast")) == 0
+    weights = folder_of(tmp_path, "first") / "checkpoint_best.pth"
+    words = arguments(dataset, tmp_path, "second", epochs=1, init_weights=weights, resume="auto")
+    for option in ("--model", "--model_options"):
+        del words[words.index(option) : words.index(option) + 2]
+    capsys.readouterr()
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert f"preset contrast instead of fast, since {weights} was trained with it" in out
+    assert "before the first epoch: validation (holdout, standard): IoU" in out
+    second = read_checkpoint(folder_of(tmp_path, "second") / "checkpoint_last.pth")
+    assert (second.model_name, second.options["width"], second.settings["preset"]) == ("datransnet", 4, "contrast")
+    assert second.training["position"]["start"] is not None
+    weights.unlink()  # no longer needed
+    assert main([*words, "--epochs", "2"]) == 0
+    assert "settings changed" in (out := capsys.readouterr().out) and "preset contrast ->" not in out
+
+
+def test_another_preset_than_that_of_the_weights_is_said(dataset, unbroken, tmp_path, capsys):  # noqa: F811
+    given = {"init_weights": unbroken / "checkpoint_best.pth", "epochs": 1, "preset": "contrast"}
+    assert main(arguments(dataset, tmp_path, **given)) == 0
+    assert "was trained with preset fast, this run shows it frames of preset contrast" in capsys.readouterr().out
+    assert read_checkpoint(folder_of(tmp_path) / "checkpoint_last.pth").settings["preset"] == "contrast"
+
+
+def keep(scores, monkeypatch, start=None):
+    """The best entries after epochs with these scores, and what the log says of the last of them."""
+    monkeypatch.setattr(trainer, "save_best", lambda *given: None)
+    settings = SimpleNamespace(keep_best=2)
+    monkeypatch.setattr(trainer, "asdict", vars)
+    run = SimpleNamespace(settings=settings, folder=None, select_by="iou", data_record=[])
+    training = SimpleNamespace(progress=Progress(start=start), weights=lambda: None)
+    said = [trainer.keep_if_best(run, training, score, epoch) for epoch, score in enumerate(scores, 1)]
+    return training.progress.best, said[-1]
+
+
+def test_of_equal_scores_the_later_epoch_is_kept(monkeypatch):
+    assert keep([0.5, 0.5, 0.25], monkeypatch) == ([[0.5, 2], [0.5, 1]], "")
+    assert keep([0.0, None, 0.0], monkeypatch) == ([[0.0, 3], [0.0, 1]], " (kept; iou is zero in every epoch so far)")
+    assert keep([None], monkeypatch)[1] == " (kept; iou is undefined in every epoch so far)"
+    assert keep([0.25, 0.5], monkeypatch, start=0.625)[1] == (
+        " (best so far, but the weights it began with have iou 62.50)"
+    )
+
+
+def test_only_the_writers_errors_ask_for_space(tmp_path, monkeypatch):
+    log = Log()
+    log.path = tmp_path / "train.log"
+
+    def closed(*_given, **_options):
+        raise BrokenPipeError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("builtins.print", closed)
+        with pytest.raises(BrokenPipeError):
+            log("a line")
+    assert log.path.read_text() == "a line\n", "the file has it all the same"
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(InputError, match=r"cannot write .*metrics.jsonl: .*; make space and continue"):
+        append_metrics(tmp_path, {})
+
+
+def test_no_name_leads_out_of_the_output_folder(tmp_path, monkeypatch):
+    (tmp_path / "blobs" / "images").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "blobs" / "images")
+    assert (folder_name(".."), folder_name("."), folder_name("a/b/")) == ("blobs", "images", "b")
+    assert folder_name("../..") == tmp_path.name
+    for name in ("..", ".", "a/b", ""):
+        with pytest.raises(InputError, match="the name of one folder"):
+            main(["--dataset", "x", "--experiment_name", name])

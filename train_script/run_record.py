@@ -1,0 +1,91 @@
+"""What a run was made of: its data, by fingerprints, and the commands, code and machines that trained it (run.json)."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from istd.datasets import Sequence
+from istd.datasets.fingerprint import fingerprint
+from istd.utils.checkpoint import Checkpoint
+from istd.utils.errors import InputError
+from istd.utils.files import write_json
+from istd.utils.provenance import provenance
+
+RECORD = "run.json"
+PARTS = {"train": "training images", "val": "held-out images", "test": "test images"}
+
+
+def describe_data(names: list[str], splits: list[dict[str, list[Sequence]]]) -> list[dict[str, Any]]:
+    """For each dataset its name, and the number of frames and the fingerprint of each part that the run uses."""
+    record = []
+    for name, split in zip(names, splits, strict=True):
+        parts = {
+            part: {"frames": sum(len(one.frames) for one in sequences), "fingerprint": fingerprint(sequences)}
+            for part, sequences in split.items()
+            if sequences
+        }
+        record.append({"name": name, **parts})
+    return record
+
+
+def data_digest(record: list[dict[str, Any]]) -> str:
+    """Twelve digits that stand for all data of a run, for its table of metrics."""
+    parts = [[dataset.get(part) for part in PARTS] for dataset in record]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+
+
+def same_data(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> bool:
+    """Whether both records are of the same images, wherever they lie; a part that one of them lacks is not compared."""
+    return not differences(before, now)
+
+
+def differences(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> list[str]:
+    """What differs between two records, a text for each part."""
+    if len(before) != len(now):
+        return [f"{len(before)} dataset(s) then, {len(now)} now"]
+    return [
+        f"{title} of {new['name']} ({old[part]['frames']} then, {new[part]['frames']} now"
+        + (", others)" if old[part]["frames"] == new[part]["frames"] else ")")
+        for old, new in zip(before, now, strict=True)
+        for part, title in PARTS.items()
+        if part in old and part in new and old[part] != new[part]
+    ]
+
+
+def check_data(saved: Checkpoint, record: list[dict[str, Any]]) -> None:
+    """Raise `InputError` if a run would go on with other data; checkpoints of earlier versions do not tell."""
+    if changed := differences(saved.training.get("data", record), record):
+        raise InputError(
+            f"{saved.path} was trained on other data: {'; '.join(changed)}; restore them, say with --dataset where the "
+            "same images lie now, or begin another run with --experiment_name"
+        )
+
+
+def describe_record(record: list[dict[str, Any]], session: dict[str, Any]) -> list[str]:
+    """Lines about the data and the code of a run, for the head of settings.yaml."""
+    data = [
+        f"data: {dataset['name']}, {title}: {dataset[part]['frames']}, fingerprint {dataset[part]['fingerprint']}"
+        for dataset in record
+        for part, title in PARTS.items()
+        if part in dataset
+    ]
+    return [
+        *data,
+        *(f"{name}: {session[name]}" for name in ("command", "commit", "version", "python", "torch", "machine")),
+    ]
+
+
+def write_record(folder: Path, record: list[dict[str, Any]], epoch: int, step: int) -> dict[str, Any]:
+    """Write run.json, or add to that of a run that is continued: one entry of "sessions" for each command.
+
+    Returns the entry of this command.
+    """
+    path = folder / RECORD
+    try:
+        sessions = json.loads(path.read_text(encoding="utf-8"))["sessions"]
+    except (OSError, ValueError, KeyError, TypeError):  # of an earlier version, or no run yet
+        sessions = []
+    session = provenance() | {"from_epoch": epoch, "from_step": step}
+    write_json(path, {"data": record, "sessions": [*sessions, session]})
+    return session
