@@ -1,4 +1,4 @@
-"""Download links of the datasets and the authors' checkpoints, as in the README: `python -m datasets.links`."""
+"""Download links of the datasets and the authors' checkpoints, as on the pages: `python -m datasets.links`."""
 
 from collections.abc import Iterable
 

@@ -1,4 +1,4 @@
-"""The catalog's download links, as the README's tables and an error message show them."""
+"""The catalog's download links, as the pages' tables and an error message show them."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""README.md and CONTRIBUTING.md agree with the code: commands parse, examples run, paths exist, tables are complete."""
+"""The pages agree with the code: commands parse, examples run, links and paths exist, tables are complete."""
 
 import argparse
 import ast
@@ -17,10 +17,14 @@ from istd.train_script.settings import config_names, merge_settings, parse_comma
 from istd.utils.metrics import PROTOCOLS
 from tests.reference.datasets_folders import REPOSITORY
 
-README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+FILES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", REPOSITORY / "weights" / "README.md"]
+FILES += sorted((REPOSITORY / "docs").glob("*.md"))
+PAGES = {path.relative_to(REPOSITORY).as_posix(): path.read_text(encoding="utf-8") for path in FILES}
+TEXT = "\n".join(PAGES.values())
+README = PAGES["README.md"]
 PYPROJECT = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
-CONTRIBUTING = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+RUN_ELSEWHERE = ("CONTRIBUTING.md", "docs/your_network.md")
 MADE_BY_RUNS = ("outputs/", "data/", "predict/", "path/to/")  # not in the repository
 SUFFIXES = (".py", ".md", ".txt", ".yaml", ".pth", ".toml")
 
@@ -53,13 +57,21 @@ def accept(module: str, arguments: list[str], monkeypatch) -> None:
         importlib.import_module(module).main(arguments)
 
 
-@pytest.mark.parametrize("words", commands(README), ids=" ".join)
+def commands_of_all_pages() -> list[list[str]]:
+    """Every command once, but those that tests of other files run on the examples beside them."""
+    texts = [text for page, text in PAGES.items() if page not in RUN_ELSEWHERE]
+    return [list(words) for words in dict.fromkeys(tuple(words) for text in texts for words in commands(text))]
+
+
+@pytest.mark.parametrize("words", commands_of_all_pages(), ids=" ".join)
 def test_every_command_parses(words, monkeypatch):
     if words[:2] == ["python", "-m"] or words[0] == "torchrun":
         module, *arguments = words[words.index("-m") + 1 :]
         if module.startswith("tests."):
             assert (REPOSITORY / module.replace(".", "/")).with_suffix(".py").is_file() and not arguments
-        elif "FILE" not in arguments:  # else the rest stands in a table, which has a test of its own
+        elif not arguments:  # the command is named, not shown
+            assert hasattr(importlib.import_module(f"istd.{module}"), "main")
+        elif not arguments[-1].endswith("FILE"):  # else the rest stands in a table, which has a test of its own
             accept(module, arguments, monkeypatch)
     elif words[0] == "make":
         (target,) = words[1:]
@@ -71,7 +83,7 @@ def test_every_command_parses(words, monkeypatch):
         assert words[0] in ("python3", ".", "tensorboard", "ffmpeg")
 
 
-@pytest.mark.parametrize("options", re.findall(r"`(--dataset [^`]+)`", README))
+@pytest.mark.parametrize("options", sorted(set(re.findall(r"`(--dataset [^`]+)`", TEXT))))
 def test_commands_in_the_table_of_published_metrics_parse(options, monkeypatch):
     accept("test_script.inference", ["--model_path", "FILE", *options.split()], monkeypatch)
 
@@ -93,7 +105,9 @@ def test_the_commands_of_make_demo_parse(tmp_path, monkeypatch):
 def test_the_python_examples_run(tmp_path, monkeypatch):
     (tmp_path / "weights").symlink_to(REPOSITORY / "weights")
     monkeypatch.chdir(tmp_path)
-    first, notebook = (content for kind, content in BLOCK.findall(README) if kind == "python")
+    first, notebook = (
+        content for kind, content in BLOCK.findall(PAGES["docs/python_and_export.md"]) if kind == "python"
+    )
     frames = np.random.default_rng(0).random((2, 40, 50), dtype=np.float32)
     names = {"frames": frames}
     exec(first, names)
@@ -123,8 +137,8 @@ def test_diagrams_use_the_names_of_the_code(model):
 def test_download_tables_are_those_of_the_catalog():
     from istd.datasets.links import checkpoint_table, dataset_table
 
-    assert dataset_table() in README
-    assert checkpoint_table() in README
+    assert dataset_table() in PAGES["docs/data.md"]
+    assert checkpoint_table() in PAGES["docs/reproduce.md"]
 
 
 def test_every_file_of_weights_is_named():
@@ -132,38 +146,55 @@ def test_every_file_of_weights_is_named():
         assert f"\n| `{path.name}` |" in README
 
 
-@pytest.mark.parametrize("text", [README, CONTRIBUTING], ids=["README", "CONTRIBUTING"])
-def test_every_path_exists(text):
-    plain = BLOCK.sub("", text)
-    links = {link for link in re.findall(r"\]\(([^)]+)\)", plain) if "://" not in link}
-    anchors = {link for link in links if link.startswith("#")}
-    assert anchors <= {"#" + title.lower().replace(" ", "-") for title in re.findall(r"^## (.+)$", text, re.MULTILINE)}
+def anchors(text: str) -> set[str]:
+    """The names that a page's headings have in links."""
+    titles = re.findall(r"^##+ (.+)$", BLOCK.sub("", text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_somewhere(page):
+    links = {link for link in re.findall(r"\]\(([^)]+)\)", BLOCK.sub("", PAGES[page])) if "://" not in link}
+    for link in links:
+        name, _, anchor = link.partition("#")
+        target = (REPOSITORY / page).parent / name if name else REPOSITORY / page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target.read_text(encoding="utf-8")), link
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_path_exists(page):
     folders = {path.name for path in REPOSITORY.iterdir() if path.is_dir()}
-    named = set(re.findall(r"`([^`\s]+)`", plain))
-    paths = (links - anchors) | {
-        name for name in named if "/" in name and (name.endswith(SUFFIXES) or name.split("/")[0] in folders)
-    }
-    if text is CONTRIBUTING:
-        paths -= {"models/contrast_net.py"}  # the example makes it
+    named = set(re.findall(r"`([^`\s]+)`", BLOCK.sub("", PAGES[page])))
+    paths = {name for name in named if "/" in name and (name.endswith(SUFFIXES) or name.split("/")[0] in folders)}
+    paths -= {"models/contrast_net.py"}  # the example of CONTRIBUTING.md makes it
     paths = {name for name in paths if not name.startswith(MADE_BY_RUNS) and "NAME" not in name}
-    assert len(paths) >= 3
-    missing = sorted(name for name in paths if not (REPOSITORY / name).exists())
-    assert not missing
+    assert sorted(name for name in paths if not (REPOSITORY / name).exists()) == []
+
+
+def test_every_page_is_listed_and_opens_with_what_one_can_do_after_reading_it():
+    for page, text in PAGES.items():
+        if page.startswith("docs/") and page != "docs/README.md":
+            assert f"({page})" in README and f"({page.removeprefix('docs/')})" in PAGES["docs/README.md"], page
+            title, opening = text.split("\n\n")[:2]
+            assert title.startswith("# ") and opening.startswith("After this page you "), page
 
 
 def test_tables_name_every_model_dataset_protocol_and_recipe():
     for name in PROTOCOLS:
-        assert README.count(f"\n| `{name}` |") == 1, name
+        assert TEXT.count(f"\n| `{name}` |") == 1, name
     for name in [*MODELS, *CATALOG, *config_names()]:
-        assert re.search(rf"^\|.*[`|, ]{re.escape(name)}[`|, ]", README, re.MULTILINE), name
-    for name in set(re.findall(r"`((?:sgmp_unet|datransnet)_\w+)`", README)) - set(MODELS):
+        assert re.search(rf"^\|.*[`|, ]{re.escape(name)}[`|, ]", TEXT, re.MULTILINE), name
+    for name in set(re.findall(r"`((?:sgmp_unet|datransnet)_\w+)`", TEXT)) - set(MODELS):
         merge_settings(name, {})  # a recipe
 
 
 def test_published_metrics_are_those_of_the_catalog():
     rows = {
         (cells[1], cells[2].strip("`")): [float(cell) for cell in cells[3:]]
-        for cells in ([cell.strip() for cell in line.split("|")[1:-1]] for line in README.splitlines())
+        for cells in (
+            [cell.strip() for cell in line.split("|")[1:-1]] for line in PAGES["docs/reproduce.md"].splitlines()
+        )
         if len(cells) == 7 and cells[1] in CATALOG
     }
     assert rows == {
@@ -204,7 +235,7 @@ def extras() -> dict[str, list[str]]:
 def test_the_extra_for_tests_is_that_of_the_requirements():
     lines = (REPOSITORY / "requirements-test.txt").read_text().splitlines()
     assert lines[0] == "-r requirements.txt"
-    assert {*extras()["test"], *extras()["export"]} == {*lines[1:], "istd[export]"}
+    assert {*extras()["test"], *extras()["export"], *extras()["boxes"]} == {*lines[1:], "istd[export,boxes]"}
 
 
 def imported(node: ast.AST) -> list[str]:
