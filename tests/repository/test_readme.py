@@ -235,7 +235,7 @@ def extras() -> dict[str, list[str]]:
 def test_the_extra_for_tests_is_that_of_the_requirements():
     lines = (REPOSITORY / "requirements-test.txt").read_text().splitlines()
     assert lines[0] == "-r requirements.txt"
-    assert {*extras()["test"], *extras()["export"], *extras()["boxes"]} == {*lines[1:], "istd[export,boxes]"}
+    assert {*extras()["test"], *extras()["export"]} == {*lines[1:], "istd[export]"}
 
 
 def imported(node: ast.AST) -> list[str]:
