@@ -1,23 +1,30 @@
 """Measure saved predictions of any method: python -m test_script.evaluate --predictions DIR --masks DIR.
 
-Predictions are probability maps, as those of `inference --save_maps`: npy [H, W], or png of 8 or 16 bits.
+Predictions are probability maps, as those of `inference --save_maps`: npy [H, W], or png of 8 or 16 bits. The masks are
+those of a folder, or with `--dataset NAME` those of a dataset. `--output_dir DIR` writes all that inference writes:
+report.html, the metrics and tables, curves, detections and, in sequences, tracks.
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 
-from scipy.special import expit, logit
-from tqdm import tqdm
-
+from istd.datasets import open_dataset
+from istd.test_script.map_sources import saved_maps
+from istd.test_script.measurement import Job, measure_maps, measure_set
+from istd.test_script.options import TRACK_OPTIONS, add_track_options, check_track_options
+from istd.test_script.results.frame_set import dataset_frames, dataset_pairs, pair_frames
 from istd.test_script.results.result_files import write_image_metrics
+from istd.test_script.results.set_results import set_metrics
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import check_writable, write_json
-from istd.utils.images import read_list
-from istd.utils.metrics import MetricAccumulator, build_metrics
+from istd.utils.images import IMAGE_SUFFIXES, file_key, read_list
+from istd.utils.metrics import build_metrics
 from istd.utils.metrics.accumulator import ImageCounts
-from istd.utils.metrics.curves import CurveAccumulator, collect_metrics, merge_curves
-from istd.utils.metrics.saved_maps import Pair, find_pairs, key_names, read_groups, read_pair
-from istd.utils.metrics.tables import areas_table, error_table, metrics_table, protocols_text
+from istd.utils.metrics.curves import merge_curves
+from istd.utils.metrics.saved_maps import Pair, find_pairs, key_names, list_files, read_groups, shown
+from istd.utils.metrics.tables import areas_table, error_table, metrics_table, protocols_text, text_table
+from istd.utils.metrics.track_metrics import track_cells
 from istd.utils.plots import write_curves
 
 
@@ -26,6 +33,13 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--predictions", type=Path, help="folder of NAME.npy or NAME.png, or of one folder per sequence")
     add("--masks", type=Path, help="folder of masks of the same names, in the same folders")
+    add("--dataset", help="instead of --masks, the dataset that has them: a known name, or a folder")
+    add("--data_root", help="folder that holds the datasets by name; default datasets/path_config.py")
+    add("--split", default="test", help="split of --dataset to measure; default test")
+    add("--images", type=Path, help="folder of the images of --masks, for the pictures of the report")
+    folder = "write the report, tables, curves, detections and tracks as inference does"
+    add("--output_dir", type=Path, metavar="DIR", help=folder)
+    add_track_options(parser)
     protocols = "protocols to use, or 'all'; default standard"
     add("--protocol", nargs="+", action="extend", metavar="NAME", help=protocols)
     add("--logits", action="store_true", help="predictions are logits (npy), not probabilities")
@@ -40,57 +54,95 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Measure the predictions by each protocol; print the metrics and write the requested files."""
+    """Measure the predictions by each protocol; write the requested files and print the metrics."""
     args = parse_arguments(argv)
     if args.list_protocols:
         print(protocols_text())
         return
-    for option in ("predictions", "masks"):
-        if getattr(args, option) is None:
-            raise InputError(f"--{option} is missing; give the folder of {option}")
-    metrics = build_metrics(args.protocol or ["standard"])
-    names = set(read_list(args.list)) if args.list else None
-    if args.list and not names:
-        raise InputError(f"--list {args.list} is empty; expected one name per line")
-    pairs = find_pairs(args.predictions, args.masks, names)
+    job, pairs = prepare_job(args)
     groups = read_groups(args.groups, pairs) if args.groups else {}
     for file in (args.output, args.per_image, args.curves and args.curves / "curves.csv"):
         if file:
             check_writable(file)
 
-    curves = measure(pairs, metrics, args.logits, with_curves="standard" in metrics or args.curves is not None)
-    results = {name: collect_metrics(metric, curves) for name, metric in metrics.items()}
+    tracks: list[dict] = []
+    if args.output_dir:
+        results, _, tracks = measure_set(job, args.output_dir)
+    else:
+        results = measure_maps(job, with_curves="standard" in job.facts["protocols"] or args.curves is not None)
+    metrics = set_metrics(results)
 
     def group(row: ImageCounts) -> str | None:
         return next((groups[name] for name in key_names((row.sequence, row.frame)) if name in groups), None)
 
-    for name, metric in metrics.items() if groups else ():
-        results[name]["groups"] = metric.split(group)
-    print_results(results)
+    for name, metric in results.metrics.items() if groups else ():
+        metrics[name]["groups"] = metric.split(group)
     if args.output:
-        write_json(args.output, results)
+        write_json(args.output, metrics)
     if args.per_image:
-        write_image_metrics(args.per_image, metrics)
-    if args.curves:
-        for file in write_curves(merge_curves(curves.values()).compute(), args.curves):
-            print(f"wrote {file}")
+        write_image_metrics(args.per_image, results.metrics)
+    curves = write_curves(merge_curves(results.curves.values()).compute(), args.curves) if args.curves else []
+    print_results(metrics)
+    if tracks:
+        print(f"\ntracks, protocol standard:\n{text_table(track_cells(tracks))}")
+    for file in curves:
+        print(f"wrote {file}")
+    if args.output_dir:
+        print(f"results in {args.output_dir}; open {args.output_dir / 'report.html'} in a browser")
 
 
-def measure(
-    pairs: list[Pair], metrics: dict[str, MetricAccumulator], logits: bool, with_curves: bool
-) -> dict[str | None, CurveAccumulator]:
-    """Update the metric of each protocol with all predictions, on its scale; returns the curves by sequence."""
-    curves: dict[str | None, CurveAccumulator] = {}
-    for pair in tqdm(pairs, unit="image", disable=None):
-        score, mask = read_pair(pair, logits)
-        scales = {"probability": expit(score), "logit": score} if logits else {"probability": score}
-        for metric in metrics.values():
-            if metric.protocol.scale not in scales:
-                scales["logit"] = logit(score)
-            metric.update(scales[metric.protocol.scale], mask, pair.sequence, pair.frame)
-        if with_curves:
-            curves.setdefault(pair.sequence, CurveAccumulator()).update(scales["probability"], mask)
-    return curves
+def prepare_job(args: argparse.Namespace) -> tuple[Job, list[Pair]]:
+    """The job of measuring the saved maps, and their files; `InputError` for whatever the user can have got wrong."""
+    if args.predictions is None:
+        raise InputError("--predictions is missing; give the folder of predictions")
+    if (args.masks is None) == (args.dataset is None):
+        problem = "is missing" if args.masks is None else "and --dataset are both given"
+        raise InputError(f"--masks {problem}; give the folder of masks, or the dataset that has them with --dataset")
+    check_track_options(args.min_track, args.track_speed)
+    protocols = [metric.protocol for metric in build_metrics(args.protocol or ["standard"]).values()]
+    if args.dataset:
+        if args.list or args.images:
+            raise InputError("--list and --images are for --masks; a --dataset has images, and --split chooses of them")
+        index = open_dataset(args.dataset, args.data_root)
+        frames, part = dataset_frames(index, index.split(args.split)), args.split
+        pairs = dataset_pairs(args.predictions, frames.frames)
+    else:
+        names = set(read_list(args.list)) if args.list else None
+        if args.list and not names:
+            raise InputError(f"--list {args.list} is empty; expected one name per line")
+        pairs, part = find_pairs(args.predictions, args.masks, names), args.list.stem if args.list else "all"
+        frames = pair_frames(args.masks.resolve().parent.name, pairs, find_images(args.images, pairs))
+    facts = {
+        "dataset": frames.name,
+        "split": part,
+        "model": method_name(args.predictions),
+        "predictions": str(args.predictions),
+        "logits": args.logits,
+        **{name: getattr(args, name) for name in TRACK_OPTIONS},
+        "save_maps": None,
+        "frames": len(pairs),
+        "protocols": [protocol.name for protocol in protocols],
+    }
+    return Job(frames, partial(saved_maps, pairs=pairs, logits=args.logits), protocols, facts, []), pairs
+
+
+def method_name(predictions: Path) -> str:
+    """What the report calls the method: the folder of its maps, or the one above where that says what maps they are."""
+    folder = predictions.resolve()
+    return folder.parent.name if folder.name in ("probabilities", "logits") else folder.name
+
+
+def find_images(folder: Path | None, pairs: list[Pair]) -> dict[tuple[str | None, str], Path]:
+    """The images of the frames of `pairs` by sequence and name, for the report's pictures; none without a folder."""
+    if folder is None:
+        return {}
+    files = list_files(folder, IMAGE_SUFFIXES, "images")
+    keys = {
+        (pair.sequence, pair.frame): (pair.sequence and file_key(pair.sequence), file_key(pair.frame)) for pair in pairs
+    }
+    if missing := ["/".join(filter(None, key)) for key in keys.values() if key not in files]:
+        raise InputError(f"{folder} has no image for {shown(missing)}; names and folders must be those of the masks")
+    return {names: files[key] for names, key in keys.items()}
 
 
 def print_results(results: dict[str, dict]) -> None:

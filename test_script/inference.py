@@ -17,14 +17,17 @@ score maps, curves, and the metrics by protocol remain those of the network alon
 
 import argparse
 import hashlib
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
-from istd.datasets import ClipDataset, DatasetIndex, open_datasets
-from istd.datasets.catalog import DatasetInfo
-from istd.test_script.measurement import Measurement, predict_parts
+from istd.datasets import DatasetIndex, open_datasets
+from istd.datasets.catalog import DatasetInfo, PublishedMetrics
+from istd.test_script.map_sources import network_maps
+from istd.test_script.measurement import Job, measure_set
 from istd.test_script.options import (
     TRACK_OPTIONS,
     add_model_options,
@@ -36,13 +39,9 @@ from istd.test_script.options import (
 )
 from istd.test_script.predictor import Predictor
 from istd.test_script.predictor.preparation import eval_dataset, frame_preparation, load_recipe
-from istd.test_script.report.report import write_report
-from istd.test_script.report.report_cases import KEPT_FRAMES, KeptFrames
-from istd.test_script.report.trails import draw_trails
-from istd.test_script.results.inference_results import merge_parts, published_lines, write_dataset_table, write_results
-from istd.test_script.results.sequence_tracks import keep_long_tracks, link_parts, measure_tracks, write_tracks
-from istd.test_script.results.work_parts import load_part, split_work, start_run
-from istd.utils.distributed import amp_name, barrier, is_main, process_group, rank, world_size
+from istd.test_script.results.frame_set import dataset_frames
+from istd.test_script.results.set_results import published_lines, write_dataset_table
+from istd.utils.distributed import amp_name, is_main, process_group
 from istd.utils.errors import InputError, run_main
 from istd.utils.metrics import PROTOCOLS, Protocol, build_metrics
 from istd.utils.metrics.tables import error_table, metrics_table, text_table
@@ -58,24 +57,14 @@ def main(argv: list[str] | None = None) -> None:
         run(args, device)
 
 
-class Job(NamedTuple):
-    """A dataset that a network is measured on; `facts`: what decides the results, for run.json and metrics.json."""
-
-    index: DatasetIndex
-    dataset: ClipDataset
-    predictor: Predictor
-    protocols: list[Protocol]
-    facts: dict[str, Any]
-
-
 def run(args: argparse.Namespace, device: torch.device) -> None:
     """Measure all datasets; called in each process."""
     metrics = {}
     jobs = prepare_jobs(open_datasets(args.dataset, args.data_root), args, device)
     for job in jobs:
-        name = job.index.info.name
+        name = job.frames.name
         output = Path(args.output_dir) / (name if len(jobs) > 1 else "")
-        metrics[name] = measure_dataset(job, output, args)
+        metrics[name] = measure_dataset(job, output, args.resume)
     if is_main() and len(jobs) > 1:
         write_dataset_table(Path(args.output_dir) / "per_dataset.csv", metrics)
 
@@ -92,6 +81,8 @@ def prepare_jobs(indices: list[DatasetIndex], args: argparse.Namespace, device: 
     sets = [eval_dataset(index.split(args.split), model, settings, index.info.name, tiled) for index in indices]
     predictor = Predictor(model, frame_preparation(sets[0].transform), device, **predictor_options(args))
     checksum = hashlib.sha256(Path(args.model_path).read_bytes()).hexdigest()
+    default_workers = GPU_WORKERS if device.type == "cuda" else 0
+    workers = default_workers if args.num_workers is None else args.num_workers
     jobs = []
     for index, dataset in zip(indices, sets, strict=True):
         if index.info.kind == "images" and args.min_track > 1:
@@ -112,49 +103,24 @@ def prepare_jobs(indices: list[DatasetIndex], args: argparse.Namespace, device: 
             "frames": len(dataset),
             "protocols": [protocol.name for protocol in protocols],
         }
-        jobs.append(Job(index, dataset, predictor, protocols, facts))
+        scales = {protocol.scale for protocol in protocols}
+        maps = partial(network_maps, dataset=dataset, predictor=predictor, scales=scales, num_workers=workers)
+        jobs.append(Job(dataset_frames(index, dataset.sequences), maps, protocols, facts, protocol_notes(facts)))
     return jobs
 
 
-def measure_dataset(job: Job, output: Path, args: argparse.Namespace) -> dict[str, dict]:
-    """Measure one dataset and write everything to `output`; the main process returns the metrics by protocol."""
-    index, dataset, predictor, protocols, facts = job
-    single_images = index.info.kind == "images"
-    parts = split_work([None if single_images else dataset.sequences[number].name for number, _ in dataset.targets])
+def measure_dataset(job: Job, output: Path, resume: bool) -> dict[str, dict]:
+    """Measure one dataset, write everything to `output` and print it; the main process returns the metrics."""
     if is_main():
-        print(index.summary)
-        start_run(output, facts, args.resume)
-    barrier()  # no process works before the folder is ready
-    todo = [part for part in parts if not load_part(output / "parts", part)]
-    if is_main() and len(todo) < len(parts):
-        print(f"resuming: {len(parts) - len(todo)} of {len(parts)} parts are done")
-    barrier()  # every process has looked before any one writes
-    measure = Measurement(protocols, output, dataset, args.save_maps, KeptFrames(output / KEPT_FRAMES))
-    default_workers = GPU_WORKERS if predictor.device.type == "cuda" else 0
-    workers = default_workers if args.num_workers is None else args.num_workers
-    predict_parts(todo[rank() :: world_size()], predictor, measure, workers)
-    barrier()
-    if not is_main():
+        print(job.frames.summary)
+    measured = measure_set(job, output, resume)
+    if measured is None:
         return {}
-
-    for part in parts:
-        load_part(output / "parts", part)
-    results = merge_parts(parts)
-    tracks, trails = [], []
-    if not single_images:
-        sequences = link_parts(parts, dataset, index.root, args.track_speed)
-        tracks, trails = measure_tracks(sequences, args.min_track), draw_trails(sequences, args.min_track, dataset)
-        sequences = keep_long_tracks(sequences, args.min_track, output / "masks")
-        write_tracks(output / "tracks.csv", sequences)
-        results = results._replace(detections=[row for one in sequences for row in one.rows])
-    metrics = write_results(output, results, index, dataset, facts, tracks)
-    notes = protocol_notes(facts)
-    print_results(metrics, index.info, notes)
-    if tracks:
-        print(f"tracks, protocol standard:\n{text_table(track_cells(tracks))}")
-    write_report(output, results, metrics, index.info, facts, notes, tracks, trails)
+    print_results(measured.metrics, job.frames.published, job.notes)
+    if measured.tracks:
+        print(f"tracks, protocol standard:\n{text_table(track_cells(measured.tracks))}")
     print(f"results in {output}; open {output / 'report.html'} in a browser")
-    return metrics
+    return measured.metrics
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -189,11 +155,11 @@ def choose_protocols(asked: list[str] | None, info: DatasetInfo) -> list[Protoco
     return [metric.protocol for metric in build_metrics(names).values()]
 
 
-def print_results(metrics: dict[str, dict], info: DatasetInfo, notes: list[str]) -> None:
+def print_results(metrics: dict[str, dict], published: Iterable[PublishedMetrics], notes: list[str]) -> None:
     """Print the measured and the published metrics side by side."""
     first = next(iter(metrics.values()))
     print(f"{first['images']} images, {first['targets']} targets")
-    print(metrics_table(metrics | published_lines(info), "protocol"))
+    print(metrics_table(metrics | published_lines(published), "protocol"))
     if errors := error_table(metrics, "protocol"):
         print(f"hIoU and what each error takes from it, in %:\n{errors}")
     if first.get("by_snr"):
@@ -205,8 +171,8 @@ def print_results(metrics: dict[str, dict], info: DatasetInfo, notes: list[str])
 
 def protocol_notes(facts: dict[str, Any]) -> list[str]:
     """Notes on protocols whose published metrics rest on other test-time augmentation than this run."""
-    given = (("--flip", facts["flip"]), ("--msc", facts["scales"] != [1.0]))
-    ours = " ".join(option for option, used in given if used)
+    options = (("--flip", facts["flip"]), ("--msc", facts["scales"] != [1.0]))
+    ours = " ".join(option for option, used in options if used)
     published = {name: PROTOCOLS[name].augmentation for name in facts["protocols"]}
     return [
         f"note: the published metrics of {name} are measured {tta_text(theirs)}, these {tta_text(ours)}"

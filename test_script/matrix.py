@@ -17,11 +17,12 @@ from pathlib import Path
 import torch
 
 from istd.datasets import open_datasets
-from istd.test_script.inference import Job, add_reading_options, measure_dataset, prepare_jobs
+from istd.test_script.inference import add_reading_options, measure_dataset, prepare_jobs
+from istd.test_script.measurement import Job
 from istd.test_script.options import add_model_options, add_track_options, command_parser
-from istd.test_script.results.inference_results import read_finished
 from istd.test_script.results.result_files import single_numbers, write_table
-from istd.test_script.results.work_parts import check_run
+from istd.test_script.results.set_results import read_finished
+from istd.test_script.results.shards import check_run
 from istd.utils.distributed import barrier, is_main, process_group
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import check_writable, json_ready, open_atomic
@@ -50,7 +51,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--output_dir", type=Path, default=Path("predict/matrix"), help="where to write; default predict/matrix")
     add_reading_options(parser)
     add_track_options(parser)
-    parser.set_defaults(save_maps=None, resume=True)
+    parser.set_defaults(save_maps=None)
     return parser.parse_args(argv)
 
 
@@ -68,7 +69,7 @@ def run(args: argparse.Namespace, device: torch.device) -> None:
             state = "" if results[pair] is None else ": finished before"
             print(f"pair {number} of {len(jobs)}, {pair[0]} on {pair[1]}{state}", flush=True)
         if results[pair] is None:
-            results[pair] = json_ready(measure_dataset(job, args.output_dir.joinpath(*pair), args))
+            results[pair] = json_ready(measure_dataset(job, args.output_dir.joinpath(*pair), resume=True))
     if is_main():
         write_matrix(args.output_dir, results)
 
@@ -80,8 +81,8 @@ def prepare_pairs(args: argparse.Namespace, device: torch.device) -> dict[tuple[
     indices = open_datasets("+".join(args.datasets), args.data_root)
     jobs = {}
     for name, path in zip(names, args.models, strict=True):
-        own = argparse.Namespace(**vars(args) | {"model_path": path})
-        jobs |= {(name, job.index.info.name): job for job in prepare_jobs(indices, own, device)}
+        options = argparse.Namespace(**vars(args) | {"model_path": path})
+        jobs |= {(name, job.frames.name): job for job in prepare_jobs(indices, options, device)}
     return jobs
 
 

@@ -1,90 +1,166 @@
-"""Measuring the frames of a dataset: a network's maps by every protocol, and the files of each frame."""
+"""The one loop that measures score maps, and everything that is made of what it measures.
 
+Nothing here knows whether the maps come from a network or from files: see `map_sources`.
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from scipy.special import expit
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from istd.datasets import ClipDataset, ClipSample
-from istd.test_script.predictor import Predictor, ScoreMaps
+from istd.test_script.map_sources import MappedFrame, MapSource
 from istd.test_script.predictor.detections import detection_row, find_detections
-from istd.test_script.report.report_cases import KeptFrames
+from istd.test_script.report.report import write_report
+from istd.test_script.report.report_cases import KEPT_FRAMES, KeptFrames
+from istd.test_script.report.trails import draw_trails
+from istd.test_script.results.frame_set import FrameSet
 from istd.test_script.results.result_files import background_calls, frame_file, write_map, write_mask
-from istd.test_script.results.work_parts import Part, loader_batches, save_part
-from istd.utils.distributed import is_main
+from istd.test_script.results.sequence_tracks import keep_long_tracks, link_shards, measure_tracks, write_tracks
+from istd.test_script.results.set_results import Results, merge_shards, write_results
+from istd.test_script.results.shards import Shard, load_shard, save_shard, split_work, start_run
+from istd.utils.distributed import barrier, is_main, rank, world_size
 from istd.utils.metrics import MetricAccumulator, Protocol
 from istd.utils.metrics.matching import close_pairs
 from istd.utils.metrics.regions import Scene, find_regions
 
 
+class Job(NamedTuple):
+    """A set of frames to measure: by which protocols, the source of its maps, and what is said of them.
+
+    `facts`: what decides the results, for run.json and metrics.json; `notes`: lines for the report.
+    """
+
+    frames: FrameSet
+    maps: MapSource
+    protocols: list[Protocol]
+    facts: dict[str, Any]
+    notes: list[str]
+
+
+class Measured(NamedTuple):
+    """What was measured: counts, metrics by protocol, and metrics of tracks (none for single images)."""
+
+    results: Results
+    metrics: dict[str, dict]
+    tracks: list[dict]
+
+
+def observe_maps(
+    source: MapSource, shards: list[list[int]], observe: Callable[[MappedFrame], None], title: str
+) -> None:
+    """The loop: call `observe` with every frame of `shards` in the background, while the source makes the next maps."""
+    hidden = None if is_main() else True  # None: shown on a terminal
+    progress = tqdm(total=sum(map(len, shards)), desc=title, unit="frame", disable=hidden)
+    with background_calls() as submit, progress:
+        for frame in source(shards):
+            submit(observe, frame)
+            progress.update()
+
+
 @dataclass
 class Measurement:
-    """Measures frames by every protocol and writes their files; called in the background, one frame at a time."""
+    """Counts each frame into its shard, by every protocol and for curves; with `files`, writes what belongs to it."""
 
+    frames: FrameSet
     protocols: list[Protocol]
-    output: Path
-    dataset: ClipDataset
-    save_maps: str | None
-    kept: KeptFrames
+    shard_of: dict[int, Shard]
+    with_curves: bool = True
+    files: "FrameFiles | None" = None
 
-    def __call__(self, part: Part, sample: ClipSample, maps: ScoreMaps) -> None:
-        """Measure the next frame of `part`, and write the part's file after its last frame."""
-        probability = maps.probability if maps.probability is not None else expit(maps.logit)
-        scores = {"probability": probability, "logit": maps.logit}
-        truth = sample.mask[0].numpy() > 0
+    def __call__(self, mapped: MappedFrame) -> None:
+        """Measure the next frame of a shard, and save the shard after its last frame."""
+        shard, frame, truth = self.shard_of[mapped.item], self.frames.frames[mapped.item], mapped.mask
+        scores = {scale: mapped.score(scale) for scale in {"probability", *(one.scale for one in self.protocols)}}
         for protocol in self.protocols:
             metric = MetricAccumulator(protocol)
-            metric.update(scores[protocol.scale], truth, part.sequence, sample.frame)
-            part.rows.setdefault(protocol.name, []).extend(metric.rows)
-        part.curves.update(probability, truth, part.sequence, sample.frame)
+            metric.update(scores[protocol.scale], truth, frame.sequence, frame.name)
+            shard.rows.setdefault(protocol.name, []).extend(metric.rows)
+        if self.with_curves:
+            shard.curves.update(scores["probability"], truth, frame.sequence, frame.name)
+        if self.files:
+            first = self.protocols[0]
+            mask = first.iou_map(scores[first.scale])
+            detections = find_detections(mask, scores["probability"])
+            shard.detections += [detection_row(*frame.row_names, detection) for detection in detections]
+            if frame.sequence is not None:
+                scene = Scene(mask, truth, find_regions(truth))
+                shard.targets.append(scene.targets.centroids[:, ::-1].tolist())
+                shard.pairs.append([column.tolist() for column in close_pairs(scene.targets, scene.regions)])
+            self.files.write(mapped, frame, mask, scores["probability"], shard.rows[first.name][-1])
+        shard.sizes.append(truth.shape)
+        if self.files and shard.done:
+            save_shard(self.files.output / "parts", shard)
+
+
+class FrameFiles:
+    """Writes the files of each frame into `output`: its mask, its maps if `save_maps`, its picture for the report."""
+
+    def __init__(self, output: Path, save_maps: str | None):
+        self.output, self._save_maps = output, save_maps
+        self._kept = KeptFrames(output / KEPT_FRAMES)
+
+    def write(self, mapped: MappedFrame, frame, mask, probability, counts) -> None:
+        """Write the files of a frame, whose counts by the first protocol are `counts`."""
 
         def file(folder: str, suffix: str) -> Path:
-            return frame_file(self.output / folder, part.sequence, sample.frame, suffix)
+            return frame_file(self.output / folder, frame.sequence, frame.name, suffix)
 
-        first = self.protocols[0]
-        mask = first.iou_map(scores[first.scale])
-        found = find_detections(mask, probability)
-        part.detections += [detection_row(sample.sequence, sample.frame, one) for one in found]
-        if part.sequence is not None:
-            scene = Scene(mask, truth, find_regions(truth))
-            part.targets.append(scene.targets.centroids[:, ::-1].tolist())
-            part.pairs.append([column.tolist() for column in close_pairs(scene.targets, scene.regions)])
         write_mask(file("masks", ".png"), mask)
-        if self.save_maps:
-            write_map(file("probabilities", f".{self.save_maps}"), probability)
-        if self.save_maps == "npy" and maps.logit is not None:
-            write_map(file("logits", ".npy"), maps.logit)
-        item = part.items[len(part.sizes)]
-        number, index = self.dataset.targets[item]
-        image = self.dataset.sequences[number].frames[index].image
-        self.kept.offer(item, part.rows[first.name][-1], image, probability, truth)
-        part.sizes.append(truth.shape)
-        if part.done:
-            save_part(self.output / "parts", part)
+        if self._save_maps:
+            write_map(file("probabilities", f".{self._save_maps}"), probability)
+        if self._save_maps == "npy" and mapped.maps.logit is not None:
+            write_map(file("logits", ".npy"), mapped.maps.logit)
+        self._kept.offer(mapped.item, counts, frame.image, probability, mapped.mask)
 
 
-def predict_parts(parts: list[Part], predictor: Predictor, measure: Measurement, num_workers: int) -> None:
-    """Run the network over the items of `parts`, measuring them in the background."""
-    part_of = {item: part for part in parts for item in part.items}
-    batches = list(loader_batches(parts, predictor.batch_size, num_workers))
-    if not batches:
-        return
-    loader = DataLoader(
-        measure.dataset,
-        batch_sampler=batches,
-        collate_fn=list,  # sizes may differ within a batch
-        num_workers=num_workers,
-        multiprocessing_context="spawn" if num_workers and predictor.device.type == "cuda" else None,
-    )
-    scales = {protocol.scale for protocol in measure.protocols}
-    hidden = None if is_main() else True  # None: shown on a terminal
-    progress = tqdm(total=len(part_of), desc=measure.dataset.dataset_name, unit="frame", disable=hidden)
-    with background_calls() as submit, progress:
-        for items, samples in zip(batches, loader, strict=True):
-            clips, sizes = [one.clip for one in samples], [tuple(one.mask.shape[-2:]) for one in samples]
-            maps = predictor.score_maps(clips, sizes, probability="probability" in scales, logit="logit" in scales)
-            for item, sample, scores in zip(items, samples, maps, strict=True):
-                submit(measure, part_of[item], sample._replace(clip=None), scores)
-            progress.update(len(samples))
+def measure_maps(job: Job, with_curves: bool) -> Results:
+    """Measure a job without writing anything."""
+    shards = split_work([frame.sequence for frame in job.frames.frames])
+    measure = Measurement(job.frames, job.protocols, shard_of(shards), with_curves)
+    observe_maps(job.maps, [shard.items for shard in shards], measure, job.frames.name)
+    return merge_shards(shards)
+
+
+def shard_of(shards: list[Shard]) -> dict[int, Shard]:
+    """The shard of each item."""
+    return {item: shard for shard in shards for item in shard.items}
+
+
+def measure_set(job: Job, output: Path, resume: bool = False) -> Measured | None:
+    """Measure a job and write everything to `output`; called in each process, returns what the main one measured.
+
+    `resume`: go on with the shards that an interrupted run of the same facts finished.
+    """
+    frames, facts = job.frames, job.facts
+    shards = split_work([frame.sequence for frame in frames.frames])
+    if is_main():
+        start_run(output, facts, resume)
+    barrier()  # no process works before the folder is ready
+    todo = [shard for shard in shards if not load_shard(output / "parts", shard)]
+    if is_main() and len(todo) < len(shards):
+        print(f"resuming: {len(shards) - len(todo)} of {len(shards)} parts are done")
+    barrier()  # every process has looked before any one writes
+    mine = todo[rank() :: world_size()]
+    measure = Measurement(frames, job.protocols, shard_of(mine), files=FrameFiles(output, facts["save_maps"]))
+    observe_maps(job.maps, [shard.items for shard in mine], measure, frames.name)
+    barrier()
+    if not is_main():
+        return None
+
+    for shard in shards:
+        load_shard(output / "parts", shard)
+    results = merge_shards(shards)
+    tracks, trails = [], []
+    if frames.in_sequences:
+        shortest = facts["min_track"]
+        sequences = link_shards(shards, frames, facts["track_speed"])
+        tracks, trails = measure_tracks(sequences, shortest), draw_trails(sequences, shortest)
+        sequences = keep_long_tracks(sequences, shortest, output / "masks")
+        write_tracks(output / "tracks.csv", sequences)
+        single = [row for shard in shards if shard.sequence is None for row in shard.detections]
+        results = results._replace(detections=single + [row for sequence in sequences for row in sequence.rows])
+    metrics = write_results(output, results, frames, facts, tracks)
+    write_report(output, results, metrics, frames.published, facts, job.notes, tracks, trails)
+    return Measured(results, metrics, tracks)

@@ -10,20 +10,22 @@ the picture and, beside it, the table as csv.
 
 import argparse
 import itertools
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from scipy.special import expit, logit
-from tqdm import tqdm
 
 from istd.datasets import ClipDataset, DatasetIndex, Sequence, open_dataset
 from istd.datasets.catalog import DatasetInfo
 from istd.datasets.targets import read_targets
+from istd.test_script.map_sources import MapSource, StillClips, network_maps
+from istd.test_script.measurement import observe_maps
 from istd.test_script.options import add_checkpoint_option, add_device_options, command_parser
 from istd.test_script.predictor import Predictor
-from istd.test_script.predictor.preparation import batched, eval_dataset, frame_preparation, load_recipe
+from istd.test_script.predictor.preparation import eval_dataset, frame_preparation, load_recipe
 from istd.utils.distributed import choose_device
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import check_writable, write_csv
@@ -50,7 +52,7 @@ class Frame(NamedTuple):
 class Comparison(NamedTuple):
     """A network's result: threshold, Fa there, Pd of all targets, and Pd in each interval of SNR (NaN where empty)."""
 
-    threshold: float  # of the maps of `score_maps`
+    threshold: float  # of the maps of `softened_maps`
     fa: float
     pd: float
     pd_by_snr: list[float]
@@ -68,9 +70,13 @@ def main(argv: list[str] | None = None) -> None:
         items = np.linspace(0, len(dataset) - 1, min(args.frames, len(dataset))).astype(int).tolist()
         frames = read_frames(dataset, items, index)
         name = Path(path).stem if Path(path).stem not in results else str(path)
-        for still in (False, True) if dataset.num_frames > 1 else (False,):
-            title = f"{name}, copies of one frame" if still else name
-            maps = score_maps(predictor, dataset, items, still, title)
+        views = {name: dataset}
+        if dataset.num_frames > 1:
+            views[f"{name}, copies of one frame"] = StillClips(dataset)
+        for title, view in views.items():
+            maps = softened_maps(
+                partial(network_maps, dataset=view, predictor=predictor, scales={"logit"}), items, title
+            )
             results[title] = compare(maps, frames, args.fa, args.snr)
     rows = table(results, [int(inside.sum()) for inside in by_interval(frames, args.snr)], args.snr)
     print(f"{index.info.name}, {args.split}: {len(frames)} frames; Pd % at Fa <= {args.fa * 1e6:g}e-6")
@@ -125,17 +131,10 @@ def read_frames(dataset: ClipDataset, items: list[int], index: DatasetIndex) -> 
     return frames
 
 
-def score_maps(predictor: Predictor, dataset: ClipDataset, items: list, still: bool, title: str) -> list[np.ndarray]:
-    """Maps [H, W] of the items, sigmoid(logit / SOFTENING); `still`: every frame of a clip is its target frame."""
+def softened_maps(source: MapSource, items: list[int], title: str) -> list[np.ndarray]:
+    """Maps [H, W] of the items, sigmoid(logit / SOFTENING); `title` is that of the progress."""
     maps = []
-    with tqdm(total=len(items), desc=title, unit="frame", disable=None) as progress:
-        for some in batched(items, predictor.batch_size):
-            samples = [dataset[item] for item in some]
-            clips = [one.clip[[len(one.clip) // 2] * len(one.clip)] if still else one.clip for one in samples]
-            sizes = [tuple(one.mask.shape[-2:]) for one in samples]
-            scores = predictor.score_maps(clips, sizes, probability=False, logit=True)
-            maps += [expit(one.logit / SOFTENING) for one in scores]
-            progress.update(len(some))
+    observe_maps(source, [items], lambda mapped: maps.append(expit(mapped.score("logit") / SOFTENING)), title)
     return maps
 
 
@@ -145,7 +144,7 @@ def compare(maps: list[np.ndarray], frames: list[Frame], fa: float, edges: tuple
     for score, frame in zip(maps, frames, strict=True):
         curve.update(score, frame.mask)
     curves = curve.compute()
-    lowest = int(np.argmax(curves.fa <= fa))  # at threshold 1 no pixel is left, so one always fits
+    lowest = int(np.argmax(curves.fa <= fa))  # at threshold 1 no pixel is left, so there always is a threshold
     threshold = float(curves.threshold[lowest])  # a Python float: compared in the type of the maps, as in the curve
     pairs = zip(maps, frames, strict=True)
     scenes = (Scene(score > threshold, frame.mask, find_regions(frame.mask)) for score, frame in pairs)
@@ -167,10 +166,10 @@ def table(results: dict[str, Comparison], counts: list[int], edges: tuple[float,
         ["network", "threshold (logit)", "Fa x 1e-6", "all", *intervals],
         ["targets", "", "", "", *map(str, counts)],
     ]
-    for title, one in results.items():
-        cells = ["-" if np.isnan(pd) else f"{100 * pd:.1f}" for pd in (one.pd, *one.pd_by_snr)]
-        threshold = SOFTENING * logit(one.threshold)
-        rows.append([title.replace(",", ";"), f"{threshold:.1f}", f"{one.fa * 1e6:.1f}", *cells])
+    for title, result in results.items():
+        cells = ["-" if np.isnan(pd) else f"{100 * pd:.1f}" for pd in (result.pd, *result.pd_by_snr)]
+        threshold = SOFTENING * logit(result.threshold)
+        rows.append([title.replace(",", ";"), f"{threshold:.1f}", f"{result.fa * 1e6:.1f}", *cells])
     return rows
 
 
@@ -178,8 +177,8 @@ def draw(path: Path, results: dict[str, Comparison], edges: tuple[float, ...], f
     """Write the picture: a line a network, a point an interval of SNR."""
     middles = [(low + high) / 2 for low, high in itertools.pairwise(edges)]
     with plot(path, width=6.4, xlabel="target SNR", ylabel=f"Pd at Fa of {fa * 1e6:g}e-6", xticks=edges) as axes:
-        for title, one in results.items():
-            axes.plot(middles, one.pd_by_snr, marker="o", linestyle=":" if "copies" in title else "-", label=title)
+        for title, result in results.items():
+            axes.plot(middles, result.pd_by_snr, marker="o", linestyle=":" if "copies" in title else "-", label=title)
         axes.legend()
 
 

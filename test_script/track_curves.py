@@ -10,21 +10,23 @@ detections (--min_track). The metrics of tracks at each threshold are written as
 
 import argparse
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from scipy.special import expit
-from tqdm import tqdm
 
-from istd.datasets import Sequence, open_dataset
+from istd.datasets import open_dataset
 from istd.datasets.targets import read_identities
+from istd.test_script.map_sources import MappedFrame, saved_maps
+from istd.test_script.measurement import observe_maps
 from istd.test_script.options import add_track_speed, check_track_options, command_parser
-from istd.test_script.results.result_files import frame_file, write_table
+from istd.test_script.results.frame_set import FrameRef, dataset_frames, dataset_pairs
+from istd.test_script.results.result_files import write_table
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import check_writable
 from istd.utils.metrics.matching import close_pairs
 from istd.utils.metrics.regions import Regions, find_regions
-from istd.utils.metrics.saved_maps import PREDICTION_SUFFIXES, Pair, read_pair
 from istd.utils.metrics.tables import text_table
 from istd.utils.metrics.track_metrics import (
     TRACK_METRICS,
@@ -48,29 +50,28 @@ def main(argv: list[str] | None = None) -> None:
     index = open_dataset(args.dataset, args.data_root)
     if index.info.kind != "sequences":
         raise InputError(f"{index.info.name} is a dataset of single images; give a dataset of sequences")
-    known = read_identities(index.root)
-    sequences = [one for one in index.split(args.split) if (args.predictions / one.name).is_dir()]
+    sequences = [sequence for sequence in index.split(args.split) if (args.predictions / sequence.name).is_dir()]
     if not sequences:
         raise InputError(f"{args.predictions} has no folder of a sequence of {index.info.name}, split {args.split}")
-    counts = {length: [[] for _ in THRESHOLDS] for length in (1, *args.min_track)}
-    for sequence in tqdm(sequences, unit="sequence", disable=None):
-        for own, frames in zip(zip(*counts.values(), strict=True), track_levels(sequence, known, args), strict=True):
-            for length, total in zip(counts, own, strict=True):
-                total.append(count_tracks(frames, length))
-    curves = {length: [track_metrics(add_counts(one)) for one in own] for length, own in counts.items()}
-    frames = sum(one.frames for one in counts[1][0])
-    print(f"{index.info.name}, {args.split}: {len(sequences)} sequences, {frames} frames")
-    for metric in ("fa", "false_track_rate"):
-        print(text_table(table(curves, metric)))
+    frames = dataset_frames(index, sequences).frames
+    count = LevelCounts(frames, read_identities(index.root), (1, *args.min_track), args.track_speed)
+    pairs = dataset_pairs(args.predictions, frames)
+    observe_maps(partial(saved_maps, pairs=pairs), [list(range(len(frames)))], count, index.info.name)
+    curves = {
+        length: [track_metrics(add_counts(counts)) for counts in levels] for length, levels in count.counts.items()
+    }
     write_table(
         args.output.with_suffix(".csv"),
         (
-            {"min_track": n, "threshold": t} | one
-            for n, own in curves.items()
-            for t, one in zip(THRESHOLDS.tolist(), own, strict=True)
+            {"min_track": length, "threshold": threshold} | metrics
+            for length, levels in curves.items()
+            for threshold, metrics in zip(THRESHOLDS.tolist(), levels, strict=True)
         ),
     )
     draw(args.output, curves)
+    print(f"{index.info.name}, {args.split}: {len(sequences)} sequences, {len(frames)} frames")
+    for metric in ("fa", "false_track_rate"):
+        print(text_table(table(curves, metric)))
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -89,31 +90,52 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def track_levels(sequence: Sequence, known: dict | None, args: argparse.Namespace) -> list[list[TrackedFrame]]:
-    """The sequence's frames with the tracks at each of the `THRESHOLDS`."""
-    levels: list[list] = [[] for _ in THRESHOLDS]
-    truth: list[tuple[int, Regions]] = []
-    names = [(time, frame) for time, frame in enumerate(sequence.frames) if frame.mask is not None]
-    for time, frame in names:
-        files = (frame_file(args.predictions, sequence.name, frame.name, suffix) for suffix in PREDICTION_SUFFIXES)
-        file = next((file for file in files if file.is_file()), None)
-        if file is None:
-            raise InputError(f"{args.predictions} has no map of {sequence.name}/{frame.name}; save all of its frames")
-        score, mask = read_pair(Pair(sequence.name, frame.name, file, frame.mask), logits=False)
-        truth.append((time, find_regions(mask)))
-        for level, threshold in zip(levels, THRESHOLDS.tolist(), strict=True):
+class LevelCounts:
+    """Counts the tracks at each of the `THRESHOLDS`, once all frames of a sequence have come.
+
+    `counts`: length of tracks -> for each threshold the counts of every sequence.
+    """
+
+    def __init__(self, frames: list[FrameRef], known: dict | None, lengths: tuple[int, ...], speed: float):
+        self.counts = {length: [[] for _ in THRESHOLDS] for length in lengths}
+        self._frames, self._known, self._speed = frames, known, speed
+        self._last = {frame.sequence: item for item, frame in enumerate(frames)}
+        self._start_sequence()
+
+    def _start_sequence(self) -> None:
+        self._levels: list[list[Regions]] = [[] for _ in THRESHOLDS]
+        self._truth: list[tuple[FrameRef, Regions]] = []
+
+    def __call__(self, mapped: MappedFrame) -> None:
+        """Add the next frame of a sequence."""
+        frame, score = self._frames[mapped.item], mapped.score("probability")
+        self._truth.append((frame, find_regions(mapped.mask)))
+        for level, threshold in zip(self._levels, THRESHOLDS.tolist(), strict=True):
             level.append(find_regions(score > threshold)._replace(pixels=None, owners=None))
-    listed = None if known is None else [known.get((sequence.name, frame.name), {}) for _, frame in names]
-    identities = true_identities([(time, one.centroids[:, ::-1]) for time, one in truth], listed)
-    return [track_frames(level, truth, identities, score.size, args.track_speed) for level in levels]
+        if mapped.item == self._last[frame.sequence]:
+            self._count_sequence(score.size)
+            self._start_sequence()
+
+    def _count_sequence(self, pixels: int) -> None:
+        known, truth = self._known, [(frame.time, regions) for frame, regions in self._truth]
+        listed = None if known is None else [known.get((frame.sequence, frame.name), {}) for frame, _ in self._truth]
+        identities = true_identities([(time, regions.centroids[:, ::-1]) for time, regions in truth], listed)
+        for number, level in enumerate(self._levels):
+            frames = track_frames(level, truth, identities, pixels, self._speed)
+            for length, counts in self.counts.items():
+                counts[number].append(count_tracks(frames, length))
 
 
-def track_frames(found: list[Regions], truth: list, identities: list, pixels: int, speed: float) -> list[TrackedFrame]:
-    """The frames of a sequence whose detections are `found`; `truth`: time and true regions of each."""
-    tracks = link([(time, one.centroids[:, ::-1]) for (time, _), one in zip(truth, found, strict=True)], speed)
+def track_frames(
+    detected: list[Regions], truth: list, identities: list, pixels: int, speed: float
+) -> list[TrackedFrame]:
+    """The frames of a sequence with the regions `detected`; `truth`: time and true regions of each."""
+    points = [(time, regions.centroids[:, ::-1]) for (time, _), regions in zip(truth, detected, strict=True)]
     return [
-        TrackedFrame(time, own, close_pairs(targets, regions), numbers, regions.areas, pixels)
-        for (time, targets), own, regions, numbers in zip(truth, identities, found, tracks, strict=True)
+        TrackedFrame(time, targets, close_pairs(true_regions, regions), tracks, regions.areas, pixels)
+        for (time, true_regions), targets, regions, tracks in zip(
+            truth, identities, detected, link(points, speed), strict=True
+        )
     ]
 
 
@@ -122,9 +144,13 @@ def table(curves: dict[int, list[dict]], metric: str) -> list[list[str]]:
     heading, factor = TRACK_METRICS[metric]
     rows = [[f"{heading} at Pd %", "all detections", *(f"tracks of {length}+" for length in list(curves)[1:])]]
     for level in PD_LEVELS:
-        lowest = [min((one[metric] for one in own if one["pd"] >= level), default=math.nan) for own in curves.values()]
+        lowest = [
+            min((metrics[metric] for metrics in levels if metrics["pd"] >= level), default=math.nan)
+            for levels in curves.values()
+        ]
         if not all(map(math.isnan, lowest)):
-            rows.append([f"{100 * level:g}", *("-" if math.isnan(one) else f"{one * factor:.2f}" for one in lowest)])
+            cells = ("-" if math.isnan(value) else f"{value * factor:.2f}" for value in lowest)
+            rows.append([f"{100 * level:g}", *cells])
     return rows
 
 
@@ -132,9 +158,10 @@ def draw(path: Path, curves: dict[int, list[dict]]) -> None:
     """Write the picture: Pd over Fa, a line for each length of tracks."""
     with plot(path, width=6.4, xlabel="Fa (x 1e-6)", ylabel="Pd", xlim=(0, None)) as axes:
         axes.set_xscale("symlog", linthresh=1.0)
-        for length, own in curves.items():
+        for length, levels in curves.items():
             label = "all detections" if length == 1 else f"tracks of at least {length} detections"
-            axes.plot([1e6 * one["fa"] for one in own], [one["pd"] for one in own], marker=".", label=label)
+            fa, pd = ([metrics[name] for metrics in levels] for name in ("fa", "pd"))
+            axes.plot([1e6 * rate for rate in fa], pd, marker=".", label=label)
         axes.legend()
 
 

@@ -1,15 +1,15 @@
 """report.html: one self-contained page that shows which frames a network fails on, and how good it is."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from istd.datasets.catalog import DatasetInfo
+from istd.datasets.catalog import PublishedMetrics
 from istd.test_script.report.report_cases import KEPT_FRAMES, STEPS, choose_items, data_url, frame_picture, show_case
-from istd.test_script.results.inference_results import Results, published_lines
+from istd.test_script.results.set_results import Results, published_lines
 from istd.utils.files import atomic_path, json_ready
 from istd.utils.metrics import MetricAccumulator
 from istd.utils.metrics.accumulator import group_rows
@@ -25,7 +25,7 @@ def write_report(
     output: Path,
     results: Results,
     metrics: dict[str, dict],
-    info: DatasetInfo,
+    published: Iterable[PublishedMetrics],
     run: dict[str, Any],
     notes: list[str],
     tracks: list[dict],
@@ -62,7 +62,7 @@ def write_report(
         worst=worst,
         best=best,
         notes=notes,
-        protocols=table("protocol", [(name, one, {}) for name, one in (metrics | published_lines(info)).items()]),
+        protocols=table("protocol", [(name, one, {}) for name, one in (metrics | published_lines(published)).items()]),
         measured=len(metrics),
         errors=error_rows(results.metrics, metrics),
         areas=table("target area", areas),

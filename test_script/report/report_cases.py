@@ -43,18 +43,25 @@ class KeptFrames:
         self.folder = folder
         self._rows: dict[int, ImageCounts] = {}
 
-    def offer(self, item: int, counts: ImageCounts, image: Path, probability: np.ndarray, truth: np.ndarray) -> None:
+    def offer(
+        self, item: int, counts: ImageCounts, image: Path | None, probability: np.ndarray, truth: np.ndarray
+    ) -> None:
         """Keep a frame if it belongs to the worst or best so far; probability float, truth bool [H, W]."""
         self._rows[item] = counts
         kept = {shown for kind in choose_items(self._rows) for shown in kind}
         if item in kept:
-            picture = grey_to_rgb(stretch_contrast(read_grey(image)))
+            picture = read_background(image, truth.shape)
             picture[..., 1] = threshold_levels(probability, STEPS)
             picture[..., 2] = truth * 255
             write_png(frame_picture(self.folder, item), picture)
         for other in self._rows.keys() - kept:
             del self._rows[other]
             frame_picture(self.folder, other).unlink(missing_ok=True)
+
+
+def read_background(image: Path | None, size: tuple[int, int]) -> np.ndarray:
+    """The picture uint8 [H, W, 3] of a frame, black and of `size` where its image is not known."""
+    return np.zeros((*size, 3), np.uint8) if image is None else grey_to_rgb(stretch_contrast(read_grey(image)))
 
 
 def frame_picture(folder: Path, item: int) -> Path:

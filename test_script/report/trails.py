@@ -4,30 +4,27 @@ from typing import Any
 
 import numpy as np
 
-from istd.datasets import ClipDataset
-from istd.test_script.report.report_cases import data_url
+from istd.test_script.report.report_cases import data_url, read_background
 from istd.test_script.results.sequence_tracks import SequenceTracks
-from istd.utils.drawing import grey_to_rgb, stretch_contrast
-from istd.utils.images import encode_png, read_grey
+from istd.utils.images import encode_png
 from istd.utils.metrics.track_metrics import NO_IDENTITY, count_tracks, long_tracks
 
 MOST_SEQUENCES = 6
 MOST_PATHS = 200  # of a sequence, the first ones; more would hide the frame
 
 
-def draw_trails(sequences: list[SequenceTracks], least: int, dataset: ClipDataset) -> list[dict[str, Any]]:
+def draw_trails(sequences: list[SequenceTracks], least: int) -> list[dict[str, Any]]:
     """What the page needs of the sequences with the most false tracks, then the most targets never found.
 
-    `picture` is the middle frame, with its `height` and `width`; `targets` and `tracks` (of at least `least` detections
-    and at least two, to be a line) are lists of SVG points.
+    `picture` is the frame in the middle, black where its image is not known, with its `height` and `width`; `targets`
+    and `tracks` (of at least `least` detections and at least two, to be a line) are lists of SVG points.
     """
     counts = [count_tracks(one.frames, least) for one in sequences]
     order = sorted(range(len(counts)), key=lambda i: (-counts[i].false_tracks, counts[i].found - counts[i].targets, i))
-    images = {one.name: one.frames[len(one.frames) // 2].image for one in dataset.sequences}
     shown = []
     for number in order[:MOST_SEQUENCES]:
         one, count = sequences[number], counts[number]
-        picture = stretch_contrast(read_grey(images[one.name]))
+        picture = read_background(one.middle.image, one.size)
         places = np.array([row[3:5] for row in one.rows]).reshape(-1, 2)  # x, y
         long = long_tracks([one.tracks], max(2, least))
         identities = np.concatenate([frame.targets for frame in one.frames])
@@ -35,7 +32,7 @@ def draw_trails(sequences: list[SequenceTracks], least: int, dataset: ClipDatase
         shown.append(
             {
                 "name": one.name,
-                "picture": data_url(encode_png(grey_to_rgb(picture)[..., 0])),
+                "picture": data_url(encode_png(picture[..., 0])),
                 "height": picture.shape[0],
                 "width": picture.shape[1],
                 "targets": _paths(identities, centroids, np.unique(identities[identities != NO_IDENTITY])),

@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from istd.datasets import ClipDataset
 from istd.datasets.targets import read_identities
 from istd.test_script.predictor.detections import Detection
+from istd.test_script.results.frame_set import FrameRef, FrameSet
 from istd.test_script.results.result_files import frame_file, write_mask
+from istd.test_script.results.shards import Shard
 from istd.test_script.results.tracks import TRACK_COLUMNS, erase_regions, track_row
-from istd.test_script.results.work_parts import Part
 from istd.utils.files import write_csv
 from istd.utils.images import read_mask
 from istd.utils.metrics.accumulator import group_rows
@@ -36,61 +36,70 @@ class SequenceTracks(NamedTuple):
     rows: list[list]
     tracks: np.ndarray  # int64 [rows]
     targets: list[np.ndarray]  # (x, y) float [t, 2]
+    middle: FrameRef  # the frame in the middle, of `size` (height, width)
+    size: tuple[int, int]
 
 
-def link_parts(parts: list[Part], dataset: ClipDataset, root: Path, speed: float) -> list[SequenceTracks]:
-    """Link the detections, and the targets unless targets.csv in `root` identifies them, of every sequence.
+def link_shards(shards: list[Shard], frame_set: FrameSet, speed: float) -> list[SequenceTracks]:
+    """Link the detections, and the targets unless the set's targets.csv identifies them, of every sequence.
 
     Frames of the sequence that were not measured count as frames without detections.
     """
-    known = read_identities(root)
-    sequences = []
-    for name, own in groupby(parts, key=lambda part: part.sequence):
-        own = list(own)
-        places = [dataset.targets[item] for part in own for item in part.items]
-        times = [index for _, index in places]
-        frames = [dataset.sequences[number].frames[index].name for number, index in places]
-        by_frame = group_rows([row for part in own for row in part.detections], lambda row: row[1])
-        found = [[Detection(*row[2:]) for row in by_frame.get(frame, [])] for frame in frames]
-        points = [np.array([(one.x, one.y) for one in each]).reshape(-1, 2) for each in found]
-        tracks = link(zip(times, points, strict=True), speed)
-        targets = [np.array(each).reshape(-1, 2) for part in own for each in part.targets]
-        listed = None if known is None else [known.get((name, frame), {}) for frame in frames]
-        identities = true_identities(list(zip(times, targets, strict=True)), listed)
-        pairs = [_columns(each) for part in own for each in part.pairs]
-        areas = [np.array([one.area for one in each], np.int64) for each in found]
-        pixels = [height * width for part in own for height, width in part.sizes]
-        measured = map(TrackedFrame, times, identities, pairs, tracks, areas, pixels)
-        rows = [row for frame in frames for row in by_frame.get(frame, [])]
-        sequences.append(SequenceTracks(name, list(measured), rows, np.concatenate(tracks), targets))
-    return sequences
+    known = read_identities(frame_set.root) if frame_set.root else None
+    in_sequences = [shard for shard in shards if shard.sequence is not None]
+    return [
+        _link_sequence(name, list(group), frame_set, known, speed)
+        for name, group in groupby(in_sequences, key=lambda shard: shard.sequence)
+    ]
+
+
+def _link_sequence(
+    name: str, shards: list[Shard], frame_set: FrameSet, known: dict | None, speed: float
+) -> SequenceTracks:
+    frames = [frame_set.frames[item] for shard in shards for item in shard.items]
+    times = [frame.time for frame in frames]
+    rows_of = group_rows([row for shard in shards for row in shard.detections], lambda row: row[1])
+    rows = [rows_of.get(frame.name, []) for frame in frames]
+    points = [np.array([row[3:5] for row in frame_rows]).reshape(-1, 2) for frame_rows in rows]
+    tracks = link(zip(times, points, strict=True), speed)
+    targets = [np.array(centroids).reshape(-1, 2) for shard in shards for centroids in shard.targets]
+    listed = None if known is None else [known.get((name, frame.name), {}) for frame in frames]
+    identities = true_identities(list(zip(times, targets, strict=True)), listed)
+    pairs = [_columns(columns) for shard in shards for columns in shard.pairs]
+    areas = [np.array([Detection(*row[2:]).area for row in frame_rows], np.int64) for frame_rows in rows]
+    sizes = [tuple(size) for shard in shards for size in shard.sizes]
+    pixels = [height * width for height, width in sizes]
+    measured = list(map(TrackedFrame, times, identities, pairs, tracks, areas, pixels))
+    middle = len(frames) // 2
+    all_rows = [row for frame_rows in rows for row in frame_rows]
+    return SequenceTracks(name, measured, all_rows, np.concatenate(tracks), targets, frames[middle], sizes[middle])
 
 
 def _columns(pairs: list[list]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs as saved in a part, as columns of their types."""
+    """Pairs as saved in a shard, as columns of their types."""
     rows, columns, distances = pairs
     return np.array(rows, np.int64), np.array(columns, np.int64), np.array(distances, np.float64)
 
 
-def measure_tracks(sequences: list[SequenceTracks], least: int) -> list[dict[str, float]]:
-    """`TRACK_METRICS` and their counts over all sequences, a row for each length in `LENGTHS` and for `least`.
+def measure_tracks(sequences: list[SequenceTracks], shortest: int) -> list[dict[str, float]]:
+    """`TRACK_METRICS` and their counts over all sequences, a row for each length in `LENGTHS` and for `shortest`.
 
     `min_track` of a row is the number of detections that a track must have for its detections to count.
     """
     rows = []
-    for length in sorted({*LENGTHS, least}):
-        counts = add_counts(count_tracks(one.frames, length) for one in sequences)
+    for length in sorted({*LENGTHS, shortest}):
+        counts = add_counts(count_tracks(sequence.frames, length) for sequence in sequences)
         rows.append({"min_track": length} | track_metrics(counts) | counts._asdict())
     return rows
 
 
-def keep_long_tracks(sequences: list[SequenceTracks], least: int, masks: Path) -> list[SequenceTracks]:
-    """The sequences without the detections of tracks of fewer than `least`, which are erased from their `masks` too."""
-    return [_keep_long(one, least, masks) for one in sequences]
+def keep_long_tracks(sequences: list[SequenceTracks], shortest: int, masks: Path) -> list[SequenceTracks]:
+    """The sequences without the detections of tracks of fewer than `shortest`, which are erased from `masks` too."""
+    return [_keep_long(sequence, shortest, masks) for sequence in sequences]
 
 
-def _keep_long(sequence: SequenceTracks, least: int, masks: Path) -> SequenceTracks:
-    long = np.isin(sequence.tracks, long_tracks([sequence.tracks], least))
+def _keep_long(sequence: SequenceTracks, shortest: int, masks: Path) -> SequenceTracks:
+    long = np.isin(sequence.tracks, long_tracks([sequence.tracks], shortest))
     dropped = [row for row, kept in zip(sequence.rows, long, strict=True) if not kept]
     for frame, rows in group_rows(dropped, lambda row: row[1]).items():
         file = frame_file(masks, sequence.name, frame)
@@ -106,5 +115,5 @@ def _keep_long(sequence: SequenceTracks, least: int, masks: Path) -> SequenceTra
 
 def write_tracks(path: Path, sequences: list[SequenceTracks]) -> None:
     """Write tracks.csv."""
-    pairs = [pair for one in sequences for pair in zip(one.rows, one.tracks.tolist(), strict=True)]
-    write_csv(path, TRACK_COLUMNS, (track_row(row, track) for row, track in pairs))
+    numbered = (pair for tracks in sequences for pair in zip(tracks.rows, tracks.tracks.tolist(), strict=True))
+    write_csv(path, TRACK_COLUMNS, (track_row(row, track) for row, track in numbered))

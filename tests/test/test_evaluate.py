@@ -2,6 +2,8 @@
 
 import csv
 import json
+from contextlib import contextmanager
+from unittest.mock import MagicMock
 
 import cv2
 import numpy as np
@@ -9,7 +11,9 @@ import pytest
 from scipy.special import expit
 
 from istd.test_script.evaluate import main
+from istd.utils import plots
 from istd.utils.errors import InputError
+from istd.utils.images import read_mask
 from istd.utils.metrics import PROTOCOLS, build_metric
 from istd.utils.metrics.curves import CurveAccumulator
 from istd.utils.metrics.saved_maps import find_pairs
@@ -18,6 +22,13 @@ from istd.utils.metrics.saved_maps import find_pairs
 def save(path, array):
     path.parent.mkdir(parents=True, exist_ok=True)
     np.save(path, array) if path.suffix == ".npy" else cv2.imwrite(str(path), array)
+
+
+@contextmanager
+def no_axes(path):
+    """Instead of matplotlib's, whose pictures take the most time."""
+    path.touch()
+    yield MagicMock()
 
 
 def spot(value=1.0, row=4, size=(20, 24)):
@@ -158,6 +169,37 @@ def test_per_image_and_curves(flat):
     assert {path.name for path in (flat / "curves").iterdir()} == names
 
 
+def test_a_report_of_maps_without_a_dataset(flat, monkeypatch):
+    """Of images in flat folders; then with a folder of images, and with sequences beside them."""
+    monkeypatch.setattr(plots, "saved_axes", lambda path, *_: no_axes(path))
+    metrics = run(flat, "--output_dir", str(flat / "a"))
+    saved = json.loads((flat / "a" / "metrics.json").read_text())
+    assert (saved["model"], saved["dataset"], saved["split"], saved["tracks"]) == ("pred", flat.name, "all", [])
+    assert {name: saved["protocols"]["standard"][name] for name in ("iou", "ap")} == {
+        name: metrics["standard"][name] for name in ("iou", "ap")
+    }
+    rows = list(csv.DictReader((flat / "a" / "detections.csv").open()))
+    assert [(row["sequence"], row["frame"], row["x"], row["y"]) for row in rows] == [
+        ("1", "1", "4.5", "4.5"),
+        ("2", "2", "4.5", "4.5"),
+    ]
+    assert read_mask(flat / "a" / "masks" / "2.png").sum() == 4 and not (flat / "a" / "tracks.csv").exists()
+    images = flat / "images"
+    for name in ("1", "2"):
+        save(images / f"{name}.png", np.full((20, 24), 90, np.uint8))
+    with pytest.raises(InputError, match=r"images has no image for 10; names and folders"):
+        run(flat, "--output_dir", str(flat / "b"), "--images", str(images))
+    save(images / "10.png", np.full((20, 24), 90, np.uint8))
+    for frame in range(3):
+        for kind in ("pred", "mask", "images"):
+            save(flat / kind / "moving" / f"{frame}.png", (spot(row=4 + frame) * 255).astype(np.uint8))
+    run(flat, "--output_dir", str(flat / "b"), "--images", str(images), "--min_track", "2")
+    assert len(list(csv.DictReader((flat / "b" / "tracks.csv").open()))) == 3
+    assert len(list(csv.DictReader((flat / "b" / "detections.csv").open()))) == 2 + 3
+    page = (flat / "b" / "report.html").read_text(encoding="utf-8")
+    assert "<b>moving</b>: 1 of 1 targets found, 0 false tracks" in page
+
+
 def test_list_protocols(capsys):
     main(["--list_protocols"])
     text = capsys.readouterr().out
@@ -213,6 +255,8 @@ def test_errors_of_folders_and_options(flat, tmp_path):
     (flat / "empty").mkdir()
     for arguments, message in [
         (["--masks", "x"], "--predictions is missing"),
+        (["--predictions", "x"], "--masks is missing; give the folder of masks, or the dataset"),
+        (["--predictions", "x", "--masks", "y", "--dataset", "z"], "--masks and --dataset are both given"),
         (["--predictions", str(flat / "no"), "--masks", str(flat / "mask")], "no is no folder"),
         (["--predictions", str(flat / "empty"), "--masks", str(flat / "mask")], r"empty holds no \.npy, \.png files"),
         (["--predictions", str(flat / "pred"), "--masks", str(flat / "mask"), "--protocol", "x"], "'x' is not known"),

@@ -15,13 +15,14 @@ from torch import nn
 
 from istd.datasets.catalog import CATALOG
 from istd.models import build_model
-from istd.test_script import evaluate, inference
+from istd.test_script import evaluate, inference, measurement
+from istd.test_script.map_sources import loader_batches
 from istd.test_script.predictor import PUBLISHED_SCALES, Predictor
 from istd.test_script.predictor.detections import coco_detections, find_detections
-from istd.test_script.results import work_parts
-from istd.test_script.results.inference_results import halves_by_snr
+from istd.test_script.results import shards
 from istd.test_script.results.result_files import QUEUE_LENGTH, background_calls
-from istd.test_script.results.work_parts import loader_batches, split_work
+from istd.test_script.results.set_results import halves_by_snr
+from istd.test_script.results.shards import split_work
 from istd.utils.checkpoint import save_checkpoint
 from istd.utils.errors import InputError
 from istd.utils.images import read_grey
@@ -246,7 +247,7 @@ def test_the_protocols_of_both_sgmp_releases(checkpoint, sequences, tmp_path, mo
     """One run with --flip --msc against the released test codes, written out plainly."""
     model = ClipNetwork().eval()
     monkeypatch.setattr(inference, "load_recipe", lambda *_, **__: (model, {}))
-    monkeypatch.setattr(inference, "write_report", lambda *_: None)
+    monkeypatch.setattr(measurement, "write_report", lambda *_: None)
     protocols = ("sgmp-2025", "sgmp-2026")
     inference.main(arguments(checkpoint, sequences, tmp_path, "--flip", "--msc", "--protocol", *protocols))
 
@@ -294,7 +295,7 @@ def test_default_protocols_are_standard_and_the_papers():
 def test_published_metrics_stand_beside_ours(capsys):
     ours = {"iou": 0.5, "niou": 0.4, "pd": 0.9, "fa": 1e-5, "images": 7, "targets": 9}
     notes = inference.protocol_notes({"protocols": ["sgmp-2026"], "flip": True, "scales": [1.0]})
-    inference.print_results({"sgmp-2026": ours}, CATALOG["IRDST"], notes)
+    inference.print_results({"sgmp-2026": ours}, CATALOG["IRDST"].metrics, notes)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[-4:] for line in lines if "sgmp-20" in line and "note" not in line] == [
         ["50.00", "40.00", "90.00", "10.00"],
@@ -332,12 +333,12 @@ def test_a_rendered_datasets_metrics_are_halved_by_snr():
     assert halves_by_snr(metric, {}) == {}
 
 
-def test_parts_do_not_cross_sequences_and_workers_get_whole_parts(monkeypatch):
-    monkeypatch.setattr(work_parts, "PART_FRAMES", 4)
-    parts = split_work(["a"] * 6 + ["b"] * 3)
-    assert [part.items for part in parts] == [[0, 1, 2, 3], [4, 5], [6, 7, 8]]
-    assert [part.items for part in split_work([None] * 6)] == [[0, 1, 2, 3], [4, 5]]
-    batches = list(loader_batches(parts, batch_size=2, num_workers=2))
+def test_shards_do_not_cross_sequences_and_workers_get_whole_shards(monkeypatch):
+    monkeypatch.setattr(shards, "SHARD_FRAMES", 4)
+    items = [shard.items for shard in split_work(["a"] * 6 + ["b"] * 3)]
+    assert items == [[0, 1, 2, 3], [4, 5], [6, 7, 8]]
+    assert [shard.items for shard in split_work([None] * 6)] == [[0, 1, 2, 3], [4, 5]]
+    batches = list(loader_batches(items, batch_size=2, num_workers=2))
     assert batches[0::2][:2] == [[0, 1], [2, 3]] and batches[1] == [4, 5]
     assert sorted(item for batch in batches for item in batch) == list(range(9))
 

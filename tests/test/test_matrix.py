@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from istd.models import build_model
-from istd.test_script import inference, matrix
+from istd.test_script import inference, matrix, measurement
 from istd.test_script.matrix import checkpoint_names
-from istd.test_script.results import inference_results
+from istd.test_script.results import set_results
 from istd.utils.checkpoint import save_checkpoint
 from istd.utils.errors import InputError
 from istd.utils.plots import write_heat_map
@@ -49,16 +49,16 @@ def table(file):
 def test_interrupted_and_continued_it_measures_each_pair_once(world, tmp_path, monkeypatch, capsys):
     measure, calls, drawn = inference.measure_dataset, [], {}
 
-    def counted(job, output, args):
+    def counted(job, output, resume):
         calls.append(output.relative_to(tmp_path).as_posix())
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return measure(job, output, args)
+        return measure(job, output, resume)
 
     monkeypatch.setattr(matrix, "measure_dataset", counted)
     monkeypatch.setattr(matrix, "write_heat_map", lambda path, *shown: drawn.update({path.name: shown}))
-    monkeypatch.setattr(inference_results, "write_curves", lambda *_: None)
-    monkeypatch.setattr(inference, "write_report", lambda output, *_: (output / "report.html").touch())
+    monkeypatch.setattr(set_results, "write_curves", lambda *_: None)
+    monkeypatch.setattr(measurement, "write_report", lambda output, *_: (output / "report.html").touch())
     with pytest.raises(KeyboardInterrupt):
         run(world, tmp_path)
     assert not drawn and not (tmp_path / "matrix.csv").exists()
@@ -102,12 +102,12 @@ def test_results_of_other_options_are_not_taken_for_finished(tmp_path):
     facts = {"dataset": "X", "flip": False, "checkpoint": "a.pth", "protocols": ["standard"]}
     metrics = {"standard": {"iou": 0.5}}
     (tmp_path / "metrics.json").write_text(json.dumps(facts | {"protocols": metrics}))
-    assert inference_results.read_finished(tmp_path, facts) is None  # the report is written last
+    assert set_results.read_finished(tmp_path, facts) is None  # the report is written last
     (tmp_path / "report.html").touch()
-    assert inference_results.read_finished(tmp_path, facts | {"checkpoint": "moved.pth"}) == metrics
+    assert set_results.read_finished(tmp_path, facts | {"checkpoint": "moved.pth"}) == metrics
     # as a run with --flip leaves it that began after this one had finished, and was interrupted
-    assert inference_results.read_finished(tmp_path, facts | {"flip": True}) is None
-    assert inference_results.read_finished(tmp_path, facts | {"protocols": ["standard", "dtum"]}) is None
+    assert set_results.read_finished(tmp_path, facts | {"flip": True}) is None
+    assert set_results.read_finished(tmp_path, facts | {"protocols": ["standard", "dtum"]}) is None
 
 
 def test_checkpoints_are_named_by_what_tells_them_apart():

@@ -1,4 +1,5 @@
 import csv
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +10,8 @@ from torch import nn
 from istd.datasets import open_dataset
 from istd.datasets.synthetic import RenderConfig, render_dataset
 from istd.models import build_model
-from istd.test_script.pd_over_snr import Frame, by_interval, compare, load, main, score_maps
+from istd.test_script.map_sources import network_maps
+from istd.test_script.pd_over_snr import Frame, by_interval, compare, load, main, softened_maps
 from istd.test_script.predictor import Predictor
 from istd.utils.checkpoint import save_checkpoint
 from istd.utils.errors import InputError
@@ -99,6 +101,8 @@ def test_saturated_probabilities_remain_apart():
     mask = np.zeros((1, 12), bool)
     mask[0, 2] = True
     sample = SimpleNamespace(clip=torch.zeros(1, 1, 1, 12), mask=torch.from_numpy(mask)[None].float())
-    maps = score_maps(Predictor(Network(), lambda frame: frame), [sample], [0], still=False, title="")
+    predictor = Predictor(Network(), lambda frame: frame)
+    source = partial(network_maps, dataset=[sample], predictor=predictor, scales={"logit"})
+    maps = softened_maps(source, [0], title="")
     result = compare(maps, [Frame(mask, np.array([2.0]))], fa=1e-6, edges=(1.0, 3.0))
     assert (result.pd, result.fa) == (1, 0)

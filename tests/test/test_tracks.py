@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from istd.datasets.targets import TargetRow, write_targets
-from istd.test_script import inference, predict, track_curves
+from istd.test_script import evaluate, inference, predict, track_curves
 from istd.test_script.media.overlay import TRAIL, TRAIL_FRAMES, Trails, draw_overlay
 from istd.test_script.predictor import FrameResult, Predictor
 from istd.test_script.predictor.detections import find_detections
@@ -144,6 +144,30 @@ def test_the_report_shows_tracks_and_paths(runs):
     assert page.count('<polyline class="targets"') == page.count('<polyline class="tracks"') == 1
     assert 'class="tracks" points="6.5,31.5 8.5,31.5' in page.replace("\n", "")
     assert "<b>moving</b>: 1 of 1 targets found, 0 false tracks" in page
+
+
+@pytest.mark.parametrize("least", [1, 3])
+def test_evaluate_makes_of_saved_maps_all_that_inference_made_of_the_network(
+    least, dataset, runs, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(plots, "saved_axes", lambda path, *_: no_axes(path))
+    words = ["--predictions", runs[1] / "probabilities", "--dataset", dataset, "--output_dir", tmp_path]
+    evaluate.main([str(word) for word in [*words, "--min_track", least]])
+    names = ("tracks.csv", "detections.csv", "detections_coco.json", "per_image.csv", "per_sequence.csv", "masks")
+    for name in names:
+        files = [runs[least] / name] if "." in name else sorted((runs[least] / name).rglob("*.png"))
+        assert files
+        for file in files:
+            other = tmp_path / file.relative_to(runs[least])
+            if name == "detections_coco.json":  # which names the network
+                ours, theirs = (json.loads(path.read_text())["annotations"] for path in (file, other))
+                assert ours == theirs
+            else:
+                assert file.read_bytes() == other.read_bytes()
+    saved, network = (json.loads((folder / "metrics.json").read_text()) for folder in (tmp_path, runs[least]))
+    assert saved["protocols"] == network["protocols"] and saved["tracks"] == network["tracks"]
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "1 on MOVING" in page and "saved maps" in page and page.count('<polyline class="targets"') == 1
 
 
 def test_predict_drops_the_same_detections_as_inference(dataset, runs, tmp_path, monkeypatch):

@@ -1,14 +1,13 @@
-"""The work of a run in parts, so that processes share it and an interrupted run can be resumed.
+"""The work of a run in shards, so that processes share it and an interrupted run can be resumed.
 
-A part is up to `PART_FRAMES` consecutive frames of one sequence (or images of the set), whatever the batch size and the
+A shard is up to `SHARD_FRAMES` consecutive frames of a sequence (or images of the set), whatever the batch size and the
 number of processes. Its results are integers and text in the order of its frames, saved in one file; the results of a
-run are those of its parts, in order. Therefore batch size, processes and interruptions do not change a single bit.
+run are those of its shards, in order. Therefore batch size, processes and interruptions do not change a single bit.
 """
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import groupby, zip_longest
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,13 @@ from istd.utils.files import write_json
 from istd.utils.metrics.accumulator import ImageCounts
 from istd.utils.metrics.curves import CurveAccumulator
 
-PART_FRAMES = 32
+SHARD_FRAMES = 32
 FRAME_LISTS = ("detections", "targets", "pairs", "sizes")
 CURVE_COUNTS = ("target_levels", "other_levels", "matched", "matched_pixels")
 
 
 @dataclass
-class Part:
+class Shard:
     """Items `items` of the dataset, and their results. `sequence` is None for single images."""
 
     number: int
@@ -44,44 +43,33 @@ class Part:
         return len(self.sizes) == len(self.items)
 
 
-def split_work(sequences: list[str | None]) -> list[Part]:
-    """The parts of a dataset whose item i lies in the sequence `sequences[i]`; None for single images."""
+def split_work(sequences: list[str | None]) -> list[Shard]:
+    """The shards of a dataset whose item i lies in the sequence `sequences[i]`; None for single images."""
     groups = groupby(range(len(sequences)), sequences.__getitem__)
-    chunks = [(sequence, chunk) for sequence, group in groups for chunk in batched(group, PART_FRAMES)]
-    return [Part(number, *chunk) for number, chunk in enumerate(chunks)]
+    chunks = [(sequence, chunk) for sequence, group in groups for chunk in batched(group, SHARD_FRAMES)]
+    return [Shard(number, *chunk) for number, chunk in enumerate(chunks)]
 
 
-def loader_batches(parts: list[Part], batch_size: int, num_workers: int) -> Iterator[list[int]]:
-    """Batches of items for a `DataLoader`, which deals them to its workers in turn.
-
-    Each worker gets whole parts, so that it decodes the frames that neighbouring clips share once.
-    """
-    step = max(1, num_workers)
-    shares = (parts[worker::step] for worker in range(step))
-    streams = [[batch for part in share for batch in batched(part.items, batch_size)] for share in shares]
-    return (batch for batches in zip_longest(*streams) for batch in batches if batch is not None)
+def save_shard(folder: Path, shard: Shard) -> None:
+    curves = {name: getattr(shard.curves, name).tolist() for name in CURVE_COUNTS} | {"targets": shard.curves.targets}
+    content = {"rows": shard.rows, "curves": curves} | {name: getattr(shard, name) for name in FRAME_LISTS}
+    write_json(_shard_file(folder, shard), content, indent=None)
 
 
-def save_part(folder: Path, part: Part) -> None:
-    curves = {name: getattr(part.curves, name).tolist() for name in CURVE_COUNTS} | {"targets": part.curves.targets}
-    content = {"rows": part.rows, "curves": curves} | {name: getattr(part, name) for name in FRAME_LISTS}
-    write_json(_part_file(folder, part), content, indent=None)
-
-
-def load_part(folder: Path, part: Part) -> bool:
-    """Fill `part` from its file, unless it is measured already; False if there is no file."""
-    if part.done:
+def load_shard(folder: Path, shard: Shard) -> bool:
+    """Fill `shard` from its file, unless it is measured already; False if there is no file."""
+    if shard.done:
         return True
-    file = _part_file(folder, part)
+    file = _shard_file(folder, shard)
     if not file.exists():
         return False
     content = json.loads(file.read_text(encoding="utf-8"))
-    part.rows = {name: [ImageCounts(*_as_tuple(row)) for row in rows] for name, rows in content["rows"].items()}
+    shard.rows = {name: [ImageCounts(*_as_tuple(row)) for row in rows] for name, rows in content["rows"].items()}
     for name in CURVE_COUNTS:
-        setattr(part.curves, name, np.array(content["curves"][name], np.int64))
-    part.curves.targets = content["curves"]["targets"]
+        setattr(shard.curves, name, np.array(content["curves"][name], np.int64))
+    shard.curves.targets = content["curves"]["targets"]
     for name in FRAME_LISTS:
-        setattr(part, name, content[name])
+        setattr(shard, name, content[name])
     return True
 
 
@@ -90,12 +78,12 @@ def _as_tuple(value: Any) -> Any:
     return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
 
 
-def _part_file(folder: Path, part: Part) -> Path:
-    return folder / f"{part.number:06d}.json"
+def _shard_file(folder: Path, shard: Shard) -> Path:
+    return folder / f"{shard.number:06d}.json"
 
 
 def start_run(output: Path, run: dict[str, Any], resume: bool) -> None:
-    """Save what decides the results, `run`, in `output`/run.json; without `resume` delete the parts of an earlier run.
+    """Save what decides the results, `run`, in `output`/run.json; without `resume` delete the shards of an earlier run.
 
     Raises `InputError` as `check_run` does.
     """

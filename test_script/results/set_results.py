@@ -1,17 +1,16 @@
-"""Results over a dataset: the parts of a run merged, its metrics, and the files written from them."""
+"""Results over a set of frames: its shards merged, their metrics, and the files written from them."""
 
 import json
-import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from istd.datasets import ClipDataset, DatasetIndex
-from istd.datasets.catalog import DatasetInfo
+from istd.datasets.catalog import PublishedMetrics
 from istd.datasets.targets import TARGET_TABLE, read_frame_snr
 from istd.test_script.predictor.detections import DETECTION_COLUMNS, coco_detections
+from istd.test_script.results.frame_set import FrameSet
 from istd.test_script.results.result_files import single_numbers, write_image_metrics, write_table
-from istd.test_script.results.work_parts import Part
+from istd.test_script.results.shards import Shard
 from istd.utils.files import write_csv, write_json
 from istd.utils.metrics import PROTOCOLS, MetricAccumulator
 from istd.utils.metrics.accumulator import METRICS
@@ -29,39 +28,49 @@ class Results(NamedTuple):
     sizes: list[tuple[int, int]]  # height and width of each frame
 
 
-def merge_parts(parts: list[Part]) -> Results:
-    """The results of all parts in order."""
-    rows = {name: [row for part in parts for row in part.rows[name]] for name in parts[0].rows}
-    metrics = {name: MetricAccumulator(PROTOCOLS[name], own) for name, own in rows.items()}
+def merge_shards(shards: list[Shard]) -> Results:
+    """The results of all shards in order."""
+    metrics = {
+        name: MetricAccumulator(PROTOCOLS[name], [row for shard in shards for row in shard.rows[name]])
+        for name in shards[0].rows
+    }
     curves: dict[str | None, CurveAccumulator] = {}
-    for part in parts:
-        curves.setdefault(part.sequence, CurveAccumulator()).merge(part.curves)
-    detections = [row for part in parts for row in part.detections]
-    return Results(metrics, curves, detections, [size for part in parts for size in part.sizes])
+    for shard in shards:
+        curves.setdefault(shard.sequence, CurveAccumulator()).merge(shard.curves)
+    detections = [row for shard in shards for row in shard.detections]
+    return Results(metrics, curves, detections, [size for shard in shards for size in shard.sizes])
+
+
+def set_metrics(results: Results) -> dict[str, dict]:
+    """All metrics of each protocol."""
+    return {name: collect_metrics(metric, results.curves) for name, metric in results.metrics.items()}
 
 
 def write_results(
-    output: Path, results: Results, index: DatasetIndex, dataset: ClipDataset, run: dict[str, Any], tracks: list[dict]
+    output: Path, results: Results, frame_set: FrameSet, run: dict[str, Any], tracks: list[dict]
 ) -> dict[str, dict]:
     """Write metrics.json (which begins with `run`), the tables and the curves; returns the metrics by protocol.
 
     `tracks` are the rows of `measure_tracks`, none for single images.
     """
-    metrics = {name: collect_metrics(metric, results.curves) for name, metric in results.metrics.items()}
+    metrics = set_metrics(results)
+    root = frame_set.root
     for name, metric in results.metrics.items():
-        if (index.root / TARGET_TABLE).is_file():
-            metrics[name]["by_snr"] = halves_by_snr(metric, read_frame_snr(index.root))
+        if root and (root / TARGET_TABLE).is_file():
+            metrics[name]["by_snr"] = halves_by_snr(metric, read_frame_snr(root))
         if "sequences" not in metrics[name]:
             metrics[name]["sequences"] = {"all images": {key: metrics[name][key] for key in (*METRICS, *CURVE_AREAS)}}
-    published = [one._asdict() for one in index.info.metrics]
+    published = [row._asdict() for row in frame_set.published]
     write_json(output / "metrics.json", run | {"protocols": metrics, "tracks": tracks, "published": published})
-    by_sequence = [(name, *item) for name, one in metrics.items() for item in one["sequences"].items()]
-    rows = [{"protocol": name, "sequence": sequence} | values for name, sequence, values in by_sequence]
+    rows = [
+        {"protocol": name, "sequence": sequence} | values
+        for name, shown in metrics.items()
+        for sequence, values in shown["sequences"].items()
+    ]
     write_table(output / "per_sequence.csv", rows)
     write_image_metrics(output / "per_image.csv", results.metrics)
     write_csv(output / "detections.csv", DETECTION_COLUMNS, results.detections)
-    frames = [(dataset.sequences[number], dataset.sequences[number].frames[i]) for number, i in dataset.targets]
-    files = [(one.name, frame.name, Path(os.path.relpath(frame.image, index.root)).as_posix()) for one, frame in frames]
+    files = [(*frame.row_names, frame.file_name) for frame in frame_set.frames]
     coco = coco_detections(files, results.sizes, results.detections, f"{run['model']} on {run['dataset']}")
     write_json(output / "detections_coco.json", coco, indent=None)
     write_curves(merge_curves(results.curves.values()).compute(), output / "curves")
@@ -82,8 +91,10 @@ def read_finished(output: Path, run: dict[str, Any]) -> dict[str, dict] | None:
 def write_dataset_table(path: Path, metrics: Mapping[str, Mapping[str, dict]]) -> None:
     """Print and write one row per protocol and dataset; `metrics`: dataset -> protocol -> metrics."""
     rows = []
-    for protocol in dict.fromkeys(name for one in metrics.values() for name in one):
-        datasets = {dataset: one[protocol] for dataset, one in metrics.items() if protocol in one}
+    for protocol in dict.fromkeys(name for by_protocol in metrics.values() for name in by_protocol):
+        datasets = {
+            dataset: by_protocol[protocol] for dataset, by_protocol in metrics.items() if protocol in by_protocol
+        }
         print(metrics_table(datasets, f"dataset ({protocol})"))
         for dataset, values in datasets.items():
             rows.append({"protocol": protocol, "dataset": dataset} | single_numbers(values))
@@ -101,10 +112,10 @@ def halves_by_snr(metric: MetricAccumulator, snr: dict[tuple[str, str], float]) 
     return {name: halves[name] for name in names if name in halves}
 
 
-def published_lines(info: DatasetInfo) -> dict[str, dict[str, float]]:
+def published_lines(published: Iterable[PublishedMetrics]) -> dict[str, dict[str, float]]:
     """Published metrics as ratios, by the title of their line, which names model and protocol."""
     units = {"iou": 100, "niou": 100, "pd": 100, "fa": 1e6}
     return {
-        f"published: {one.model}, {one.protocol}": {name: getattr(one, name) / unit for name, unit in units.items()}
-        for one in info.metrics
+        f"published: {row.model}, {row.protocol}": {name: getattr(row, name) / unit for name, unit in units.items()}
+        for row in published
     }

@@ -1,0 +1,96 @@
+"""Sources of score maps: a network that runs over a dataset, or files that somebody's method wrote.
+
+A source is called with lists of frame numbers, its shards, and yields a `MappedFrame` for each of these frames, in any
+order of the shards and in order within a shard. Whoever measures the maps does not know where they come from.
+"""
+
+from collections.abc import Callable, Iterator
+from itertools import zip_longest
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import expit, logit
+from torch.utils.data import DataLoader, Dataset
+
+from istd.datasets import ClipDataset, ClipSample
+from istd.test_script.predictor import Predictor, ScoreMaps
+from istd.test_script.predictor.preparation import batched
+from istd.utils.metrics.saved_maps import Pair, read_pair
+
+
+class MappedFrame(NamedTuple):
+    """Frame number `item` of a set with its score maps and its true mask, bool [H, W]."""
+
+    item: int
+    maps: ScoreMaps
+    mask: np.ndarray
+
+    def score(self, scale: str) -> np.ndarray:
+        """The map [H, W] on the scale "probability" or "logit", from the other one where the source has that alone."""
+        if scale == "probability":
+            return expit(self.maps.logit) if self.maps.probability is None else self.maps.probability
+        return logit(self.maps.probability) if self.maps.logit is None else self.maps.logit
+
+
+MapSource = Callable[[list[list[int]]], Iterator[MappedFrame]]
+
+
+def network_maps(
+    shards: list[list[int]],
+    dataset: Dataset,
+    predictor: Predictor,
+    scales: set[str],
+    num_workers: int = 0,
+) -> Iterator[MappedFrame]:
+    """Run a network over the items of `shards` of a dataset of `ClipSample`; `scales`: of the maps that are needed."""
+    batches = list(loader_batches(shards, predictor.batch_size, num_workers))
+    if not batches:
+        return
+    loader = DataLoader(
+        dataset,
+        batch_sampler=batches,
+        collate_fn=list,  # sizes may differ within a batch
+        num_workers=num_workers,
+        multiprocessing_context="spawn" if num_workers and predictor.device.type == "cuda" else None,
+    )
+    for items, samples in zip(batches, loader, strict=True):
+        masks = [sample.mask[0].numpy() > 0 for sample in samples]
+        maps = predictor.score_maps(
+            [sample.clip for sample in samples],
+            [mask.shape for mask in masks],
+            probability="probability" in scales,
+            logit="logit" in scales,
+        )
+        yield from map(MappedFrame, items, maps, masks)
+
+
+def loader_batches(shards: list[list[int]], batch_size: int, num_workers: int) -> Iterator[list[int]]:
+    """Batches of items for a `DataLoader`, which deals them to its workers in turn.
+
+    Each worker gets whole shards, so that it decodes the frames that neighbouring clips share once.
+    """
+    step = max(1, num_workers)
+    shares = (shards[worker::step] for worker in range(step))
+    streams = [[batch for shard in share for batch in batched(shard, batch_size)] for share in shares]
+    return (batch for batches in zip_longest(*streams) for batch in batches if batch is not None)
+
+
+def saved_maps(shards: list[list[int]], pairs: list[Pair], logits: bool = False) -> Iterator[MappedFrame]:
+    """Read the saved maps and masks of the items of `shards`; `logits`: the maps are logits, not probabilities."""
+    for item in (item for shard in shards for item in shard):
+        score, mask = read_pair(pairs[item], logits)
+        yield MappedFrame(item, ScoreMaps(None, score) if logits else ScoreMaps(score, None), mask)
+
+
+class StillClips(Dataset):
+    """The clips of a dataset with every frame replaced by the target frame, so that nothing moves."""
+
+    def __init__(self, dataset: ClipDataset):
+        self._dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, item: int) -> ClipSample:
+        sample = self._dataset[item]
+        return sample._replace(clip=sample.clip[[len(sample.clip) // 2] * len(sample.clip)])

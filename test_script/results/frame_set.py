@@ -1,0 +1,88 @@
+"""The frames that are measured, wherever their maps come from."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from istd.datasets import DatasetIndex, Sequence
+from istd.datasets.catalog import PublishedMetrics
+from istd.utils.errors import InputError
+from istd.utils.images import file_key
+from istd.utils.metrics.saved_maps import PREDICTION_SUFFIXES, Pair, list_files, map_key, shown
+
+
+class FrameRef(NamedTuple):
+    """A frame that has a mask; `sequence` is None for a single image."""
+
+    sequence: str | None
+    name: str
+    time: int  # number within the sequence, in which frames without a mask count
+    mask: Path
+    image: Path | None  # None where only the map and the mask are known
+    file_name: str  # of the image in files of detections
+
+    @property
+    def row_names(self) -> tuple[str, str]:
+        """Sequence and frame in tables of detections, where a single image is a sequence of its name."""
+        return self.sequence or self.name, self.name
+
+
+@dataclass(frozen=True)
+class FrameSet:
+    """The frames of a dataset in the order of their results; `root` is its folder, which may hold targets.csv.
+
+    `summary` is what is said of the dataset before the work.
+    """
+
+    name: str
+    frames: list[FrameRef]
+    root: Path | None = None
+    published: tuple[PublishedMetrics, ...] = ()
+    summary: str = ""
+
+    @property
+    def in_sequences(self) -> bool:
+        return any(frame.sequence is not None for frame in self.frames)
+
+
+def dataset_frames(index: DatasetIndex, sequences: list[Sequence]) -> FrameSet:
+    """The frames with a mask of some `sequences` of a dataset, in the order of `ClipDataset.targets`."""
+    single = index.info.kind == "images"
+    frames = [
+        FrameRef(
+            None if single else sequence.name,
+            frame.name,
+            time,
+            frame.mask,
+            frame.image,
+            Path(os.path.relpath(frame.image, index.root)).as_posix(),
+        )
+        for sequence in sequences
+        for time, frame in enumerate(sequence.frames)
+        if frame.mask is not None
+    ]
+    return FrameSet(index.info.name, frames, index.root, index.info.metrics, index.summary)
+
+
+def dataset_pairs(predictions: Path, frames: list[FrameRef]) -> list[Pair]:
+    """The saved map of every frame, in SEQUENCE/FRAME or FRAME.npy or .png; other maps in the folder do not count.
+
+    Raises `InputError` for frames without a map.
+    """
+    files = list_files(predictions, PREDICTION_SUFFIXES, "predictions")
+    keys = [(frame.sequence and file_key(frame.sequence), map_key(Path(f"{frame.name}.png"))) for frame in frames]
+    if missing := ["/".join(filter(None, key)) for key in keys if key not in files]:
+        raise InputError(f"{predictions} has no map of {shown(missing)}; save the maps of all frames")
+    return [Pair(frame.sequence, frame.name, files[key], frame.mask) for frame, key in zip(frames, keys, strict=True)]
+
+
+def pair_frames(name: str, pairs: list[Pair], images: dict[tuple[str | None, str], Path]) -> FrameSet:
+    """The frames of saved maps and masks; `images`: those that are known, by sequence and name of the frame."""
+    frames, times = [], {}
+    for pair in pairs:
+        time = times[pair.sequence] = times.get(pair.sequence, -1) + 1
+        image = images.get((pair.sequence, pair.frame))
+        file_name = "/".join(part for part in (pair.sequence, pair.mask.name) if part)
+        frames.append(FrameRef(pair.sequence, pair.frame, time, pair.mask, image, file_name))
+    return FrameSet(name, frames)
