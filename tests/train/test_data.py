@@ -5,9 +5,22 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
-from istd.datasets import Sequence
-from istd.train_script.data import EpochBatches, count_workers, epoch_counts, evenly, hold_out, split_sequences
+from istd.datasets import Frame, Sequence
+from istd.datasets.clips import CACHE_BYTES
+from istd.models import build_model
+from istd.train_script.data import (
+    EVAL_CACHE_BYTES,
+    EpochBatches,
+    build_evaluated_set,
+    count_workers,
+    epoch_counts,
+    evenly,
+    hold_out,
+    split_sequences,
+    stop_loading,
+)
 from istd.train_script.settings import merge_settings
 from istd.utils.errors import InputError
 
@@ -114,3 +127,21 @@ def test_samples_of_each_dataset_are_drawn_equally_often():
         total += counts
     assert {total[item] for item in small} == {40} and {total[item] for item in large} == {6}
     assert drawn(batches, 3) != drawn(batches, 4)
+
+
+def test_loading_processes_end_with_their_frames_and_start_again():
+    loader = DataLoader(list(range(4)), num_workers=1, persistent_workers=True)
+    for _ in range(2):
+        assert len(list(loader)) == 4
+        worker = loader._iterator._workers[0]
+        stop_loading([loader])
+        assert not worker.is_alive()
+    stop_loading([loader])
+
+
+@pytest.mark.parametrize(("workers", "limit"), [(0, CACHE_BYTES), (2, EVAL_CACHE_BYTES)])
+def test_processes_that_load_for_evaluation_keep_few_frames(tmp_path, workers, limit):
+    network, frame = build_model("datransnet", width=4), Frame("0", tmp_path / "0.png", tmp_path / "0.png")
+    settings = merge_settings(None, {"num_workers": workers, "preset": "fast"})
+    part = build_evaluated_set(settings, [Sequence("a", (frame,))], "name", network, None, torch.device("cpu"))
+    assert part.dataset.cache_bytes == part.loader.dataset.dataset.cache_bytes == limit

@@ -1,5 +1,7 @@
 """When training replays CUDA graphs, and what it calls."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -8,6 +10,7 @@ from istd.train_script import graphs
 from istd.train_script.graphs import uses_graphs
 from istd.train_script.settings import merge_settings
 from istd.train_script.train import build_training
+from istd.train_script.trainer import find_predictor
 from istd.utils.cuda_graphs import GraphRunner
 from istd.utils.errors import InputError
 
@@ -58,3 +61,13 @@ def test_training_on_a_gpu_calls_captured_passes(monkeypatch):
     training = build_training(settings(graphs=True), build_model("datransnet", width=4), CPU)
     assert isinstance(training.model, GraphRunner)
     assert training.model.network is training.network and training.model.required
+
+
+def test_validation_keeps_its_predictor_and_with_it_the_captured_passes():
+    network = build_model("datransnet", width=4)
+    training = build_training(settings(), network, CPU)
+    run = SimpleNamespace(settings=settings(), device=CPU, predictors={})
+    first = find_predictor(run, training, "none")
+    network.train()
+    assert find_predictor(run, training, "none") is first and not network.training
+    assert find_predictor(run, training, "bf16") is not first
