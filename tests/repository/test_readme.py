@@ -216,7 +216,7 @@ def test_the_packages_that_we_import_are_required():
     }
     if "torch.utils.tensorboard" in modules:
         modules.add("tensorboard")
-    ours_or_optional = {"istd", "onnx", "onnxruntime", "onnxscript"}
+    ours_or_optional = {"istd", "onnx", "onnxruntime", "onnxscript", "h5py"}
     names = {"cv2": "opencv-python-headless", "skimage": "scikit-image", "yaml": "pyyaml"}
     roots = {module.split(".")[0] for module in modules} - ours_or_optional - sys.stdlib_module_names
     needed = {names.get(root, root) for root in roots}

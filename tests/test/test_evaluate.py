@@ -219,7 +219,11 @@ def test_list_protocols(capsys):
         ("pred/3.npy", spot(), r"has no mask for the prediction 3; names and folders"),
         ("mask/3.png", spot(), r"has no prediction for the mask 3; add them, or name the images with --list"),
         ("pred/1.npy", spot(size=(20, 25)), r"1\.npy is 25 x 20 and .*1\.png is 24 x 20 \(width x height\)"),
-        ("pred/1.npy", spot(1.5), r"1\.npy: scores run from 0 to 1\.5, expected probabilities in 0\.\.1; logits"),
+        (
+            "pred/1.npy",
+            spot(1.5),
+            r"1\.npy: scores run from 0 to 1\.5, expected probabilities in 0\.\.1; scale other responses",
+        ),
         ("pred/1.npy", spot(np.nan), r"1\.npy: the score map holds NaN"),
         ("pred/1.npy", np.zeros((3, 20, 24)), r"1\.npy has the shape \(3, 20, 24\); expected \[H, W\]"),
         ("pred/1.npy", np.array(["a"]), r"1\.npy holds <U1 of shape"),
@@ -258,7 +262,7 @@ def test_errors_of_folders_and_options(flat, tmp_path):
         (["--predictions", "x"], "--masks is missing; give the folder of masks, or the dataset"),
         (["--predictions", "x", "--masks", "y", "--dataset", "z"], "--masks and --dataset are both given"),
         (["--predictions", str(flat / "no"), "--masks", str(flat / "mask")], "no is no folder"),
-        (["--predictions", str(flat / "empty"), "--masks", str(flat / "mask")], r"empty holds no \.npy, \.png files"),
+        (["--predictions", str(flat / "empty"), "--masks", str(flat / "mask")], r"empty holds no \.npy, \.mat, "),
         (["--predictions", str(flat / "pred"), "--masks", str(flat / "mask"), "--protocol", "x"], "'x' is not known"),
         (
             ["--predictions", str(flat / "pred"), "--masks", str(flat / "mask"), "--logits"],

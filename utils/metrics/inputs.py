@@ -65,4 +65,5 @@ def check_values(score: np.ndarray, name: str, scale: str) -> None:
         raise InputError(f"{name}: the score map holds NaN; expected numbers: check the network that produced it")
     if scale == "probability" and (low < 0 or high > 1):
         found = f"scores run from {low:g} to {high:g}, expected probabilities in 0..1"
-        raise InputError(f"{name}: {found}; logits need a sigmoid first (evaluate: --logits)")
+        logits = "logits need a sigmoid first (evaluate: --logits); " if low < 0 else ""
+        raise InputError(f"{name}: {found}; {logits}scale other responses to 0..1 (evaluate: --normalize)")

@@ -15,12 +15,10 @@ from istd.utils.images import (
     image_files,
     numeric_key,
     read_mask,
-    read_pixels,
     size_text,
 )
-from istd.utils.metrics.inputs import check_values, to_numpy
+from istd.utils.metrics.map_files import PREDICTION_SUFFIXES, read_scores
 
-PREDICTION_SUFFIXES = (".npy", ".png")
 NAMES_SHOWN = 3  # in an error
 
 
@@ -110,33 +108,8 @@ def shown(names: list[str]) -> str:
 
 def read_pair(pair: Pair, logits: bool) -> tuple[np.ndarray, np.ndarray]:
     """A prediction, float [H, W], and its mask, bool [H, W]; `InputError` names the files where they do not fit."""
-    score, mask = read_prediction(pair.prediction, logits), read_mask(pair.mask)
+    score, mask = read_scores(pair.prediction, "logit" if logits else "probability"), read_mask(pair.mask)
     if score.shape != mask.shape:
         found = f"{pair.prediction} is {size_text(score)} and {pair.mask} is {size_text(mask)} (width x height)"
         raise InputError(f"{found}; resize the prediction to the mask's size")
     return score, mask
-
-
-def read_prediction(path: Path, logits: bool) -> np.ndarray:
-    """Read a saved map as float32 or float64 [H, W]: npy as it is, png divided by 255 (8-bit) or 65535 (16-bit)."""
-    if path.suffix.lower() == ".npy":
-        try:
-            saved = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise InputError(f"cannot read {path}: {error}; expected a numpy array of numbers") from error
-        if saved.dtype.kind not in "fiub" or saved.size == 0:
-            raise InputError(f"{path} holds {saved.dtype} of shape {saved.shape}; expected a map of numbers")
-        score = to_numpy(saved)
-        while score.ndim > 2 and score.shape[0] == 1:
-            score = score[0]
-        if score.ndim != 2:
-            raise InputError(f"{path} has the shape {score.shape}; expected [H, W]")
-    else:
-        if logits:
-            raise InputError(f"{path} is a png, which cannot hold logits; save them as npy, or leave out --logits")
-        pixels = read_pixels(path)
-        if pixels.dtype not in (np.uint8, np.uint16):
-            raise InputError(f"{path} has pixels of {pixels.dtype}; expected an 8-bit or 16-bit png")
-        score = pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
-    check_values(score, str(path), "logit" if logits else "probability")
-    return score
