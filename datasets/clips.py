@@ -1,8 +1,9 @@
 """The one dataset class: clips of T frames around a target frame, with the target frame's mask."""
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +13,8 @@ from torch.utils.data import Dataset
 
 from istd.datasets.layouts import Frame, Sequence
 from istd.utils.errors import InputError
-from istd.utils.images import check_mask_size, read_mask, read_pixels, size_text, to_unit
+from istd.utils.grey_levels import SEQUENCE, GreyRange, GreyScale, RangeRule, is_raw, spread
+from istd.utils.images import check_mask_size, read_mask, read_pixels, size_text
 
 BORDERS = ("clamp", "wrap")
 CACHE_BYTES = 512 * 2**20  # per worker; 8192 frames of 256 x 256 at 8 bit
@@ -36,7 +38,7 @@ Transform = Callable[[np.ndarray, np.ndarray, np.random.Generator], tuple[torch.
 
 
 class FrameCache:
-    """Decoded frames and masks, the longest unused dropped first beyond `limit` bytes."""
+    """Decoded frames and masks, the least recently used dropped first beyond `limit` bytes; read-only, so that a step in place fails."""
 
     def __init__(self, limit: int):
         self.limit = limit
@@ -49,6 +51,7 @@ class FrameCache:
             self._entries.move_to_end(path)
             return self._entries[path]
         self._entries[path] = array = decode(path)
+        array.flags.writeable = False
         self.used += array.nbytes
         while self.used > self.limit:
             self.used -= self._entries.popitem(last=False)[1].nbytes
@@ -65,6 +68,9 @@ class ClipDataset(Dataset):
     The random draw of item i in epoch e depends on (seed, e, i) alone, never on workers or on what was drawn before;
     call `set_epoch` before each epoch. Workers kept alive (`persistent_workers`) see it too.
 
+    Frames deeper than 8 bits become 0..1 by `grey_range`: one range for a sequence, one for every frame, or the range
+    itself (see `utils.grey_levels`).
+
     `cache_bytes` limits the decoded frames that each worker keeps, over epochs where workers stay alive.
     """
 
@@ -75,6 +81,7 @@ class ClipDataset(Dataset):
     dataset_name: str = ""
     cache_bytes: int = CACHE_BYTES
     seed: int = 0
+    grey_range: RangeRule = SEQUENCE
 
     def __post_init__(self):
         if self.border not in BORDERS:
@@ -91,6 +98,7 @@ class ClipDataset(Dataset):
             name = self.dataset_name or "the dataset"
             raise InputError(f"no frame of the {len(self.sequences)} sequences of {name} has a mask")
         self._cache = FrameCache(self.cache_bytes)
+        self._scales: dict[int, GreyScale] = {}
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
@@ -106,28 +114,60 @@ class ClipDataset(Dataset):
         target = sequence.frames[index]
         window = np.arange(self.num_frames) + index - self.num_frames // 2
         indices = np.arange(len(sequence.frames)).take(window, mode="wrap" if self.border == "wrap" else "clip")
-        frames = self._read_clip([sequence.frames[i] for i in indices])
+        frames = self._read_clip([sequence.frames[i] for i in indices], number)
         mask = self._cache.read(target.mask, read_mask)
         check_mask_size(mask, target.mask, frames[0], target.image)
         random = np.random.default_rng([self.seed, int(self._epoch), item])
         clip, mask = self.transform(frames, mask, random)
         return ClipSample(clip, mask, self.dataset_name, sequence.name, target.name)
 
-    def _read_clip(self, frames: list[Frame]) -> np.ndarray:
-        pixels = [self._cache.read(frame.image, _read_frame) for frame in frames]
+    def raw_ranges(self) -> dict[str, GreyRange]:
+        """The range of each sequence of several frames whose first one is deeper than 8 bits, by the sequence's name.
+
+        Single images have ranges of their own, and with the rule "frame" every frame has; these are left out.
+        """
+        ranges = {}
+        for number, sequence in enumerate(self.sequences):
+            if len(sequence.frames) > 1 and self.grey_range == SEQUENCE:
+                first = self._read_pixels(sequence.frames[0])
+                if is_raw(first):
+                    ranges[sequence.name] = self._scale(number).range_for(first)
+        return ranges
+
+    def _read_clip(self, frames: list[Frame], number: int) -> np.ndarray:
+        pixels = [self._read_pixels(frame) for frame in frames]
         for frame, array in zip(frames, pixels, strict=True):
             if array.shape != pixels[0].shape:
                 first = f"frame {frames[0].image} of the same sequence {size_text(pixels[0])}"
                 raise InputError(f"frame {frame.image} is {size_text(array)}, {first}; expected one size")
-        if len({array.dtype for array in pixels}) > 1:  # 8- and 16-bit files side by side
-            pixels = [to_unit(array) if array.dtype == np.uint8 else array for array in pixels]
+        if any(map(is_raw, pixels)):
+            pixels = [self._scale(number)(array) for array in pixels]
         return np.stack(pixels)
 
+    def _read_pixels(self, frame: Frame) -> np.ndarray:
+        return self._cache.read(frame.image, read_pixels)
 
-def _read_frame(path: Path) -> np.ndarray:
-    """Pixels [H, W]: uint8 as stored, deeper ones float32 in 0..1."""
-    pixels = read_pixels(path)
-    return pixels if pixels.dtype == np.uint8 else to_unit(pixels)
+    def _scale(self, number: int) -> GreyScale:
+        """What brings the frames of a sequence to 0..1; its range is taken when it is first used."""
+        if number not in self._scales:
+            self._scales[number] = GreyScale(self.grey_range, partial(self._sample, number))
+        return self._scales[number]
+
+    def _sample(self, number: int) -> Iterator[np.ndarray]:
+        """Frames of a sequence from which its range is taken."""
+        frames = self.sequences[number].frames
+        return (self._read_pixels(frames[index]) for index in spread(len(frames)))
+
+
+def range_lines(datasets: Iterable[ClipDataset]) -> list[str]:
+    """What is to be said of the ranges of raw sequences: a line for each dataset that has any."""
+    lines = []
+    for dataset in datasets:
+        if ranges := list(dataset.raw_ranges().values()):
+            spans = f"{min(low for low, _ in ranges):.6g} to {max(high for _, high in ranges):.6g}"
+            what = f"{len(ranges)} sequences are deeper than 8 bits; each has one range, all within {spans}"
+            lines.append(f"{dataset.dataset_name}: {what} (--range LOW HIGH sets it, --range frame is one for each frame)")
+    return lines
 
 
 def collate(samples: list[ClipSample]) -> ClipSample:

@@ -11,7 +11,7 @@ Sample = tuple[torch.Tensor, torch.Tensor]  # clip and mask
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 CONTRAST_WINDOW = 21
-LEAST_CONTRAST = 1e-3  # an empty frame stays empty
+MIN_CONTRAST = 1e-3  # an empty frame stays empty
 
 
 def to_float(frames: np.ndarray) -> np.ndarray:
@@ -25,7 +25,7 @@ def network_sample(clip: np.ndarray, mask: np.ndarray, channels: int, normalise:
     With `normalise`, three channels of grey in 0..1 are normalised by ImageNet's mean and std; local contrast is not.
     """
     grey = torch.from_numpy(np.ascontiguousarray(clip))[:, None]
-    target = torch.from_numpy(np.ascontiguousarray(mask)).float()[None]
+    target = torch.from_numpy(np.ascontiguousarray(mask, np.float32))[None]
     if channels == 1 or not normalise:
         return (grey if channels == 1 else grey.repeat(1, channels, 1, 1)), target
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
@@ -41,7 +41,7 @@ def local_contrast(clip: np.ndarray) -> np.ndarray:
     for frame, out in zip(clip, contrast, strict=True):
         around = cv2.blur(frame, (CONTRAST_WINDOW, CONTRAST_WINDOW), borderType=cv2.BORDER_REFLECT_101)
         np.subtract(frame, around, out=out)
-        out /= max(float(out.std()), LEAST_CONTRAST)
+        out /= max(float(out.std()), MIN_CONTRAST)
     return contrast
 
 

@@ -98,6 +98,22 @@ def code_options(args: argparse.Namespace) -> dict[str, Any]:
     return {"code": args.model, "interface": convert("--interface", args.interface, dict), **options}
 
 
+def add_range_option(parser: argparse.ArgumentParser) -> None:
+    """Add --range, the range of frames deeper than 8 bits; `args.range` is None or a `RangeRule`."""
+    text = (
+        "stored levels that become 0 and 1, for frames deeper than 8 bits; or sequence: one robust range for a sequence; "
+        "or frame: from each frame's minimum to its maximum. Default: as in training, else sequence"
+    )
+    parser.add_argument("--range", nargs="+", action=RangeAction, metavar=("LOW", "HIGH"), help=text)
+
+
+class RangeAction(argparse.Action):
+    """Read the values of --range."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:  # noqa: D102
+        setattr(namespace, self.dest, parse_range(values))
+
+
 def add_track_options(parser: argparse.ArgumentParser) -> None:
     """Add the `TRACK_OPTIONS`; `check_track_options` checks their values."""
     least = "discard tracks with fewer than N detections; default 1: keep all"

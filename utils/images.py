@@ -10,6 +10,7 @@ import numpy as np
 
 from istd.utils.errors import InputError
 from istd.utils.files import read_text
+from istd.utils.grey_levels import to_unit
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 MASK_ENDING = "_pixels0"  # NUAA-SIRST is released with masks named NAME_pixels0.png
@@ -85,26 +86,14 @@ def one_channel(image: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(image[..., :3], cv2.COLOR_BGR2GRAY)
 
 
-def to_unit(pixels: np.ndarray) -> np.ndarray:
-    """Scale pixels [H, W] as decoded to float32 in 0..1.
-
-    8-bit: divided by 255. Anything deeper (16-bit or float, raw thermal): linearly from the frame's own minimum (0) to
-    its maximum (1), because a thermal camera uses a small and arbitrary part of its range; a constant frame becomes 0.
-    """
-    if pixels.dtype == np.uint8:
-        return pixels.astype(np.float32) / np.float32(255)
-    low, high = float(pixels.min()), float(pixels.max())
-    return ((pixels - low) / max(high - low, np.finfo(np.float32).tiny)).astype(np.float32)
-
-
 def read_grey(path: str | Path) -> np.ndarray:
-    """Read a frame as float32 [H, W] in 0..1 (`read_pixels`, then `to_unit`)."""
+    """Read a frame as float32 [H, W] in 0..1, in a range of its own where it is deeper than 8 bits."""
     return to_unit(read_pixels(path))
 
 
-def decode_grey(data: bytes, name: str) -> np.ndarray:
-    """`read_grey` of the bytes of an image file; `name` is for errors."""
-    return to_unit(one_channel(_decode(data, name)))
+def decode_pixels(data: bytes, name: str) -> np.ndarray:
+    """`read_pixels` of the bytes of an image file; `name` is for errors."""
+    return one_channel(_decode(data, name))
 
 
 def read_mask(path: str | Path) -> np.ndarray:
@@ -134,8 +123,8 @@ def _decode(data: bytes, name: str) -> np.ndarray:
     if image is None:
         expected = "no whole png, jpg, bmp or tiff image; copy or convert it again"
         raise InputError(f"cannot read image {name}: its {len(data)} bytes are {expected}")
-    if image.dtype.kind == "f" and not np.isfinite(image).all():
-        raise InputError(f"image {name} holds values that are not finite; expected finite numbers; convert it again")
+    if image.dtype.kind == "f" and not np.isfinite(image).any():
+        raise InputError(f"image {name} holds no finite value; expected grey levels; convert it again")
     return image
 
 

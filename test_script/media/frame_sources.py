@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +13,8 @@ import numpy as np
 
 from istd.test_script.media.image_stream import split_images
 from istd.utils.errors import InputError
-from istd.utils.images import IMAGE_SUFFIXES, decode_grey, image_files, numeric_key, read_grey, to_unit
+from istd.utils.grey_levels import SEQUENCE, GreyScale, RangeRule, spread, to_unit
+from istd.utils.images import IMAGE_SUFFIXES, decode_pixels, image_files, numeric_key, read_pixels
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".m4v", ".wmv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".flv")
 EXPECTED = (
@@ -38,24 +39,26 @@ class Source(NamedTuple):
     length: int | None  # number of frames, if known
     fps: float
     frames: Callable[[OnBad], Frames]
+    scale: GreyScale  # of its raw frames; its range is that of the last one
 
 
-def find_sources(path: str | Path) -> list[Source]:
+def find_sources(path: str | Path, rule: RangeRule = SEQUENCE) -> list[Source]:
     """The sequences at `path`: an image, a video, a folder of images, or a folder of such folders (in numeric order).
 
-    Live sources are "-" (images on standard input) and what OpenCV opens: the number of a camera, a device, a URL.
+    `rule`: how raw frames become 0..1. Live sources are "-" (images on standard input) and what OpenCV opens: the number of a camera, a device, a URL.
     Raises `InputError` if `path` is none of these.
     """
     if str(path) == PIPE:
-        return [pipe_source()]
+        return [pipe_source(rule)]
     address, path, images = str(path), Path(path), ", ".join(IMAGE_SUFFIXES)
     if "://" in address or path.is_char_device() or (address.isdecimal() and not path.exists()):
-        return [camera_source(address)]
+        return [camera_source(address, rule)]
     if path.is_dir():
         folders = [path.resolve()]
         if not image_files(path):
             folders = sorted((entry for entry in path.iterdir() if entry.is_dir()), key=lambda p: numeric_key(p.name))
-        sources = [folder_source(entry.name, files.values()) for entry in folders if (files := image_files(entry))]
+        found = ((entry.name, image_files(entry)) for entry in folders)
+        sources = [folder_source(name, list(files.values()), rule) for name, files in found if files]
         if not sources:
             raise InputError(f"folder {path} holds no images ({images}), nor do the folders in it; give {EXPECTED}")
         return sources
@@ -64,46 +67,57 @@ def find_sources(path: str | Path) -> list[Source]:
     suffix = path.suffix.lower()
     if suffix not in IMAGE_SUFFIXES + VIDEO_SUFFIXES:
         raise InputError(f"{path} is neither an image ({images}) nor a video ({', '.join(VIDEO_SUFFIXES)}); convert it")
-    return [folder_source(path.stem, [path], kind="image") if suffix in IMAGE_SUFFIXES else video_source(path)]
+    return [folder_source(path.stem, [path], rule, "image") if suffix in IMAGE_SUFFIXES else video_source(path, rule)]
 
 
-def folder_source(name: str, images: Collection[Path], kind: str = "folder") -> Source:
+def folder_source(name: str, images: list[Path], rule: RangeRule, kind: str = "folder") -> Source:
     """Image files as one sequence; a file that cannot be read is bad."""
+    scale = GreyScale(rule, partial(sample_files, images))
 
     def frames(on_bad: OnBad) -> Frames:
         for image in images:
             try:
-                grey = read_grey(image)
+                pixels = read_pixels(image)
             except InputError as error:
                 on_bad(image.stem, str(error))
                 continue
-            yield image.stem, grey
+            yield image.stem, scale(pixels)
 
-    return Source(name, kind, len(images), DEFAULT_FPS, frames)
+    return Source(name, kind, len(images), DEFAULT_FPS, frames, scale)
 
 
-def pipe_source() -> Source:
+def sample_files(images: list[Path]) -> Iterator[np.ndarray]:
+    """The stored pixels of images spread over a sequence, without those that cannot be read."""
+    for index in spread(len(images)):
+        try:
+            yield read_pixels(images[index])
+        except InputError:  # said when its turn comes
+            continue
+
+
+def pipe_source(rule: RangeRule) -> Source:
     """The images on standard input, see `split_images`; frames are named by their numbers, from 000000."""
     if sys.stdin.isatty():
         raise InputError("--input - reads images from a pipe; write them into one, for instance with ffmpeg")
+    scale = GreyScale(rule)
 
     def frames(on_bad: OnBad) -> Frames:
         for number, data in enumerate(split_images(sys.stdin.buffer)):
             try:
-                grey = decode_grey(data, f"{number} of the pipe")
+                pixels = decode_pixels(data, f"{number} of the pipe")
             except InputError as error:
                 on_bad(f"{number:06d}", str(error))
                 continue
-            yield f"{number:06d}", grey
+            yield f"{number:06d}", scale(pixels)
 
-    return Source("pipe", "live", None, DEFAULT_FPS, frames)
+    return Source("pipe", "live", None, DEFAULT_FPS, frames, scale)
 
 
-def camera_source(address: str) -> Source:
+def camera_source(address: str, rule: RangeRule) -> Source:
     """A camera by its number, a device or a URL; named by the host and the path of a URL."""
     url = urlsplit(public_address(address))
     name = f"{url.hostname}{url.path}" if url.hostname else f"camera{url.path}"
-    source = video_source(int(address) if address.isdecimal() else address)
+    source = video_source(int(address) if address.isdecimal() else address, rule)
     return source._replace(name=re.sub(r"\W+", "_", name).strip("_"), kind="live")
 
 
@@ -116,14 +130,15 @@ def public_address(address: Path | str | int) -> str:
     return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}" if separator else scheme
 
 
-def video_source(path: Path | str | int) -> Source:
+def video_source(path: Path | str | int, rule: RangeRule) -> Source:
     """A video file, or another source of OpenCV; frames are named by their numbers, from 000000."""
     capture = open_video(path)
     count, fps = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), capture.get(cv2.CAP_PROP_FPS)
     length = count if count > 0 else None
     fps = fps if 0 < fps < LARGEST_FPS else DEFAULT_FPS
     name = public_address(path)
-    return Source(Path(name).stem, "video", length, fps, partial(read_video, capture, name, length, fps))
+    frames = partial(read_video, capture, name, length, fps)
+    return Source(Path(name).stem, "video", length, fps, frames, GreyScale(rule))
 
 
 def open_video(path: Path | str | int) -> cv2.VideoCapture:

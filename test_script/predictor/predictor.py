@@ -17,6 +17,7 @@ from istd.test_script.predictor.tiling import pad_to_multiple, resize_clips, res
 from istd.utils.cuda_graphs import GraphRunner
 from istd.utils.distributed import autocast, choose_amp, choose_device, float32_precision
 from istd.utils.errors import InputError
+from istd.utils.grey_levels import SEQUENCE, RangeRule
 
 PUBLISHED_SCALES = (0.8, 0.9, 1.0, 1.1, 1.2, 1.3)  # of --msc in SGMP-UNet's 2026 release
 TILE_OVERLAP = 64  # pixels by which neighbouring tiles overlap, at least
@@ -65,6 +66,7 @@ class Predictor:
         batch_size: clips processed at a time. None: 4, and on a CPU at least as many as occupy its cores.
         threshold: a pixel is target where its probability is above it.
         deterministic: give a single frame one thread per pass as well, see below.
+        grey_range: how frames deeper than 8 bits become 0..1: one range for a call, "frame", or the range itself.
 
     On a CPU each pass (a clip, a scale, a flip) runs on one thread, and as many passes side by side as torch has
     threads. CPU kernels round differently for other batch sizes and numbers of threads; therefore results do not depend
@@ -89,6 +91,7 @@ class Predictor:
         batch_size: int | None = None,
         threshold: float = 0.5,
         deterministic: bool = False,
+        grey_range: RangeRule = SEQUENCE,
     ) -> None:
         if not scales or not all(0 < scale < math.inf for scale in scales):
             raise InputError(f"scales {scales} given; expected one or more positive numbers")
@@ -103,6 +106,7 @@ class Predictor:
         self.amp = choose_amp(amp, self.device)
         self.model = model.to(self.device).eval()
         self.prepare, self.threshold, self.deterministic = prepare, threshold, deterministic
+        self.grey_range = grey_range
         self.flip, self.scales = flip, tuple(scales)
         self.tile = None if tile is None else round_up(tile, multiple)
         to_fill = -(-torch.get_num_threads() // len(self._passes(self.scales))) if self.device.type == "cpu" else 1
@@ -129,17 +133,19 @@ class Predictor:
         """
         model, settings = preparation.load_recipe(path, image_size, **(code or {}))
         transform = preparation.eval_transform(model, settings, tiled=options.get("tile") is not None)
+        options["grey_range"] = preparation.range_rule(settings, options.get("grey_range"))
         return cls(model, preparation.frame_preparation(transform), choose_device(device), **options)
 
     def __call__(self, frames: np.ndarray | Iterable[np.ndarray]) -> Prediction:
         """Predict every frame of a clip or of a set of images.
 
-        `frames`: one frame [H, W] or [H, W, 3] (RGB), several [N, H, W] or [N, H, W, 3], or a list of frames, all of
-        one size; uint8, uint16 (scaled from each frame's minimum to its maximum) or float in 0..1. A multi-frame
-        network takes them as consecutive, repeating the first and the last where a clip reaches beyond. Raises
-        `InputError` for other input.
+        `frames`: one frame [H, W] or [H, W, C] (C 1, 3 or 4: grey, RGB, RGBA), several [N, H, W] or [N, H, W, C], or a
+        list of frames, all of one size; of any number type. uint8 is divided by 255, floats that all lie in 0..1 are
+        taken as they are, and anything else is raw: `grey_range` scales it, as in files (see `utils.grey_levels`). A
+        multi-frame network takes the frames as consecutive, repeating the first and the last where a clip reaches
+        beyond. Raises `InputError` for other input.
         """
-        results = list(self.stream(preparation.as_grey_frames(frames)))
+        results = list(self.stream(preparation.as_grey_frames(frames, self.grey_range)))
         if not results:
             raise InputError("no frames given; expected at least one, e.g. an array [N, H, W]")
         _, probabilities, masks, detections = zip(*results, strict=True)

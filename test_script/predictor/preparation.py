@@ -19,9 +19,11 @@ from istd.models import load_model, try_network
 from istd.models.external import TRIAL_SIDE, ExternalNetwork
 from istd.utils.checkpoint import read_checkpoint
 from istd.utils.errors import InputError
-from istd.utils.images import one_channel, to_unit
+from istd.utils.grey_levels import SEQUENCE, GreyScale, RangeRule, parse_range, spread
+from istd.utils.images import one_channel
 
 T = TypeVar("T")
+CHANNELS = (1, 3, 4)  # of a frame [H, W, C]: grey, RGB, RGBA
 DEFAULT_PRESET = "fast"  # of a network without a preset of its own: frames as they are
 
 
@@ -66,12 +68,29 @@ def eval_transform(model: nn.Module, settings: dict[str, Any], tiled: bool = Fal
     return build_transform(preset, False, size, model.in_channels)
 
 
+def range_rule(settings: dict[str, Any], asked: RangeRule | None = None) -> RangeRule:
+    """The rule by which raw frames become 0..1: the one `asked` for, else that of the training's `settings`.
+
+    Settings without one are of 8-bit data, or of a version that scaled every frame by itself: they get the default.
+    """
+    return asked or parse_range(settings.get("range") or SEQUENCE)
+
+
 def eval_dataset(
-    sequences: list[Sequence], model: nn.Module, settings: dict[str, Any], name: str, tiled: bool = False
+    sequences: list[Sequence],
+    model: nn.Module,
+    settings: dict[str, Any],
+    name: str,
+    tiled: bool = False,
+    grey_range: RangeRule | None = None,
 ) -> ClipDataset:
-    """The clips and masks on which a network is evaluated; arguments as in `eval_transform`, `name` for messages."""
+    """The clips and masks on which a network is evaluated; arguments as in `eval_transform`, `name` for messages.
+
+    `grey_range`: the range of raw frames, if not as in training; see `range_rule`.
+    """
     border = find_preset(preset_of(model, settings)).border
-    return ClipDataset(sequences, model.num_frames, eval_transform(model, settings, tiled), border, name)
+    transform, rule = eval_transform(model, settings, tiled), range_rule(settings, grey_range)
+    return ClipDataset(sequences, model.num_frames, transform, border, name, grey_range=rule)
 
 
 def frame_preparation(transform: Transform) -> Callable[[np.ndarray], Tensor]:
@@ -85,23 +104,27 @@ def frame_preparation(transform: Transform) -> Callable[[np.ndarray], Tensor]:
     return prepare
 
 
-def as_grey_frames(frames: np.ndarray | Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """Convert frames as `Predictor` takes them to grey frames, float32 [H, W] in 0..1.
+def as_grey_frames(frames: np.ndarray | Iterable[np.ndarray], rule: RangeRule = SEQUENCE) -> Iterator[np.ndarray]:
+    """Convert frames as `Predictor` takes them to grey frames, float32 [H, W] in 0..1, by the `rule` for raw frames.
 
-    Raises `InputError` for other shapes, types and values.
+    Raises `InputError` for other shapes and types.
     """
-    if isinstance(frames, np.ndarray) and (frames.ndim == 2 or (frames.ndim == 3 and frames.shape[-1] == 3)):
+    if isinstance(frames, np.ndarray) and (frames.ndim == 2 or (frames.ndim == 3 and frames.shape[-1] in CHANNELS)):
         frames = frames[None]
-    for index, frame in enumerate(frames):
-        frame = np.asarray(frame)
-        if frame.ndim < 2 or frame.shape[2:] not in ((), (3,)) or not frame.size:
-            raise InputError(f"frame {index} has shape {frame.shape}; expected [H, W] or [H, W, 3]")
-        unscaled = frame.dtype in (np.uint8, np.uint16)
-        if not unscaled and not (frame.dtype.kind == "f" and frame.min() >= 0 and frame.max() <= 1):
-            found = f"frame {index} is {frame.dtype}, {frame.min()} to {frame.max()}"
-            raise InputError(f"{found}; expected uint8, uint16 or float in 0..1: scale it")
-        grey = one_channel(frame[..., ::-1] if frame.ndim == 3 else frame)
-        yield to_unit(grey) if unscaled else grey.astype(np.float32)
+    stored = [_stored_frame(index, np.asarray(frame)) for index, frame in enumerate(frames)]
+    scale = GreyScale(rule, lambda: (stored[index] for index in spread(len(stored))))
+    return map(scale, stored)
+
+
+def _stored_frame(index: int, frame: np.ndarray) -> np.ndarray:
+    """Frame number `index` with one channel [H, W]."""
+    if frame.ndim < 2 or frame.shape[2:] not in ((), *((count,) for count in CHANNELS)) or not frame.size:
+        raise InputError(f"frame {index} has shape {frame.shape}; expected [H, W] or [H, W, 1, 3 or 4] (grey, RGB, RGBA)")
+    if frame.dtype.kind not in "uif":
+        raise InputError(f"frame {index} is {frame.dtype}; expected whole or floating-point numbers")
+    if frame.ndim == 3 and frame.shape[2] == 1:
+        frame = frame[..., 0]
+    return one_channel(frame[..., 2::-1] if frame.ndim == 3 else frame)
 
 
 def sliding_clips(frames: Iterable[T], num_frames: int) -> Iterator[tuple[T, list[T]]]:

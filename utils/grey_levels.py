@@ -1,0 +1,238 @@
+"""Grey levels of raw thermal frames: one robust range for a sequence, from stored counts to 0..1."""
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import numpy as np
+from cv2 import medianBlur
+
+from istd.utils.errors import InputError
+
+RANGE_FRAMES = 16  # frames of a sequence, evenly spread, from which its range is taken
+MAX_SAMPLES = 1 << 17  # pixels of these frames from which percentiles are taken
+TAILS = (0.5, 99.5)  # percentiles of the scene: in 320 x 256 px, 400 px lie beyond either
+MARGIN = 0.25  # of the scene's span, kept free on either side for what the sampled frames do not show
+MAX_REACH = 4.0  # spans of the scene up to which bright and dark regions widen the range
+DEFECT_REACH = 1.0  # spans of the range beyond which an isolated pixel is a defect of the sensor
+MIN_CONSTANT_FRAMES = 4  # frames in which a pixel never changes before it counts as stuck
+NODATA = (-9999.0, -32768.0, -99999.0)  # that float images are filled with; so are values that are not finite
+MAX_FLOAT = 1e30  # beyond this a float is nodata, too
+LIVE_FRAMES = 4  # most recent frames from which a moving range is taken
+LIVE_STEP = 5e-4  # of the span, by which either end of a moving range moves between two frames at most
+
+
+class GreyRange(NamedTuple):
+    """Stored levels that become 0 and 1."""
+
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.low:.6g} to {self.high:.6g}"
+
+
+UNIT = GreyRange(0.0, 1.0)
+RangeRule = GreyRange | str  # the range itself, or how it is chosen: SEQUENCE or FRAME
+SEQUENCE, FRAME = "sequence", "frame"
+
+
+def parse_range(text: str | Iterable[str | float]) -> RangeRule:
+    """`sequence`, `frame`, or two numbers LOW HIGH, as text or in parts; raises `InputError` for anything else."""
+    parts = text.replace(",", " ").split() if isinstance(text, str) else list(text)
+    if len(parts) == 1 and parts[0] in (SEQUENCE, FRAME):
+        return parts[0]
+    try:
+        low, high = map(float, parts)
+    except ValueError:
+        low = high = 0.0
+    if not (np.isfinite([low, high]).all() and low < high):
+        given = " ".join(map(str, parts))
+        raise InputError(f"range {given!r}: expected two numbers LOW HIGH with LOW < HIGH, or {SEQUENCE}, or {FRAME}")
+    return GreyRange(low, high)
+
+
+def is_raw(pixels: np.ndarray) -> bool:
+    """Whether stored pixels need a range: everything deeper than 8 bits does."""
+    return pixels.dtype != np.uint8
+
+
+def to_unit(pixels: np.ndarray, grey_range: GreyRange | None = None) -> np.ndarray:
+    """Stored pixels [H, W] as float32 in 0..1.
+
+    8 bits: divided by 255, whatever the range. Deeper ones: linear from `grey_range`, or that of this frame alone,
+    clipped at both ends; isolated pixels far beyond it (stuck or blinking ones) take the median of their surroundings,
+    and nodata that of the frame.
+    """
+    if not is_raw(pixels):
+        return pixels.astype(np.float32) / np.float32(255)
+    low, high = grey_range or sequence_range([pixels])
+    values = pixels.astype(np.float64 if pixels.dtype.itemsize > 4 else np.float32)
+    if pixels.dtype.kind == "f" and not (valid := _valid(values)).all():
+        values[~valid] = np.median(values[valid]) if valid.any() else low
+    span = high - low
+    if span <= 0:
+        return np.zeros(pixels.shape, np.float32)
+    grey = ((values - low) / span).astype(np.float32)
+    if grey.max() > 1 + DEFECT_REACH or grey.min() < -DEFECT_REACH:
+        bright, dark = _pair_extremes(grey)
+        defects = ((grey > 1 + DEFECT_REACH) & (bright <= 1 + DEFECT_REACH)) | (
+            (grey < -DEFECT_REACH) & (dark >= -DEFECT_REACH)
+        )
+        if defects.any():
+            grey[defects] = medianBlur(grey, 3)[defects]
+    return np.clip(grey, 0, 1, out=grey)
+
+
+def frame_range(pixels: np.ndarray) -> GreyRange:
+    """From the lowest to the highest level of one frame: the rule FRAME."""
+    values = pixels[_valid(pixels)] if pixels.dtype.kind == "f" else pixels
+    return GreyRange(float(values.min()), float(values.max())) if values.size else UNIT
+
+
+def sequence_range(frames: Iterable[np.ndarray]) -> GreyRange:
+    """The range of a sequence from some of its frames [H, W]: the rule SEQUENCE.
+
+    The scene spans the 0.5th to the 99.5th percentile over the frames, without a filling (levels at the minimum or
+    maximum that lie apart from all others). The range adds a margin and goes on to the brightest and to the darkest
+    region of two or more pixels, but no further than MAX_REACH spans: a target of a few pixels keeps its shape, a hot
+    object is white, and neither it nor single or stuck pixels take the scene's contrast. Floats that all lie in 0..1
+    are taken as they are.
+    """
+    frames = [frame for frame in frames if frame.size]
+    if not frames:
+        return UNIT
+    step = max(1, sum(frame.size for frame in frames) // MAX_SAMPLES)
+    samples = np.concatenate([frame.ravel()[number % step :: step] for number, frame in enumerate(frames)])
+    if samples.dtype.kind == "f":
+        samples = samples[_valid(samples)]
+        if _all_in_unit(frames):
+            return UNIT
+    if not samples.size:
+        return UNIT
+    samples = _without_filling(samples.astype(np.float64))
+    low, high = np.percentile(samples, TAILS)
+    dark, bright = _extremes(frames)
+    if high <= low:  # a constant scene
+        return GreyRange(min(float(low), dark), max(float(high), bright))
+    span = high - low
+    dark, bright = max(dark, low - MAX_REACH * span), min(bright, high + MAX_REACH * span)
+    return GreyRange(float(min(low - MARGIN * span, dark)), float(max(high + MARGIN * span, bright)))
+
+
+class MovingRange:
+    """The range of a live stream: that of its first frame, which then moves slowly after that of the latest frames.
+
+    It begins anew where most of a frame lies outside, as after a camera's recalibration.
+    """
+
+    def __init__(self) -> None:
+        self.range: GreyRange | None = None
+        self._recent: deque[np.ndarray] = deque(maxlen=LIVE_FRAMES)
+
+    def update(self, pixels: np.ndarray) -> GreyRange:
+        """The range for the next frame [H, W] of the stream."""
+        if self._recent and self._recent[-1].shape != pixels.shape:
+            self._recent.clear()
+        self._recent.append(pixels)
+        if self.range == UNIT and _all_in_unit([pixels]):
+            return UNIT
+        now = sequence_range(self._recent)
+        if self.range is None or _mostly_outside(pixels, self.range):
+            self._recent = deque([pixels], maxlen=LIVE_FRAMES)
+            self.range = sequence_range(self._recent)
+        else:
+            step = LIVE_STEP * (self.range.high - self.range.low)
+            moves = (float(np.clip(new - old, -step, step)) for old, new in zip(self.range, now, strict=True))
+            self.range = GreyRange(*(old + move for old, move in zip(self.range, moves, strict=True)))
+        return self.range
+
+
+class GreyScale:
+    """Stored frames of one sequence as grey frames in 0..1, by a rule; `range` is that of the last raw frame.
+
+    `sample` reads the frames from which the range of the sequence is taken, when the first raw frame comes; a live
+    stream has none and gets a `MovingRange`.
+    """
+
+    def __init__(self, rule: RangeRule = SEQUENCE, sample: Callable[[], Iterable[np.ndarray]] | None = None) -> None:
+        self.rule, self.range = rule, rule if isinstance(rule, GreyRange) else None
+        self._sample, self._moving = sample, MovingRange()
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        """`pixels` as stored [H, W] as float32 in 0..1."""
+        return to_unit(pixels, self.range_for(pixels) if is_raw(pixels) else None)
+
+    def range_for(self, pixels: np.ndarray) -> GreyRange:
+        """The range of a raw frame, the next of the sequence."""
+        if self.rule == FRAME:
+            self.range = frame_range(pixels)
+        elif self.rule == SEQUENCE and self._sample is None:
+            self.range = self._moving.update(pixels)
+        elif self.range is None:
+            self.range = sequence_range([frame for frame in self._sample() if is_raw(frame)] or [pixels])
+        return self.range
+
+
+def spread(count: int, limit: int = RANGE_FRAMES) -> list[int]:
+    """Indices of the frames from which the range of a sequence of `count` frames is taken."""
+    return [index * count // min(limit, count) for index in range(min(limit, count))]
+
+
+def _all_in_unit(frames: Iterable[np.ndarray]) -> bool:
+    return all(frame.dtype.kind == "f" and _in_unit(frame) for frame in frames)
+
+
+def _in_unit(frame: np.ndarray) -> bool:
+    values = frame[_valid(frame)]
+    return bool(values.size) and 0 <= values.min() and values.max() <= 1
+
+
+def _valid(values: np.ndarray) -> np.ndarray:
+    """Where float values [...] are no nodata."""
+    return (np.abs(values) < MAX_FLOAT) & ~np.isin(values, NODATA)
+
+
+def _without_filling(samples: np.ndarray) -> np.ndarray:
+    """Samples [N] without those at the minimum or maximum if that lies further from the rest than the rest spans."""
+    for extreme in (samples.min(), samples.max()):
+        rest = samples[samples != extreme]
+        if rest.size:
+            low, high = np.percentile(rest, TAILS)
+            if min(abs(extreme - low), abs(extreme - high)) > high - low:
+                samples = rest
+    return samples
+
+
+def _mostly_outside(pixels: np.ndarray, grey_range: GreyRange) -> bool:
+    return np.mean((pixels < grey_range.low) | (pixels > grey_range.high)) > 0.5
+
+
+def _pair_extremes(frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For every pixel of [H, W] the highest minimum and the lowest maximum over it and one of its 8 neighbours."""
+    bright, dark = np.full(frame.shape, -np.inf, np.float32), np.full(frame.shape, np.inf, np.float32)
+    height, width = frame.shape
+    for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1)):
+        here = (slice(0, height - dy), slice(max(0, -dx), width - max(0, dx)))
+        there = (slice(dy, height), slice(max(0, dx), width + min(0, dx)))
+        lower, upper = np.minimum(frame[here], frame[there]), np.maximum(frame[here], frame[there])
+        for place in (here, there):
+            np.maximum(bright[place], lower, out=bright[place])
+            np.minimum(dark[place], upper, out=dark[place])
+    return bright, dark
+
+
+def _extremes(frames: list[np.ndarray]) -> tuple[float, float]:
+    """Lowest and highest level that two neighbouring pixels reach in any of the frames, without stuck pixels."""
+    values = [frame.astype(np.float32) for frame in frames]
+    if frames[0].dtype.kind == "f":
+        values = [np.where(_valid(frame), frame, np.median(frame)) for frame in values]
+    same_size = len({frame.shape for frame in values}) == 1
+    if len(values) >= MIN_CONSTANT_FRAMES and same_size:
+        stuck = np.logical_and.reduce([frame == values[0] for frame in values[1:]])
+        if not stuck.all():
+            values = [np.where(stuck, np.median(frame), frame) for frame in values]
+    pairs = [_pair_extremes(frame) for frame in values if min(frame.shape) > 1]
+    if not pairs:
+        return float(min(frame.min() for frame in values)), float(max(frame.max() for frame in values))
+    return float(min(dark.min() for _, dark in pairs)), float(max(bright.max() for bright, _ in pairs))
