@@ -38,7 +38,7 @@ Transform = Callable[[np.ndarray, np.ndarray, np.random.Generator], tuple[torch.
 
 
 class FrameCache:
-    """Decoded frames and masks, the least recently used dropped first beyond `limit` bytes; read-only, so that a step in place fails."""
+    """Decoded frames and masks, read-only; beyond `limit` bytes the least recently used ones are dropped first."""
 
     def __init__(self, limit: int):
         self.limit = limit
@@ -115,7 +115,7 @@ class ClipDataset(Dataset):
         window = np.arange(self.num_frames) + index - self.num_frames // 2
         indices = np.arange(len(sequence.frames)).take(window, mode="wrap" if self.border == "wrap" else "clip")
         frames = self._read_clip([sequence.frames[i] for i in indices], number)
-        mask = self._cache.read(target.mask, read_mask)
+        mask = self._cache.read(target.mask, read_mask).copy()  # the transform may write into it
         check_mask_size(mask, target.mask, frames[0], target.image)
         random = np.random.default_rng([self.seed, int(self._epoch), item])
         clip, mask = self.transform(frames, mask, random)
@@ -166,7 +166,9 @@ def range_lines(datasets: Iterable[ClipDataset]) -> list[str]:
         if ranges := list(dataset.raw_ranges().values()):
             spans = f"{min(low for low, _ in ranges):.6g} to {max(high for _, high in ranges):.6g}"
             what = f"{len(ranges)} sequences are deeper than 8 bits; each has one range, all within {spans}"
-            lines.append(f"{dataset.dataset_name}: {what} (--range LOW HIGH sets it, --range frame is one for each frame)")
+            lines.append(
+                f"{dataset.dataset_name}: {what} (--range LOW HIGH sets it, --range frame is one for each frame)"
+            )
     return lines
 
 

@@ -25,7 +25,7 @@ def network_sample(clip: np.ndarray, mask: np.ndarray, channels: int, normalise:
     With `normalise`, three channels of grey in 0..1 are normalised by ImageNet's mean and std; local contrast is not.
     """
     grey = torch.from_numpy(np.ascontiguousarray(clip))[:, None]
-    target = torch.from_numpy(np.ascontiguousarray(mask, np.float32))[None]
+    target = torch.from_numpy(np.ascontiguousarray(mask)).float()[None]
     if channels == 1 or not normalise:
         return (grey if channels == 1 else grey.repeat(1, channels, 1, 1)), target
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))

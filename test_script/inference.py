@@ -26,11 +26,13 @@ import torch
 
 from istd.datasets import DatasetIndex, open_datasets
 from istd.datasets.catalog import DatasetInfo, PublishedMetrics
+from istd.datasets.clips import range_lines
 from istd.test_script.map_sources import network_maps
 from istd.test_script.measurement import Job, measure_set
 from istd.test_script.options import (
     TRACK_OPTIONS,
     add_model_options,
+    add_range_option,
     add_track_options,
     check_track_options,
     code_options,
@@ -43,6 +45,7 @@ from istd.test_script.results.frame_set import dataset_frames
 from istd.test_script.results.set_results import published_lines, write_dataset_table
 from istd.utils.distributed import amp_name, is_main, process_group
 from istd.utils.errors import InputError, run_main
+from istd.utils.grey_levels import range_value
 from istd.utils.metrics import PROTOCOLS, Protocol, build_metrics
 from istd.utils.metrics.tables import error_table, metrics_table, text_table
 from istd.utils.metrics.track_metrics import track_cells
@@ -78,7 +81,9 @@ def prepare_jobs(indices: list[DatasetIndex], args: argparse.Namespace, device: 
         args.model_path, args.image_size, [index.info for index in indices], **code_options(args)
     )
     tiled = args.tile is not None
-    sets = [eval_dataset(index.split(args.split), model, settings, index.info.name, tiled) for index in indices]
+    sets = [
+        eval_dataset(index.split(args.split), model, settings, index.info.name, tiled, args.range) for index in indices
+    ]
     predictor = Predictor(model, frame_preparation(sets[0].transform), device, **predictor_options(args))
     checksum = hashlib.sha256(Path(args.model_path).read_bytes()).hexdigest()
     default_workers = GPU_WORKERS if device.type == "cuda" else 0
@@ -100,12 +105,15 @@ def prepare_jobs(indices: list[DatasetIndex], args: argparse.Namespace, device: 
             "amp": amp_name(predictor.amp),
             "scales": list(predictor.scales),
             "save_maps": args.save_maps,
+            "range": range_value(dataset.grey_range),
+            "ranges": {name: list(found) for name, found in dataset.raw_ranges().items()},
             "frames": len(dataset),
             "protocols": [protocol.name for protocol in protocols],
         }
         scales = {protocol.scale for protocol in protocols}
         maps = partial(network_maps, dataset=dataset, predictor=predictor, scales=scales, num_workers=workers)
-        jobs.append(Job(dataset_frames(index, dataset.sequences), maps, protocols, facts, protocol_notes(facts)))
+        notes = [*range_lines([dataset]), *protocol_notes(facts)]
+        jobs.append(Job(dataset_frames(index, dataset.sequences), maps, protocols, facts, notes))
     return jobs
 
 
@@ -145,6 +153,7 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
     """Add where the datasets are, which part of them is measured, and how they are read."""
     add = parser.add_argument
     add("--data_root", help="folder that holds the datasets by name; default datasets/path_config.py")
+    add_range_option(parser)
     add("--split", default="test", help="train, test or another list of the dataset; default test")
     add("--num_workers", type=int, help="processes that read frames; default 4 with a GPU, else none")
 

@@ -9,6 +9,7 @@ from istd.utils.checkpoint_files import find_checkpoint, shipped_weights
 from istd.utils.config import add_pairs_option, convert
 from istd.utils.distributed import AMP_HELP, AMP_NAMES
 from istd.utils.errors import InputError
+from istd.utils.grey_levels import parse_range
 from istd.utils.tracking import TARGET_SPEED
 
 TRACK_OPTIONS = ("min_track", "track_speed")
@@ -101,8 +102,8 @@ def code_options(args: argparse.Namespace) -> dict[str, Any]:
 def add_range_option(parser: argparse.ArgumentParser) -> None:
     """Add --range, the range of frames deeper than 8 bits; `args.range` is None or a `RangeRule`."""
     text = (
-        "stored levels that become 0 and 1, for frames deeper than 8 bits; or sequence: one robust range for a sequence; "
-        "or frame: from each frame's minimum to its maximum. Default: as in training, else sequence"
+        "for frames deeper than 8 bits: stored levels that become 0 and 1; or sequence: one robust range for a "
+        "sequence; or frame: from each frame's minimum to its maximum. Default: as in training, else sequence"
     )
     parser.add_argument("--range", nargs="+", action=RangeAction, metavar=("LOW", "HIGH"), help=text)
 
@@ -110,7 +111,7 @@ def add_range_option(parser: argparse.ArgumentParser) -> None:
 class RangeAction(argparse.Action):
     """Read the values of --range."""
 
-    def __call__(self, parser, namespace, values, option_string=None) -> None:  # noqa: D102
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
         setattr(namespace, self.dest, parse_range(values))
 
 

@@ -36,6 +36,7 @@ from istd.test_script.media.overlay import OverlayVideo, Thumbnails, Trails, dra
 from istd.test_script.options import (
     TRACK_OPTIONS,
     add_model_options,
+    add_range_option,
     add_track_options,
     check_track_options,
     code_options,
@@ -50,6 +51,7 @@ from istd.test_script.results.tracks import TRACK_COLUMNS, TrackedResult, TrackF
 from istd.utils.checkpoint_files import find_checkpoint, shipped_weights
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import atomic_path, open_atomic
+from istd.utils.grey_levels import describe_range, range_value
 
 DEFAULT_WEIGHTS = "datransnet"
 
@@ -60,8 +62,11 @@ def main(argv: list[str] | None = None) -> None:
     sources = find_sources(args.input)
     if args.min_track > 1 and sources[0].kind == "image":
         raise InputError(f"--min_track {args.min_track}: {args.input} is a single image; give a sequence")
-    options = predictor_options(args) | {"threshold": args.threshold, "deterministic": args.deterministic}
+    options = {name: getattr(args, name) for name in ("threshold", "deterministic")} | {"grey_range": args.range}
+    options |= predictor_options(args)
     predictor = Predictor.from_checkpoint(args.model_path, args.device, args.image_size, code_options(args), **options)
+    for source in sources:
+        source.scale.rule = predictor.grey_range
     output = Path(args.output_dir)
     start = time.perf_counter()
     bad: list[dict] = []
@@ -70,7 +75,12 @@ def main(argv: list[str] | None = None) -> None:
         files = DetectionFiles(*(stack.enter_context(open_atomic(output / name)) for name in names))
         frames = sum(predict_source(source, predictor, files, bad, args) for source in sources)
         settings = {name: getattr(args, name) for name in ("threshold", *TRACK_OPTIONS)}
-        run = {"model": str(args.model_path), "input": public_address(args.input)}
+        run = {
+            "model": str(args.model_path),
+            "input": public_address(args.input),
+            "range": range_value(predictor.grey_range),
+        }
+        run["ranges"] = {source.name: source.scale.range for source in sources if source.scale.range}
         files.finish(run | settings | {"frames": frames, "skipped": bad})
     seconds = time.perf_counter() - start
     print(
@@ -90,6 +100,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--output_dir", default="./predict", help="output folder; default ./predict")
     add("--threshold", type=float, default=0.5, help="probability threshold; default 0.5")
     add_track_options(parser)
+    add_range_option(parser)
     add("--fps", type=float, help="frame rate of the overlay video; default: the input's, else 25")
     add("--skip_bad", action="store_true", help="report and skip frames that cannot be read")
     same_bits = "bit-identical results for a single image on any number of cores (slower)"
@@ -190,6 +201,8 @@ def predict_source(
                 raise
             tqdm.write(f"{source.name}: interrupted; what was found until now is written")
         give_out(tracker.finish())
+        if source.scale.range:
+            tqdm.write(f"{source.name}: {describe_range(source.scale)}")
         if not count:
             raise InputError(f"no frame of {source.name} can be read; give an image or a video that OpenCV can decode")
     write_png(output / "contact_sheets" / f"{source.name}.png", thumbnails.sheet())

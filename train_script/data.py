@@ -22,6 +22,7 @@ from istd.train_script.settings import SEEDS, Settings
 from istd.train_script.state import SIGNALS
 from istd.utils.distributed import barrier, cores_of_process, is_main, rank, world_size
 from istd.utils.errors import InputError
+from istd.utils.grey_levels import parse_range
 
 HOLDOUT_SHARE, HOLDOUT_SEED = 0.1, 42
 GPU_WORKERS = 8  # at most, of a training process
@@ -163,7 +164,8 @@ def build_train_dataset(settings: Settings, sequences: list[Sequence], name: str
     if "enlarge_share" in signature(transform).parameters:
         transform = partial(transform, enlarge_share=settings.enlarge_share)
     border = find_preset(settings.preset).border
-    return ClipDataset(sequences, model.num_frames, transform, border, name, seed=settings.seed)
+    rule = parse_range(settings.range)
+    return ClipDataset(sequences, model.num_frames, transform, border, name, seed=settings.seed, grey_range=rule)
 
 
 def build_train_loader(

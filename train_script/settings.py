@@ -13,6 +13,7 @@ from istd.train_script.losses import LOSSES
 from istd.utils.config import check_values, nearest, parse_arguments, read_values
 from istd.utils.distributed import AMP_NAMES
 from istd.utils.errors import InputError
+from istd.utils.grey_levels import parse_range
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 DEFAULTS = CONFIGS / "default.yaml"
@@ -76,6 +77,7 @@ class Settings:
     dataset_weights: list[Positive]
     epoch_samples: Count | None
     data_root: str | None
+    range: list[str]
     preset: Literal[tuple(PRESETS)]
     train_size: Count
     enlarge_share: Share
@@ -197,6 +199,7 @@ def merge_settings(config: str | None, given: dict[str, Any], saved: dict[str, A
     values["model_options"] = check_options(values["model"], values["model_options"])
     settings = Settings(**values)
     check_datasets(settings)
+    parse_range(settings.range)
     if settings.start_epoch >= settings.epochs:
         raise InputError(f"start_epoch is {settings.start_epoch}, expected less than epochs ({settings.epochs})")
     return settings

@@ -14,6 +14,7 @@ MAX_SAMPLES = 1 << 17  # pixels of these frames from which percentiles are taken
 TAILS = (0.5, 99.5)  # percentiles of the scene: in 320 x 256 px, 400 px lie beyond either
 MARGIN = 0.25  # of the scene's span, kept free on either side for what the sampled frames do not show
 MAX_REACH = 4.0  # spans of the scene up to which bright and dark regions widen the range
+PEAK_FACTOR = 3.0  # by which a target's peak may stand out of the scene further than the pixel beside it
 DEFECT_REACH = 1.0  # spans of the range beyond which an isolated pixel is a defect of the sensor
 MIN_CONSTANT_FRAMES = 4  # frames in which a pixel never changes before it counts as stuck
 NODATA = (-9999.0, -32768.0, -99999.0)  # that float images are filled with; so are values that are not finite
@@ -50,6 +51,11 @@ def parse_range(text: str | Iterable[str | float]) -> RangeRule:
         given = " ".join(map(str, parts))
         raise InputError(f"range {given!r}: expected two numbers LOW HIGH with LOW < HIGH, or {SEQUENCE}, or {FRAME}")
     return GreyRange(low, high)
+
+
+def range_value(rule: RangeRule) -> str | list[float]:
+    """A rule as result files record it."""
+    return list(rule) if isinstance(rule, GreyRange) else rule
 
 
 def is_raw(pixels: np.ndarray) -> bool:
@@ -112,7 +118,7 @@ def sequence_range(frames: Iterable[np.ndarray]) -> GreyRange:
         return UNIT
     samples = _without_filling(samples.astype(np.float64))
     low, high = np.percentile(samples, TAILS)
-    dark, bright = _extremes(frames)
+    dark, bright = _extremes(frames, low, high)
     if high <= low:  # a constant scene
         return GreyRange(min(float(low), dark), max(float(high), bright))
     span = high - low
@@ -156,8 +162,9 @@ class GreyScale:
     """
 
     def __init__(self, rule: RangeRule = SEQUENCE, sample: Callable[[], Iterable[np.ndarray]] | None = None) -> None:
-        self.rule, self.range = rule, rule if isinstance(rule, GreyRange) else None
-        self._sample, self._moving = sample, MovingRange()
+        self.rule, self.range = rule, None
+        self.moving = MovingRange() if sample is None else None
+        self._sample = sample
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         """`pixels` as stored [H, W] as float32 in 0..1."""
@@ -165,13 +172,22 @@ class GreyScale:
 
     def range_for(self, pixels: np.ndarray) -> GreyRange:
         """The range of a raw frame, the next of the sequence."""
-        if self.rule == FRAME:
+        if isinstance(self.rule, GreyRange):
+            self.range = self.rule
+        elif self.rule == FRAME:
             self.range = frame_range(pixels)
-        elif self.rule == SEQUENCE and self._sample is None:
-            self.range = self._moving.update(pixels)
+        elif self.moving:
+            self.range = self.moving.update(pixels)
         elif self.range is None:
             self.range = sequence_range([frame for frame in self._sample() if is_raw(frame)] or [pixels])
         return self.range
+
+
+def describe_range(scale: GreyScale) -> str:
+    """The range of the last raw frame, and how it was chosen, in a few words."""
+    rules = {SEQUENCE: "one range for the sequence" if scale.moving is None else "of the last frame; it moves slowly"}
+    rules[FRAME] = "of the last frame; every frame has one"
+    return f"stored levels {scale.range} become 0 to 1 ({rules.get(scale.rule, 'as --range says')})"
 
 
 def spread(count: int, limit: int = RANGE_FRAMES) -> list[int]:
@@ -185,7 +201,7 @@ def _all_in_unit(frames: Iterable[np.ndarray]) -> bool:
 
 def _in_unit(frame: np.ndarray) -> bool:
     values = frame[_valid(frame)]
-    return bool(values.size) and 0 <= values.min() and values.max() <= 1
+    return bool(values.size) and values.min() >= 0 and values.max() <= 1
 
 
 def _valid(values: np.ndarray) -> np.ndarray:
@@ -199,7 +215,7 @@ def _without_filling(samples: np.ndarray) -> np.ndarray:
         rest = samples[samples != extreme]
         if rest.size:
             low, high = np.percentile(rest, TAILS)
-            if min(abs(extreme - low), abs(extreme - high)) > high - low:
+            if min(abs(extreme - low), abs(extreme - high)) > high - low > 0:
                 samples = rest
     return samples
 
@@ -222,8 +238,11 @@ def _pair_extremes(frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return bright, dark
 
 
-def _extremes(frames: list[np.ndarray]) -> tuple[float, float]:
-    """Lowest and highest level that two neighbouring pixels reach in any of the frames, without stuck pixels."""
+def _extremes(frames: list[np.ndarray], low: float, high: float) -> tuple[float, float]:
+    """Lowest and highest level that regions of two or more pixels reach in any of the frames, without stuck pixels.
+
+    A pixel counts up to PEAK_FACTOR times as far beyond the scene, `low` to `high`, as one of its neighbours lies.
+    """
     values = [frame.astype(np.float32) for frame in frames]
     if frames[0].dtype.kind == "f":
         values = [np.where(_valid(frame), frame, np.median(frame)) for frame in values]
@@ -232,7 +251,9 @@ def _extremes(frames: list[np.ndarray]) -> tuple[float, float]:
         stuck = np.logical_and.reduce([frame == values[0] for frame in values[1:]])
         if not stuck.all():
             values = [np.where(stuck, np.median(frame), frame) for frame in values]
-    pairs = [_pair_extremes(frame) for frame in values if min(frame.shape) > 1]
-    if not pairs:
-        return float(min(frame.min() for frame in values)), float(max(frame.max() for frame in values))
-    return float(min(dark.min() for _, dark in pairs)), float(max(bright.max() for bright, _ in pairs))
+    darkest, brightest = [], []
+    for frame in values:
+        bright, dark = _pair_extremes(frame)
+        brightest.append(np.minimum(frame, high + PEAK_FACTOR * (bright - high)).max())
+        darkest.append(np.maximum(frame, low - PEAK_FACTOR * (low - dark)).min())
+    return float(min(darkest)), float(max(brightest))

@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +14,7 @@ import numpy as np
 
 from istd.test_script.media.image_stream import split_images
 from istd.utils.errors import InputError
-from istd.utils.grey_levels import SEQUENCE, GreyScale, RangeRule, spread, to_unit
+from istd.utils.grey_levels import GreyScale, spread, to_unit
 from istd.utils.images import IMAGE_SUFFIXES, decode_pixels, image_files, numeric_key, read_pixels
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".m4v", ".wmv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".flv")
@@ -39,26 +40,26 @@ class Source(NamedTuple):
     length: int | None  # number of frames, if known
     fps: float
     frames: Callable[[OnBad], Frames]
-    scale: GreyScale  # of its raw frames; its range is that of the last one
+    scale: GreyScale  # by which its raw frames become 0..1; its `rule` may be set before the first frame
 
 
-def find_sources(path: str | Path, rule: RangeRule = SEQUENCE) -> list[Source]:
+def find_sources(path: str | Path) -> list[Source]:
     """The sequences at `path`: an image, a video, a folder of images, or a folder of such folders (in numeric order).
 
-    `rule`: how raw frames become 0..1. Live sources are "-" (images on standard input) and what OpenCV opens: the number of a camera, a device, a URL.
+    Live sources are "-" (images on standard input) and what OpenCV opens: the number of a camera, a device, a URL.
     Raises `InputError` if `path` is none of these.
     """
     if str(path) == PIPE:
-        return [pipe_source(rule)]
+        return [pipe_source()]
     address, path, images = str(path), Path(path), ", ".join(IMAGE_SUFFIXES)
     if "://" in address or path.is_char_device() or (address.isdecimal() and not path.exists()):
-        return [camera_source(address, rule)]
+        return [camera_source(address)]
     if path.is_dir():
         folders = [path.resolve()]
         if not image_files(path):
             folders = sorted((entry for entry in path.iterdir() if entry.is_dir()), key=lambda p: numeric_key(p.name))
         found = ((entry.name, image_files(entry)) for entry in folders)
-        sources = [folder_source(name, list(files.values()), rule) for name, files in found if files]
+        sources = [folder_source(name, list(files.values())) for name, files in found if files]
         if not sources:
             raise InputError(f"folder {path} holds no images ({images}), nor do the folders in it; give {EXPECTED}")
         return sources
@@ -67,12 +68,12 @@ def find_sources(path: str | Path, rule: RangeRule = SEQUENCE) -> list[Source]:
     suffix = path.suffix.lower()
     if suffix not in IMAGE_SUFFIXES + VIDEO_SUFFIXES:
         raise InputError(f"{path} is neither an image ({images}) nor a video ({', '.join(VIDEO_SUFFIXES)}); convert it")
-    return [folder_source(path.stem, [path], rule, "image") if suffix in IMAGE_SUFFIXES else video_source(path, rule)]
+    return [folder_source(path.stem, [path], "image") if suffix in IMAGE_SUFFIXES else video_source(path)]
 
 
-def folder_source(name: str, images: list[Path], rule: RangeRule, kind: str = "folder") -> Source:
+def folder_source(name: str, images: list[Path], kind: str = "folder") -> Source:
     """Image files as one sequence; a file that cannot be read is bad."""
-    scale = GreyScale(rule, partial(sample_files, images))
+    scale = GreyScale(sample=partial(sample_files, images))
 
     def frames(on_bad: OnBad) -> Frames:
         for image in images:
@@ -89,17 +90,15 @@ def folder_source(name: str, images: list[Path], rule: RangeRule, kind: str = "f
 def sample_files(images: list[Path]) -> Iterator[np.ndarray]:
     """The stored pixels of images spread over a sequence, without those that cannot be read."""
     for index in spread(len(images)):
-        try:
+        with suppress(InputError):  # it is said when its turn comes
             yield read_pixels(images[index])
-        except InputError:  # said when its turn comes
-            continue
 
 
-def pipe_source(rule: RangeRule) -> Source:
+def pipe_source() -> Source:
     """The images on standard input, see `split_images`; frames are named by their numbers, from 000000."""
     if sys.stdin.isatty():
         raise InputError("--input - reads images from a pipe; write them into one, for instance with ffmpeg")
-    scale = GreyScale(rule)
+    scale = GreyScale()
 
     def frames(on_bad: OnBad) -> Frames:
         for number, data in enumerate(split_images(sys.stdin.buffer)):
@@ -113,11 +112,11 @@ def pipe_source(rule: RangeRule) -> Source:
     return Source("pipe", "live", None, DEFAULT_FPS, frames, scale)
 
 
-def camera_source(address: str, rule: RangeRule) -> Source:
+def camera_source(address: str) -> Source:
     """A camera by its number, a device or a URL; named by the host and the path of a URL."""
     url = urlsplit(public_address(address))
     name = f"{url.hostname}{url.path}" if url.hostname else f"camera{url.path}"
-    source = video_source(int(address) if address.isdecimal() else address, rule)
+    source = video_source(int(address) if address.isdecimal() else address)
     return source._replace(name=re.sub(r"\W+", "_", name).strip("_"), kind="live")
 
 
@@ -130,7 +129,7 @@ def public_address(address: Path | str | int) -> str:
     return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}" if separator else scheme
 
 
-def video_source(path: Path | str | int, rule: RangeRule) -> Source:
+def video_source(path: Path | str | int) -> Source:
     """A video file, or another source of OpenCV; frames are named by their numbers, from 000000."""
     capture = open_video(path)
     count, fps = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), capture.get(cv2.CAP_PROP_FPS)
@@ -138,7 +137,7 @@ def video_source(path: Path | str | int, rule: RangeRule) -> Source:
     fps = fps if 0 < fps < LARGEST_FPS else DEFAULT_FPS
     name = public_address(path)
     frames = partial(read_video, capture, name, length, fps)
-    return Source(Path(name).stem, "video", length, fps, frames, GreyScale(rule))
+    return Source(Path(name).stem, "video", length, fps, frames, GreyScale())
 
 
 def open_video(path: Path | str | int) -> cv2.VideoCapture:

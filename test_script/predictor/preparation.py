@@ -119,7 +119,9 @@ def as_grey_frames(frames: np.ndarray | Iterable[np.ndarray], rule: RangeRule = 
 def _stored_frame(index: int, frame: np.ndarray) -> np.ndarray:
     """Frame number `index` with one channel [H, W]."""
     if frame.ndim < 2 or frame.shape[2:] not in ((), *((count,) for count in CHANNELS)) or not frame.size:
-        raise InputError(f"frame {index} has shape {frame.shape}; expected [H, W] or [H, W, 1, 3 or 4] (grey, RGB, RGBA)")
+        raise InputError(
+            f"frame {index} has shape {frame.shape}; expected [H, W] or [H, W, 1, 3 or 4] (grey, RGB, RGBA)"
+        )
     if frame.dtype.kind not in "uif":
         raise InputError(f"frame {index} is {frame.dtype}; expected whole or floating-point numbers")
     if frame.ndim == 3 and frame.shape[2] == 1:

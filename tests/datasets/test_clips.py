@@ -8,8 +8,10 @@ from torch.utils.data import DataLoader
 
 import istd.datasets.clips
 from istd.datasets import ClipDataset, Frame, Sequence, collate, open_dataset
+from istd.datasets.clips import range_lines
 from istd.datasets.presets import build_transform
 from istd.utils.errors import InputError
+from istd.utils.grey_levels import FRAME, GreyRange, sequence_range, spread, to_unit
 from tests.reference.datasets_folders import frame_and_mask, write_image, write_pairs, write_sequences
 
 
@@ -178,7 +180,7 @@ def test_8_and_16_bit_frames_in_one_clip(tmp_path):
     sequence = levels(tmp_path, 2, shape=(2, 2))
     write_image(sequence.frames[0].image, np.full((2, 2), 51, np.uint8))
     write_image(sequence.frames[1].image, np.array([[0, 65535], [13107, 0]], np.uint16))
-    clip = ClipDataset([sequence], 2, plain)[1].clip[:, 0]
+    clip = ClipDataset([sequence], 2, plain, grey_range=GreyRange(0, 65535))[1].clip[:, 0]
     torch.testing.assert_close(clip, torch.tensor([[[0.2, 0.2], [0.2, 0.2]], [[0.0, 1.0], [0.2, 0.0]]]))
 
 
@@ -204,3 +206,41 @@ def test_collate_refuses_mixed_sizes(tmp_path):
     large = ClipDataset([levels(tmp_path / "b", 1, shape=(8, 8))], 1, plain)[0]
     with pytest.raises(InputError, match="use batch size 1"):
         collate([small, large])
+
+
+def test_a_transform_that_writes_in_place_does_not_spoil_what_is_kept(tmp_path):
+    def blank(frames, mask, random):
+        sample = plain(frames.copy(), mask.copy(), random)
+        frames[:], mask[:] = 0, False
+        return sample
+
+    dataset = ClipDataset([levels(tmp_path, 2)], 1, blank)
+    first = dataset[1]
+    torch.testing.assert_close(dataset[1].clip, first.clip)
+    torch.testing.assert_close(dataset[1].mask, first.mask)
+
+
+def test_a_raw_sequence_has_one_range_which_is_said(tmp_path):
+    random = np.random.default_rng(0)
+    stored = (7000 + random.integers(0, 500, (20, 24, 30))).astype(np.uint16)
+    frames = tuple(
+        Frame(
+            str(i),
+            write_image(tmp_path / f"{i}.png", array),
+            write_image(tmp_path / f"m{i}.png", np.eye(24, 30, dtype=np.uint8)),
+        )
+        for i, array in enumerate(stored)
+    )
+    dataset = ClipDataset([Sequence("s", frames)], 3, plain, dataset_name="raw")
+    chosen = sequence_range(stored[spread(20)])
+    assert dataset.raw_ranges() == {"s": chosen}
+    expected = np.stack([to_unit(frame, chosen) for frame in stored[4:7]])
+    np.testing.assert_array_equal(dataset[5].clip[:, 0].numpy(), expected)
+    (line,) = range_lines([dataset])
+    assert (
+        line.startswith("raw: 1 sequences are deeper than 8 bits") and f"{chosen.low:.6g} to {chosen.high:.6g}" in line
+    )
+    whole = ClipDataset([Sequence("s", frames)], 1, plain, grey_range=FRAME)
+    expected = (stored[5] - stored[5].min()) / (stored[5].max() - stored[5].min())
+    np.testing.assert_allclose(whole[5].clip[0, 0].numpy(), expected, atol=1e-6)
+    assert whole.raw_ranges() == {} and range_lines([whole]) == []

@@ -25,6 +25,7 @@ from istd.test_script.predictor.preparation import (
 )
 from istd.test_script.predictor.tiling import blend_weights, pad_to_multiple, reflected_index, run_tiled, tile_starts
 from istd.utils.errors import InputError
+from istd.utils.grey_levels import FRAME, sequence_range, to_unit
 from tests.reference.local_contrast import LocalContrast
 
 
@@ -320,13 +321,18 @@ def test_frames_of_every_kind_become_grey():
     (alone,) = as_grey_frames(np.repeat(eight[0][..., None], 3, axis=-1))  # [H, W, 3] is one frame
     np.testing.assert_array_equal(alone, first)
     (deep,) = as_grey_frames(np.array([[1000, 3000]], np.uint16))
-    assert deep.tolist() == [[0.0, 1.0]]
+    assert deep.tolist() == [[pytest.approx(0.25 / 1.5, abs=0.01), pytest.approx(1.25 / 1.5, abs=0.01)]]
     for kind in (np.float16, np.float32, np.float64):
         (red,) = as_grey_frames(np.array([[[[1, 0, 0], [1, 1, 1]]]], kind))
         assert red.dtype == np.float32 and red.tolist() == [[pytest.approx(0.299), 1.0]]
-    darker = np.full((1, 4, 4, 3), (1, 1, -0.1))  # in range as luma
-    wrongs = (np.zeros((1, 4, 4, 2), np.uint8), np.full((4, 4), 3.0), np.zeros((4, 4), np.int64), darker)
-    for wrong in (*wrongs, np.zeros((1, 4, 4, 3), np.int64)):
+    for kind in (np.uint16, np.int32, np.float32):  # the same rule for every kind of number
+        raw = np.random.default_rng(0).integers(7000, 7500, (3, 8, 9)).astype(kind)
+        np.testing.assert_allclose(list(as_grey_frames(raw)), [to_unit(f, sequence_range(raw)) for f in raw], atol=1e-5)
+        np.testing.assert_allclose(list(as_grey_frames(raw, FRAME))[1].max(), 1)
+    for channels in (1, 4):  # one frame, not several of 5 x 1 or 5 x 4 pixels
+        (alone,) = as_grey_frames(np.full((4, 5, channels), 51, np.uint8))
+        assert alone.shape == (4, 5) and np.allclose(alone, 0.2)
+    for wrong in (np.zeros((1, 4, 4, 2), np.uint8), np.zeros((4, 4), bool), np.zeros((4, 4), complex)):
         with pytest.raises(InputError):
             list(as_grey_frames(wrong))
 
