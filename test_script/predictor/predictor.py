@@ -66,7 +66,7 @@ class Predictor:
         batch_size: clips processed at a time. None: 4, and on a CPU at least as many as occupy its cores.
         threshold: a pixel is target where its probability is above it.
         deterministic: give a single frame one thread per pass as well, see below.
-        grey_range: how frames deeper than 8 bits become 0..1: one range for a call, "frame", or the range itself.
+        grey_range: how frames deeper than 8 bits become 0..1: one range for a call (None), "frame", or the range itself.
 
     On a CPU each pass (a clip, a scale, a flip) runs on one thread, and as many passes side by side as torch has
     threads. CPU kernels round differently for other batch sizes and numbers of threads; therefore results do not depend
@@ -91,7 +91,7 @@ class Predictor:
         batch_size: int | None = None,
         threshold: float = 0.5,
         deterministic: bool = False,
-        grey_range: RangeRule = SEQUENCE,
+        grey_range: RangeRule | None = None,
     ) -> None:
         if not scales or not all(0 < scale < math.inf for scale in scales):
             raise InputError(f"scales {scales} given; expected one or more positive numbers")
@@ -106,7 +106,7 @@ class Predictor:
         self.amp = choose_amp(amp, self.device)
         self.model = model.to(self.device).eval()
         self.prepare, self.threshold, self.deterministic = prepare, threshold, deterministic
-        self.grey_range = grey_range
+        self.grey_range = grey_range or SEQUENCE
         self.flip, self.scales = flip, tuple(scales)
         self.tile = None if tile is None else round_up(tile, multiple)
         to_fill = -(-torch.get_num_threads() // len(self._passes(self.scales))) if self.device.type == "cpu" else 1

@@ -276,3 +276,22 @@ def test_real_thermal_videos(tmp_path):
     assert len(list((tmp_path / "masks" / "IR_DRONE_117").iterdir())) == 304
     frames, fps = read_video(tmp_path / "overlays" / "IR_DRONE_117.mp4")
     assert len(frames) == 304 and fps == 30 and frames[0].shape == (512, 640, 3)
+
+
+def test_raw_frames_have_one_range_which_is_said_and_recorded(tmp_path, capsys):
+    for index in range(6):
+        raw = 7000 + 4 * frame_at(index).astype(np.uint16)
+        raw[5, 5] = 16383  # stuck
+        (tmp_path / "raw").mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / "raw" / f"{index}.png"), raw)
+    run(tmp_path / "raw", tmp_path / "out")
+    rows = table(tmp_path / "out" / "detections.csv")
+    assert [float(row["x"]) for row in rows] == [5 + 2 * index for index in range(6)], "all found, and nothing else"
+    assert "raw: stored levels 7320 to 7880 become 0 to 1 (one range for the sequence)" in capsys.readouterr().out
+    saved = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert (saved["range"], saved["ranges"]) == ("sequence", {"raw": [7320, 7880]})
+    run(tmp_path / "raw", tmp_path / "other", "--range", "7000", "8020")
+    saved = json.loads((tmp_path / "other" / "detections.json").read_text())
+    assert (saved["range"], saved["ranges"]) == ([7000, 8020], {"raw": [7000, 8020]})
+    with pytest.raises(InputError, match="two numbers LOW HIGH"):
+        run(tmp_path / "raw", tmp_path / "none", "--range", "8020", "7000")
