@@ -66,7 +66,7 @@ class Predictor:
         batch_size: clips processed at a time. None: 4, and on a CPU at least as many as occupy its cores.
         threshold: a pixel is target where its probability is above it.
         deterministic: give a single frame one thread per pass as well, see below.
-        grey_range: how frames deeper than 8 bits become 0..1: one range for a call (None), "frame", or the range itself.
+        grey_range: how frames deeper than 8 bits become 0..1: one range a call (None), "frame", or the range.
 
     On a CPU each pass (a clip, a scale, a flip) runs on one thread, and as many passes side by side as torch has
     threads. CPU kernels round differently for other batch sizes and numbers of threads; therefore results do not depend
