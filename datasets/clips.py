@@ -65,8 +65,9 @@ class ClipDataset(Dataset):
     Before the first and after the last frame, `border` "clamp" repeats that frame and "wrap" goes on at the other end
     of the sequence (as SGMP-UNet was published). T = 1 is the single-frame case.
 
-    The random draw of item i in epoch e depends on (seed, e, i) alone, never on workers or on what was drawn before;
-    call `set_epoch` before each epoch. Workers kept alive (`persistent_workers`) see it too.
+    The random draw of item i in epoch e depends on (seed, e, i), and where an epoch has it several times on the
+    occurrence, never on workers or on what else was drawn; call `set_epoch` before each epoch. Workers kept alive
+    (`persistent_workers`) see it too.
 
     Frames deeper than 8 bits become 0..1 by `grey_range`: one range for a sequence, one for every frame, or the range
     itself (see `utils.grey_levels`).
@@ -109,6 +110,10 @@ class ClipDataset(Dataset):
         return len(self.targets)
 
     def __getitem__(self, item: int) -> ClipSample:
+        return self.draw(item)
+
+    def draw(self, item: int, occurrence: int = 0) -> ClipSample:
+        """Item `item` as it is drawn in this epoch when it has been drawn `occurrence` times before."""
         number, index = self.targets[item]
         sequence = self.sequences[number]
         target = sequence.frames[index]
@@ -117,7 +122,8 @@ class ClipDataset(Dataset):
         frames = self._read_clip([sequence.frames[i] for i in indices], number)
         mask = self._cache.read(target.mask, read_mask).copy()  # the transform may write into it
         check_mask_size(mask, target.mask, frames[0], target.image)
-        random = np.random.default_rng([self.seed, int(self._epoch), item])
+        repeat = [occurrence] if occurrence else []
+        random = np.random.default_rng([self.seed, int(self._epoch), item, *repeat])
         clip, mask = self.transform(frames, mask, random)
         return ClipSample(clip, mask, self.dataset_name, sequence.name, target.name)
 

@@ -68,6 +68,24 @@ def check_finite(weights: dict[str, Tensor], path: Path) -> None:
         )
 
 
+def load_fitting(model: nn.Module, source: str | Path | Checkpoint) -> str:
+    """Fill `model` with those weights of a checkpoint, of any network, whose names and shapes fit.
+
+    Returns what does not match, by name; empty if everything does. Raises InputError where nothing fits.
+    """
+    checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(source)
+    weights, expected = checkpoint.weights, model.state_dict()
+    if checkpoint.kind == "published":
+        weights = _our_names(model, weights)
+    shapes = {name: value.shape for name, value in expected.items()}
+    fitting = {name: value for name, value in weights.items() if shapes.get(name) == value.shape}
+    if not fitting:
+        raise InputError(f"no weight of {checkpoint.path} fits {model.name}: {mismatches(expected, weights)}")
+    check_finite(fitting, checkpoint.path)
+    model.load_state_dict(fitting, strict=False)
+    return mismatches(expected, weights)
+
+
 def unknown_network(checkpoint: Checkpoint, expected: list[str]) -> InputError:
     """The error for weights that are neither in our format nor published for one of the networks `expected`."""
     return InputError(

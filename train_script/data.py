@@ -2,7 +2,9 @@
 (seed, epoch) alone."""
 
 import signal
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from functools import partial
 from inspect import signature
@@ -14,7 +16,7 @@ from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader, Sampler, Subset
 
 import istd.datasets
-from istd.datasets import ClipDataset, DatasetIndex, Sequence, collate
+from istd.datasets import ClipDataset, ClipSample, DatasetIndex, Sequence, collate
 from istd.datasets.presets import build_transform, find_preset
 from istd.test_script.predictor.preparation import eval_dataset
 from istd.train_script.norm_statistics import norm_layers
@@ -92,11 +94,12 @@ def epoch_counts(sizes: list[int], weights: list[float], samples: int | None) ->
     return counts
 
 
-class EpochBatches(Sampler[list[int]]):
+class EpochBatches(Sampler[list[int | tuple[int, int]]]):
     """This process's batches of one epoch: a shuffle that is a function of (seed, epoch), from any step on.
 
     `indices` lists each dataset's samples, `counts` how many of them an epoch draws. A dataset is gone through in
-    shuffles of its own, one after the other over the epochs, so that all its samples are drawn equally often.
+    shuffles of its own, one after the other over the epochs, so that all its samples are drawn equally often. A sample
+    that an epoch draws again is the pair (index, how often before), so that it gets another random draw.
 
     A step's `batch_size` samples are cut into `world_size() * accumulate` equal parts; part p of process r is at
     `p * world_size() + r`, so that all processes together hold the same batch as a single one. The samples that do not
@@ -125,8 +128,8 @@ class EpochBatches(Sampler[list[int]]):
     def __len__(self) -> int:
         return (self.steps - self.first_step) * self.accumulate
 
-    def __iter__(self) -> Iterator[list[int]]:
-        drawn = [item for d in range(len(self.indices)) for item in self._draw(d)]
+    def __iter__(self) -> Iterator[list[int | tuple[int, int]]]:
+        drawn = number_repeats(item for d in range(len(self.indices)) for item in self._draw(d))
         order = self._shuffle(len(drawn), self.seed * 1_000_003 + self.epoch)
         for step in range(self.first_step, self.steps):
             for part in range(self.accumulate):
@@ -149,8 +152,27 @@ class EpochBatches(Sampler[list[int]]):
         return torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
 
 
+def number_repeats(items: Iterable[int]) -> list[int | tuple[int, int]]:
+    """The items, those that come again as pairs (item, how often before)."""
+    seen: Counter[int] = Counter()
+    numbered: list[int | tuple[int, int]] = []
+    for item in items:
+        numbered.append((item, seen[item]) if seen[item] else item)
+        seen[item] += 1
+    return numbered
+
+
 class MixedDataset(ConcatDataset):
-    """Several datasets of clips as one; item i is that of the dataset into whose range i falls."""
+    """Several datasets of clips as one; item i is that of the dataset into whose range i falls.
+
+    Item (i, n) is item i as it is drawn when the epoch has drawn it n times before.
+    """
+
+    def __getitem__(self, item: int | tuple[int, int]) -> ClipSample:
+        item, occurrence = item if isinstance(item, tuple) else (item, 0)
+        number = bisect_right(self.cumulative_sizes, item)
+        start = self.cumulative_sizes[number - 1] if number else 0
+        return self.datasets[number].draw(item - start, occurrence)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose random draws the items get."""

@@ -1,11 +1,9 @@
-"""Optimiser, parameter groups, learning-rate schedules and EMA weights."""
+"""Optimiser, parameter groups and learning-rate schedules."""
 
 import math
 from collections.abc import Callable
-from itertools import chain
 
 import torch
-from timm.utils import ModelEmaV3
 from torch import nn
 
 from istd.train_script.settings import Settings
@@ -67,27 +65,3 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, schedule: Callable[[flo
     """Give every parameter group the learning rate of `step`."""
     for group in optimizer.param_groups:
         group["lr"] = schedule(group["base_lr"], step)
-
-
-def build_ema(model: nn.Module, decay: float) -> ModelEmaV3:
-    """Exponential moving average of a network's weights and buffers, in a copy of it (`module`).
-
-    Early in training the decay is (1 + n) / (10 + n) after n updates where that is less, so that the random start
-    is soon forgotten.
-    """
-    ema = ModelEmaV3(model, decay, use_warmup=True, warmup_gamma=9, warmup_power=1)
-    ema.module.requires_grad_(False)
-    # Collected once: `ModelEmaV3.update` goes through both networks each time, which takes the host longer than a GPU.
-    tensors = [list(chain(net.parameters(), net.buffers())) for net in (ema.module, model)]
-    ema.averaged, ema.original = ([one for one in side if one.is_floating_point()] for side in tensors)
-    ema.counts, ema.original_counts = ([one for one in side if not one.is_floating_point()] for side in tensors)
-    return ema
-
-
-@torch.no_grad()
-def update_ema(ema: ModelEmaV3, updates: int) -> None:
-    """Move the average towards the weights of the network it was built of, after `updates` earlier updates."""
-    decay = ema.get_decay(updates + 2)  # timm's warm-up of step s is that of (s - 1) / (s + 8)
-    torch._foreach_lerp_(ema.averaged, ema.original, 1 - decay)
-    if ema.counts:
-        torch._foreach_copy_(ema.counts, ema.original_counts)

@@ -31,6 +31,8 @@ The folders of the datasets stand in datasets/path_config.py; --data_root overri
 Settings: configs/default.yaml < --config < command line."""
 
 Count = Annotated[int, lambda number: number >= 1, "at least 1"]
+Samples = Annotated[int, lambda number: 1 <= number <= 10**8, "a number from 1 to 100000000"]
+Side = Annotated[int, lambda number: 32 <= number <= 8192, "a number of pixels from 32 to 8192"]
 Whole = Annotated[int, lambda number: number >= 0, "at least 0"]
 NonNegative = Annotated[float, lambda number: number >= 0, "at least 0"]
 Positive = Annotated[float, lambda number: number > 0, "a number above 0"]
@@ -75,13 +77,13 @@ class Settings:
 
     dataset: str
     dataset_weights: list[Positive]
-    epoch_samples: Count | None
+    epoch_samples: Samples | None
     data_root: str | None
     range: list[str]
     preset: Literal[tuple(PRESETS)]
-    train_size: Count
+    train_size: Annotated[int, lambda number: 1 <= number <= 8192, "a number of pixels from 1 to 8192"]
     enlarge_share: Share
-    val_size: Count | None
+    val_size: Side | None
     limit_train: Count | None
     limit_val: Count | None
     num_workers: Whole | None
@@ -91,6 +93,7 @@ class Settings:
     interface: dict
     init: Literal["published", "low_prior"]
     init_weights: str | None
+    init_partial: bool
     pretrained_backbone: str | None
 
     loss: Literal[tuple(LOSSES)]

@@ -6,8 +6,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 
 import torch
-from timm.utils import ModelEmaV3
 from torch import nn
+
+from istd.train_script.weight_average import WeightAverage
 
 PATIENCE = 3  # signals after which Ctrl-C ends the program at once
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -36,8 +37,9 @@ class Training:
     model: Callable
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    ema: ModelEmaV3 | None = None
+    ema: WeightAverage | None = None
     ema_updates: int = 0
+    skipped_steps: int = 0  # one after the other, for gradients that were not finite
     progress: Progress = field(default_factory=Progress)
     average: Callable[[], None] | None = None  # of several processes' gradients, see `data_parallel`
 

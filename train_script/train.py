@@ -10,11 +10,11 @@ from torch import nn
 from istd.datasets import DatasetIndex
 from istd.datasets.clips import range_lines
 from istd.models import build_model, is_external, load_weights, try_network
-from istd.models.weights import load_pretrained_backbone
+from istd.models.weights import load_fitting, load_pretrained_backbone
 from istd.train_script import data, run_folder
 from istd.train_script.data_parallel import ProcessAverage, broadcast_weights
 from istd.train_script.graphs import uses_graphs
-from istd.train_script.optim import build_ema, build_optimizer, build_schedule
+from istd.train_script.optim import build_optimizer, build_schedule
 from istd.train_script.run_folder import LAST, Log
 from istd.train_script.run_record import check_data, describe_data, describe_record, write_record
 from istd.train_script.settings import DEMO, Settings, changed_settings, parse_command_line
@@ -23,6 +23,7 @@ from istd.train_script.state import Interrupted, Training, caught_signals, exit_
 from istd.train_script.synced_layers import synchronise_layers
 from istd.train_script.tensorboard import open_writer
 from istd.train_script.trainer import Run, run_epochs, validate_start
+from istd.train_script.weight_average import WeightAverage
 from istd.utils.checkpoint import Checkpoint
 from istd.utils.config import write_settings
 from istd.utils.cuda_graphs import GraphRunner
@@ -49,7 +50,7 @@ def train(start: StartingPoint, device: torch.device, log: Log) -> int:
     if settings.amp == "fp16" and device.type != "cuda":
         raise InputError("amp fp16 needs a CUDA GPU for its loss scaling; use --amp bf16, auto or none")
     indices = open_datasets(settings, saved)
-    network = build_network(settings, device, saved)
+    network = build_network(settings, device, saved, notes)
     protocol, select_by = choose_selection(settings, indices)
     parts = [data.split_sequences(settings, index) for index in indices]
     names = [index.info.name for index in indices]
@@ -137,13 +138,11 @@ def open_datasets(settings: Settings, saved: Checkpoint | None) -> list[DatasetI
         raise
 
 
-def build_network(settings: Settings, device: torch.device, saved: Checkpoint | None) -> nn.Module:
-    """The network on the device, with its first weights unless saved ones will follow."""
+def build_network(settings: Settings, device: torch.device, saved: Checkpoint | None, notes: list[str]) -> nn.Module:
+    """The network on the device, with its first weights unless saved ones will follow; adds what is odd to `notes`."""
     torch.manual_seed(settings.seed)
     network = build_model(settings.model, settings.interface, **settings.model_options)
-    for note in try_network(network, settings.train_size) if is_external(settings.model) else ():
-        if is_main():
-            print(note)
+    notes += try_network(network, settings.train_size) if is_external(settings.model) else []
     if settings.train_size % network.size_multiple:
         raise InputError(
             f"train_size is {settings.train_size}, {network.name} expects a multiple of {network.size_multiple}"
@@ -152,7 +151,10 @@ def build_network(settings: Settings, device: torch.device, saved: Checkpoint | 
         network.init_low_prior()
     if settings.pretrained_backbone and not saved:
         load_pretrained_backbone(network, settings.pretrained_backbone)
-    if settings.init_weights and not saved:
+    if settings.init_weights and not saved and settings.init_partial:
+        left_out = load_fitting(network, settings.init_weights)
+        notes += [f"{settings.init_weights} does not fill all of {network.name}: {left_out}"] if left_out else []
+    elif settings.init_weights and not saved:
         load_weights(network, settings.init_weights)
     return network.to(device)
 
@@ -165,7 +167,7 @@ def build_training(
         broadcast_weights(network)
         if settings.sync_bn:
             synchronise_layers(network)
-    ema = build_ema(network, settings.ema) if settings.ema else None
+    ema = WeightAverage(network, settings.ema) if settings.ema else None
     model = network
     if uses_graphs(settings, device):
         model = GraphRunner(network, required=bool(settings.graphs))

@@ -22,7 +22,7 @@ from istd.train_script.data import EpochBatches, EvaluatedSet, evenly, stop_load
 from istd.train_script.data_parallel import seed_draws
 from istd.train_script.losses import total_loss
 from istd.train_script.norm_statistics import estimate_statistics, kept_statistics
-from istd.train_script.optim import set_learning_rates, update_ema
+from istd.train_script.optim import set_learning_rates
 from istd.train_script.run_folder import BEST, Log, append_metrics, prune_checkpoints, save_best, save_last, save_result
 from istd.train_script.run_record import data_digest
 from istd.train_script.settings import Settings
@@ -36,6 +36,7 @@ from istd.utils.metrics.accumulator import mean_metrics
 from istd.utils.metrics.tables import format_metric, metrics_line
 
 UNDEFINED = -1.0  # the score of an epoch whose metric is undefined, which loses to all others
+MAX_SKIPPED_STEPS = 30  # in a row; the loss scale, 65536 at first, is halved in each
 STEPS_BETWEEN_POINTS = 10  # of the TensorBoard curves of loss, learning rate and gradient norm
 SECONDS_BETWEEN_SAVES = 300
 
@@ -161,11 +162,27 @@ def read_results(run: Run, training: Training, results: list[StepResult]) -> Non
                 "last good checkpoint is kept"
             )
         progress.loss_sum += loss
+        count_skipped(training, step, skipped=not math.isfinite(norm))
         write_points(run, training, step, loss, norm)
 
 
+def count_skipped(training: Training, step: int, skipped: bool) -> None:
+    """Take a step that fp16 skipped out of the average's count; `InputError` after MAX_SKIPPED_STEPS in a row."""
+    training.skipped_steps = training.skipped_steps + 1 if skipped else 0
+    if skipped and training.ema:
+        training.ema_updates -= 1
+    if training.skipped_steps == MAX_SKIPPED_STEPS:
+        raise InputError(
+            f"epoch {training.progress.epoch + 1}, step {step}: the gradients of {MAX_SKIPPED_STEPS} steps in a row "
+            "were not finite in fp16, at ever smaller loss scales, so that nothing is trained; use --amp bf16 or none"
+        )
+
+
 def train_step(run: Run, training: Training, parts: Iterator) -> StepResult:
-    """One step of the optimiser, in which the host does not wait for the device."""
+    """One step of the optimiser, in which the host does not wait for the device.
+
+    In fp16 the scaler skips steps whose gradients are not finite, and the average of the weights stays as it is, too.
+    """
     progress = training.progress
     global_step = progress.epoch * run.batches.steps + progress.step
     set_learning_rates(training.optimizer, run.schedule, global_step)
@@ -174,8 +191,9 @@ def train_step(run: Run, training: Training, parts: Iterator) -> StepResult:
     training.scaler.update()
     training.optimizer.zero_grad(set_to_none=True)
     if training.ema:
-        update_ema(training.ema, training.ema_updates)
-        training.ema_updates += 1
+        taken = result.numbers[1].isfinite() if training.scaler.is_enabled() else None
+        training.ema.update(training.ema_updates, taken)
+        training.ema_updates += 1  # less those skipped, which `count_skipped` learns later
     return result
 
 
@@ -246,8 +264,12 @@ def validate_start(run: Run, training: Training) -> None:
     if not run.val_sets:
         return
     step = training.progress.epoch * run.batches.steps
-    with recalibrated(run, training):
-        metrics, _ = evaluate_sets(run, training, run.val_sets, "val", step, run.settings.amp)
+    try:
+        with recalibrated(run, training):
+            metrics, _ = evaluate_sets(run, training, run.val_sets, "val", step, run.settings.amp)
+    except Interrupted:
+        save_progress(run, training)
+        raise
     training.progress.start = metrics[run.select_by]
     run.log(f"before the first epoch: validation ({run.settings.select_on}, {run.protocol}): {metrics_line(metrics)}")
 

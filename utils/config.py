@@ -10,6 +10,7 @@ Its groups are the `# == ... ==` lines. Every name is the same in the dataclass,
 
 import argparse
 import difflib
+import math
 import re
 import types
 import typing
@@ -26,6 +27,25 @@ from istd.utils.files import atomic_path
 GROUP_LINE = re.compile(r"^# == (.+) ==$")
 BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 OPTION_LINE = re.compile(r"^(\w+):(?: .*?)?  # (.+)$")
+
+
+class PlainLoader(yaml.SafeLoader):
+    """Yaml without what settings have no use for: names that come twice, and aliases, which can grow without bounds."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Refuse an alias, such as `*name`."""
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.constructor.ConstructorError(None, None, "an alias (*name), which settings do not take", mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        """Refuse a key that stands there twice."""
+        names = [key.value for key, _ in node.value]
+        for place, (key, _) in enumerate(node.value):
+            if isinstance(key.value, str) and key.value in names[:place]:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands there twice", key.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def nearest(name: str, known: typing.Iterable[str]) -> str:
@@ -71,9 +91,12 @@ def convert(name: str, value: Any, annotation: Any) -> Any:
     if not isinstance(value, str | int | float) or (isinstance(value, bool) and annotation is not bool):
         raise wrong
     try:
-        return BOOLEANS[text.lower()] if annotation is bool else annotation(text)  # int, float or str
+        converted = BOOLEANS[text.lower()] if annotation is bool else annotation(text)  # int, float or str
     except (KeyError, ValueError):
         raise wrong from None
+    if annotation is float and not math.isfinite(converted):
+        raise wrong
+    return converted
 
 
 def describe_type(annotation: Any) -> str:
@@ -100,7 +123,9 @@ def read_values(
     Raises `InputError` for a missing or malformed file, an unknown name (with the nearest known one) or a wrong value.
     """
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = yaml.load(Path(path).read_text(encoding="utf-8"), PlainLoader)
+    except RecursionError as error:
+        raise InputError(f"{path} is nested too deeply; expected lines of the form `name: value`") from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the configuration {path}: {error}; name an existing yaml file") from error
     except yaml.YAMLError as error:

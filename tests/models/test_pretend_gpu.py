@@ -16,10 +16,11 @@ from istd.models import build_model
 from istd.models.ops import window_attention
 from istd.test_script.predictor import Predictor
 from istd.train_script.losses import LOSSES
-from istd.train_script.optim import build_ema, build_optimizer, build_schedule
+from istd.train_script.optim import build_optimizer, build_schedule
 from istd.train_script.settings import merge_settings
 from istd.train_script.state import Training, restore, training_state
 from istd.train_script.trainer import train_step
+from istd.train_script.weight_average import WeightAverage
 from tests.reference.network_cases import outputs_and_gradients
 
 SIDE = 32
@@ -109,7 +110,7 @@ def prepare_training(network, device, amp, **given):
     """A `Run` and a `Training` of a network, as far as `train_step` reads them."""
     settings = merge_settings(None, {"schedule": "constant", "lr": 1e-3, "batch_size": 2} | given)
     scaler = torch.amp.GradScaler(device.type, enabled=amp == torch.float16)
-    ema = build_ema(network, 0.9) if settings.ema else None
+    ema = WeightAverage(network, 0.9) if settings.ema else None
     training = Training(network, network.train(), build_optimizer(network, settings), scaler, ema)
     schedule = build_schedule(settings, steps_per_epoch=10)
     batches = SimpleNamespace(steps=10)

@@ -7,22 +7,26 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from istd.datasets import Frame, Sequence
+from istd.datasets import Frame, Sequence, open_dataset
 from istd.datasets.clips import CACHE_BYTES
 from istd.models import build_model
 from istd.train_script.data import (
     EVAL_CACHE_BYTES,
     EpochBatches,
+    MixedDataset,
     build_evaluated_set,
+    build_train_dataset,
     count_workers,
     epoch_counts,
     evenly,
     hold_out,
+    number_repeats,
     split_sequences,
     stop_loading,
 )
 from istd.train_script.settings import merge_settings
 from istd.utils.errors import InputError
+from tests.reference.datasets_folders import write_pairs
 
 
 def sequences(count):
@@ -116,12 +120,33 @@ def test_one_dataset_is_shuffled_as_before_several_were_possible():
         assert drawn(batches, epoch) == [100 + place for place in order]
 
 
+def test_samples_that_come_again_are_numbered_and_the_first_ones_are_as_before():
+    assert number_repeats([3, 5, 3, 3, 5]) == [3, 5, (3, 1), (3, 2), (5, 1)]
+    batches = EpochBatches([[0, 1]], [5], batch_size=5, accumulate=1, seed=1)
+    items = drawn(batches, 0)
+    assert {item for item in items if isinstance(item, int)} == {0, 1}
+    assert len(set(items)) == 5, "every draw of an epoch is another one"
+
+
+def test_items_drawn_several_times_get_other_crops(tmp_path):
+    root = tmp_path / "blobs"
+    write_pairs(root / "images", root / "masks", ["a", "b"])
+    settings = merge_settings(None, {"train_size": 16, "model": "datransnet", "seed": 3})
+    network = SimpleNamespace(in_channels=1, num_frames=1)
+    dataset = build_train_dataset(settings, open_dataset(root).sequences, "blobs", network)
+    mixed = MixedDataset([dataset, dataset])
+    clips = [mixed[item].clip for item in (1, (1, 1), (1, 2), 3, (3, 1))]
+    assert torch.equal(clips[0], dataset[1].clip) and torch.equal(clips[0], clips[3]), "the first draw is as it was"
+    assert torch.equal(clips[1], clips[4])
+    assert not any(torch.equal(clips[a], clips[b]) for a, b in ((0, 1), (0, 2), (1, 2)))
+
+
 def test_samples_of_each_dataset_are_drawn_equally_often():
     small, large = list(range(3)), list(range(3, 13))
     batches = EpochBatches([small, large], [8, 4], batch_size=12, accumulate=1, seed=1)
     total = Counter()
     for epoch in range(15):  # 8 * 15 = 3 * 40 and 4 * 15 = 10 * 6
-        counts = Counter(drawn(batches, epoch))
+        counts = Counter(item[0] if isinstance(item, tuple) else item for item in drawn(batches, epoch))
         assert sum(counts[item] for item in small) == 8 and sum(counts[item] for item in large) == 4
         assert min(counts[item] for item in small) == 2
         total += counts

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from istd.train_script.optim import build_ema, build_optimizer, build_schedule, set_learning_rates, update_ema
+from istd.train_script.optim import build_optimizer, build_schedule, set_learning_rates
 from istd.train_script.settings import merge_settings
+from istd.train_script.weight_average import WeightAverage
 
 
 class TwoParts(nn.Module):
@@ -100,22 +101,33 @@ def test_set_learning_rates_starts_from_each_groups_own():
 
 def test_ema_follows_the_weights_by_hand():
     model = nn.BatchNorm1d(1)
-    ema = build_ema(model, decay=0.15)
+    ema = WeightAverage(model, decay=0.15)
     model.weight.data.fill_(3.0)
     model.running_mean.fill_(2.0)
     model.num_batches_tracked.fill_(7)
-    update_ema(ema, 0)  # decay 1/10: 0.1 * 1 + 0.9 * 3
+    ema.update(0)  # decay 1/10: 0.1 * 1 + 0.9 * 3
     assert ema.module.weight.item() == pytest.approx(2.8)
     assert ema.module.running_mean.item() == pytest.approx(1.8)
     assert ema.module.num_batches_tracked.item() == 7
-    update_ema(ema, 1)  # min(0.15, 2/11) = 0.15
+    ema.update(1)  # min(0.15, 2/11) = 0.15
     assert ema.module.weight.item() == pytest.approx(0.15 * 2.8 + 0.85 * 3)
     assert not any(parameter.requires_grad for parameter in ema.module.parameters())
 
 
 def test_the_ema_warms_up_as_it_did_before_timm_computed_it(monkeypatch):
-    ema, decays = build_ema(nn.Linear(1, 1), decay=0.999), []
+    ema, decays = WeightAverage(nn.Linear(1, 1), decay=0.999), []
     monkeypatch.setattr(torch, "_foreach_lerp_", lambda averaged, current, weight: decays.append(1 - weight))
     for updates in range(20_000):
-        update_ema(ema, updates)
+        ema.update(updates)
     assert decays == pytest.approx([min(0.999, (1 + n) / (10 + n)) for n in range(20_000)], rel=1e-12)
+
+
+def test_the_average_stays_in_a_step_that_is_skipped():
+    model = nn.Linear(1, 1)
+    taken, skipped = (WeightAverage(model, decay=0.5) for _ in range(2))
+    model.weight.data.fill_(3.0)
+    before = skipped.module.weight.item()
+    skipped.update(8, torch.tensor(False))
+    taken.update(8, torch.tensor(True))  # decay 0.5
+    assert skipped.module.weight.item() == before
+    assert taken.module.weight.item() == pytest.approx((before + 3) / 2)

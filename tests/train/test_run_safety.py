@@ -142,3 +142,26 @@ def test_no_name_leads_out_of_the_output_folder(tmp_path, monkeypatch):
     for name in ("..", ".", "a/b", ""):
         with pytest.raises(InputError, match="the name of one folder"):
             main(["--dataset", "x", "--experiment_name", name])
+
+
+def test_weights_that_fit_in_part_are_loaded_and_the_rest_is_listed(dataset, unbroken, tmp_path, capsys):  # noqa: F811
+    weights = unbroken / "checkpoint_best.pth"
+    given = {"init_weights": weights, "epochs": 1, "model_options": "width=8"}
+    with pytest.raises(InputError, match="does not fit datransnet"):
+        main(arguments(dataset, tmp_path, **given))
+    assert main(arguments(dataset, tmp_path, init_partial=True, lr=0, ema=0, **given)) == 0
+    out = capsys.readouterr().out
+    assert f"{weights} does not fill all of datransnet: " in out and "weights of another shape: " in out
+    first, second = (read_checkpoint(path).weights for path in (weights, folder_of(tmp_path) / "checkpoint_last.pth"))
+    same = [name for name in first if first[name].shape == second[name].shape and "running" not in name]
+    assert same and all(first[name].equal(second[name]) for name in same if "num_batches" not in name)
+    with pytest.raises(InputError, match=r"no weight of .* fits sgmp_unet"):
+        main(
+            arguments(
+                dataset,
+                tmp_path,
+                "other",
+                **given | {"model": "sgmp_unet", "model_options": "width=48"},
+                init_partial=True,
+            )
+        )
