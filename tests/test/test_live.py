@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from istd.test_script import predict
+from istd.test_script.media import image_stream
 from istd.test_script.media.frame_sources import find_sources
 from istd.test_script.media.image_stream import split_images
 from istd.test_script.predictor import Predictor
@@ -60,7 +61,43 @@ def test_images_are_split_as_they_come():
         assert list(split_images(stream(b"".join(images)))) == images
     assert list(split_images(io.BytesIO(images[0] + images[1][:-9]))) == [images[0], images[1][:-9]]
     with pytest.raises(InputError, match=r"bytes b'RIFF.*ffmpeg -f image2pipe"):
-        list(split_images(io.BytesIO(images[0] + b"RIFF and so on")))
+        list(split_images(io.BytesIO(b"RIFF and so on" + images[0])))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+@pytest.mark.parametrize("kept", [0.1, 0.3, 0.5, 0.9])
+def test_an_image_that_is_cut_off_swallows_none_that_follow(suffix, kept):
+    noise = np.random.default_rng(0).integers(0, 256, (60, 80), np.uint8)
+    good = cv2.imencode(suffix, noise)[1].tobytes()
+    cut = good[: int(kept * len(good))]
+    for stream in (io.BytesIO, Trickle):
+        pieces = list(split_images(stream(good * 5 + cut + good * 40)))
+        assert pieces.count(good) == 45 and b"".join(pieces) == good * 5 + cut + good * 40
+        assert len(pieces) == 46
+
+
+def test_stray_bytes_and_wrong_lengths_end_at_the_next_image():
+    png, jpg = encoded(0), encoded(1, ".jpg")
+    long = png[:33] + b"\x7f\xff\xff\xff" + png[37:]  # of a chunk, which claims 2 GB
+    assert list(split_images(io.BytesIO(png + b"\n" + jpg + long + png))) == [png, b"\n", jpg, long, png]
+    assert list(split_images(io.BytesIO(png + b"\n"))) == [png, b"\n"]
+
+
+def test_no_byte_is_scanned_twice(monkeypatch):
+    """A large image in small pieces: twice the size takes twice the steps."""
+    searched = []
+
+    class Marker:
+        def search(self, data, at):
+            searched.append(len(data) - at)
+            return image_stream.re.compile(rb"\xff[^\x00\xd0-\xd7\xff]").search(data, at)
+
+    monkeypatch.setattr(image_stream, "JPG_MARKER", Marker())
+    monkeypatch.setattr(image_stream, "CHUNK", 100)
+    noise = np.random.default_rng(0).integers(0, 256, (200, 200), np.uint8)
+    image = cv2.imencode(".jpg", noise, [cv2.IMWRITE_JPEG_QUALITY, 99])[1].tobytes()
+    assert list(split_images(io.BytesIO(image))) == [image]
+    assert len(image) > 20_000 and sum(searched) < 1.1 * len(image)
 
 
 def test_a_frame_is_given_out_when_its_clip_is_complete():
