@@ -1,4 +1,4 @@
-"""What every network of this repository is and promises."""
+"""The base class of all networks."""
 
 import math
 from collections.abc import Mapping

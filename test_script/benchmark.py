@@ -27,7 +27,7 @@ from istd.models import MODELS, build_model
 from istd.test_script.options import add_device_options, command_parser
 from istd.utils.config import add_pairs_option, convert
 from istd.utils.cuda_graphs import PASSES_BEFORE_CAPTURE, GraphRunner
-from istd.utils.distributed import amp_name, autocast, choose_amp, choose_device, float32_precision
+from istd.utils.device import amp_name, autocast, choose_amp, choose_device, float32_precision
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import check_writable, write_json
 from istd.utils.metrics.tables import text_table
@@ -46,8 +46,8 @@ def main(argv: list[str] | None = None) -> None:
     model = build_model(args.model, interface, **options).eval()
     multiple = model.size_multiple
     if any(side <= 0 or side % multiple for side in args.size):
-        given = " ".join(map(str, args.size))
-        raise InputError(f"--size is {given}; {model.name} takes multiples of {multiple} from {multiple}")
+        size = " ".join(map(str, args.size))
+        raise InputError(f"--size is {size}; {model.name} takes multiples of {multiple} from {multiple}")
     if args.output:
         check_writable(args.output)
     shape = (args.batch_size, model.num_frames, model.in_channels, *args.size)
@@ -94,9 +94,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--runs", type=int, default=20, help="measured passes; default 20")
     add("--output", type=Path, help="JSON file to write the metrics to")
     args = parser.parse_args(argv)
-    for name, least in (("batch_size", 1), ("warmup", 0), ("runs", 1)):
-        if getattr(args, name) < least:
-            raise InputError(f"--{name} is {getattr(args, name)}; give {least} or more")
+    for name, minimum in (("batch_size", 1), ("warmup", 0), ("runs", 1)):
+        if getattr(args, name) < minimum:
+            raise InputError(f"--{name} is {getattr(args, name)}; give {minimum} or more")
     return args
 
 

@@ -43,7 +43,8 @@ from istd.test_script.predictor import Predictor
 from istd.test_script.predictor.preparation import eval_dataset, frame_preparation, load_recipe
 from istd.test_script.results.frame_set import dataset_frames
 from istd.test_script.results.set_results import published_lines, write_dataset_table
-from istd.utils.distributed import amp_name, is_main, process_group
+from istd.utils.device import amp_name
+from istd.utils.distributed import is_main, process_group
 from istd.utils.errors import InputError, run_main
 from istd.utils.grey_levels import range_value
 from istd.utils.metrics import PROTOCOLS, Protocol, build_metrics

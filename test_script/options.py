@@ -7,7 +7,7 @@ from typing import Any
 from istd.test_script.predictor.predictor import PUBLISHED_SCALES
 from istd.utils.checkpoint_files import find_checkpoint, shipped_weights
 from istd.utils.config import add_pairs_option, convert
-from istd.utils.distributed import AMP_HELP, AMP_NAMES
+from istd.utils.device import AMP_HELP, AMP_NAMES
 from istd.utils.errors import InputError
 from istd.utils.grey_levels import parse_range
 from istd.utils.tracking import TARGET_SPEED

@@ -26,7 +26,7 @@ from istd.test_script.measurement import observe_maps
 from istd.test_script.options import add_checkpoint_option, add_device_options, command_parser
 from istd.test_script.predictor import Predictor
 from istd.test_script.predictor.preparation import eval_dataset, frame_preparation, load_recipe
-from istd.utils.distributed import choose_device
+from istd.utils.device import choose_device
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import check_writable, write_csv
 from istd.utils.metrics.accumulator import group_rows

@@ -11,7 +11,7 @@ from istd.datasets.presets import PRESETS
 from istd.models import MODELS, check_options, is_external, model_options
 from istd.train_script.losses import LOSSES
 from istd.utils.config import check_values, nearest, parse_arguments, read_values
-from istd.utils.distributed import AMP_NAMES
+from istd.utils.device import AMP_NAMES
 from istd.utils.errors import InputError
 from istd.utils.grey_levels import parse_range
 

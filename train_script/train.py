@@ -27,7 +27,8 @@ from istd.train_script.weight_average import WeightAverage
 from istd.utils.checkpoint import Checkpoint
 from istd.utils.config import write_settings
 from istd.utils.cuda_graphs import GraphRunner
-from istd.utils.distributed import amp_name, choose_amp, float32_precision, is_main, process_group, world_size
+from istd.utils.device import amp_name, choose_amp, float32_precision
+from istd.utils.distributed import is_main, process_group, world_size
 from istd.utils.errors import InputError, run_main
 from istd.utils.folder_lock import locked_folder
 from istd.utils.metrics import build_metric

@@ -28,7 +28,8 @@ from istd.train_script.run_record import data_digest
 from istd.train_script.settings import Settings
 from istd.train_script.state import Interrupted, StopSignal, Training, training_state
 from istd.train_script.tensorboard import ExampleImages, PixelHistogram
-from istd.utils.distributed import all_reduce_max, autocast, barrier, gather_objects, is_main
+from istd.utils.device import autocast
+from istd.utils.distributed import all_reduce_max, barrier, gather_objects, is_main
 from istd.utils.errors import InputError
 from istd.utils.files import json_ready, write_json
 from istd.utils.metrics import PROTOCOLS, build_metric

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from istd.utils.distributed import autocast
+from istd.utils.device import autocast
 from istd.utils.errors import is_out_of_memory
 
 PASSES_BEFORE_CAPTURE = 2  # of a shape, in prediction; fewer do not repay the capture
@@ -27,7 +27,7 @@ class GraphRunner:
     Where gradients are wanted, the forward and the backward pass are captured at the first call with a shape; elsewhere
     the forward pass is, once a shape has repeated, and results are the network's, bit by bit. Options of a call, such
     as `with_aux=True`, are captured with it. The weights may change in place, but not move. Mixed precision is that of
-    the first call, and is to be without autocast's cache, as `utils.distributed.autocast` has it.
+    the first call, and is to be without autocast's cache, as `utils.device.autocast` has it.
 
     A network that cannot be captured, because it waits for the GPU, runs as it is, with a warning, or, if graphs are
     `required`, raises the error.

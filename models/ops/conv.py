@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from istd.models import ops
 
-LEAST_CHANNELS = 64  # on either side; below, matrix products are too narrow to be fast
-MOST_INPUTS = 4  # channels that count as few
+MIN_CHANNELS = 64  # on either side; below, matrix products are too narrow to be fast
+MAX_INPUTS = 4  # channels that count as few
 BAND_PIXELS = 8192  # multiplied at once, so that they stay in the cache for all nine products
 
 
@@ -79,7 +79,7 @@ def _can_fold(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> bool:
     pointwise = conv.kernel_size == conv.stride == (1, 1) and conv.padding == (0, 0) and conv.groups == 1
     usual = type(norm) is nn.BatchNorm2d and norm.momentum is not None and x[:, 0].numel() > 1
     usual = usual and x.dtype == norm.weight.dtype and not torch.is_autocast_enabled("cpu")
-    return pointwise and conv.in_channels <= MOST_INPUTS and usual and ops.in_pieces(x)
+    return pointwise and conv.in_channels <= MAX_INPUTS and usual and ops.in_pieces(x)
 
 
 def _output_statistics(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
@@ -100,7 +100,7 @@ def _output_statistics(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tupl
 def _convolve(x: Tensor, conv: nn.Conv2d) -> Tensor:
     """`conv(x)`."""
     fits = conv.kernel_size == (3, 3) and conv.stride == conv.padding == conv.dilation == (1, 1) and conv.groups == 1
-    wide = min(conv.in_channels, conv.out_channels) >= LEAST_CHANNELS
+    wide = min(conv.in_channels, conv.out_channels) >= MIN_CHANNELS
     if fits and wide and ops.in_pieces(x) and not torch.is_autocast_enabled("cpu"):
         return _Conv3x3.apply(x, conv.weight, conv.bias)
     return conv(x)

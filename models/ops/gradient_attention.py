@@ -61,7 +61,7 @@ def attend_to_surround(
         if convolve:
             out = _convolve_each(padded, surround_kernel(taps), shifts)
         else:
-            maps = [surround(index) @ own.mT for index, own in enumerate(taps)]  # [B, H * W, width]
+            maps = [surround(index) @ matrix.mT for index, matrix in enumerate(taps)]  # [B, H * W, width]
             out = sum(maps[1:], maps[0]).mT.unflatten(2, x.shape[2:])
     return out if projects else project(out)
 
@@ -216,10 +216,10 @@ def _convolve_each(padded: Tensor, kernels: Tensor, shifts: tuple[int, ...]) -> 
     margin = max(shifts)
     height = padded.shape[2] - 2 * margin
     outputs = []
-    for sample, own in zip(padded.split(1), kernels.unbind(dim=1), strict=True):
+    for sample, sample_kernels in zip(padded.split(1), kernels.unbind(dim=1), strict=True):
         maps = [
             F.conv2d(_window(sample, 0, height, margin, shift), kernel, dilation=shift)
-            for shift, kernel in zip(shifts, own, strict=True)
+            for shift, kernel in zip(shifts, sample_kernels, strict=True)
         ]
         outputs.append(sum(maps[1:], maps[0]))
     return torch.cat(outputs)

@@ -26,8 +26,8 @@ class _ChunkedMLP(torch.autograd.Function):
     def forward(ctx, x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor, *norm) -> Tensor:
         out = x.new_empty(len(x), len(weight2))
         for piece in _pieces(x, len(weight1)):
-            given = F.layer_norm(x[piece], x.shape[1:], *norm) if norm else x[piece]
-            hidden = F.gelu(F.linear(given, weight1, bias1))
+            tokens = F.layer_norm(x[piece], x.shape[1:], *norm) if norm else x[piece]
+            hidden = F.gelu(F.linear(tokens, weight1, bias1))
             torch.addmm(bias2, hidden, weight2.t(), out=out[piece])
         ctx.epsilon = norm[2:]
         ctx.save_for_backward(x, weight1, bias1, weight2, *norm[:2])
@@ -39,15 +39,15 @@ class _ChunkedMLP(torch.autograd.Function):
         grad = grad.contiguous()
         grad_x = torch.empty_like(x)
         grad_weight1, grad_weight2, grad_bias1 = torch.empty_like(weight1), torch.empty_like(weight2), 0
-        grad_norm = [torch.zeros_like(one) for one in norm]
+        grad_norm = [torch.zeros_like(parameter) for parameter in norm]
         for number, piece in enumerate(_pieces(x, len(weight1))):
-            given = x[piece]
+            tokens = x[piece]
             if norm:
-                given, *moments = torch.native_layer_norm(x[piece], x.shape[1:], *norm, *ctx.epsilon)
-            before = F.linear(given, weight1, bias1)
+                tokens, *moments = torch.native_layer_norm(x[piece], x.shape[1:], *norm, *ctx.epsilon)
+            before = F.linear(tokens, weight1, bias1)
             grad_weight2.addmm_(grad[piece].t(), F.gelu(before), beta=min(number, 1))  # the first is not added to any
             grad_before = torch.ops.aten.gelu_backward(grad[piece] @ weight2, before)
-            grad_weight1.addmm_(grad_before.t(), given, beta=min(number, 1))
+            grad_weight1.addmm_(grad_before.t(), tokens, beta=min(number, 1))
             grad_bias1 = grad_bias1 + grad_before.sum(dim=0)
             torch.mm(grad_before, weight1, out=grad_x[piece])
             if norm:
@@ -55,8 +55,8 @@ class _ChunkedMLP(torch.autograd.Function):
                     grad_x[piece], x[piece], x.shape[1:], *moments, *norm, [True, True, True]
                 )
                 grad_x[piece] = grads[0]
-                for total, one in zip(grad_norm, grads[1:], strict=True):
-                    total += one
+                for total, gradient in zip(grad_norm, grads[1:], strict=True):
+                    total += gradient
         return grad_x, grad_weight1, grad_bias1, grad_weight2, grad.sum(dim=0), *grad_norm, *[None] * len(ctx.epsilon)
 
 
@@ -65,6 +65,7 @@ def chunked_mlp(x: Tensor, mlp: nn.Sequential, norm: nn.LayerNorm | None = None)
     first, last = mlp[0], mlp[3]
     if not in_pieces(x) or torch.is_autocast_enabled("cpu"):
         return mlp(layer_norm(x, norm) if norm else x)
-    given = (norm.weight, norm.bias, norm.eps) if norm else ()
-    out = _ChunkedMLP.apply(x.reshape(-1, x.shape[-1]), first.weight, first.bias, last.weight, last.bias, *given)
+    norm_parts = (norm.weight, norm.bias, norm.eps) if norm else ()
+    tokens = x.reshape(-1, x.shape[-1])
+    out = _ChunkedMLP.apply(tokens, first.weight, first.bias, last.weight, last.bias, *norm_parts)
     return out.view_as(x)

@@ -59,13 +59,13 @@ def _window_bias(bias: Tensor, sides: tuple[Windows, ...]) -> Tensor:
     bias: [heads, t, h, w, t, h, w] -> [heads, tokens, keys].
     """
     tokens, padded = [side.tokens for side in sides], [side.padded for side in sides]
-    own = bias[(slice(None), *tokens, *tokens)].flatten(1, 3).flatten(2)
+    of_tokens = bias[(slice(None), *tokens, *tokens)].flatten(1, 3).flatten(2)
     if tokens == padded:
-        return own
+        return of_tokens
     padding = bias[(slice(None), *tokens, *padded)].flatten(1, 3).clone()
     time, height, width = (range(side.tokens.start, side.tokens.stop) for side in sides)
     padding[:, :, : len(time), : len(height), : len(width)] = -math.inf
-    return torch.cat([own, padding.flatten(2).logsumexp(dim=-1, keepdim=True)], dim=-1)
+    return torch.cat([of_tokens, padding.flatten(2).logsumexp(dim=-1, keepdim=True)], dim=-1)
 
 
 def _as_windows(maps: Tensor, sides: tuple[Windows, ...]) -> Tensor:
@@ -103,9 +103,9 @@ class _WindowAttention(torch.autograd.Function):
             windows = _as_windows(qkv, sides).permute(7, 0, 1, 2, 3, 8, 4, 5, 6, 9)  # [3, B, ..., heads, t, h, w, d]
             shape = 3, -1, bias.shape[0], bias.shape[1], qkv.shape[-1]
             if bias.shape[2] > bias.shape[1]:
-                own = padding[:, None, :, None]
+                padded_token = padding[:, None, :, None]
                 parts = windows.reshape(shape)
-                parts = torch.cat([parts, own.expand(*parts.shape[:3], 1, -1)], dim=3)
+                parts = torch.cat([parts, padded_token.expand(*parts.shape[:3], 1, -1)], dim=3)
             else:
                 parts = windows.clone(memory_format=torch.contiguous_format).view(shape)
             factor = scale[:0]
@@ -252,15 +252,15 @@ def _attend(x: Tensor, module: nn.Module, bias: Tensor, window: tuple, shift: tu
         scale = module.logit_scale.clamp(max=math.log(100.0)).exp()
     else:
         scale = bias.new_full((heads, 1, 1), (channels // heads) ** -0.5)
-    each = (3, heads, channels // heads)
+    split = (3, heads, channels // heads)
     attend = _attend_in_pieces
     if not ops.in_pieces(x):
         attend = _attend_at_once
         missing = [-side % extent for side, extent in zip(size, window, strict=True)]
         x = F.pad(x, (0, 0, 0, missing[2], 0, missing[1], 0, missing[0]))
-    qkv = F.linear(x, module.qkv.weight, qkv_bias).unflatten(-1, each)
+    qkv = F.linear(x, module.qkv.weight, qkv_bias).unflatten(-1, split)
     with torch.autocast(x.device.type, enabled=False):
-        out = attend(qkv, qkv_bias.view(each).to(qkv.dtype), scale.to(qkv.dtype), bias, window, shift, cosine)
+        out = attend(qkv, qkv_bias.view(split).to(qkv.dtype), scale.to(qkv.dtype), bias, window, shift, cosine)
     return F.linear(out[:, : size[0], : size[1], : size[2]], module.proj.weight, module.proj.bias)
 
 

@@ -15,7 +15,7 @@ from istd.test_script.predictor import preparation
 from istd.test_script.predictor.detections import Detection, find_detections
 from istd.test_script.predictor.tiling import pad_to_multiple, resize_clips, resize_map, round_up, run_tiled
 from istd.utils.cuda_graphs import GraphRunner
-from istd.utils.distributed import autocast, choose_amp, choose_device, float32_precision
+from istd.utils.device import autocast, choose_amp, choose_device, float32_precision
 from istd.utils.errors import InputError
 from istd.utils.grey_levels import SEQUENCE, RangeRule
 
@@ -61,7 +61,7 @@ class Predictor:
         flip: average with the left-right flipped clip.
         scales: average over the clip resized by each of these (1.0 alone: as it is).
         tile: side of square tiles, rounded up to a multiple of the network's, for larger frames. None: whole frames.
-        amp: mixed precision: none, bf16, fp16 or auto (see `utils.distributed.choose_amp`).
+        amp: mixed precision: none, bf16, fp16 or auto (see `utils.device.choose_amp`).
         compile: compile the network (torch.compile), which takes minutes for each size of frames.
         batch_size: clips processed at a time. None: 4, and on a CPU at least as many as occupy its cores.
         threshold: a pixel is target where its probability is above it.
@@ -181,15 +181,15 @@ class Predictor:
         passes = self._passes(scales if 1.0 in scales or not logit else (*scales, 1.0))
         if self.device.type != "cpu":
             logits = self._passes_on_gpu(clips, sizes, passes)
-            return copy_to_host([self._combine(own, probability, logit) for own in logits])
+            return copy_to_host([self._combine(clip_logits, probability, logit) for clip_logits in logits])
         cores, threads = torch.get_num_threads(), 1
         if not self.deterministic and (alone or self.compiled):  # compiled code cannot run in several Python threads
             threads = cores if self.compiled else max(1, cores // len(passes))
         torch.set_num_threads(threads)
         try:
             logits = self._passes_on_cpu(clips, sizes, passes, 1 if self.compiled else cores // threads)
-            maps = [self._combine(own, probability, logit) for own in logits]
-            return [ScoreMaps(*(None if one is None else one.numpy() for one in own)) for own in maps]
+            pairs = [self._combine(clip_logits, probability, logit) for clip_logits in logits]
+            return [ScoreMaps(*(None if values is None else values.numpy() for values in maps)) for maps in pairs]
         finally:
             torch.set_num_threads(cores)
 
@@ -205,10 +205,10 @@ class Predictor:
             clip = clips[i][None].flip(-1) if flip else clips[i][None]
             return resize_map(self._logits(resize_clips(clip, scale, self.model.size_multiple))[0], sizes[i])
 
-        jobs = [(i, one) for i in range(len(clips)) for one in passes]
+        jobs = [(i, job) for i in range(len(clips)) for job in passes]
         with ThreadPoolExecutor(workers) as pool:  # which starts no thread before its first job
             maps = list(map(run, jobs) if workers == 1 else pool.map(run, jobs))
-        return [dict(zip(passes, own, strict=True)) for own in preparation.batched(maps, len(passes))]
+        return [dict(zip(passes, logits, strict=True)) for logits in preparation.batched(maps, len(passes))]
 
     def _passes_on_gpu(self, clips: list[Tensor], sizes: list[Size], passes: list[Pass]) -> list[Logits]:
         """The same with clips of equal size, and their flips, in one batch."""
@@ -222,7 +222,7 @@ class Predictor:
                 inputs = inputs.pin_memory()
             inputs = inputs.to(self.device, non_blocking=True)
             for scale in dict.fromkeys(scale for scale, _ in passes):
-                flips = [flip for one, flip in passes if one == scale]
+                flips = [flip for pass_scale, flip in passes if pass_scale == scale]
                 views = torch.cat([inputs.flip(-1) if flip else inputs for flip in flips])
                 with float32_precision(tf32=False):
                     maps = self._logits(resize_clips(views, scale, self.model.size_multiple))
@@ -266,7 +266,7 @@ class Predictor:
 
 def copy_to_host(maps: list[tuple[Tensor | None, Tensor | None]]) -> list[ScoreMaps]:
     """The maps of several frames from a GPU, in one copy: each copy waits for everything before it."""
-    found = [one for own in maps for one in own if one is not None]
-    flat = torch.cat([one.flatten() for one in found]).cpu().split([one.numel() for one in found])
-    arrays = (part.view(one.shape).numpy() for part, one in zip(flat, found, strict=True))
-    return [ScoreMaps(*(None if one is None else next(arrays) for one in own)) for own in maps]
+    tensors = [values for pair in maps for values in pair if values is not None]
+    flat = torch.cat([values.flatten() for values in tensors]).cpu().split([values.numel() for values in tensors])
+    arrays = (part.view(values.shape).numpy() for part, values in zip(flat, tensors, strict=True))
+    return [ScoreMaps(*(None if values is None else next(arrays) for values in pair)) for pair in maps]

@@ -27,7 +27,7 @@ from istd.test_script.predictor import Predictor
 from istd.train_script import train
 from istd.train_script.trainer import train_step
 from istd.utils.cuda_graphs import PASSES_BEFORE_CAPTURE, GraphRunner
-from istd.utils.distributed import autocast, choose_amp, float32_precision
+from istd.utils.device import autocast, choose_amp, float32_precision
 from tests.models import test_datransnet, test_sgmp_unet
 from tests.models.test_pretend_gpu import SIDE, TINY, compiled_gradients, one_batch, prepare_training
 from tests.reference.network_cases import assert_same

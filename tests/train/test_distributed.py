@@ -38,6 +38,7 @@ from istd.train_script.synced_layers import (
 )
 from istd.train_script.trainer import train_step
 from istd.utils import distributed
+from istd.utils.device import choose_device
 from istd.utils.errors import InputError
 from tests.reference.datasets_folders import write_lists, write_sequences
 from tests.train.test_train import arguments, folder_of, rows, write_blobs
@@ -350,14 +351,14 @@ def test_a_process_takes_its_gpu_and_does_not_wait_for_the_others_after_an_error
 
 
 def test_devices_that_are_not_there_are_refused():
-    assert distributed.choose_device("cpu").type == "cpu"
+    assert choose_device("cpu").type == "cpu"
     with pytest.raises(InputError, match="unknown"):
-        distributed.choose_device("gpu")
+        choose_device("gpu")
     with pytest.raises(InputError, match="'cuda:1' is one GPU, but each process of torchrun takes its own"):
-        distributed.choose_device("cuda:1", local_rank=0)
+        choose_device("cuda:1", local_rank=0)
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match="torch sees 0 GPUs"):
-            distributed.choose_device("cuda:3")
+            choose_device("cuda:3")
 
 
 if __name__ == "__main__":
