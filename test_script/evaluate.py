@@ -1,19 +1,26 @@
 """Measure saved predictions of any method: python -m test_script.evaluate --predictions DIR --masks DIR.
 
-Predictions are probability maps, as those of `inference --save_maps`: npy [H, W], or png of 8 or 16 bits. The masks are
-those of a folder, or with `--dataset NAME` those of a dataset. `--output_dir DIR` writes all that inference writes:
-report.html, the metrics and tables, curves, detections and, in sequences, tracks.
+Predictions are probability maps, as those of `inference --save_maps`: npy or mat [H, W], or png, bmp or tiff of 8 or 16
+bits. Of methods whose responses have another range, --normalize scales each map from its minimum to its
+maximum. Maps that are masks already are noticed. The masks are those of a folder, or with `--dataset NAME` those of a
+dataset. `--output_dir DIR` writes all that inference writes: report.html, the metrics and tables, curves, detections
+and, in sequences, tracks.
+
+    python -m test_script.evaluate --boxes TRUTH.json --detections DETECTIONS.json
+
+measures boxes in COCO's format, of any detector: AP50, precision, recall and F1.
 """
 
 import argparse
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from istd.datasets import open_dataset
 from istd.test_script.map_sources import saved_maps
 from istd.test_script.measurement import Job, measure_maps, measure_set
-from istd.test_script.options import TRACK_OPTIONS, add_track_options, check_track_options
-from istd.test_script.results.frame_set import dataset_frames, dataset_pairs, pair_frames
+from istd.test_script.options import TRACK_OPTIONS, add_track_options, check_track_options, command_parser
+from istd.test_script.results.frame_set import FrameSet, dataset_frames, dataset_pairs, pair_frames
 from istd.test_script.results.result_files import write_image_metrics
 from istd.test_script.results.set_results import set_metrics
 from istd.utils.errors import InputError, run_main
@@ -21,7 +28,9 @@ from istd.utils.files import check_writable, write_json
 from istd.utils.images import IMAGE_SUFFIXES, file_key, read_list
 from istd.utils.metrics import build_metrics
 from istd.utils.metrics.accumulator import ImageCounts
+from istd.utils.metrics.boxes import box_line, measure_boxes, read_box_files
 from istd.utils.metrics.curves import merge_curves
+from istd.utils.metrics.map_files import mask_values
 from istd.utils.metrics.saved_maps import Pair, find_pairs, key_names, list_files, read_groups, shown
 from istd.utils.metrics.tables import areas_table, error_table, metrics_table, protocols_text, text_table
 from istd.utils.metrics.track_metrics import track_cells
@@ -29,9 +38,9 @@ from istd.utils.plots import write_curves
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m test_script.evaluate", description=__doc__)
+    parser = command_parser("evaluate", __doc__)
     add = parser.add_argument
-    add("--predictions", type=Path, help="folder of NAME.npy or NAME.png, or of one folder per sequence")
+    add("--predictions", type=Path, help="folder of NAME.npy, .mat or .png, or of a folder for each sequence")
     add("--masks", type=Path, help="folder of masks of the same names, in the same folders")
     add("--dataset", help="instead of --masks, the dataset that has them: a known name, or a folder")
     add("--data_root", help="folder that holds the datasets by name; default datasets/path_config.py")
@@ -42,13 +51,20 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add_track_options(parser)
     protocols = "protocols to use, or 'all'; default standard"
     add("--protocol", nargs="+", action="extend", metavar="NAME", help=protocols)
-    add("--logits", action="store_true", help="predictions are logits (npy), not probabilities")
+    add("--suffix", default="", metavar="TEXT", help="ending of the predictions' names, as _PSTNN in NAME_PSTNN.png")
+    scales = parser.add_mutually_exclusive_group()
+    scales.add_argument("--logits", action="store_true", help="predictions are logits (npy), not probabilities")
+    ranges = "predictions are responses of any range: scale each map from its minimum (0) to its maximum (1)"
+    scales.add_argument("--normalize", action="store_true", help=ranges)
     add("--list", type=Path, metavar="FILE", help="measure only these images or sequences, one per line")
     groups = "also report the metrics of groups of images, for instance by SNR: lines NAME,GROUP with the name of an "
     add("--groups", type=Path, metavar="FILE.csv", help=f"{groups}image or a sequence")
     add("--output", type=Path, metavar="FILE.json", help="write the metrics, as ratios, as JSON")
     add("--per_image", type=Path, metavar="FILE.csv", help="write the metrics of each image, as ratios")
     add("--curves", type=Path, metavar="DIR", help="write PR, ROC and Pd over Fa curves as csv and png")
+    add("--boxes", type=Path, metavar="FILE.json", help="instead of maps, measure --detections by these boxes (COCO)")
+    add("--detections", type=Path, metavar="FILE.json", help="list of {image_id, category_id, bbox, score}")
+    add("--any_category", action="store_true", help="of --boxes: count all categories as one")
     add("--list_protocols", action="store_true", help="print the rules of each protocol and exit")
     return parser.parse_args(argv)
 
@@ -58,6 +74,9 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     if args.list_protocols:
         print(protocols_text())
+        return
+    if args.boxes or args.detections:
+        evaluate_boxes(args)
         return
     job, pairs = prepare_job(args)
     groups = read_groups(args.groups, pairs) if args.groups else {}
@@ -69,7 +88,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.output_dir:
         results, _, tracks = measure_set(job, args.output_dir)
     else:
-        results = measure_maps(job, with_curves="standard" in job.facts["protocols"] or args.curves is not None)
+        wanted = "standard" in job.facts["protocols"] or args.curves is not None
+        results = measure_maps(job, with_curves=job.with_curves and wanted)
     metrics = set_metrics(results)
 
     def group(row: ImageCounts) -> str | None:
@@ -81,8 +101,11 @@ def main(argv: list[str] | None = None) -> None:
         write_json(args.output, metrics)
     if args.per_image:
         write_image_metrics(args.per_image, results.metrics)
-    curves = write_curves(merge_curves(results.curves.values()).compute(), args.curves) if args.curves else []
+    with_curves = args.curves and job.with_curves
+    curves = write_curves(merge_curves(results.curves.values()).compute(), args.curves) if with_curves else []
     print_results(metrics)
+    for note in job.notes:
+        print(note)
     if tracks:
         print(f"\ntracks, protocol standard:\n{text_table(track_cells(tracks))}")
     for file in curves:
@@ -100,30 +123,64 @@ def prepare_job(args: argparse.Namespace) -> tuple[Job, list[Pair]]:
         raise InputError(f"--masks {problem}; give the folder of masks, or the dataset that has them with --dataset")
     check_track_options(args.min_track, args.track_speed)
     protocols = [metric.protocol for metric in build_metrics(args.protocol or ["standard"]).values()]
+    names = set(read_list(args.list)) if args.list else None
+    if args.list and not names:
+        raise InputError(f"--list {args.list} is empty; expected a name in each line")
     if args.dataset:
-        if args.list or args.images:
-            raise InputError("--list and --images are for --masks; a --dataset has images, and --split chooses of them")
+        if args.images:
+            raise InputError("--images is for --masks; a --dataset has its images")
         index = open_dataset(args.dataset, args.data_root)
         frames, part = dataset_frames(index, index.split(args.split)), args.split
-        pairs = dataset_pairs(args.predictions, frames.frames)
+        if names:
+            frames, part = choose_frames(frames, names), f"{part}, {args.list.stem}"
+        pairs = dataset_pairs(args.predictions, frames.frames, args.suffix)
     else:
-        names = set(read_list(args.list)) if args.list else None
-        if args.list and not names:
-            raise InputError(f"--list {args.list} is empty; expected one name per line")
-        pairs, part = find_pairs(args.predictions, args.masks, names), args.list.stem if args.list else "all"
+        pairs = find_pairs(args.predictions, args.masks, names, args.suffix)
+        part = args.list.stem if args.list else "all"
         frames = pair_frames(args.masks.resolve().parent.name, pairs, find_images(args.images, pairs))
+    scale = "logit" if args.logits else "normalize" if args.normalize else "probability"
+    two_values = None if args.logits else mask_values(pair.prediction for pair in pairs)
+    notes = []
+    if two_values:
+        low, high = two_values
+        notes.append(f"note: the predictions are masks of the values {low:g} and {high:g}: no AP, AUC, curves")
     facts = {
         "dataset": frames.name,
         "split": part,
         "model": method_name(args.predictions),
         "predictions": str(args.predictions),
         "logits": args.logits,
+        "normalize": args.normalize,
         **{name: getattr(args, name) for name in TRACK_OPTIONS},
         "save_maps": None,
         "frames": len(pairs),
         "protocols": [protocol.name for protocol in protocols],
     }
-    return Job(frames, partial(saved_maps, pairs=pairs, logits=args.logits), protocols, facts, []), pairs
+    maps = partial(saved_maps, pairs=pairs, scale=scale, two_values=two_values)
+    return Job(frames, maps, protocols, facts, notes, with_curves=two_values is None), pairs
+
+
+def choose_frames(frames: FrameSet, names: set[str]) -> FrameSet:
+    """The frames that `names` (NAME, SEQUENCE or SEQUENCE/NAME) name; `InputError` for a name of no frame."""
+    keys = {frame: set(key_names((frame.sequence, frame.name))) for frame in frames.frames}
+    wanted = {file_key(name) for name in names}
+    if missing := sorted(wanted - set().union(*keys.values())):
+        raise InputError(f"{frames.name} has no {shown(missing)} of the list in this split; check the list's names")
+    return replace(frames, frames=[frame for frame, called in keys.items() if called & wanted])
+
+
+def evaluate_boxes(args: argparse.Namespace) -> None:
+    """Measure --detections by --boxes; print the metrics, and write them to --output."""
+    for option, value in (("boxes", args.boxes), ("detections", args.detections)):
+        if value is None:
+            raise InputError(f"--{option} is missing; give both --boxes and --detections")
+    if args.output:
+        check_writable(args.output)
+    metrics = measure_boxes(*read_box_files(args.boxes, args.detections), not args.any_category)._asdict()
+    if args.output:
+        write_json(args.output, metrics)
+    print(f"{metrics['images']} images, {metrics['boxes']} boxes, {metrics['detections']} detections")
+    print(box_line(metrics))
 
 
 def method_name(predictions: Path) -> str:

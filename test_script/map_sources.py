@@ -75,11 +75,16 @@ def loader_batches(shards: list[list[int]], batch_size: int, num_workers: int) -
     return (batch for batches in zip_longest(*streams) for batch in batches if batch is not None)
 
 
-def saved_maps(shards: list[list[int]], pairs: list[Pair], logits: bool = False) -> Iterator[MappedFrame]:
-    """Read the saved maps and masks of the items of `shards`; `logits`: the maps are logits, not probabilities."""
+def saved_maps(
+    shards: list[list[int]],
+    pairs: list[Pair],
+    scale: str = "probability",
+    two_values: tuple[float, float] | None = None,
+) -> Iterator[MappedFrame]:
+    """Read the saved maps and masks of the items of `shards`; `scale` and `two_values`: see `map_files.read_scores`."""
     for item in (item for shard in shards for item in shard):
-        score, mask = read_pair(pairs[item], logits)
-        yield MappedFrame(item, ScoreMaps(None, score) if logits else ScoreMaps(score, None), mask)
+        score, mask = read_pair(pairs[item], scale, two_values)
+        yield MappedFrame(item, ScoreMaps(None, score) if scale == "logit" else ScoreMaps(score, None), mask)
 
 
 class StillClips(Dataset):

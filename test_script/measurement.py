@@ -29,7 +29,8 @@ from istd.utils.metrics.regions import Scene, find_regions
 class Job(NamedTuple):
     """A set of frames to measure: by which protocols, the source of its maps, and what is said of them.
 
-    `facts`: what decides the results, for run.json and metrics.json; `notes`: lines for the report.
+    `facts`: what decides the results, for run.json and metrics.json; `notes`: lines for the report. `with_curves`: not
+    where the maps are masks, of two values.
     """
 
     frames: FrameSet
@@ -37,6 +38,7 @@ class Job(NamedTuple):
     protocols: list[Protocol]
     facts: dict[str, Any]
     notes: list[str]
+    with_curves: bool = True
 
 
 class Measured(NamedTuple):
@@ -143,7 +145,8 @@ def measure_set(job: Job, output: Path, resume: bool = False) -> Measured | None
         print(f"resuming: {len(shards) - len(todo)} of {len(shards)} parts are done")
     barrier()  # every process has looked before any one writes
     mine = todo[rank() :: world_size()]
-    measure = Measurement(frames, job.protocols, shard_of(mine), files=FrameFiles(output, facts["save_maps"]))
+    files = FrameFiles(output, facts["save_maps"])
+    measure = Measurement(frames, job.protocols, shard_of(mine), job.with_curves, files)
     observe_maps(job.maps, [shard.items for shard in mine], measure, frames.name)
     barrier()
     if not is_main():

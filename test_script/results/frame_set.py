@@ -9,7 +9,7 @@ from istd.datasets import DatasetIndex, Sequence
 from istd.datasets.catalog import PublishedMetrics
 from istd.utils.errors import InputError
 from istd.utils.images import file_key
-from istd.utils.metrics.saved_maps import PREDICTION_SUFFIXES, Pair, list_files, map_key, shown
+from istd.utils.metrics.saved_maps import Pair, ending_advice, list_predictions, map_key, shown
 
 
 class FrameRef(NamedTuple):
@@ -65,15 +65,16 @@ def dataset_frames(index: DatasetIndex, sequences: list[Sequence]) -> FrameSet:
     return FrameSet(index.info.name, frames, index.root, index.info.metrics, index.summary)
 
 
-def dataset_pairs(predictions: Path, frames: list[FrameRef]) -> list[Pair]:
+def dataset_pairs(predictions: Path, frames: list[FrameRef], ending: str = "") -> list[Pair]:
     """The saved map of every frame, in SEQUENCE/FRAME or FRAME.npy or .png; other maps in the folder do not count.
 
-    Raises `InputError` for frames without a map.
+    `ending`: of the maps' names, before the suffix. Raises `InputError` for frames without a map.
     """
-    files = list_files(predictions, PREDICTION_SUFFIXES, "predictions")
+    files = list_predictions(predictions, ending)
     keys = [(frame.sequence and file_key(frame.sequence), map_key(Path(f"{frame.name}.png"))) for frame in frames]
     if missing := ["/".join(filter(None, key)) for key in keys if key not in files]:
-        raise InputError(f"{predictions} has no map of {shown(missing)}; save the maps of all frames")
+        advice = ending_advice(files, dict.fromkeys(keys))
+        raise InputError(f"{predictions} has no map of {shown(missing)}; save the maps of all frames{advice}")
     return [Pair(frame.sequence, frame.name, files[key], frame.mask) for frame, key in zip(frames, keys, strict=True)]
 
 

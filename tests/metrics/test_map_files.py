@@ -78,3 +78,5 @@ def test_masks_are_known_by_two_values_over_all_files(tmp_path):
     assert mask_values([empty, other]) == (0, 255)
     assert mask_values([binary, other, tmp_path / "not read.png"]) is None, "dim levels of a map, not a mask"
     assert mask_values([empty]) is None
+    np.save(tmp_path / "d.npy", np.array([[0.0, 0.3]]))
+    assert mask_values([tmp_path / "d.npy"]) is None, "probabilities that say no"

@@ -13,10 +13,12 @@ from scipy.special import expit
 from istd.test_script.evaluate import main
 from istd.utils import plots
 from istd.utils.errors import InputError
+from istd.utils.files import write_json
 from istd.utils.images import read_mask
 from istd.utils.metrics import PROTOCOLS, build_metric
 from istd.utils.metrics.curves import CurveAccumulator
 from istd.utils.metrics.saved_maps import find_pairs
+from tests.reference.datasets_folders import write_lists, write_sequences
 
 
 def save(path, array):
@@ -274,3 +276,66 @@ def test_errors_of_folders_and_options(flat, tmp_path):
     (flat / "pred/1.npy").write_bytes(b"\x93NUMPY broken")
     with pytest.raises(InputError, match=r"cannot read .*1\.npy"):
         run(flat)
+
+
+def test_boxes_of_anybodys_detections(tmp_path, capsys):
+    truth = {
+        "images": [{"id": 5}],
+        "categories": [{"id": 1}],
+        "annotations": [{"id": 1, "image_id": 5, "category_id": 1, "bbox": [0, 0, 4, 4], "area": 16}],
+    }
+    boxes = {0.9: [9, 9, 2, 2], 0.8: [0, 0, 4, 3]}
+    found = [{"image_id": 5, "category_id": 1, "bbox": box, "score": score} for score, box in boxes.items()]
+    write_json(tmp_path / "truth.json", truth)
+    write_json(tmp_path / "found.json", found)
+    files = ["--boxes", str(tmp_path / "truth.json"), "--detections", str(tmp_path / "found.json")]
+    main([*files, "--output", str(tmp_path / "metrics.json")])
+    assert "AP50 50.00, precision 50.00, recall 100.00, F1 66.67" in capsys.readouterr().out
+    assert json.loads((tmp_path / "metrics.json").read_text())["recall"] == 1
+    with pytest.raises(InputError, match="--detections is missing"):
+        main(files[:2])
+
+
+def test_responses_of_any_range_are_normalised(tmp_path):
+    response = np.array([[0, 1, 2], [30, 37.5, 18], [0, 0, 0]])
+    save(tmp_path / "pred" / "a.npy", response)
+    save(tmp_path / "mask" / "a.png", np.uint8([[0, 0, 0], [255, 255, 0], [0, 0, 0]]))
+    assert run(tmp_path, "--normalize")["standard"]["iou"] == 1, "30 and 37.5 are above half of 37.5, 18 is not"
+
+
+def test_predictions_that_are_masks_are_noticed(tmp_path, capsys):
+    target = np.uint8([[0, 0, 0], [0, 1, 0], [0, 0, 0]])
+    for name, mask in (("a", target), ("b", 0 * target)):
+        save(tmp_path / "pred" / f"{name}.png", mask)
+        save(tmp_path / "mask" / f"{name}.png", target * 255)
+    result = run(tmp_path, "--output_dir", str(tmp_path / "all"))["standard"]
+    assert result["iou"] == 0.5
+    assert result["ap"] is None
+    assert result["auc"] is None
+    assert "masks of the values 0 and 1" in capsys.readouterr().out
+    assert (tmp_path / "all" / "report.html").is_file()
+
+
+def test_names_with_an_ending(tmp_path):
+    for name in "ab":
+        save(tmp_path / "pred" / f"{name}_PSTNN.npy", spot())
+        save(tmp_path / "pred" / f"{name}_other.npy", spot() * 0)
+        save(tmp_path / "mask" / f"{name}.png", spot().astype(np.uint8) * 255)
+    assert run(tmp_path, "--suffix", "_PSTNN")["standard"]["iou"] == 1
+    for name in "ab":
+        (tmp_path / "pred" / f"{name}_other.npy").unlink()
+    with pytest.raises(InputError, match="all predictions end in _PSTNN: give --suffix _PSTNN"):
+        run(tmp_path)
+
+
+def test_a_list_chooses_frames_of_a_dataset(tmp_path, capsys):
+    write_sequences(tmp_path / "set", ["s", "t"], frames=2)
+    write_lists(tmp_path / "set", train=["s"], test=["t"])
+    save(tmp_path / "pred" / "t" / "1.npy", np.zeros((32, 40)))
+    (tmp_path / "few.list").write_text("t/1\n")
+    options = ["--predictions", str(tmp_path / "pred"), "--dataset", str(tmp_path / "set")]
+    main([*options, "--list", str(tmp_path / "few.list")])
+    assert "1 images, 1 targets" in capsys.readouterr().out
+    (tmp_path / "few.list").write_text("s/1\n")
+    with pytest.raises(InputError, match="has no s/1 of the list in this split"):
+        main([*options, "--list", str(tmp_path / "few.list")])

@@ -82,6 +82,13 @@ def read_box_files(truth: Path, detections: Path) -> tuple[dict, list[dict]]:
     return boxes, detected
 
 
+def box_line(metrics: Mapping) -> str:
+    """The four metrics of `BoxMetrics._asdict()` in a line, in percent."""
+    titles = {"ap50": "AP50", "precision": "precision", "recall": "recall", "f1": "F1"}
+    values = {name: "-" if metrics[key] is None else f"{100 * metrics[key]:.2f}" for key, name in titles.items()}
+    return "boxes, IoU 0.5, in %: " + ", ".join(f"{name} {value}" for name, value in values.items())
+
+
 def _read(path: Path) -> dict | list:
     try:
         return json.loads(read_text(path))

@@ -56,14 +56,14 @@ def read_scores(path: Path, scale: str = "probability", mask: tuple[float, float
 
 
 def mask_values(paths: Iterable[Path]) -> tuple[float, float] | None:
-    """The two values (low, high) of maps that are masks: all of them together hold no other; None where they do.
+    """The two values (low, high) of maps that are masks: whole numbers, and all maps together hold no other.
 
-    Reading stops at the first map that shows it.
+    None where they do; reading stops at the first map that shows it.
     """
     values: set[float] = set()
     for path in paths:
         values |= set(np.unique(read_map(path)).tolist())
-        if len(values) > 2:
+        if len(values) > 2 or not all(float(value).is_integer() for value in values):
             return None
     return (min(values), max(values)) if len(values) == 2 else None
 

@@ -31,15 +31,16 @@ class Pair(NamedTuple):
     mask: Path
 
 
-def find_pairs(predictions: Path, masks: Path, wanted: set[str] | None = None) -> list[Pair]:
+def find_pairs(predictions: Path, masks: Path, wanted: set[str] | None = None, ending: str = "") -> list[Pair]:
     """Pair predictions and masks by folder and name, in the order of the numbers in their names.
 
     Files may lie in the folders themselves or in one folder per sequence, as `inference --save_maps` writes them.
     As in datasets, spaces in names do not count.
-    wanted: names (NAME, SEQUENCE or SEQUENCE/NAME) to select on both sides. Raises `InputError` for names without
-    a counterpart, two files of one name, and folders without files.
+    wanted: names (NAME, SEQUENCE or SEQUENCE/NAME) to select on both sides. ending: of the predictions' names, as in
+    NAME_PSTNN.png; others are left out. Raises `InputError` for names without a counterpart, two files of one name, and
+    folders without files.
     """
-    found = list_files(predictions, PREDICTION_SUFFIXES, "predictions")
+    found = list_predictions(predictions, ending)
     truth = list_files(masks, IMAGE_SUFFIXES, "masks")
     if wanted is not None:
         wanted = {file_key(name) for name in wanted}
@@ -48,13 +49,40 @@ def find_pairs(predictions: Path, masks: Path, wanted: set[str] | None = None) -
         if missing := sorted(wanted - listed, key=numeric_key):
             raise InputError(f"{masks} has no mask for {shown(missing)} of the list; check the list's names")
     if lone := _lone(found, truth):
-        raise InputError(f"{masks} has no mask for the prediction {lone}; names and folders must be the same")
+        same = "names and folders must be the same" + ending_advice(found, truth)
+        raise InputError(f"{masks} has no mask for the prediction {lone}; {same}")
     if lone := _lone(truth, found):
         remedy = "add them, or name the images with --list"
         raise InputError(f"{predictions} has no prediction for the mask {lone}; {remedy}")
     keys = sorted(found, key=lambda key: (numeric_key(key[0] or ""), numeric_key(key[1])))
     sequences = {key[0]: key[0] and found[key].parent.name for key in reversed(keys)}  # one name for each
-    return [Pair(sequences[key[0]], found[key].stem.removesuffix(MASK_ENDING), found[key], truth[key]) for key in keys]
+    names = {key: found[key].stem.removesuffix(ending).removesuffix(MASK_ENDING) for key in keys}
+    return [Pair(sequences[key[0]], names[key], found[key], truth[key]) for key in keys]
+
+
+def list_predictions(folder: Path, ending: str = "") -> dict[tuple[str | None, str], Path]:
+    """`list_files` of predictions: with `ending`, those whose names end in it, by their names without it."""
+    files = list_files(folder, PREDICTION_SUFFIXES, "predictions")
+    if not ending:
+        return files
+    chosen = {
+        (sequence, name.removesuffix(file_key(ending))): path
+        for (sequence, name), path in files.items()
+        if name.endswith(file_key(ending))
+    }
+    if not chosen:
+        raise InputError(f"no name in --predictions {folder} ends in {ending}; the first is {next(iter(files))[1]}")
+    return chosen
+
+
+def ending_advice(predictions: dict, truth: dict) -> str:
+    """What an error adds where all predictions are called as masks with one ending: to give it with --suffix."""
+    first = next(iter(predictions))[1]
+    for mask in (name for _, name in truth if first.startswith(name)):
+        ending = first[len(mask) :]
+        if ending and all((sequence, name.removesuffix(ending)) in truth for sequence, name in predictions):
+            return f"; all predictions end in {ending}: give --suffix {ending}"
+    return ""
 
 
 def list_files(folder: Path, suffixes: tuple[str, ...], what: str) -> dict[tuple[str | None, str], Path]:
@@ -106,9 +134,14 @@ def shown(names: list[str]) -> str:
     return ", ".join(names[:NAMES_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def read_pair(pair: Pair, logits: bool) -> tuple[np.ndarray, np.ndarray]:
-    """A prediction, float [H, W], and its mask, bool [H, W]; `InputError` names the files where they do not fit."""
-    score, mask = read_scores(pair.prediction, "logit" if logits else "probability"), read_mask(pair.mask)
+def read_pair(
+    pair: Pair, scale: str = "probability", two_values: tuple[float, float] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """A prediction, float [H, W], and its mask, bool [H, W]; `InputError` names the files where they do not fit.
+
+    scale, two_values: see `read_scores`.
+    """
+    score, mask = read_scores(pair.prediction, scale, two_values), read_mask(pair.mask)
     if score.shape != mask.shape:
         found = f"{pair.prediction} is {size_text(score)} and {pair.mask} is {size_text(mask)} (width x height)"
         raise InputError(f"{found}; resize the prediction to the mask's size")
