@@ -34,6 +34,7 @@ from istd.utils.metrics.tables import text_table
 
 MIB = 2**20
 STATUS = Path("/proc/self/status")
+MEMORY_ADVICE = "lower --batch_size or --size"  # of `run_main`
 
 
 def main(argv: list[str] | None = None) -> None:

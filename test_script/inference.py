@@ -52,6 +52,7 @@ from istd.utils.metrics.tables import error_table, metrics_table, text_table
 from istd.utils.metrics.track_metrics import track_cells
 
 GPU_WORKERS = 4
+MEMORY_ADVICE = "lower --batch_size, or give --tile"  # of `run_main`
 
 
 def main(argv: list[str] | None = None) -> None:

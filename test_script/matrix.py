@@ -32,6 +32,7 @@ from istd.utils.metrics.tables import HEADINGS, format_metric, text_table
 from istd.utils.plots import write_heat_map
 
 Results = Mapping[tuple[str, str], Mapping[str, Mapping]]  # (checkpoint, dataset) -> protocol -> metrics
+MEMORY_ADVICE = "lower --batch_size, or give --tile"  # of `run_main`
 
 
 def main(argv: list[str] | None = None) -> None:

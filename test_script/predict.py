@@ -54,6 +54,7 @@ from istd.utils.files import atomic_path, open_atomic
 from istd.utils.grey_levels import describe_range, range_value
 
 DEFAULT_WEIGHTS = "datransnet"
+MEMORY_ADVICE = "lower --batch_size, or give --tile"  # of `run_main`
 
 
 def main(argv: list[str] | None = None) -> None:

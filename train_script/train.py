@@ -35,6 +35,7 @@ from istd.utils.metrics import build_metric
 from istd.utils.metrics.accumulator import LOWER_IS_BETTER
 
 SELECTION_METRICS = ("video_mean", "iou", "pd")  # the first that a protocol defines chooses the best epoch
+MEMORY_ADVICE = "lower --batch_size and raise --accumulate as much, or lower --train_size"  # of `run_main`
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -6,6 +6,8 @@ import cv2
 import numpy as np
 from skimage.util import montage
 
+from istd.utils.names import drawn
+
 TRUTH = (31, 200, 95)  # outline of the true mask, in every picture
 FOUND = (255, 80, 60)  # outline of the prediction
 DISPLAY_PERCENTILES = (0.5, 99.9)  # of the grey levels, shown as black and white
@@ -53,6 +55,6 @@ def contact_sheet(tiles: Sequence[np.ndarray], labels: Sequence[str], columns: i
     for cell, tile, label in zip(cells, tiles, labels, strict=True):
         cell[: tile.shape[0], : tile.shape[1]] = tile
         place = (1, LABEL_HEIGHT - 4)
-        cv2.putText(cell[height:], label, place, cv2.FONT_HERSHEY_SIMPLEX, 0.34, TEXT_COLOR, 1, cv2.LINE_AA)
+        cv2.putText(cell[height:], drawn(label), place, cv2.FONT_HERSHEY_SIMPLEX, 0.34, TEXT_COLOR, 1, cv2.LINE_AA)
     grid = (-(-len(tiles) // columns), columns)
     return montage(cells, fill=[SHEET_GREY] * 3, grid_shape=grid, padding_width=GAP, channel_axis=-1)

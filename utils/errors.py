@@ -1,12 +1,15 @@
 """The error raised for user mistakes, and the wrapper that reports it without a traceback."""
 
+import os
 import signal
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
-OUT_OF_MEMORY = (
-    "out of memory; lower --batch_size, raise --accumulate (training), or use smaller frames (--size, --tile)"
-)
+from istd.utils.names import printable
+
+MEMORY_ADVICE = "give it smaller inputs, or a machine with more memory"  # where a command has none of its own
+INTERRUPTED, TERMINATED, PIPE_CLOSED = (128 + number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE))
 
 
 class InputError(Exception):
@@ -19,26 +22,47 @@ class InputError(Exception):
         super().__init__(message.rsplit(f"\n{__name__}.InputError: ", 1)[-1].rstrip())
 
 
-def run_main(main: Callable[[], int | None]) -> None:
-    """Run a command's `main` and exit with its return value, 2 for an `InputError` or lack of memory, 130 for Ctrl-C.
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which `timeout` and batch systems send; it interrupts as Ctrl-C does."""
 
-    `InputError` and lack of memory are reported in one sentence, without a traceback. SIGTERM, which `timeout` and
-    batch systems send, interrupts as Ctrl-C does, so that nothing is left half written.
+
+def run_main(main: Callable[[], int | None]) -> NoReturn:
+    """Run a command's `main` and exit with its return value, or 2 for an `InputError` or lack of memory.
+
+    These are reported in one sentence, without a traceback; the advice for lack of memory is MEMORY_ADVICE of the
+    module of `main`, where it has one. Interrupted, nothing is left half written; the exit status is then 130 for
+    Ctrl-C, 143 for SIGTERM, and 141 where the reader of standard output (`| head`) has exited.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as `set_up_process` leaves it; a shell may ignore it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _raise_terminated)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # names of files need not be text
+            stream.reconfigure(errors="backslashreplace")
     try:
-        sys.exit(main() or 0)
+        status = main() or 0
+        sys.stdout.flush()
+        sys.exit(status)
     except (InputError, MemoryError, RuntimeError) as error:
         if not isinstance(error, InputError) and not is_out_of_memory(error):
             raise
-        print(f"error: {error if isinstance(error, InputError) else OUT_OF_MEMORY}", file=sys.stderr)
+        advice = getattr(main, "__globals__", {}).get("MEMORY_ADVICE", MEMORY_ADVICE)
+        message = printable(str(error)) if isinstance(error, InputError) else f"out of memory; {advice}"
+        print(f"error: {message}", file=sys.stderr)
         sys.exit(2)
+    except Terminated:
+        print("terminated", file=sys.stderr)
+        sys.exit(TERMINATED)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:  # the reader of the pipe (`| head`) has exited
-        sys.stderr.close()
-        sys.exit(0)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at the end
+        sys.exit(PIPE_CLOSED)
+
+
+def _raise_terminated(*_: object) -> NoReturn:
+    raise Terminated
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from istd.utils.errors import InputError
+from istd.utils.names import table_cell
 
 PROBE_BYTES = 4096  # an empty file can be created even on a full disk
 
@@ -49,14 +50,21 @@ def write_json(path: str | Path, content: Any, indent: int | None = 1) -> None:
 @contextmanager
 def open_atomic(path: str | Path) -> Iterator[TextIO]:
     """Yield a text file that appears as `path` if the block succeeds."""
-    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+    with (
+        atomic_path(path) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         yield file
 
 
 def write_csv(path: str | Path, columns: Iterable[str], rows: Iterable[Iterable]) -> None:
     """Write a table as csv, with an empty cell for NaN and None; raises `InputError` as `atomic_path` does."""
     with open_atomic(path) as file:
-        csv.writer(file, lineterminator="\n").writerows([columns, *(map(json_ready, row) for row in rows)])
+        csv.writer(file, lineterminator="\n").writerows([columns, *(map(_cell, row) for row in rows)])
+
+
+def _cell(value: Any) -> Any:
+    return table_cell(json_ready(value))
 
 
 def json_ready(value: Any) -> Any:

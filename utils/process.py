@@ -5,6 +5,7 @@ A program that uses the packages gets the same from `set_up_process()`, called b
 
 import ctypes
 import os
+import signal
 import sys
 from collections.abc import MutableMapping
 
@@ -27,7 +28,12 @@ def started_module() -> str:
 
 
 def set_up_process() -> None:
-    """Set how this process and those that it starts allocate memory and let threads wait; before torch is imported."""
+    """Set how this process and those that it starts allocate memory and let threads wait; before torch is imported.
+
+    Until `run_main` takes over, Ctrl-C ends the process at once, without a traceback out of the imports.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     limit_spinning(os.environ)
     if sys.platform == "linux":
         keep_freed_memory(ctypes.CDLL(None), os.environ)

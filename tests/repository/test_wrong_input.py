@@ -240,7 +240,7 @@ def test_too_little_memory_is_one_sentence(error, world, tmp_path, monkeypatch, 
 
     monkeypatch.setattr("istd.test_script.benchmark.count_parameters", fail)
     assert run("benchmark", "--model datransnet", world, tmp_path, monkeypatch) == 2
-    assert "out of memory; lower --batch_size" in sentence(capfd.readouterr().err)
+    assert "out of memory; give it smaller inputs" in sentence(capfd.readouterr().err)
 
 
 def test_an_error_of_ours_keeps_its_traceback(world, tmp_path, monkeypatch):
@@ -268,7 +268,7 @@ def main():
 run_main(main)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+    assert (done.returncode, done.stderr) == (143, "terminated\n")
     assert not list(tmp_path.iterdir())
 
 

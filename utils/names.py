@@ -1,0 +1,35 @@
+"""Names of files, which may hold anything but a slash and a zero byte, as text for people, tables, and pictures."""
+
+import re
+
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """`text` with terminals' control characters, and bytes that are no UTF-8, written as \\x1b or \\udcff."""
+    return UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def table_cell(value: object) -> object:
+    """A value as a cell of a csv file: text without control characters, and none that a spreadsheet runs as a formula.
+
+    Such text gets an apostrophe in front, which spreadsheets take as the mark of text.
+    """
+    if not isinstance(value, str):
+        return value
+    text = printable(value)
+    return f"'{text}" if text.startswith(FORMULA_STARTS) and not _is_number(text) else text
+
+
+def drawn(text: str) -> str:
+    """`text` as OpenCV's fonts have it: ASCII, with a question mark for anything else."""
+    return printable(text).encode("ascii", "replace").decode()
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
