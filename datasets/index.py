@@ -18,7 +18,8 @@ DATA_ROOT_VARIABLE = "ISTD_DATA_ROOT"
 
 @dataclass(frozen=True)
 class DatasetIndex:
-    """A dataset as found on disk. `missing_entries`: split -> list entries without an image."""
+    """A dataset as found on disk. `missing_entries`: split -> list entries without an image; `left_out`: what cannot be
+    used of the parts in use, in words (see `usable`)."""
 
     info: DatasetInfo
     root: Path
@@ -28,6 +29,7 @@ class DatasetIndex:
     split_source: str
     parts: dict[str, list[Sequence]]
     missing_entries: dict[str, list[str]]
+    left_out: tuple[str, ...] = ()
 
     def split(self, name: str) -> list[Sequence]:
         """Sequences of "train", "test" or another list of the dataset. Raises `InputError` if there are none."""
@@ -47,6 +49,8 @@ class DatasetIndex:
             f"; MISSING: {len(entries)} entries of {part} have no file (first: {entries[0]})"
             for part, entries in self.missing_entries.items()
         )
+        skipped = "".join(f"\n    left out: {text}" for text in self.left_out)
+        lost += f"; LEFT OUT by --skip_unusable: {len(self.left_out)}{skipped}" if self.left_out else ""
         return f"{self.info.name}: {found}; split from {self.split_source}: {parts}{lost}"
 
 

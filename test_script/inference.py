@@ -26,7 +26,7 @@ import torch
 
 from istd.datasets import DatasetIndex, open_datasets
 from istd.datasets.catalog import DatasetInfo, PublishedMetrics
-from istd.datasets.clips import range_lines
+from istd.datasets.usable import data_lines, usable_index
 from istd.test_script.map_sources import network_maps
 from istd.test_script.measurement import Job, measure_set
 from istd.test_script.options import (
@@ -83,6 +83,7 @@ def prepare_jobs(indices: list[DatasetIndex], args: argparse.Namespace, device: 
         args.model_path, args.image_size, [index.info for index in indices], **code_options(args)
     )
     tiled = args.tile is not None
+    indices = [usable_index(index, [args.split], args.skip_unusable) for index in indices]
     sets = [
         eval_dataset(index.split(args.split), model, settings, index.info.name, tiled, args.range) for index in indices
     ]
@@ -109,12 +110,14 @@ def prepare_jobs(indices: list[DatasetIndex], args: argparse.Namespace, device: 
             "save_maps": args.save_maps,
             "range": range_value(dataset.grey_range),
             "ranges": {name: list(found) for name, found in dataset.raw_ranges().items()},
+            "split_source": index.split_source,
+            "left_out": list(index.left_out),
             "frames": len(dataset),
             "protocols": [protocol.name for protocol in protocols],
         }
         scales = {protocol.scale for protocol in protocols}
         maps = partial(network_maps, dataset=dataset, predictor=predictor, scales=scales, num_workers=workers)
-        notes = [*range_lines([dataset]), *protocol_notes(facts)]
+        notes = [*data_lines(dataset), *protocol_notes(facts)]
         jobs.append(Job(dataset_frames(index, dataset.sequences), maps, protocols, facts, notes))
     return jobs
 
@@ -156,6 +159,8 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--data_root", help="folder that holds the datasets by name; default datasets/path_config.py")
     add_range_option(parser)
+    skipped = "leave out files that cannot be used: no image, no mask, or a mask of another size; they are listed"
+    add("--skip_unusable", action="store_true", help=skipped)
     add("--split", default="test", help="train, test or another list of the dataset; default test")
     add("--num_workers", type=int, help="processes that read frames; default 4 with a GPU, else none")
 

@@ -18,6 +18,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Sampler, Subset
 import istd.datasets
 from istd.datasets import ClipDataset, ClipSample, DatasetIndex, Sequence, collate
 from istd.datasets.presets import build_transform, find_preset
+from istd.datasets.usable import usable_index
 from istd.test_script.predictor.preparation import eval_dataset
 from istd.train_script.norm_statistics import norm_layers
 from istd.train_script.settings import SEEDS, Settings
@@ -39,18 +40,27 @@ class EvaluatedSet(NamedTuple):
 
 
 def open_datasets(settings: Settings) -> list[DatasetIndex]:
-    """Open the datasets, on the main process first: the demo is rendered on first use."""
+    """Open the datasets, on the main process first: the demo is rendered on first use.
+
+    Files that the run uses are looked at, so that none fails after the last epoch; see `usable_index`.
+    """
     names = settings.dataset, settings.data_root
     indices = istd.datasets.open_datasets(*names) if is_main() else []
     barrier()
-    return indices or istd.datasets.open_datasets(*names)
+    parts = ("train", "test") if _uses_test(settings) else ("train",)
+    indices = indices or istd.datasets.open_datasets(*names)
+    return [usable_index(index, parts, settings.skip_unusable) for index in indices]
+
+
+def _uses_test(settings: Settings) -> bool:
+    return settings.final_test or settings.select_on == "test"
 
 
 def split_sequences(settings: Settings, index: DatasetIndex) -> dict[str, list[Sequence]]:
     """The sequences of a dataset that train ("train"), choose the best epoch ("val"; empty where none is chosen) and
     test the result ("test"; empty where nothing is tested)."""
     train = index.split("train")
-    test = index.split("test") if settings.final_test or settings.select_on == "test" else []
+    test = index.split("test") if _uses_test(settings) else []
     if settings.select_on == "none":
         return {"train": train, "val": [], "test": test}
     train, validation = (train, test) if settings.select_on == "test" else hold_out(train)

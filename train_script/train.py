@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from istd.datasets import DatasetIndex
-from istd.datasets.clips import range_lines
+from istd.datasets.usable import data_lines
 from istd.models import build_model, is_external, load_weights, try_network
 from istd.models.weights import load_fitting, load_pretrained_backbone
 from istd.train_script import data, run_folder
@@ -251,8 +251,9 @@ def announce(run: Run, indices: list[DatasetIndex], network: nn.Module, notes: l
     log(f"train {settings.model} ({millions:.1f} M parameters, {frames})")
     for index, count in zip(indices, run.batches.counts, strict=True):
         log(f"on {index.summary}; {count} samples an epoch")
-    for line in range_lines(run.train_loader.dataset.datasets):
-        log(line)
+    for dataset in run.train_loader.dataset.datasets:
+        for line in data_lines(dataset):
+            log(line)
     if settings.dataset == DEMO:
         log(
             "the demo's sequences are generated; to train on real ones: --dataset NAME|FOLDER, or --config (see --help)"

@@ -1,5 +1,6 @@
 """Find, read and encode the grey frames and masks of infrared datasets, whatever their format and bit depth."""
 
+import io
 import re
 from collections.abc import Callable
 from operator import attrgetter
@@ -11,6 +12,7 @@ import numpy as np
 from istd.utils.errors import InputError
 from istd.utils.files import read_text
 from istd.utils.grey_levels import to_unit
+from istd.utils.image_headers import check_pixels, claimed_size, is_whole_png, jpg_header, open_image
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 MASK_ENDING = "_pixels0"  # NUAA-SIRST is released with masks named NAME_pixels0.png
@@ -97,9 +99,43 @@ def decode_pixels(data: bytes, name: str) -> np.ndarray:
 
 
 def read_mask(path: str | Path) -> np.ndarray:
-    """Read a mask as bool [H, W]: any value > 0 in any colour channel is target (0/1, 0/255, 16-bit, palette)."""
+    """Read a mask as bool [H, W]; see `mask_of`."""
+    return mask_of(_read(path))
+
+
+def mask_of(image: np.ndarray) -> np.ndarray:
+    """The mask bool [H, W] that an image [H, W] or [H, W, 3 or 4] shows.
+
+    Two levels are background (the lower one) and target, whatever they are: 0/1, 0/255, a palette's colours. Of more
+    levels (jpg, resized masks), those above half of the maximum are target. A single level is target unless it is 0.
+    """
+    levels = mask_levels(image)
+    low, high = levels.min(), levels.max()
+    if low == high:
+        return np.full(levels.shape, bool(low))
+    return levels == high if is_two_valued(levels) else levels > high / 2
+
+
+def mask_levels(image: np.ndarray) -> np.ndarray:
+    """What counts of a mask's image, [H, W]: the highest colour channel, or the alpha channel if colour is constant."""
+    if image.ndim == 2:
+        return image
+    colour = image[..., :3].max(axis=2)
+    if image.shape[2] == 4 and colour.min() == colour.max() and image[..., 3].min() < image[..., 3].max():
+        return image[..., 3]
+    return colour
+
+
+def is_two_valued(levels: np.ndarray) -> bool:
+    """Whether [H, W] holds at most two levels."""
+    return bool(((levels == levels.min()) | (levels == levels.max())).all())
+
+
+def mask_oddities(path: str | Path) -> tuple[int, float]:
+    """How many levels a mask's file has, and which share of its pixels is target."""
     image = _read(path)
-    return image > 0 if image.ndim == 2 else (image[..., :3] > 0).any(axis=2)
+    levels = mask_levels(image)
+    return (2 if is_two_valued(levels) else len(np.unique(levels))), float(mask_of(image).mean())
 
 
 def encode_png(image: np.ndarray, options: tuple[int, ...] = ()) -> bytes:
@@ -109,15 +145,14 @@ def encode_png(image: np.ndarray, options: tuple[int, ...] = ()) -> bytes:
 
 def _read(path: str | Path) -> np.ndarray:
     """`_decode` of a file."""
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read image {path}: {error.strerror or error}; check the path") from error
-    return _decode(data, str(path))
+    with open_image(path) as file:
+        return _decode(file.read(), str(path))
 
 
 def _decode(data: bytes, name: str) -> np.ndarray:
     """The bytes of a file -> array as stored, [H, W] or [H, W, 3 or 4] in OpenCV's channel order."""
+    if header := claimed_size(data):
+        check_pixels(header, name)
     whole = data and not _is_truncated(data)
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if whole else None
     if image is None:
@@ -129,10 +164,7 @@ def _decode(data: bytes, name: str) -> np.ndarray:
 
 
 def _is_truncated(data: bytes) -> bool:
-    """Whether a png or jpg lacks its end marker; OpenCV before 5 decodes the readable part of such a file silently.
-
-    In a jpg the marker must follow the start of the last scan: an embedded thumbnail has its own end marker.
-    """
+    """Whether a png or jpg lacks its end marker; OpenCV before 5 decodes the readable part of such a file silently."""
     if data.startswith(JPG_START):
-        return data.rfind(JPG_END) < data.rfind(JPG_SCAN)
-    return data.startswith(PNG_START) and PNG_END not in data[-64:]
+        return jpg_header(data) is None
+    return data.startswith(PNG_START) and not is_whole_png(io.BytesIO(data))

@@ -1,0 +1,128 @@
+"""What of a dataset can be used: sizes and readability from the headers of its files, and masks that look wrong."""
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import NamedTuple
+
+from istd.datasets.clips import ClipDataset, range_lines
+from istd.datasets.index import DatasetIndex
+from istd.datasets.layouts import Frame, Sequence
+from istd.utils.errors import InputError
+from istd.utils.image_headers import read_header
+from istd.utils.images import mask_oddities
+
+MAX_TARGET_SHARE = 0.5  # of an image; a mask of more is probably inverted
+MASKS_LOOKED_AT = 64  # spread over a dataset, before it is used; datasets.check looks at all
+FILES_AT_ONCE = 8
+
+
+class Unusable(NamedTuple):
+    """A file that cannot be used, and why, in words that name it."""
+
+    kind: str
+    text: str
+
+
+def find_faults(frame: Frame) -> Unusable | None:
+    """What is wrong with the files of a frame, as far as their headers tell."""
+    try:
+        image = read_header(frame.image)
+        mask = None if frame.mask is None else read_header(frame.mask)
+    except InputError as error:
+        return Unusable("unreadable files", str(error))
+    if mask and mask.size != image.size:
+        text = f"mask {frame.mask} is {mask.size_text}, its image {frame.image} {image.size_text}; expected one size"
+        return Unusable("masks that differ in size from their image", text)
+    return None
+
+
+def check_usable(sequences: list[Sequence], skip: bool = False) -> tuple[list[Sequence], list[Unusable]]:
+    """The sequences without what cannot be used, and what was left out.
+
+    Without `skip` anything that cannot be used is an `InputError`, which names the first file and the option. An image
+    without a mask is context in a sequence; where it is a sample of its own, `skip` counts it as left out. A frame of a
+    sequence whose mask alone is wrong becomes context.
+    """
+    frames = [frame for sequence in sequences for frame in sequence.frames]
+    with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+        faults = dict(zip(frames, pool.map(find_faults, frames), strict=True))
+    found = [fault for fault in faults.values() if fault]
+    if found and not skip:
+        more = f" ({len(found)} files cannot be used)" if len(found) > 1 else ""
+        raise InputError(f"{found[0].text}{more}; mend them, or leave them out with --skip_unusable")
+    kept, left_out = [], list(found)
+    for sequence in sequences:
+        usable = [_usable_part(frame, faults[frame]) for frame in sequence.frames]
+        rest = tuple(frame for frame in usable if frame is not None)
+        if skip and len(sequence.frames) == 1 and rest and rest[0].mask is None and not faults[sequence.frames[0]]:
+            left_out.append(Unusable("images without mask", f"image {rest[0].image} has no mask"))
+        if rest and (len(sequence.frames) > 1 or rest[0].mask is not None or not skip):
+            kept.append(replace(sequence, frames=rest))
+    return kept, left_out
+
+
+def _usable_part(frame: Frame, fault: Unusable | None) -> Frame | None:
+    """The frame, without its mask if only that is wrong; None if nothing can be used."""
+    if fault is None:
+        return frame
+    if fault.kind == "unreadable files":
+        try:
+            read_header(frame.image)
+        except InputError:
+            return None
+    return replace(frame, mask=None)
+
+
+def usable_index(index: DatasetIndex, parts: Iterable[str], skip: bool = False) -> DatasetIndex:
+    """`index` with what can be used of these `parts`; its `left_out` says what is not.
+
+    Raises `InputError` where a frame is in the training part and in another one, and, without `skip`, where a file
+    cannot be used.
+    """
+    if shared := shared_frames(index):
+        first = f"{shared[0]}" + (f" and {len(shared) - 1} more" if len(shared) > 1 else "")
+        raise InputError(
+            f"{index.info.name}: frames are in two parts of the split from {index.split_source}: {first}; a test on "
+            "images that were trained on means nothing: correct the lists"
+        )
+    usable = {name: check_usable(index.split(name), skip) for name in dict.fromkeys(parts)}
+    left_out = dict.fromkeys(fault.text for _, faults in usable.values() for fault in faults)
+    kept = index.parts | {name: sequences for name, (sequences, _) in usable.items()}
+    return replace(index, parts=kept, left_out=tuple(left_out))
+
+
+def shared_frames(index: DatasetIndex) -> list[str]:
+    """The images of frames with a mask that are in the training part and in another part of a dataset."""
+    images = {
+        part: {str(frame.image) for sequence in sequences for frame in sequence.frames if frame.mask is not None}
+        for part, sequences in index.parts.items()
+    }
+    train = images.pop("train", set())
+    return [f"{image} (train and {part})" for part in images for image in sorted(train & images[part])]
+
+
+def mask_lines(name: str, sequences: Iterable[Sequence]) -> list[str]:
+    """A line for each kind of mask that looks wrong, of up to MASKS_LOOKED_AT masks spread over the sequences."""
+    masks = [frame.mask for sequence in sequences for frame in sequence.frames if frame.mask is not None]
+    step = max(1, len(masks) // MASKS_LOOKED_AT)
+    grey, large = [], []
+    for path in masks[::step]:
+        levels, share = mask_oddities(path)
+        if levels > 2:
+            grey.append(f"{path} ({levels} levels)")
+        if share > MAX_TARGET_SHARE:
+            large.append(f"{path} ({share:.0%})")
+    looked = f"of {len(masks[::step])} masks looked at"
+    lines = []
+    if grey:
+        rule = "have more than two levels; what is above half of the maximum is target"
+        lines.append(f"{name}: {len(grey)} {looked} {rule}: {grey[0]}")
+    if large:
+        lines.append(f"{name}: warning: {len(large)} {looked} make most of the image target; inverted? {large[0]}")
+    return lines
+
+
+def data_lines(dataset: ClipDataset) -> list[str]:
+    """What is to be said of a dataset before it is used: the ranges of raw frames, and masks that look wrong."""
+    return [*range_lines([dataset]), *mask_lines(dataset.dataset_name, dataset.sequences)]

@@ -1,0 +1,151 @@
+"""Size and depth of an image from the first bytes of its file, and whether the file is complete."""
+
+import os
+import re
+import stat
+import struct
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+from istd.utils.errors import InputError
+
+MAX_PIXELS = 1 << 28  # of one image; more is a damaged header, or an attack
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+JPG_START, JPG_SCAN, JPG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
+JPG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # that ends a scan: no stuffed byte, restart or fill byte
+JPG_SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # markers of the segments that hold the size
+TIFF_WIDTH, TIFF_HEIGHT, TIFF_BITS = 256, 257, 258
+
+
+class Header(NamedTuple):
+    """Width and height in pixels, and bits of a channel."""
+
+    width: int
+    height: int
+    bits: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.width, self.height
+
+    @property
+    def size_text(self) -> str:
+        return f"{self.width} x {self.height}"
+
+
+def open_image(path: str | Path) -> BinaryIO:
+    """Open a regular file to read; raises `InputError` for anything else, such as a pipe, which would block."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise InputError(f"cannot read image {path}: it is no regular file; remove it, or copy the image there")
+        return open(path, "rb")
+    except OSError as error:
+        reason = error.strerror or error
+        if os.path.islink(path) and not os.path.exists(path):
+            reason = f"it is a link to {os.readlink(path)}, which does not exist"
+        raise InputError(f"cannot read image {path}: {reason}; check the path") from error
+
+
+def read_header(path: str | Path) -> Header:
+    """The header of a png, jpg, bmp, tiff or npy file; raises `InputError` if there is none or the end is missing."""
+    with open_image(path) as file:
+        start = file.read(26)
+        try:
+            header = _parse(file, start)
+        except (struct.error, ValueError, IndexError) as error:
+            raise InputError(f"cannot read image {path}: its header is damaged ({error}); copy it again") from error
+        if header is None:
+            size = os.path.getsize(path)
+            expected = "no whole png, jpg, bmp or tiff image; copy or convert it again"
+            raise InputError(f"cannot read image {path}: its {size} bytes are {expected}")
+        check_pixels(header, str(path))
+        return header
+
+
+def check_pixels(header: Header, name: str) -> None:
+    """Raise `InputError` for an image that claims more than MAX_PIXELS, or none."""
+    if not 0 < header.width * header.height <= MAX_PIXELS:
+        limit = f"more than 0 and at most {MAX_PIXELS} pixels"
+        raise InputError(f"image {name} claims to be {header.size_text}; expected {limit}; copy or convert it again")
+
+
+def claimed_size(data: bytes) -> Header | None:
+    """The header of a png in memory, which alone may claim any size; None for other data."""
+    return _png_header(data[:26]) if data.startswith(PNG_SIGNATURE) and len(data) >= 26 else None
+
+
+def _parse(file: BinaryIO, start: bytes) -> Header | None:
+    if start.startswith(PNG_SIGNATURE):
+        return _png_header(start) if is_whole_png(file) else None
+    if start.startswith(JPG_START):
+        file.seek(0)
+        return jpg_header(file.read())
+    if start.startswith(b"BM"):
+        width, height = struct.unpack("<ii", start[18:26])
+        return Header(width, abs(height), 8)
+    if start[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return _tiff_header(file, "<" if start[:2] == b"II" else ">", start[2:4] in (b"+\0", b"\0+"))
+    if start.startswith(np.lib.format.MAGIC_PREFIX):
+        file.seek(0)
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+        return Header(shape[-1], shape[-2], 8 * dtype.itemsize)
+    return None
+
+
+def _png_header(start: bytes) -> Header:
+    width, height, bits = struct.unpack(">IIB", start[16:25])
+    return Header(width, height, bits)
+
+
+def is_whole_png(file: BinaryIO) -> bool:
+    """Whether the chunks of a png go on to its end marker; what cameras append after it does not count."""
+    file.seek(len(PNG_SIGNATURE))
+    while len(chunk := file.read(8)) == 8:
+        if chunk[4:] == b"IEND":
+            return True
+        file.seek(int.from_bytes(chunk[:4], "big") + 4, os.SEEK_CUR)
+    return False
+
+
+def jpg_header(data: bytes) -> Header | None:
+    """The header of a jpg in memory; None if its end marker is missing. What follows that marker does not count.
+
+    Segments are skipped by their lengths, since a thumbnail in one of them has an end marker of its own.
+    """
+    header, at = None, len(JPG_START)
+    while at + 4 <= len(data) or data[at : at + 2] == JPG_END:
+        marker = data[at : at + 2]
+        if marker == JPG_END:
+            return header
+        if marker[0] != 0xFF:
+            return None
+        if marker[1] in JPG_SIZES and at + 9 <= len(data):
+            bits, height, width = struct.unpack(">BHH", data[at + 4 : at + 9])
+            header = Header(width, height, bits)
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        if marker == JPG_SCAN:
+            following = JPG_MARKER.search(data, at)
+            if following is None:
+                return None
+            at = following.start()
+    return None
+
+
+def _tiff_header(file: BinaryIO, order: str, big: bool) -> Header | None:
+    """The size in the first directory."""
+    file.seek(8 if big else 4)
+    (at,) = struct.unpack(order + ("Q" if big else "I"), file.read(8 if big else 4))
+    file.seek(at)
+    count_form, entry_form = ("Q", "HHQ8s") if big else ("H", "HHI4s")
+    (count,) = struct.unpack(order + count_form, file.read(8 if big else 2))
+    values = {TIFF_BITS: 1}
+    size = struct.calcsize(order + entry_form)
+    for _ in range(count):
+        tag, kind, number, value = struct.unpack(order + entry_form, file.read(size))
+        if tag in (TIFF_WIDTH, TIFF_HEIGHT) or (tag == TIFF_BITS and 2 * number <= len(value)):
+            values[tag] = struct.unpack(order + ("H" if kind == 3 else "I"), value[: 2 if kind == 3 else 4])[0]
+    return Header(values[TIFF_WIDTH], values[TIFF_HEIGHT], values[TIFF_BITS]) if TIFF_WIDTH in values else None
