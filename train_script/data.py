@@ -20,14 +20,17 @@ from istd.datasets import ClipDataset, ClipSample, DatasetIndex, Sequence, colla
 from istd.datasets.presets import build_transform, find_preset
 from istd.datasets.usable import usable_index
 from istd.test_script.predictor.preparation import eval_dataset
+from istd.train_script.holdout import hold_out
 from istd.train_script.norm_statistics import norm_layers
 from istd.train_script.settings import SEEDS, Settings
 from istd.train_script.state import SIGNALS
 from istd.utils.distributed import barrier, cores_of_process, is_main, rank, world_size
 from istd.utils.errors import InputError
 from istd.utils.grey_levels import parse_range
+from istd.utils.images import read_mask
 
-HOLDOUT_SHARE, HOLDOUT_SEED = 0.1, 42
+SAMPLED_MASKS = 32
+LARGE_TARGET = 0.1  # share of an image
 GPU_WORKERS = 8  # at most, of a training process
 EVAL_CACHE_BYTES = 64 * 2**20  # of each loading process: evaluation reads frames in order, and once
 
@@ -56,33 +59,15 @@ def _uses_test(settings: Settings) -> bool:
     return settings.final_test or settings.select_on == "test"
 
 
-def split_sequences(settings: Settings, index: DatasetIndex) -> dict[str, list[Sequence]]:
+def split_sequences(settings: Settings, index: DatasetIndex, num_frames: int = 1) -> dict[str, list[Sequence]]:
     """The sequences of a dataset that train ("train"), choose the best epoch ("val"; empty where none is chosen) and
-    test the result ("test"; empty where nothing is tested)."""
+    test the result ("test"; empty where nothing is tested). `num_frames`: of a clip."""
     train = index.split("train")
     test = index.split("test") if _uses_test(settings) else []
     if settings.select_on == "none":
         return {"train": train, "val": [], "test": test}
-    train, validation = (train, test) if settings.select_on == "test" else hold_out(train)
+    train, validation = (train, test) if settings.select_on == "test" else hold_out(train, num_frames)
     return {"train": train, "val": validation, "test": test}
-
-
-def hold_out(sequences: list[Sequence]) -> tuple[list[Sequence], list[Sequence]]:
-    """Training sequences as (those that train, those held out to select by): a random HOLDOUT_SHARE, at least one.
-
-    Whole sequences, because frames of one sequence are near copies of each other. Both parts keep their order. Every
-    run holds out the same ones, whatever its seed: else weights that are trained on would be validated on what they
-    were trained with before, and runs of several seeds would not compare.
-    """
-    if len(sequences) < 2:
-        raise InputError(
-            f"the training set has {len(sequences)} sequence(s), too few to hold one out for validation; "
-            "use --select_on test, or add sequences"
-        )
-    order = torch.randperm(len(sequences), generator=torch.Generator().manual_seed(HOLDOUT_SEED)).tolist()
-    held = set(order[: max(1, round(HOLDOUT_SHARE * len(sequences)))])
-    train = [sequence for index, sequence in enumerate(sequences) if index not in held]
-    return train, [sequence for index, sequence in enumerate(sequences) if index in held]
 
 
 def evenly(count: int, limit: int | None) -> list[int]:
@@ -198,6 +183,24 @@ def build_train_dataset(settings: Settings, sequences: list[Sequence], name: str
     border = find_preset(settings.preset).border
     rule = parse_range(settings.range)
     return ClipDataset(sequences, model.num_frames, transform, border, name, seed=settings.seed, grey_range=rule)
+
+
+def mask_notes(datasets: list[ClipDataset]) -> list[str]:
+    """What is odd about the training masks, of which up to SAMPLED_MASKS of each dataset are read: a sentence each."""
+    notes = []
+    for dataset in datasets:
+        sampled = [dataset.targets[item] for item in evenly(len(dataset), SAMPLED_MASKS)]
+        paths = [dataset.sequences[number].frames[index].mask for number, index in sampled]
+        shares = [float(read_mask(path).mean()) for path in paths]
+        if max(shares) > LARGE_TARGET:
+            largest = paths[shares.index(max(shares))]
+            notes.append(
+                f"warning: {max(shares):.0%} of {largest} is target, far more than small targets have; is it inverted? "
+                "python -m datasets.check shows the masks"
+            )
+        if not max(shares):
+            notes.append(f"warning: none of {len(paths)} training masks of {dataset.dataset_name} shows a target")
+    return notes
 
 
 def build_train_loader(

@@ -14,6 +14,7 @@ from istd.models.weights import load_fitting, load_pretrained_backbone
 from istd.train_script import data, run_folder
 from istd.train_script.data_parallel import ProcessAverage, broadcast_weights
 from istd.train_script.graphs import uses_graphs
+from istd.train_script.holdout import describe_holdout
 from istd.train_script.optim import build_optimizer, build_schedule
 from istd.train_script.run_folder import LAST, Log
 from istd.train_script.run_record import check_data, describe_data, describe_record, write_record
@@ -34,6 +35,7 @@ from istd.utils.folder_lock import locked_folder
 from istd.utils.metrics import build_metric
 from istd.utils.metrics.accumulator import LOWER_IS_BETTER
 
+FEW_STEPS = 200  # fewer hardly train a network
 SELECTION_METRICS = ("video_mean", "iou", "pd")  # the first that a protocol defines chooses the best epoch
 MEMORY_ADVICE = "lower --batch_size and raise --accumulate as much, or lower --train_size"  # of `run_main`
 
@@ -54,7 +56,7 @@ def train(start: StartingPoint, device: torch.device, log: Log) -> int:
     indices = open_datasets(settings, saved)
     network = build_network(settings, device, saved, notes)
     protocol, select_by = choose_selection(settings, indices)
-    parts = [data.split_sequences(settings, index) for index in indices]
+    parts = [data.split_sequences(settings, index, network.num_frames) for index in indices]
     names = [index.info.name for index in indices]
     train_data = [
         data.build_train_dataset(settings, part["train"], name, network)
@@ -109,7 +111,7 @@ def train(start: StartingPoint, device: torch.device, log: Log) -> int:
                 if settings.tensorboard and is_main()
                 else None,
             )
-            announce(run, indices, network, notes)
+            announce(run, indices, network, [*notes, *data.mask_notes(train_data)])
             try:
                 if settings.init_weights and not saved:
                     validate_start(run, training)
@@ -279,13 +281,19 @@ def announce(run: Run, indices: list[DatasetIndex], network: nn.Module, notes: l
         log(
             f"selection: best {run.select_by} ({run.protocol}) on "
             + ", ".join(
-                f"{len(part.dataset.sequences)} of {len(index.split('train'))} training {index.info.kind} "
-                f"of {index.info.name}"
+                describe_holdout(index.info.kind, index.info.name, index.split("train"), part.dataset.sequences)
                 for part, index in zip(run.val_sets, indices, strict=True)
             )
             + ", held out; "
             f"the test set is {'evaluated once, at the end' if settings.final_test else 'not used'}"
         )
+    total = (settings.epochs - settings.start_epoch) * run.batches.steps
+    if total < FEW_STEPS:
+        notes = [
+            *notes,
+            f"note: the run has {total} steps, few for a training, which takes hundreds to thousands of them; "
+            "--epochs, or --epoch_samples (each draw of a sample is another crop), give it more",
+        ]
     for note in notes:
         log(note)
     log(f"output: {run.folder}")

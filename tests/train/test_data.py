@@ -19,31 +19,15 @@ from istd.train_script.data import (
     count_workers,
     epoch_counts,
     evenly,
-    hold_out,
     number_repeats,
-    split_sequences,
     stop_loading,
 )
 from istd.train_script.settings import merge_settings
-from istd.utils.errors import InputError
 from tests.reference.datasets_folders import write_pairs
 
 
 def sequences(count):
     return [Sequence(str(index), ()) for index in range(count)]
-
-
-def test_every_run_holds_out_the_same_tenth():
-    index = SimpleNamespace(split=lambda name: sequences(40) if name == "train" else [])
-    parts = [
-        split_sequences(SimpleNamespace(select_on="holdout", final_test=False, seed=seed), index) for seed in (3, 42)
-    ]
-    assert parts[0] == parts[1]
-    train, held = ({sequence.name for sequence in parts[0][part]} for part in ("train", "val"))
-    assert held == {"9", "15", "22", "32"} and len(train) == 36 and not train & held  # for good
-    assert len(hold_out(sequences(2))[1]) == 1
-    with pytest.raises(InputError, match="too few to hold one out"):
-        hold_out(sequences(1))
 
 
 @pytest.mark.parametrize(
