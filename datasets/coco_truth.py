@@ -57,12 +57,16 @@ def coco_truth(index: DatasetIndex, sequences: Iterable[Sequence] | None = None)
     frames = list({frame.image: frame for sequence in sequences for frame in sequence.frames if frame.mask}.values())
     if boxes is None:
         return ground_truth((_mask_truth(frame, *names[frame.image]) for frame in frames), index.info.name)
-    chosen = {names[frame.image][0] for frame in frames}
-    kept = {
-        "images": [image for image in boxes["images"] if image["id"] in chosen],
-        "annotations": [truth for truth in boxes["annotations"] if truth["image_id"] in chosen],
+    return choose_images(boxes, {names[frame.image][0] for frame in frames})
+
+
+def choose_images(truth: dict, ids: set) -> dict:
+    """The ground truth of the images with these ids."""
+    chosen = {
+        "images": [image for image in truth["images"] if image["id"] in ids],
+        "annotations": [annotation for annotation in truth["annotations"] if annotation["image_id"] in ids],
     }
-    return boxes | kept
+    return truth | chosen
 
 
 def _mask_truth(frame: Frame, number: int, name: str) -> tuple[dict, list[dict]]:

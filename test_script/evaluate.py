@@ -20,6 +20,7 @@ from istd.datasets import open_dataset
 from istd.test_script.map_sources import saved_maps
 from istd.test_script.measurement import Job, measure_maps, measure_set
 from istd.test_script.options import TRACK_OPTIONS, add_track_options, check_track_options, command_parser
+from istd.test_script.results.coco_results import box_metrics, set_entries
 from istd.test_script.results.frame_set import FrameSet, dataset_frames, dataset_pairs, pair_frames
 from istd.test_script.results.result_files import write_image_metrics
 from istd.test_script.results.set_results import set_metrics
@@ -91,6 +92,7 @@ def main(argv: list[str] | None = None) -> None:
         wanted = "standard" in job.facts["protocols"] or args.curves is not None
         results = measure_maps(job, with_curves=job.with_curves and wanted)
     metrics = set_metrics(results)
+    metrics[next(iter(metrics))] |= box_metrics(job.frames, set_entries(job.frames, results.detections))
 
     def group(row: ImageCounts) -> str | None:
         return next((groups[name] for name in key_names((row.sequence, row.frame)) if name in groups), None)
@@ -207,6 +209,8 @@ def print_results(results: dict[str, dict]) -> None:
     first, result = next(iter(results.items()))
     print(f"{result['images']} images, {result['targets']} targets")
     print(metrics_table(results, "protocol"))
+    if "boxes" in result:
+        print(box_line(result["boxes"]))
     if errors := error_table(results, "protocol"):
         print(f"\nhIoU and what each error takes from it, in %\n{errors}")
     print(f"\nPd by target area in px ({first})\n{areas_table(result['by_area'])}")

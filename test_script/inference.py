@@ -48,6 +48,7 @@ from istd.utils.distributed import is_main, process_group
 from istd.utils.errors import InputError, run_main
 from istd.utils.grey_levels import range_value
 from istd.utils.metrics import PROTOCOLS, Protocol, build_metrics
+from istd.utils.metrics.boxes import box_line
 from istd.utils.metrics.tables import error_table, metrics_table, text_table
 from istd.utils.metrics.track_metrics import track_cells
 
@@ -176,6 +177,8 @@ def print_results(metrics: dict[str, dict], published: Iterable[PublishedMetrics
     first = next(iter(metrics.values()))
     print(f"{first['images']} images, {first['targets']} targets")
     print(metrics_table(metrics | published_lines(published), "protocol"))
+    if "boxes" in first:
+        print(box_line(first["boxes"]))
     if errors := error_table(metrics, "protocol"):
         print(f"hIoU and what each error takes from it, in %:\n{errors}")
     if first.get("by_snr"):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from istd.datasets.coco_truth import read_boxes
 from istd.test_script.map_sources import MappedFrame, MapSource
 from istd.test_script.predictor.detections import detection_row, find_detections
 from istd.test_script.report.report import write_report
@@ -63,13 +64,17 @@ def observe_maps(
 
 @dataclass
 class Measurement:
-    """Counts each frame into its shard, by every protocol and for curves; with `files`, writes what belongs to it."""
+    """Counts a frame into its shard, by every protocol and for curves; with `files`, writes what belongs to it.
+
+    Detections are counted with `files`, or `with_detections`.
+    """
 
     frames: FrameSet
     protocols: list[Protocol]
     shard_of: dict[int, Shard]
     with_curves: bool = True
     files: "FrameFiles | None" = None
+    with_detections: bool = False
 
     def __call__(self, mapped: MappedFrame) -> None:
         """Measure the next frame of a shard, and save the shard after its last frame."""
@@ -81,11 +86,12 @@ class Measurement:
             shard.rows.setdefault(protocol.name, []).extend(metric.rows)
         if self.with_curves:
             shard.curves.update(scores["probability"], truth, frame.sequence, frame.name)
-        if self.files:
+        if self.files or self.with_detections:
             first = self.protocols[0]
             mask = first.iou_map(scores[first.scale])
             detections = find_detections(mask, scores["probability"])
             shard.detections += [detection_row(*frame.row_names, detection) for detection in detections]
+        if self.files:
             if frame.sequence is not None:
                 scene = Scene(mask, truth, find_regions(truth))
                 shard.targets.append(scene.targets.centroids[:, ::-1].tolist())
@@ -120,7 +126,8 @@ class FrameFiles:
 def measure_maps(job: Job, with_curves: bool) -> Results:
     """Measure a job without writing anything."""
     shards = split_work([frame.sequence for frame in job.frames.frames])
-    measure = Measurement(job.frames, job.protocols, shard_of(shards), with_curves)
+    with_boxes = job.frames.root is not None and read_boxes(job.frames.root) is not None
+    measure = Measurement(job.frames, job.protocols, shard_of(shards), with_curves, with_detections=with_boxes)
     observe_maps(job.maps, [shard.items for shard in shards], measure, job.frames.name)
     return merge_shards(shards)
 

@@ -1,6 +1,5 @@
 """Detections: the connected regions of a predicted mask, with their positions and scores, and as rows of files."""
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -44,38 +43,3 @@ def detection_row(sequence: str, frame: str, detection: Detection) -> list:
     for name, digits in (("x", 3), ("y", 3), ("mean_score", 6), ("peak_score", 6)):
         values[name] = round(values[name], digits)
     return [sequence, frame, *values.values()]
-
-
-def coco_detections(
-    files: list[tuple[str, str, str]], sizes: list[tuple[int, int]], detections: Iterable[list], description: str
-) -> dict:
-    """Detections in the COCO format.
-
-    files: (sequence, frame, file name) of each image; sizes: its (height, width); detections: rows of detections.csv.
-    An annotation's score is its peak probability. pycocotools reads the result with
-    `COCO(targets).loadRes(json.load(file)["annotations"])`.
-    """
-    numbers = {(sequence, frame): number for number, (sequence, frame, _) in enumerate(files, start=1)}
-    rows = [(numbers[sequence, frame], Detection(*values)) for sequence, frame, *values in detections]
-    annotations = [
-        {
-            "id": number,
-            "image_id": image,
-            "category_id": 1,
-            "bbox": [found.left, found.top, found.width, found.height],
-            "area": found.area,
-            "score": found.peak_score,
-            "iscrowd": 0,
-        }
-        for number, (image, found) in enumerate(rows, start=1)
-    ]
-    images = [
-        {"id": number, "file_name": name, "height": height, "width": width}
-        for number, ((_, _, name), (height, width)) in enumerate(zip(files, sizes, strict=True), start=1)
-    ]
-    return {
-        "info": {"description": description},
-        "images": images,
-        "categories": [{"id": 1, "name": "target"}],
-        "annotations": annotations,
-    }

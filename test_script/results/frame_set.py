@@ -1,12 +1,12 @@
 """The frames that are measured, wherever their maps come from."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from istd.datasets import DatasetIndex, Sequence
 from istd.datasets.catalog import PublishedMetrics
+from istd.datasets.coco_truth import coco_names
 from istd.utils.errors import InputError
 from istd.utils.images import file_key
 from istd.utils.metrics.saved_maps import Pair, ending_advice, list_predictions, map_key, shown
@@ -20,7 +20,8 @@ class FrameRef(NamedTuple):
     time: int  # number within the sequence, in which frames without a mask count
     mask: Path
     image: Path | None  # None where only the map and the mask are known
-    file_name: str  # of the image in files of detections
+    file_name: str  # of the image in files of detections in COCO's format
+    image_id: int  # there
 
     @property
     def row_names(self) -> tuple[str, str]:
@@ -30,7 +31,9 @@ class FrameRef(NamedTuple):
 
 @dataclass(frozen=True)
 class FrameSet:
-    """The frames of a dataset in the order of their results; `root` is its folder, which may hold targets.csv.
+    """The frames of a dataset in the order of their results.
+
+    `root` is its folder, which may hold targets.csv and boxes.json.
 
     `summary` is what is said of the dataset before the work.
     """
@@ -48,7 +51,7 @@ class FrameSet:
 
 def dataset_frames(index: DatasetIndex, sequences: list[Sequence]) -> FrameSet:
     """The frames with a mask of some `sequences` of a dataset, in the order of `ClipDataset.targets`."""
-    single = index.info.kind == "images"
+    single, names = index.info.kind == "images", coco_names(index)
     frames = [
         FrameRef(
             None if single else sequence.name,
@@ -56,7 +59,7 @@ def dataset_frames(index: DatasetIndex, sequences: list[Sequence]) -> FrameSet:
             time,
             frame.mask,
             frame.image,
-            Path(os.path.relpath(frame.image, index.root)).as_posix(),
+            *reversed(names[frame.image]),
         )
         for sequence in sequences
         for time, frame in enumerate(sequence.frames)
@@ -81,9 +84,9 @@ def dataset_pairs(predictions: Path, frames: list[FrameRef], ending: str = "") -
 def pair_frames(name: str, pairs: list[Pair], images: dict[tuple[str | None, str], Path]) -> FrameSet:
     """The frames of saved maps and masks; `images`: those that are known, by sequence and name of the frame."""
     frames, times = [], {}
-    for pair in pairs:
+    for number, pair in enumerate(pairs, start=1):
         time = times[pair.sequence] = times.get(pair.sequence, -1) + 1
         image = images.get((pair.sequence, pair.frame))
         file_name = "/".join(part for part in (pair.sequence, pair.mask.name) if part)
-        frames.append(FrameRef(pair.sequence, pair.frame, time, pair.mask, image, file_name))
+        frames.append(FrameRef(pair.sequence, pair.frame, time, pair.mask, image, file_name, number))
     return FrameSet(name, frames)

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from istd.datasets.catalog import PublishedMetrics
 from istd.datasets.targets import TARGET_TABLE, read_frame_snr
-from istd.test_script.predictor.detections import DETECTION_COLUMNS, coco_detections
+from istd.test_script.predictor.detections import DETECTION_COLUMNS
+from istd.test_script.results.coco_results import box_metrics, set_entries
 from istd.test_script.results.frame_set import FrameSet
 from istd.test_script.results.result_files import single_numbers, write_image_metrics, write_table
 from istd.test_script.results.shards import Shard
@@ -54,6 +55,9 @@ def write_results(
     `tracks` are the rows of `measure_tracks`, none for single images.
     """
     metrics = set_metrics(results)
+    entries = set_entries(frame_set, results.detections, output / "masks")
+    write_json(output / "detections_coco.json", entries, indent=None)
+    metrics[next(iter(metrics))] |= box_metrics(frame_set, entries)
     root = frame_set.root
     for name, metric in results.metrics.items():
         if root and (root / TARGET_TABLE).is_file():
@@ -70,9 +74,6 @@ def write_results(
     write_table(output / "per_sequence.csv", rows)
     write_image_metrics(output / "per_image.csv", results.metrics)
     write_csv(output / "detections.csv", DETECTION_COLUMNS, results.detections)
-    files = [(*frame.row_names, frame.file_name) for frame in frame_set.frames]
-    coco = coco_detections(files, results.sizes, results.detections, f"{run['model']} on {run['dataset']}")
-    write_json(output / "detections_coco.json", coco, indent=None)
     write_curves(merge_curves(results.curves.values()).compute(), output / "curves")
     return metrics
 

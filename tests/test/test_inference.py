@@ -18,7 +18,7 @@ from istd.models import build_model
 from istd.test_script import evaluate, inference, measurement
 from istd.test_script.map_sources import loader_batches
 from istd.test_script.predictor import PUBLISHED_SCALES, Predictor
-from istd.test_script.predictor.detections import coco_detections, find_detections
+from istd.test_script.predictor.detections import find_detections
 from istd.test_script.results import shards
 from istd.test_script.results.result_files import QUEUE_LENGTH, background_calls
 from istd.test_script.results.set_results import halves_by_snr
@@ -123,10 +123,10 @@ def test_every_file_holds_what_the_network_says(done, checkpoint, sequences):
             assert float(row[name]) == pytest.approx(value, abs=6e-4 if name in "xy" else 1e-6)
 
     coco = json.loads((done / "detections_coco.json").read_text())
-    assert [image["file_name"] for image in coco["images"]] == [f"images/{s}/{n}.png" for s in "bc" for n in range(3)]
-    assert {(image["height"], image["width"]) for image in coco["images"]} == {(HEIGHT, WIDTH)}
-    assert [one["bbox"] for one in coco["annotations"]] == [
-        [found.left, found.top, found.width, found.height] for *_, found in expected_rows
+    ids = {("b", "0"): 4, ("b", "1"): 5, ("b", "2"): 6, ("c", "0"): 7, ("c", "1"): 8, ("c", "2"): 9}  # "a" has 1 to 3
+    assert [(entry["image_id"], entry["file_name"], entry["bbox"]) for entry in coco] == [
+        (ids[sequence, frame], f"images/{sequence}/{frame}.png", [found.left, found.top, found.width, found.height])
+        for sequence, frame, found in expected_rows
     ]
 
     saved = json.loads((done / "metrics.json").read_text())
@@ -375,19 +375,3 @@ def test_background_calls_keep_their_order_wait_and_raise():
     with pytest.raises(InputError, match="disk"), background_calls() as submit:
         while True:  # a later call raises it
             submit(fail)
-
-
-def test_detections_in_the_coco_format():
-    row = ["b", "1", 1, 8.0, 0.5, 7, 0, 3, 2, 6, 0.25, 0.75]
-    files = [("a", "1", "images/a/1.png"), ("b", "1", "images/b/1.png")]
-    assert coco_detections(files, [(4, 5), (8, 10)], [row], "x on y") == {
-        "info": {"description": "x on y"},
-        "images": [
-            {"id": 1, "file_name": "images/a/1.png", "height": 4, "width": 5},
-            {"id": 2, "file_name": "images/b/1.png", "height": 8, "width": 10},
-        ],
-        "categories": [{"id": 1, "name": "target"}],
-        "annotations": [
-            {"id": 1, "image_id": 2, "category_id": 1, "bbox": [7, 0, 3, 2], "area": 6, "score": 0.75, "iscrowd": 0}
-        ],
-    }
