@@ -60,7 +60,9 @@ class FrameCache:
 
 @dataclass(eq=False, repr=False)
 class ClipDataset(Dataset):
-    """A clip for every frame that has a mask: T consecutive frames, of which number T // 2 is the target frame.
+    """A clip for every frame that has a mask: T frames that are `stride` apart, consecutive by default.
+
+    That frame is number `target` of the clip, T // 2 by default.
 
     Before the first and after the last frame, `border` "clamp" repeats that frame and "wrap" goes on at the other end
     of the sequence (as SGMP-UNet was published). T = 1 is the single-frame case.
@@ -83,12 +85,16 @@ class ClipDataset(Dataset):
     cache_bytes: int = CACHE_BYTES
     seed: int = 0
     grey_range: RangeRule = SEQUENCE
+    stride: int = 1
+    target: int | None = None
 
     def __post_init__(self):
         if self.border not in BORDERS:
             raise InputError(f"border {self.border!r} is unknown; expected one of {', '.join(BORDERS)}")
         if self.num_frames < 1:
             raise InputError(f"{self.num_frames} frames a clip; expected at least 1")
+        if self.target is None:
+            self.target = self.num_frames // 2
         self.targets = [
             (number, index)
             for number, sequence in enumerate(self.sequences)
@@ -117,7 +123,7 @@ class ClipDataset(Dataset):
         number, index = self.targets[item]
         sequence = self.sequences[number]
         target = sequence.frames[index]
-        window = np.arange(self.num_frames) + index - self.num_frames // 2
+        window = index + self.stride * (np.arange(self.num_frames) - self.target)
         indices = np.arange(len(sequence.frames)).take(window, mode="wrap" if self.border == "wrap" else "clip")
         frames = self._read_clip([sequence.frames[i] for i in indices], number)
         mask = self._cache.read(target.mask, read_mask).copy()  # the transform may write into it

@@ -17,7 +17,7 @@ PRIOR_LOGIT = math.log(0.02 / (1 - 0.02))
 
 
 class Network(HubMixin, nn.Module):
-    """Base class of the networks: a clip [B, T, C, H, W] to logits [B, 1, H, W] of its target frame, number T // 2.
+    """Base class of the networks: a clip [B, T, C, H, W] to logits [B, 1, H, W] of its target frame.
 
     A subclass sets the attributes below, implements `forward(clip, with_aux=False)`, which with `with_aux` returns a
     list of logits, the main ones first, and overrides what applies to it. Its options are the parameters of its
@@ -26,6 +26,7 @@ class Network(HubMixin, nn.Module):
 
     name: str
     num_frames: int = 1  # T
+    frame_stride: int = 1  # distance of a clip's frames within the sequence
     in_channels: int = 1  # C: grey, or 3 for grey replicated to RGB
     size_multiple: int = 1  # H and W are multiples of it
     any_size_onnx: bool = True  # whether one ONNX file can serve every size
@@ -33,6 +34,11 @@ class Network(HubMixin, nn.Module):
     pretrained_part: str = ""  # regular expression of the names of the parameters that start from them
     options: dict
     settings: Mapping[str, Any] = MappingProxyType({})  # of the training run that its weights come from, where known
+
+    @property
+    def target_index(self) -> int:
+        """Number of the target frame within the clip; T // 2 unless a network says otherwise."""
+        return self.num_frames // 2
 
     def backbone_parameters(self) -> list[nn.Parameter]:
         """The parameters that train at `lr_backbone`."""

@@ -113,7 +113,10 @@ class Stage(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Clip [B, T, 3, H, W] to four fused features [B, T/2, h, w, C] at strides 4, 8, 16, 32."""
+    """Clip [B, T, 3, H, W] and its target frame [B, 3, H, W] to four fused features [B, T/2, h, w, C].
+
+    Their strides are 4, 8, 16 and 32.
+    """
 
     def __init__(
         self,
@@ -154,8 +157,7 @@ class Encoder(nn.Module):
                     if part.bias is not None:
                         nn.init.zeros_(part.bias)
 
-    def forward(self, clip: Tensor) -> list[Tensor]:
-        target = clip[:, clip.shape[1] // 2]
+    def forward(self, clip: Tensor, target: Tensor) -> list[Tensor]:
         spatial = self.spatial_stem(target.contiguous(memory_format=torch.channels_last))
         temporal = self.patch_embed(clip.transpose(1, 2))
         features = []

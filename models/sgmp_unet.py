@@ -26,10 +26,12 @@ SMALL = {
 
 
 class SGMPUNet(Network):
-    """Logits of small targets in the target frame (number T // 2) of a clip.
+    """Logits of small targets in the target frame of a clip: number T // 2, or the last one if it is `causal`.
 
     Args:
         num_frames: T, even.
+        frame_stride: a clip is made of every `frame_stride`-th frame: slow targets then move further.
+        causal: the target frame is the last of the clip, so that a live prediction need not wait for later frames.
         width: channels of the first temporal stage.
         depths, heads: of the four temporal stages.
         spatial_width: channels of the spatial stem and the first spatial stage.
@@ -59,10 +61,14 @@ class SGMPUNet(Network):
         decoder_heads: tuple[int, ...] = (12, 6, 3),
         head_depths: tuple[int, ...] = (2, 2),
         head_heads: tuple[int, ...] = (6, 3),
+        frame_stride: int = 1,
+        causal: bool = False,
     ):
         super().__init__()
         if num_frames < 2 or num_frames % 2:
             raise InputError(f"sgmp_unet takes an even number of frames from 2; got num_frames={num_frames}")
+        if frame_stride < 1:
+            raise InputError(f"sgmp_unet takes a frame_stride of at least 1; got {frame_stride}")
         if width % 16:
             raise InputError(f"sgmp_unet takes a width that is a multiple of 16; got {width}")
         if spatial_width < 1:
@@ -72,12 +78,17 @@ class SGMPUNet(Network):
         _check_stages("spatial", channels, spatial_depths, fusion_heads)
         _check_stages("decoder", channels[2::-1], decoder_depths, decoder_heads)
         _check_stages("head", [width // 4, width // 16], head_depths, head_heads)
-        self.num_frames = num_frames
+        self.num_frames, self.frame_stride, self.causal = num_frames, frame_stride, causal
         tokens = num_frames // 2
         self.encoder = Encoder(tokens, width, depths, heads, spatial_width, spatial_depths, fusion_heads)
         self.skips = nn.ModuleList(Skip(c, c // 2 if c < channels[-1] else c, tokens) for c in channels)
         self.decoder = Decoder(width, decoder_depths, decoder_heads)
         self.head = Head(width, head_depths, head_heads)
+
+    @property
+    def target_index(self) -> int:
+        """Number of the target frame within the clip."""
+        return self.num_frames - 1 if self.causal else self.num_frames // 2
 
     def backbone_parameters(self) -> list[nn.Parameter]:
         """The encoder's parameters outside the fusions, which the published recipe trains at a tenth of the rate."""
@@ -124,7 +135,7 @@ class SGMPUNet(Network):
         `with_aux`: a list of the main logits and the auxiliary ones of strides 1, 2 and 4, all at full size.
         """
         self.check_clip(clip)
-        features = self.encoder(clip)
+        features = self.encoder(clip, clip[:, self.target_index])
         skips = [skip(feature) for skip, feature in zip(self.skips, features, strict=True)]
         logits = self.head(self.decoder(skips))
         return logits if with_aux else logits[0]

@@ -98,4 +98,4 @@ class StillClips(Dataset):
 
     def __getitem__(self, item: int) -> ClipSample:
         sample = self._dataset[item]
-        return sample._replace(clip=sample.clip[[len(sample.clip) // 2] * len(sample.clip)])
+        return sample._replace(clip=sample.clip[[self._dataset.target] * len(sample.clip)])

@@ -182,7 +182,8 @@ def build_train_dataset(settings: Settings, sequences: list[Sequence], name: str
         transform = partial(transform, enlarge_share=settings.enlarge_share)
     border = find_preset(settings.preset).border
     rule = parse_range(settings.range)
-    return ClipDataset(sequences, model.num_frames, transform, border, name, seed=settings.seed, grey_range=rule)
+    options = {"seed": settings.seed, "grey_range": rule, "stride": model.frame_stride, "target": model.target_index}
+    return ClipDataset(sequences, model.num_frames, transform, border, name, **options)
 
 
 def mask_notes(datasets: list[ClipDataset]) -> list[str]:

@@ -158,7 +158,8 @@ class Predictor:
         instead of a batch, with all threads at work on it. Raises `InputError` if the frames of a clip differ in size.
         """
         prepared = ((frame, self.prepare(frame)) for frame in frames)
-        clips = preparation.sliding_clips(prepared, self.model.num_frames)
+        shape = self.model.num_frames, self.model.frame_stride, self.model.target_index
+        clips = preparation.sliding_clips(prepared, *shape)
         first = [] if live else list(islice(clips, 2))
         for batch in preparation.batched(chain(first, clips), 1 if live else self.batch_size):
             tensors = [preparation.stack_clip([tensor for _, tensor in clip]) for _, clip in batch]

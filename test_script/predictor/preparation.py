@@ -90,7 +90,8 @@ def eval_dataset(
     """
     border = find_preset(preset_of(model, settings)).border
     transform, rule = eval_transform(model, settings, tiled), range_rule(settings, grey_range)
-    return ClipDataset(sequences, model.num_frames, transform, border, name, grey_range=rule)
+    frames = {"stride": model.frame_stride, "target": model.target_index}
+    return ClipDataset(sequences, model.num_frames, transform, border, name, grey_range=rule, **frames)
 
 
 def frame_preparation(transform: Transform) -> Callable[[np.ndarray], Tensor]:
@@ -129,24 +130,27 @@ def _stored_frame(index: int, frame: np.ndarray) -> np.ndarray:
     return one_channel(frame[..., 2::-1] if frame.ndim == 3 else frame)
 
 
-def sliding_clips(frames: Iterable[T], num_frames: int) -> Iterator[tuple[T, list[T]]]:
-    """Yield (target frame, its clip of `num_frames` frames) for every frame, in order.
+def sliding_clips(
+    frames: Iterable[T], num_frames: int, stride: int = 1, target: int | None = None
+) -> Iterator[tuple[T, list[T]]]:
+    """Yield (target frame, its clip of `num_frames` frames that are `stride` apart) for every frame, in order.
 
-    The target is frame `num_frames // 2` of the clip. The first and the last frame are repeated where a clip reaches
-    beyond them. Holds `num_frames` frames at a time.
+    The target is frame `target` of the clip, `num_frames // 2` by default. The first and the last frame are repeated
+    where a clip reaches beyond them. Holds the frames from a clip's first to its last at a time.
     """
-    before = num_frames // 2
-    window: deque[T] = deque(maxlen=num_frames)
+    before = stride * (num_frames // 2 if target is None else target)
+    span = stride * (num_frames - 1) + 1
+    window: deque[T] = deque(maxlen=span)
     for frame in frames:
         if not window:
             window.extend([frame] * before)
         window.append(frame)
-        if len(window) == num_frames:
-            yield window[before], list(window)
-    for _ in range(num_frames - 1 - before if window else 0):
+        if len(window) == span:
+            yield window[before], list(window)[::stride]
+    for _ in range(span - 1 - before if window else 0):
         window.append(window[-1])
-        if len(window) == num_frames:
-            yield window[before], list(window)
+        if len(window) == span:
+            yield window[before], list(window)[::stride]
 
 
 def stack_clip(frames: list[Tensor]) -> Tensor:

@@ -47,6 +47,20 @@ def test_six_frames_around_the_target_and_both_borders(tmp_path, border, first, 
     assert clip_levels(dataset[9]) == last
 
 
+@pytest.mark.parametrize(
+    ("border", "stride", "target", "expected"),
+    [
+        ("clamp", 2, None, [0, 0, 2, 4]),
+        ("wrap", 2, None, [8, 0, 2, 4]),
+        ("clamp", 1, 3, [0, 0, 1, 2]),
+        ("wrap", 3, 3, [3, 6, 9, 2]),
+    ],
+)
+def test_frames_apart_and_a_target_of_choice(tmp_path, border, stride, target, expected):
+    dataset = ClipDataset([levels(tmp_path, 10)], 4, plain, border=border, stride=stride, target=target)
+    assert clip_levels(dataset[2]) == expected
+
+
 @pytest.mark.parametrize("border", ["wrap", "clamp"])
 def test_a_sequence_shorter_than_the_clip(tmp_path, border):
     expected = {"wrap": [1, 0, 1, 0, 1, 0], "clamp": [0, 0, 0, 0, 1, 1]}

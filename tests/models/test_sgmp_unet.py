@@ -15,6 +15,7 @@ from istd.models.ops import window_attention
 from istd.models.ops.mlp import chunked_mlp
 from istd.models.ops.swin import add_branch
 from istd.models.ops.window_attention import FastWindowAttention3d, FastWindowAttentionV2
+from istd.utils.errors import InputError
 from tests.reference.network_cases import assert_same, fill_deterministically
 from tests.reference.plain_sgmp_unet import PlainSGMPUNet
 
@@ -175,3 +176,21 @@ def test_single_equals_batched(networks):
         batched = networks[0].eval()(x)
         single = torch.cat([networks[0](sample[None]) for sample in x])
     torch.testing.assert_close(batched, single, rtol=0, atol=1e-7)
+
+
+def test_a_causal_network_is_guided_by_the_last_frame():
+    torch.manual_seed(0)
+    published = build_model("sgmp_unet", **NARROW, num_frames=4).eval()
+    causal = build_model("sgmp_unet", **NARROW, num_frames=4, causal="true", frame_stride="3").eval()
+    assert (published.target_index, published.frame_stride) == (2, 1)
+    assert (causal.target_index, causal.frame_stride, causal.options["causal"]) == (3, 3, True)
+    causal.load_state_dict(published.state_dict())
+    seen = []
+    for network in (published, causal):
+        network.encoder.spatial_stem.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    clip = torch.rand(1, 4, 3, 32, 32)
+    with torch.no_grad():
+        assert not torch.equal(published(clip), causal(clip))
+    assert torch.equal(seen[0], clip[:, 2]) and torch.equal(seen[1], clip[:, 3])
+    with pytest.raises(InputError, match="frame_stride"):
+        build_model("sgmp_unet", frame_stride=0)

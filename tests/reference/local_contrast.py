@@ -1,10 +1,12 @@
 """A stand-in network without weights that really finds small bright targets."""
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+
+from istd.models import Network
 
 
-class LocalContrast(nn.Module):
+class LocalContrast(Network):
     """Logit = 20 x (pixel of the target frame - mean of its 9 x 9 neighbourhood) - 5."""
 
     name, in_channels, size_multiple = "datransnet", 1, 32

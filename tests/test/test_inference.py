@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from istd.datasets.catalog import CATALOG
-from istd.models import build_model
+from istd.models import Network, build_model
 from istd.test_script import evaluate, inference, measurement
 from istd.test_script.map_sources import loader_batches
 from istd.test_script.predictor import PUBLISHED_SCALES, Predictor
@@ -228,7 +228,7 @@ def test_single_images_of_mixed_sizes(checkpoint, tmp_path):
     assert [row["sequence"] for row in table(tmp_path / "out" / "per_sequence.csv")] == ["all images"]
 
 
-class ClipNetwork(nn.Module):
+class ClipNetwork(Network):
     """A multi-frame stand-in: a convolution over six frames, preprocessed as SGMP-UNet's."""
 
     name, num_frames, in_channels, size_multiple = "sgmp_unet", 6, 3, 32

@@ -93,7 +93,7 @@ def test_saturated_probabilities_remain_apart():
     logits[..., 2], logits[..., 9] = 30, 20
 
     class Network(nn.Module):
-        num_frames, size_multiple = 1, 1
+        num_frames, frame_stride, target_index, size_multiple = 1, 1, 0, 1
 
         def forward(self, clip):
             return torch.from_numpy(logits)

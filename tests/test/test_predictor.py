@@ -13,7 +13,7 @@ from torch import nn
 import istd.test_script.predictor
 from istd.datasets.presets import build_transform
 from istd.datasets.rendering import RenderConfig, render_sequence
-from istd.models import build_model
+from istd.models import Network, build_model
 from istd.test_script.predictor import Predictor
 from istd.test_script.predictor.detections import find_detections
 from istd.test_script.predictor.preparation import (
@@ -29,7 +29,7 @@ from istd.utils.grey_levels import FRAME, sequence_range, to_unit
 from tests.reference.local_contrast import LocalContrast
 
 
-class StandIn(nn.Module):
+class StandIn(Network):
     """A random convolution over the clip, with the attributes of our networks."""
 
     name = "datransnet"
@@ -285,6 +285,39 @@ def test_sliding_clips_repeat_the_edges_and_take_each_frame_once():
     assert list(sliding_clips(source(1), 6)) == [(0, [0] * 6)]
     assert list(sliding_clips(source(0), 6)) == []
     assert list(sliding_clips(source(2), 1)) == [(0, [0]), (1, [1])]
+
+
+def test_a_causal_clip_is_complete_with_its_target():
+    taken = []
+    clips = sliding_clips((taken.append(frame) or frame for frame in range(7)), 4, stride=2, target=3)
+    for target, clip in clips:
+        assert taken == list(range(target + 1))  # no later frame is waited for
+        assert clip == [max(0, target - 6), max(0, target - 4), max(0, target - 2), target]
+    assert target == 6
+
+
+def test_frames_of_a_clip_may_be_apart():
+    clips = list(sliding_clips(range(6), 4, stride=2))
+    assert [target for target, _ in clips] == list(range(6))
+    assert [clip for _, clip in clips] == [
+        [max(0, min(5, target + offset)) for offset in (-4, -2, 0, 2)] for target in range(6)
+    ]
+
+
+def test_a_predictor_gives_a_network_the_clips_it_asks_for():
+    class Causal(StandIn):
+        frame_stride = 2
+        target_index = 3
+
+        def forward(self, clip):
+            levels.append(clip[0, :, 0, 0, 0].tolist())
+            return clip[:, 3]
+
+    levels, model = [], Causal(num_frames=4)
+    grey = np.arange(5, dtype=np.float32)[:, None, None] / 10 * np.ones((5, 32, 32), np.float32)
+    list(Predictor(model, prepare, batch_size=1).stream(iter(grey), live=True))
+    expected = [[max(0, target - back) / 10 for back in (6, 4, 2, 0)] for target in range(5)]
+    np.testing.assert_allclose(levels, expected, rtol=1e-6)
 
 
 def test_a_multi_frame_network_sees_the_frames_around_its_target():

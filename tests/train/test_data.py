@@ -116,7 +116,7 @@ def test_items_drawn_several_times_get_other_crops(tmp_path):
     root = tmp_path / "blobs"
     write_pairs(root / "images", root / "masks", ["a", "b"])
     settings = merge_settings(None, {"train_size": 16, "model": "datransnet", "seed": 3})
-    network = SimpleNamespace(in_channels=1, num_frames=1)
+    network = SimpleNamespace(in_channels=1, num_frames=1, frame_stride=1, target_index=0)
     dataset = build_train_dataset(settings, open_dataset(root).sequences, "blobs", network)
     mixed = MixedDataset([dataset, dataset])
     clips = [mixed[item].clip for item in (1, (1, 1), (1, 2), 3, (3, 1))]
