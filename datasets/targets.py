@@ -1,6 +1,5 @@
 """targets.csv: the targets of a dataset that was rendered or dimmed."""
 
-import csv
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -8,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from istd.utils.errors import InputError
-from istd.utils.files import read_text, write_csv
+from istd.utils.files import read_table, write_csv
+from istd.utils.names import original_cell
 
 TARGET_TABLE = "targets.csv"
 
@@ -47,11 +47,11 @@ def read_targets(root: str | Path) -> list[TargetRow]:
     if not path.is_file():
         made = "a dataset made by datasets.synthetic or datasets.dim"
         raise InputError(f"there is no {TARGET_TABLE} in {root}; expected {made}")
-    reader = csv.reader(read_text(path).splitlines())
-    columns = next(reader, None)
+    rows = read_table(path)
+    _, columns = next(rows, (0, None))
     if columns != list(TargetRow._fields):
         raise InputError(f"{path} has columns {columns}; expected {', '.join(TargetRow._fields)}")
-    return [_parse_row(cells, f"line {reader.line_num} of {path}") for cells in reader if cells]
+    return [_parse_row(list(map(original_cell, cells)), f"line {line} of {path}") for line, cells in rows if cells]
 
 
 def _parse_row(cells: list[str], place: str) -> TargetRow:

@@ -1,18 +1,21 @@
 """Atomic writing: a file or folder appears complete or not at all."""
 
 import csv
+import fcntl
 import json
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
 from istd.utils.errors import InputError
 from istd.utils.names import table_cell
 
+UNFINISHED = ".unfinished-"  # begins the names of files and folders that are being written
 PROBE_BYTES = 4096  # an empty file can be created even on a full disk
 
 
@@ -20,8 +23,9 @@ PROBE_BYTES = 4096  # an empty file can be created even on a full disk
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path; flush it to disk and rename it to `path` if the block succeeds.
 
-    A reader never sees a half-written file, and an existing file is kept until the new one is complete.
-    The folder is created. Raises `InputError` if the folder cannot be written to or the disk is full.
+    A reader never sees a half-written file, and an existing file is kept until the new one is complete. What a killed
+    process left of the same file is removed. The folder is created. Raises `InputError` if the folder cannot be written
+    to or the disk is full.
     """
     with _folder_beside(Path(path)) as folder:
         temporary = folder / Path(path).name
@@ -32,6 +36,24 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
 
 
+@contextmanager
+def renamed_path(path: str | Path) -> Iterator[Path]:
+    """`atomic_path` for many small files that can be made again: a reader never sees half of one, nothing is flushed.
+
+    Only one process at a time may write `path`.
+    """
+    path = Path(path)
+    temporary = path.with_name(UNFINISHED + path.name)
+    with _clear_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
 def read_text(path: Path, errors: str = "strict") -> str:
     """The text of a UTF-8 file, with or without a byte order mark; raises `InputError` where it cannot be read."""
     try:
@@ -40,39 +62,51 @@ def read_text(path: Path, errors: str = "strict") -> str:
         raise InputError(f"cannot read {path}: {error}; check the path") from error
 
 
+def read_table(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The number of the last line and the cells of each row of a csv file; `InputError` where it is none."""
+    reader = csv.reader(read_text(path).splitlines())
+    try:
+        yield from ((reader.line_num, cells) for cells in reader)
+    except csv.Error as error:
+        raise InputError(f"cannot read line {reader.line_num} of {path}: {error}; expected a table as csv") from error
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write text as UTF-8; what is not text, in names that are not UTF-8, as escapes."""
+    with open_atomic(path) as file:
+        file.write(text)
+
+
 def write_json(path: str | Path, content: Any, indent: int | None = 1) -> None:
     """Write nested `content` as JSON, NaN as null; raises `InputError` as `atomic_path` does."""
-    text = json.dumps(json_ready(content), indent=indent, allow_nan=False)
-    with atomic_path(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+    write_text(path, json.dumps(json_ready(content), indent=indent, allow_nan=False) + "\n")
 
 
 @contextmanager
 def open_atomic(path: str | Path) -> Iterator[TextIO]:
-    """Yield a text file that appears as `path` if the block succeeds."""
-    with (
-        atomic_path(path) as temporary,
-        open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as file,
-    ):
+    """Yield a text file that appears as `path` if the block succeeds; it is UTF-8, see `write_text`."""
+    options = {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
+    with atomic_path(path) as temporary, open(temporary, "w", **options) as file:
         yield file
 
 
 def write_csv(path: str | Path, columns: Iterable[str], rows: Iterable[Iterable]) -> None:
-    """Write a table as csv, with an empty cell for NaN and None; raises `InputError` as `atomic_path` does."""
+    """Write a table as csv, its cells as `csv_cells` makes them; raises `InputError` as `atomic_path` does."""
     with open_atomic(path) as file:
-        csv.writer(file, lineterminator="\n").writerows([columns, *(map(_cell, row) for row in rows)])
+        csv.writer(file, lineterminator="\n").writerows([columns, *(csv_cells(row) for row in rows)])
 
 
-def _cell(value: Any) -> Any:
-    return table_cell(json_ready(value))
+def csv_cells(row: Iterable) -> list:
+    """A row as it is written to csv files: an empty cell for NaN and None, text as `table_cell` makes it safe."""
+    return [table_cell(json_ready(cell)) for cell in row]
 
 
 def json_ready(value: Any) -> Any:
     """The same nested value with NaN, which JSON lacks, as None."""
     if isinstance(value, Mapping):
-        return {key: json_ready(each) for key, each in value.items()}
+        return {key: json_ready(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [json_ready(each) for each in value]
+        return [json_ready(inner) for inner in value]
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
@@ -94,11 +128,55 @@ def new_folder(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def _folder_beside(path: Path) -> Iterator[Path]:
-    """Yield a hidden folder beside `path`, on the same disk, that is removed in the end; an `OSError` is the user's."""
-    try:
+    """Yield a hidden folder beside `path`, on the same disk, that is removed in the end; an `OSError` is the user's.
+
+    A process that is killed leaves its folder. A living one holds a lock on it, which ends with the process, so that
+    the next one that writes `path` can tell, and remove what is left.
+    """
+    prefix = f"{UNFINISHED}{path.stem}-"
+    with _clear_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent, ignore_cleanup_errors=True) as name:
-            yield Path(name)
+        _remove_leftovers(path.parent, prefix)
+        folder, lock = _make_locked_folder(path.parent, prefix)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)
+
+
+def _make_locked_folder(parent: Path, prefix: str) -> tuple[Path, int]:
+    """A new folder, and the descriptor that holds its lock."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        lock = os.open(folder, os.O_RDONLY)
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if folder.is_dir():
+            return folder, lock
+        os.close(lock)  # another process took it for a leftover before it was locked
+
+
+def _remove_leftovers(parent: Path, prefix: str) -> None:
+    """Remove the folders of this prefix whose process has ended."""
+    for name in os.listdir(parent):
+        if not name.startswith(prefix):
+            continue
+        folder = parent / name
+        with suppress(OSError):  # it is locked, or gone
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder)
+            finally:
+                os.close(lock)
+
+
+@contextmanager
+def _clear_errors(path: Path) -> Iterator[None]:
+    """Raise an `OSError` in writing `path` as an `InputError`."""
+    try:
+        yield
     except OSError as error:
         of_folder = isinstance(error, FileExistsError | NotADirectoryError)
         reason = f"{path.parent} is not a folder" if of_folder else error.strerror or error

@@ -22,6 +22,11 @@ def table_cell(value: object) -> object:
     return f"'{text}" if text.startswith(FORMULA_STARTS) and not _is_number(text) else text
 
 
+def original_cell(cell: str) -> str:
+    """The text that `table_cell` made this cell of, escapes aside."""
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA_STARTS) else cell
+
+
 def drawn(text: str) -> str:
     """`text` as OpenCV's fonts have it: ASCII, with a question mark for anything else."""
     return printable(text).encode("ascii", "replace").decode()

@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from istd.datasets.catalog import PublishedMetrics
 from istd.test_script.report.report_cases import KEPT_FRAMES, STEPS, choose_items, data_url, frame_picture, show_case
 from istd.test_script.results.set_results import Results, published_lines
-from istd.utils.files import atomic_path, json_ready
+from istd.utils.files import json_ready, write_text
 from istd.utils.metrics import MetricAccumulator
 from istd.utils.metrics.accumulator import group_rows
 from istd.utils.metrics.hierarchical import LOC_ERRORS, hierarchical_parts
@@ -71,8 +71,7 @@ def write_report(
         curve=lambda name: data_url((output / "curves" / name).read_bytes()),
         details=details,
     )
-    with atomic_path(output / "report.html") as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    write_text(output / "report.html", page)
 
 
 def table(title: str, rows: list[tuple[str, Mapping[str, float | None], Mapping[str, int]]]) -> dict[str, list]:

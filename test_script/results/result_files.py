@@ -1,4 +1,4 @@
-"""Result files: masks, score maps and tables, written in the background and atomically."""
+"""Result files: masks, score maps and tables, written in the background; none is ever seen half written."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from istd.utils.files import atomic_path, write_csv
+from istd.utils.files import renamed_path, write_csv
 from istd.utils.images import encode_png
 from istd.utils.metrics import MetricAccumulator
 
@@ -38,7 +38,7 @@ def background_calls() -> Iterator[Callable[..., None]]:
 
 def write_png(path: Path, image: np.ndarray) -> None:
     """Write an image: grey uint8 or uint16 [H, W], or RGB uint8 [H, W, 3]."""
-    with atomic_path(path) as temporary:
+    with renamed_path(path) as temporary:
         temporary.write_bytes(encode_png(image))
 
 
@@ -50,7 +50,7 @@ def write_mask(path: Path, mask: np.ndarray) -> None:
 def write_map(path: Path, scores: np.ndarray) -> None:
     """Write scores [H, W]: exactly if `path` ends in .npy, else probabilities as a 16-bit png."""
     if path.suffix == ".npy":
-        with atomic_path(path) as temporary:
+        with renamed_path(path) as temporary:
             np.save(temporary, scores)
     else:
         write_png(path, np.rint(scores.astype(np.float64) * SCORE_LEVELS).astype(np.uint16))

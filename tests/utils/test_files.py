@@ -1,12 +1,14 @@
 """Atomic files and folders, and the check before long work."""
 
 import errno
+import fcntl
+import os
 from pathlib import Path
 
 import pytest
 
 from istd.utils.errors import InputError
-from istd.utils.files import atomic_path, check_writable, new_folder
+from istd.utils.files import UNFINISHED, atomic_path, check_writable, new_folder, renamed_path
 
 
 def names(folder):
@@ -37,6 +39,35 @@ def test_a_folder_appears_when_it_is_whole(tmp_path):
         assert names(folder) == [] and folder.parent in unfinished.parents
     assert names(folder.parent) == ["dataset"] and (folder / "inner" / "file").read_text() == "whole"
     assert folder.stat().st_mode & 0o777 == (tmp_path / "new").stat().st_mode & 0o777
+
+
+def test_the_next_writer_removes_what_a_killed_one_left(tmp_path):
+    """Of its own file, and not while the process lives that writes there: it holds the lock."""
+    for name in ("metrics-dead", "metrics-alive", "other-dead"):
+        (tmp_path / (UNFINISHED + name)).mkdir()
+        (tmp_path / (UNFINISHED + name) / "half").write_text("half")
+    alive = os.open(tmp_path / f"{UNFINISHED}metrics-alive", os.O_RDONLY)
+    fcntl.flock(alive, fcntl.LOCK_EX)
+    with atomic_path(tmp_path / "metrics.json") as outer:
+        outer.write_text("outer")
+        with atomic_path(tmp_path / "metrics.json") as inner:
+            inner.write_text("inner")
+    os.close(alive)
+    kept = [f"{UNFINISHED}metrics-alive", f"{UNFINISHED}other-dead", "metrics.json"]
+    assert names(tmp_path) == kept and (tmp_path / "metrics.json").read_text() == "outer"
+
+
+def test_a_renamed_file_appears_when_it_is_whole(tmp_path):
+    file = tmp_path / "masks" / "1.npy"
+    with renamed_path(file) as temporary:
+        temporary.write_text("whole")
+        assert temporary.suffix == ".npy" and not file.exists()
+    with pytest.raises(RuntimeError), renamed_path(file) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert file.read_text() == "whole" and names(file.parent) == ["1.npy"]
+    with pytest.raises(InputError, match=r"cannot write .*2\.npy: .*1\.npy is not a folder"):
+        renamed_path(file / "2.npy").__enter__()
 
 
 def test_a_folder_with_content_is_kept(tmp_path):

@@ -1,13 +1,12 @@
 """Saved predictions and masks: paired by name, read, and checked against each other."""
 
-import csv
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from istd.utils.errors import InputError
-from istd.utils.files import read_text
+from istd.utils.files import read_table
 from istd.utils.images import (
     IMAGE_SUFFIXES,
     MASK_ENDING,
@@ -108,7 +107,7 @@ def map_key(path: Path) -> str:
 
 def read_groups(path: Path, pairs: list[Pair]) -> dict[str, str]:
     """Name -> group from lines NAME,GROUP, of which at least one must name an image or a sequence of `pairs`."""
-    rows = [row for row in csv.reader(read_text(path).splitlines()) if row]
+    rows = [row for _, row in read_table(path) if row]
     if not rows or any(len(row) != 2 for row in rows):
         raise InputError(f"--groups {path}: expected lines of two values, NAME,GROUP")
     groups = {file_key(name): group.strip() for name, group in rows}

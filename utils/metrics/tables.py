@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from istd.utils.metrics.hierarchical import hierarchical_parts
 from istd.utils.metrics.protocols import PROTOCOLS, Protocol
+from istd.utils.names import printable
 
 HEADINGS = {  # metric -> column heading and factor
     "iou": ("IoU %", 100),
@@ -36,6 +37,7 @@ ERRORS = {  # part of `hierarchical_parts` -> column heading, and its meaning
 
 def text_table(rows: list[list[str]]) -> str:
     """Align rows of cells, of which the first is the heading, in columns; the first column is left-aligned."""
+    rows = [list(map(printable, row)) for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for row in rows:
