@@ -284,8 +284,9 @@ def test_no_permission_to_write(command, world, tmp_path, monkeypatch, capfd):
 
         monkeypatch.setattr("tempfile.mkstemp", refuse)
         monkeypatch.setattr("tempfile.mkdtemp", refuse)
-    for work in ("test_script.export.export", "test_script.evaluate.measure_maps", "test_script.benchmark.count_parameters",
-                 "datasets.check.check_dataset", "train_script.train.run_epochs"):  # fmt: skip
+    for work in ("test_script.export.export", "test_script.evaluate.measure_maps",
+                 "test_script.benchmark.count_parameters", "datasets.check.check_dataset",
+                 "train_script.train.run_epochs"):  # fmt: skip
         monkeypatch.setattr(
             f"istd.{work}", lambda *arguments, **options: pytest.fail("long work before the disk was tried")
         )
