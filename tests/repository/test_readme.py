@@ -18,12 +18,14 @@ from istd.utils.metrics import PROTOCOLS
 from tests.reference.datasets_folders import REPOSITORY
 
 FILES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", REPOSITORY / "weights" / "README.md"]
-FILES += sorted((REPOSITORY / "docs").glob("*.md"))
+FILES += sorted((REPOSITORY / "docs").rglob("*.md"))
 PAGES = {path.relative_to(REPOSITORY).as_posix(): path.read_text(encoding="utf-8") for path in FILES}
 TEXT = "\n".join(PAGES.values())
 README = PAGES["README.md"]
 PYPROJECT = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+MAX_README_WORDS = 1200
+MAX_PICTURE_BYTES = 500_000  # of the README's, together
 RUN_ELSEWHERE = ("CONTRIBUTING.md", "docs/your_network.md")
 MADE_BY_RUNS = ("outputs/", "data/", "predict/", "path/to/")  # not in the repository
 SUFFIXES = (".py", ".md", ".txt", ".yaml", ".pth", ".toml")
@@ -141,6 +143,16 @@ def test_download_tables_are_those_of_the_catalog():
     assert checkpoint_table() in PAGES["docs/reproduce.md"]
 
 
+def test_the_readme_fits_on_a_few_screens():
+    assert len(README.split()) <= MAX_README_WORDS
+
+
+def test_the_pictures_of_the_readme_are_small():
+    pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", README)
+    assert len(pictures) >= 2
+    assert sum((REPOSITORY / picture).stat().st_size for picture in pictures) < MAX_PICTURE_BYTES
+
+
 def test_every_file_of_weights_is_named():
     for path in (REPOSITORY / "weights").glob("*.pth"):
         assert f"\n| `{path.name}` |" in README
@@ -174,7 +186,7 @@ def test_every_path_exists(page):
 
 def test_every_page_is_listed_and_opens_with_what_one_can_do_after_reading_it():
     for page, text in PAGES.items():
-        if page.startswith("docs/") and page != "docs/README.md":
+        if page.startswith("docs/") and not page.endswith("README.md"):
             assert f"({page})" in README and f"({page.removeprefix('docs/')})" in PAGES["docs/README.md"], page
             title, opening = text.split("\n\n")[:2]
             assert title.startswith("# ") and opening.startswith("After this page you "), page
@@ -217,7 +229,7 @@ def test_the_packages_that_we_import_are_required():
     if "torch.utils.tensorboard" in modules:
         modules.add("tensorboard")
     ours_or_optional = {"istd", "onnx", "onnxruntime", "onnxscript", "h5py"}
-    names = {"cv2": "opencv-python-headless", "skimage": "scikit-image", "yaml": "pyyaml"}
+    names = {"cv2": "opencv-python-headless", "PIL": "pillow", "skimage": "scikit-image", "yaml": "pyyaml"}
     roots = {module.split(".")[0] for module in modules} - ours_or_optional - sys.stdlib_module_names
     needed = {names.get(root, root) for root in roots}
     lines = (REPOSITORY / "requirements.txt").read_text().splitlines()
