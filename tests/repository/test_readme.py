@@ -36,8 +36,9 @@ class Parsed(Exception):
 
 
 def commands(text: str) -> list[list[str]]:
-    """The shell commands of all bash blocks, in words, and those in inline code."""
-    lines = [line for kind, content in BLOCK.findall(text) if kind == "bash" for line in content.splitlines()]
+    """The shell commands of all bash blocks, in words, and those in inline code; without scripts of a scheduler."""
+    blocks = [content for kind, content in BLOCK.findall(text) if kind == "bash" and not content.startswith("#!")]
+    lines = [line for content in blocks for line in content.replace("\\\n", " ").splitlines()]
     lines += re.findall(r"`(python -m [^`]+)`", BLOCK.sub("", text))
     return [shlex.split(part, comments=True) for line in lines for part in re.split(r"&&|\|", line)]
 
