@@ -6,8 +6,9 @@ inside, or a video, or a folder of videos; of the paths in the annotations only 
 
 The new dataset has images/ (linked where the disk allows it, else copied; frames of videos as png), masks/ made of the
 boxes, boxes.json with the boxes in COCO's format, and train.txt, val.txt and test.txt where the annotations have such
-parts. --masks contrast (default) marks the region around the strongest pixel of a box, brighter or darker than its
-surroundings, of what has at least half of its contrast; box fills the box, and disc the ellipse in it.
+parts; a single sequence is split in time. --masks contrast (default) marks the region around the strongest pixel of a
+box, brighter or darker than its surroundings, of what has at least half of its contrast; box fills the box, and disc
+the ellipse in it.
 
 After an interruption, the same command goes on where it stopped.
 """
@@ -36,11 +37,13 @@ from istd.datasets.coco_truth import BOXES_FILE
 from istd.utils.coco import encode_rle, ground_truth
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import check_writable, write_json
+from istd.utils.folder_lock import locked_folder
 from istd.utils.images import encode_png, read_pixels
 
 SHARD_IMAGES = 64  # images that are finished together; of a video, all
 UNFINISHED = ".from_boxes"  # folder of what an interrupted run has done
 WORKERS = 4
+TRAIN_SHARE = 0.8  # of the frames of a single sequence, the first ones
 COUNTS = ("clipped", "outside", "degenerate", "without contrast")  # of boxes
 
 
@@ -50,7 +53,9 @@ def main(argv: list[str] | None = None) -> None:
     annotations = read_annotations(args.annotations)
     print(f"{annotations.format.name}: {len(annotations.files)} files, {len(annotations.images)} annotated images")
     plan = make_plan(annotations, args.images, args.kind, args.stride)
-    print("\n".join(make_dataset(annotations, plan, args.output, args.masks)))
+    with locked_folder(args.output):
+        summary = make_dataset(annotations, plan, args.output, args.masks)
+    print("\n".join(summary))
     print(f"use it with --dataset {args.output}")
 
 
@@ -115,18 +120,31 @@ def make_dataset(annotations: Annotations, plan: Plan, output: Path, masks: str)
 
 
 def write_lists(items: list[Item], output: Path) -> None:
-    """Write a list for each part that the annotations name: sequences, or SEQUENCE/FRAME where it has some of it."""
+    """Write a list for each part: its sequences, or SEQUENCE/FRAME where it has only a part of the sequence."""
     parts: dict[str, dict[str, list[Item]]] = defaultdict(lambda: defaultdict(list))
     sizes = Counter(item.sequence for item in items)
-    for item in items:
-        if item.annotation.part:
-            parts[item.annotation.part][item.sequence or item.name].append(item)
+    for item, part in zip(items, item_parts(items), strict=True):
+        if part:
+            parts[part][item.sequence or item.name].append(item)
     for part, groups in parts.items():
         lines = []
         for name, group in groups.items():
             in_part = group[0].sequence is None or len(group) == sizes[name]
             lines += [name] if in_part else [f"{name}/{item.name}" for item in group]
         (output / f"{part}.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def item_parts(items: list[Item]) -> list[str | None]:
+    """The part of each item as annotated; of a single sequence without parts, the end is to test."""
+    parts = [item.annotation.part for item in items]
+    if any(parts) or not _is_single_sequence(items):
+        return parts
+    trained = min(max(1, round(TRAIN_SHARE * len(items))), len(items) - 1)
+    return ["train"] * trained + ["test"] * (len(items) - trained)
+
+
+def _is_single_sequence(items: list[Item]) -> bool:
+    return len(items) > 1 and len({item.sequence for item in items}) == 1 and items[0].sequence is not None
 
 
 def _shards(items: list[Item]) -> Iterator[list[Item]]:
@@ -240,9 +258,11 @@ def _summary(annotations: Annotations, plan: Plan, rows: list[list], counts: Cou
         lines.append(f"images without annotation, left out: {len(plan.unnamed)}{_first(plan.unnamed)}")
     if counts["other size"]:
         lines.append(f"WARNING: {counts['other size']} images have another size than annotated; their boxes do not fit")
-    parts = Counter(item.annotation.part for item in plan.items)
-    named = ", ".join(f"{part} {count} images" for part, count in parts.items() if part)
-    return [*lines, f"parts: {named}" if named else "parts: the annotations name none"]
+    parts = Counter(item_parts(plan.items))
+    listed = ", ".join(f"{part} {count} images" for part, count in parts.items() if part)
+    annotated = any(item.annotation.part for item in plan.items)
+    source = "" if annotated or not listed else " (the end of the only sequence is to test)"
+    return [*lines, f"parts: {listed}{source}" if listed else "parts: the annotations name none"]
 
 
 def _first(names: list[str]) -> str:

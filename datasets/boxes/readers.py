@@ -153,13 +153,13 @@ def read_csv(file: AnnotationFile) -> tuple[list[AnnotatedImage], int]:
     """The frames of a csv with the `CSV_COLUMNS`, in any order; a frame is a number or the name of a file."""
     boxes: dict[str, list[Box]] = defaultdict(list)
     reader = csv.DictReader(file.content.splitlines())
-    for row in reader:
-        try:
+    try:
+        for row in reader:
             numbers = [float(row[column]) for column in CSV_COLUMNS[2:]]
             name = "/".join(filter(None, (row["sequence"].strip(), row["frame"].strip())))
-        except (TypeError, ValueError, AttributeError) as error:
-            raise InputError(f"line {reader.line_num} of {file.path}: {error}; correct it") from error
-        boxes[_posix(name)].append(Box(*numbers))
+            boxes[_posix(name)].append(Box(*numbers))
+    except (TypeError, ValueError, AttributeError, csv.Error) as error:
+        raise InputError(f"line {reader.line_num} of {file.path}: {error}; correct it") from error
     part = part_in(file.name.stem)
     return [AnnotatedImage(name, of_frame, part) for name, of_frame in boxes.items()], 0
 

@@ -175,9 +175,22 @@ def test_csv_of_videos_with_every_second_frame(tmp_path, capsys):
         "annotations": [{"image_id": 1, "bbox": BOX}],
     }
     (tmp_path / "instances_default.json").write_text(json.dumps(coco))
+    (tmp_path / "numbers.csv").write_text("sequence,frame,x0,y0,width,height\none,0,x,5,4,3")
+    with pytest.raises(InputError, match=r"line 2 of .*numbers\.csv: could not convert string to float: 'x'"):
+        convert(tmp_path / "numbers.csv", tmp_path / "clips", tmp_path / "no")
     single = convert(tmp_path / "instances_default.json", tmp_path / "clips" / "one.avi", tmp_path / "single")
     assert boxes_by_name(single) == {"images/one/000003.png": [BOX]}
     assert_marks_the_target(tmp_path / "single/masks/one/000003.png")
+
+
+def test_the_end_of_a_single_sequence_is_to_test(tmp_path, capsys):
+    images = write_frames(tmp_path / "frames", *(f"s/{number}" for number in range(5)))
+    (tmp_path / "boxes.csv").write_text("sequence,frame,x0,y0,width,height\ns,0,10,5,4,3\n")
+    convert(tmp_path / "boxes.csv", images, tmp_path / "new")
+    assert "train 4 images, test 1 images (the end of the only sequence is to test)" in capsys.readouterr().out
+    assert (tmp_path / "new" / "train.txt").read_text() == "s/0\ns/1\ns/2\ns/3\n"
+    index = open_dataset(tmp_path / "new")
+    assert [[f.name for f in s.frames if f.mask] for s in index.split("test")] == [["4"]]
 
 
 def test_frames_of_a_csv_by_number_or_file(tmp_path):
