@@ -40,7 +40,9 @@ TRIAL_SIDE = 256  # of the clip that a network is tried on, px
 class Interface:
     """What a network takes and gives, as far as its code does not tell.
 
-    frames: T, the frames of a clip; the target frame is number T // 2.
+    frames: T, the frames of a clip.
+    stride: distance of these frames within the sequence.
+    target: the frame whose map it gives: middle (number T // 2) or last (causal, without latency).
     channels: 1 for grey, 3 for grey replicated to RGB.
     layout: axes of its input, BCHW (one frame), BTCHW or BCTHW; auto: BCHW for one frame, else BTCHW.
     size_multiple: height and width of its input are padded to multiples of it.
@@ -51,6 +53,8 @@ class Interface:
     """
 
     frames: int = 1
+    stride: int = 1
+    target: Literal["middle", "last"] = "middle"
     channels: int = 1
     layout: Literal["auto", "BCHW", "BTCHW", "BCTHW"] = "auto"
     size_multiple: int = 32
@@ -77,10 +81,9 @@ def read_interface(values: dict[str, Any]) -> Interface:
             raise InputError(f"interface has no {name!r}; it has {known}{nearest(str(name), annotations)}")
     converted = {name: convert(f"interface {name}", value, annotations[name]) for name, value in values.items()}
     interface = Interface(**converted)
-    if interface.frames < 1 or interface.size_multiple < 1:
-        raise InputError(
-            f"interface frames={interface.frames} size_multiple={interface.size_multiple}; expected at least 1"
-        )
+    for name in ("frames", "stride", "size_multiple"):
+        if getattr(interface, name) < 1:
+            raise InputError(f"interface {name}={getattr(interface, name)}; expected at least 1")
     if interface.channels not in (1, 3):
         raise InputError(f"interface channels={interface.channels}; expected 1 (grey) or 3 (RGB)")
     if interface.layout == "BCHW" and interface.frames > 1:
@@ -187,7 +190,7 @@ class ExternalNetwork(Network):
         super().__init__()
         self.name, self.interface, self.options = short_name(name), interface, options
         self.num_frames, self.in_channels = interface.frames, interface.channels
-        self.size_multiple = interface.size_multiple
+        self.size_multiple, self.frame_stride = interface.size_multiple, interface.stride
         self.code = describe_code(name) | {"interface": asdict(interface)}
         try:
             self.net = find_factory(name)(**options)
@@ -195,6 +198,11 @@ class ExternalNetwork(Network):
             raise InputError(f"cannot build {name} with options {options}: {type(error).__name__}: {error}") from error
         if not isinstance(self.net, nn.Module):
             raise InputError(f"{name} gives a {type(self.net).__name__}; expected a torch.nn.Module")
+
+    @property
+    def target_index(self) -> int:
+        """Number of the target frame within the clip, as declared."""
+        return self.num_frames - 1 if self.interface.target == "last" else self.num_frames // 2
 
     @staticmethod
     def published_options(weights: dict[str, Tensor]) -> dict:

@@ -127,6 +127,13 @@ def test_frames_come_in_the_declared_layout(net):
     torch.testing.assert_close(model(clip(3)), expected)
 
 
+def test_the_target_frame_and_the_stride_are_declared(net):
+    model = build_model(net("Video"), {"frames": "3", "layout": "BCTHW", "target": "last", "stride": 2})
+    assert (model.target_index, model.frame_stride) == (2, 2)
+    model = build_model(net("Video"), {"frames": "3", "layout": "BCTHW"})
+    assert (model.target_index, model.frame_stride) == (1, 1)
+
+
 def test_the_trial_says_what_is_wrong_or_odd(net):
     assert try_network(build_model(net("Sigmoid"), {"output": "probability"}), 32) == []
     with pytest.raises(
@@ -156,7 +163,7 @@ def test_the_trial_says_what_is_wrong_or_odd(net):
         ("Net", {}, {"depth": "3"}, "has no option 'depth'; its options: width, gains, needed"),
         ("Net", {}, {"width": "wide"}, "is 'wide', expected integer"),
         ("Net", {}, {"width": -1}, "cannot build"),
-        ("Net", {"frame": 3}, {}, "interface has no 'frame'; it has frames, channels, layout"),
+        ("Net", {"frame": 3}, {}, "interface has no 'frame'; it has frames, stride, target, channels"),
         ("Net", {"frames": 3, "layout": "BCHW"}, {}, "has no axis for 3 frames"),
         ("Net", {"channels": 2}, {}, "expected 1 .grey. or 3"),
     ],
