@@ -43,8 +43,8 @@ class DatasetInfo:
     """What is published about a dataset.
 
     `kind` is "images" or "sequences"; `protocol` the published metric protocol; `preset` and `image_size` the
-    published preprocessing (`datasets.presets`) and its input size; `published_split` says that
-    `datasets/splits/<name>/` holds the published lists; `links` lead to its download.
+    published preprocessing (`datasets.presets`) and its input size; `published_split` says that the published lists in
+    `datasets/splits/<name>/` come before lists in the dataset's folder; `links` lead to its download.
     """
 
     name: str

@@ -1,9 +1,15 @@
-"""Read every file of a dataset and report problems: `python -m datasets.check --dataset NAME [--preview OUT.png]`."""
+"""Read every file of a dataset and report problems: `python -m datasets.check --dataset NAME`.
+
+--problems FILE lists all of them, --preview FILE.png shows frames with outlined targets, and --coco FILE.json writes
+the ground truth of the masks in COCO's format. With --skip_unusable, what training and inference would leave out with
+that option is listed as such and is no problem.
+"""
 
 import argparse
 import hashlib
 import os
 from collections import Counter, defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,13 +19,24 @@ from skimage.measure import label, regionprops
 from tqdm.contrib.concurrent import thread_map
 
 from istd.datasets.catalog import DatasetInfo
+from istd.datasets.coco_truth import coco_truth
 from istd.datasets.index import DatasetIndex, open_dataset
 from istd.datasets.layouts import Frame
 from istd.datasets.synthetic import golden_share
+from istd.datasets.usable import MAX_TARGET_SHARE, check_usable, shared_frames
 from istd.utils.drawing import TRUTH, contact_sheet, grey_to_rgb, outline, stretch_contrast
 from istd.utils.errors import InputError, run_main
-from istd.utils.files import atomic_path, check_writable
-from istd.utils.images import IMAGE_SUFFIXES, numeric_key, read_grey, read_mask, read_pixels, size_text, to_unit
+from istd.utils.files import atomic_path, check_writable, write_json
+from istd.utils.images import (
+    IMAGE_SUFFIXES,
+    mask_oddities,
+    numeric_key,
+    read_grey,
+    read_mask,
+    read_pixels,
+    size_text,
+    to_unit,
+)
 
 SHOWN = 5  # examples printed for each kind of finding
 SURROUNDINGS = 10  # pixels around a target's box from which its background is measured
@@ -39,13 +56,15 @@ class TargetStatistics(NamedTuple):
 
 
 class FrameReport(NamedTuple):
-    """Findings in one frame: size "W x H", `digest` of its pixels, targets where they were measured, and a problem."""
+    """Findings in a frame: size "W x H", `digest` of its pixels, targets where they were measured, and a problem."""
 
     size: str = ""
     depth: str = ""
     digest: bytes = b""
     targets: list[TargetStatistics] | None = None
     problem: tuple[str, str] | None = None  # kind, text
+    levels: int = 0  # of the mask's file
+    share: float = 0.0  # of the mask's pixels that are target
 
 
 def check_dataset(index: DatasetIndex) -> tuple[dict[str, list[str]], dict[str, list[str]], list[str]]:
@@ -62,6 +81,12 @@ def check_dataset(index: DatasetIndex) -> tuple[dict[str, list[str]], dict[str, 
         found = problems if index.info.kind == "images" else notes
         if report.targets == []:
             found["empty masks"].append(str(frame.mask))
+        if report.levels > 2:
+            text = f"{frame.mask} ({report.levels} levels)"
+            notes["masks of more than two levels, of which what is above half of the maximum is target"].append(text)
+        if report.share > MAX_TARGET_SHARE:
+            text = f"{frame.mask} ({report.share:.0%})"
+            problems["masks that make most of the image target (inverted?)"].append(text)
         if frame.mask is None:
             found["images without mask"].append(str(frame.image))
     if all(frame.mask is None for frame in frames):
@@ -70,7 +95,10 @@ def check_dataset(index: DatasetIndex) -> tuple[dict[str, list[str]], dict[str, 
     problems["duplicated frames"] += _duplicates(frames, reports)
     for part, entries in index.missing_entries.items():
         problems[f"entries of the {part} list without a file"] += entries
-    problems["frames in train and in another split"] += _overlap(index)
+    for part in ("train", "test"):
+        if not index.parts.get(part):
+            problems["empty parts"].append(f"{part} has no frames (split from {index.split_source})")
+    problems["frames in train and in another split"] += shared_frames(index, index.parts)
     problems, notes = ({kind: texts for kind, texts in found.items() if texts} for found in (problems, notes))
     return problems, notes, _summary(reports)
 
@@ -89,7 +117,8 @@ def read_frame(frame: Frame) -> FrameReport:
     if mask.shape != pixels.shape:
         text = f"{frame.mask} is {size_text(mask)}, its image {frame.image} {size_text(pixels)}"
         return FrameReport(**report, problem=("masks that differ in size from their image", text))
-    return FrameReport(**report, targets=measure_targets(to_unit(pixels), mask))
+    levels, share = mask_oddities(frame.mask)
+    return FrameReport(**report, targets=measure_targets(to_unit(pixels), mask), levels=levels, share=share)
 
 
 def measure_targets(grey: np.ndarray, mask: np.ndarray) -> list[TargetStatistics]:
@@ -138,18 +167,37 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m datasets.check", description=__doc__)
     parser.add_argument("--dataset", required=True, help="name from datasets/path_config.py, or a folder")
     parser.add_argument("--data_root", help="folder that contains the datasets by name")
+    folder = "folder below the dataset's that holds its lists, such as 50_50, where several do"
+    parser.add_argument("--split_folder", metavar="NAME", help=folder)
+    parser.add_argument("--problems", type=Path, metavar="FILE", help="write all problems and notes to a text file")
+    parser.add_argument("--coco", type=Path, metavar="FILE.json", help="write the ground truth in COCO's format")
+    skipped = "leave out files that cannot be used, as training and inference do with this option, and list them"
+    parser.add_argument("--skip_unusable", action="store_true", help=skipped)
     parser.add_argument("--preview", type=Path, metavar="OUT.png", help="write a contact sheet with outlined targets")
     arguments = parser.parse_args(argv)
-    index = open_dataset(arguments.dataset, arguments.data_root)
+    index = open_dataset(arguments.dataset, arguments.data_root, arguments.split_folder)
     if arguments.preview:
         check_writable(arguments.preview, IMAGE_SUFFIXES)
+    for file in filter(None, (arguments.problems, arguments.coco)):
+        check_writable(file)
+    if arguments.skip_unusable:
+        index = without_unusable(index)
     print("\n".join([index.summary, *_published(index.info)]))
     problems, notes, summary = check_dataset(index)
     print("\n".join(summary))
+    all_lines = []
     for title, findings in (("note", notes), ("PROBLEM", problems)):
         for kind, texts in findings.items():
-            more = [f"... and {len(texts) - SHOWN} more"] if len(texts) > SHOWN else []
+            more = [f"... and {len(texts) - SHOWN} more (--problems FILE lists all)"] if len(texts) > SHOWN else []
             print("\n    ".join([f"{title}: {len(texts)} {kind}", *texts[:SHOWN], *more]))
+            all_lines += [f"{title}: {len(texts)} {kind}", *(f"    {text}" for text in texts)]
+    if arguments.problems:
+        with atomic_path(arguments.problems) as path:
+            path.write_text("".join(f"{line}\n" for line in all_lines), encoding="utf-8", errors="backslashreplace")
+        print(f"all of them: {arguments.problems}")
+    if arguments.coco:
+        write_json(arguments.coco, coco_truth(index), indent=None)
+        print(f"ground truth: {arguments.coco}")
     if arguments.preview:
         sheet = preview(index)
         with atomic_path(arguments.preview) as path:
@@ -159,11 +207,20 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if problems else 0
 
 
+def without_unusable(index: DatasetIndex) -> DatasetIndex:
+    """`index` without what cannot be used, in its sequences and in all parts."""
+    sequences, faults = check_usable(index.sequences, skip=True)
+    parts = {name: check_usable(part, skip=True)[0] for name, part in index.parts.items()}
+    return replace(
+        index, sequences=sequences, parts=parts, left_out=tuple(dict.fromkeys(fault.text for fault in faults))
+    )
+
+
 def _published(info: DatasetInfo) -> list[str]:
     lines = [f"published preprocessing: preset {info.preset}, size {info.image_size}"] if info.preset else []
     return lines + [
-        f"published: {one.model} IoU {one.iou}, nIoU {one.niou}, Pd {one.pd}, Fa {one.fa} (protocol {one.protocol})"
-        for one in info.metrics
+        f"published: {row.model} IoU {row.iou}, nIoU {row.niou}, Pd {row.pd}, Fa {row.fa} (protocol {row.protocol})"
+        for row in info.metrics
     ]
 
 
@@ -173,16 +230,6 @@ def _duplicates(frames: list[Frame], reports: list[FrameReport]) -> list[str]:
         if report.digest:
             same[report.digest, report.size].append(frame.image)
     return [" = ".join(map(str, paths)) for paths in same.values() if len(paths) > 1]
-
-
-def _overlap(index: DatasetIndex) -> list[str]:
-    """Frames with a mask that are both in the training split and in another one."""
-    images = {
-        part: {str(frame.image) for sequence in sequences for frame in sequence.frames if frame.mask is not None}
-        for part, sequences in index.parts.items()
-    }
-    train = images.pop("train")
-    return [f"{image} (train and {part})" for part in images for image in sorted(train & images[part])]
 
 
 def _summary(reports: list[FrameReport]) -> list[str]:

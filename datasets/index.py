@@ -8,7 +8,7 @@ from pathlib import Path
 from istd.datasets.catalog import CATALOG, DatasetInfo
 from istd.datasets.layouts import EXPECTED_LAYOUTS, Sequence, find_layout
 from istd.datasets.path_config import DATASET_PATHS
-from istd.datasets.split_lists import find_split
+from istd.datasets.split_lists import PUBLISHED_SPLITS, find_split, nearest_entry
 from istd.utils.config import nearest
 from istd.utils.errors import InputError
 
@@ -36,7 +36,9 @@ class DatasetIndex:
         if name not in self.parts:
             raise InputError(f"{self.info.name} has no split {name!r}; expected one of {', '.join(self.parts)}")
         if not self.parts[name]:
-            found = f"none of its entries is in {self.root} (split from {self.split_source})"
+            entries = self.missing_entries.get(name)
+            first = f", for instance {entries[0]!r}{nearest_entry(entries[0], self.sequences)}" if entries else ""
+            found = f"none of its entries is in {self.root} (split from {self.split_source}){first}"
             raise InputError(f"split {name!r} of {self.info.name} is empty: {found}; add the images or the lists")
         return self.parts[name]
 
@@ -46,7 +48,8 @@ class DatasetIndex:
         parts = ", ".join(f"{name} {_count(self.info.kind, sequences)}" for name, sequences in self.parts.items())
         found = f"{_count(self.info.kind, self.sequences)} in {self.root}, layout {self.layout}"
         lost = "".join(
-            f"; MISSING: {len(entries)} entries of {part} have no file (first: {entries[0]})"
+            f"; MISSING: {len(entries)} entries of {part} have no file "
+            f"(first: {entries[0]}{nearest_entry(entries[0], self.sequences)})"
             for part, entries in self.missing_entries.items()
         )
         skipped = "".join(f"\n    left out: {text}" for text in self.left_out)
@@ -54,12 +57,15 @@ class DatasetIndex:
         return f"{self.info.name}: {found}; split from {self.split_source}: {parts}{lost}"
 
 
-def open_dataset(name_or_path: str | Path, data_root: str | Path | None = None) -> DatasetIndex:
+def open_dataset(
+    name_or_path: str | Path, data_root: str | Path | None = None, split_folder: str | None = None
+) -> DatasetIndex:
     """Find a dataset by its name in path_config.py or the catalog (in any case), or any folder by path, and its splits.
 
     A name's folder is looked up in `data_root` (a folder that contains the datasets by name), else in the environment
-    variable ISTD_DATA_ROOT, else in `datasets/path_config.py`. `demo` is rendered on first use. Raises `InputError` if
-    nothing is found or recognised.
+    variable ISTD_DATA_ROOT, else in `datasets/path_config.py`. `demo` is rendered on first use. `split_folder`: the
+    folder below the dataset's that holds its lists, where several do. Raises `InputError` if nothing is found or
+    recognised.
     """
     names = {name.lower(): name for name in (*DATASET_PATHS, *CATALOG)}
     name = names.get(str(name_or_path).lower())
@@ -70,7 +76,8 @@ def open_dataset(name_or_path: str | Path, data_root: str | Path | None = None) 
     if info.kind != layout.kind:
         expected = f"{info.name} is a dataset of {info.kind}"
         raise InputError(f"{expected}, but {root} contains {layout.kind}; give the right folder")
-    split = find_split(layout, dict.fromkeys((name, root.name)), info.name if info.published_split else None)
+    published = info.name if (PUBLISHED_SPLITS / info.name).is_dir() else None
+    split = find_split(layout, dict.fromkeys((name, root.name)), published, info.published_split, split_folder)
     return DatasetIndex(info, layout.root, layout.name, layout.sequences, layout.masks_without_image, *split)
 
 
@@ -79,9 +86,11 @@ def split_names(names: str) -> list[str]:
     return [names] if Path(names).is_dir() else names.split("+")
 
 
-def open_datasets(names: str, data_root: str | Path | None = None) -> list[DatasetIndex]:
+def open_datasets(
+    names: str, data_root: str | Path | None = None, split_folder: str | None = None
+) -> list[DatasetIndex]:
     """`open_dataset` for one or several names or folders joined by '+'; `InputError` where two have the same name."""
-    indices = [open_dataset(name, data_root) for name in split_names(names)]
+    indices = [open_dataset(name, data_root, split_folder) for name in split_names(names)]
     found = [index.info.name for index in indices]
     if len(set(found)) < len(found):
         raise InputError(f"{names} has datasets called {found}; expected datasets of different names")

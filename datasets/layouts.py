@@ -1,13 +1,15 @@
 """From a dataset's folder to sequences of frames: all layouts in which the datasets are distributed are recognised."""
 
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from istd.utils.errors import InputError
-from istd.utils.images import MASK_ENDING, file_key, image_files, numeric_key
+from istd.utils.images import IMAGE_SUFFIXES, MASK_ENDING, file_key, image_files, numeric_key
 
 FOLDER_PAIRS = (("images", "masks"), ("IRSTD1k_Img", "IRSTD1k_Label"), ("image", "mask"))
+MDVSFA_FOLDERS = ("training", "test_org", "test_gt")
 TRAIN_FOLDERS = ("trainval", "train")
 TEST_FOLDERS = ("test", "val")
 BRACKET_NUMBER = re.compile(r"\(([0-9]+)\)$")  # IRDST is released with frames named 1(12), also 1 (12)
@@ -17,7 +19,8 @@ EXPECTED_LAYOUTS = """expected one of the layouts
   trainval/images + trainval/masks, test/images + test/masks
   IRSTD1k_Img/NAME.png + IRSTD1k_Label/NAME.png
   images/SEQUENCE/FRAME.png + masks/SEQUENCE/FRAME.png
-  SEQUENCE/images/FRAME.png + SEQUENCE/masks/FRAME.png"""
+  SEQUENCE/images/FRAME.png + SEQUENCE/masks/FRAME.png
+  training/N_1.png + training/N_2.png, test_org/N.png + test_gt/N.png   (MDvsFA)"""
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ def find_layout(root: Path) -> Layout:
     # an archive that unpacked into a folder inside: a dataset with lists, rather than one sequence
     if unpacked and any(any(inner[0].glob(pattern)) for pattern in ("*.txt", "*/*.txt")):
         return find_layout(inner[0])
-    if layout := _split_folders(root) or _paired_folders(root) or _sequence_folders(root):
+    if layout := _split_folders(root) or _mdvsfa(root) or _paired_folders(root) or _sequence_folders(root):
         return layout
     if unpacked:
         return find_layout(inner[0])
@@ -80,14 +83,30 @@ def _split_folders(root: Path) -> Layout | None:
     return Layout(root, name, kinds.pop(), [*splits["train"], *splits["test"]], splits, orphans)
 
 
+def _mdvsfa(root: Path) -> Layout | None:
+    """MDvsFA as released: training/N_1.png (image) and N_2.png (mask), test_org/N.png and test_gt/N.png."""
+    training, images, masks = (root / name for name in MDVSFA_FOLDERS)
+    if not all(path.is_dir() for path in (training, images, masks)):
+        return None
+    files = image_files(training)
+    pairs = {stem.removesuffix("_1"): path for stem, path in files.items() if stem.endswith("_1")}
+    train = [Frame(f"train_{stem}", path, files.get(f"{stem}_2")) for stem, path in pairs.items()]
+    orphans = [path for stem, path in files.items() if stem.endswith("_2") and stem.removesuffix("_2") not in pairs]
+    test, others = _match(images, masks)
+    splits = {"train": train, "test": test}
+    sequences = {part: [Sequence(frame.name, (frame,)) for frame in frames] for part, frames in splits.items()}
+    name = f"{training.name}/N_1 + N_2, {images.name}/N + {masks.name}/N"
+    return Layout(root, name, "images", [*sequences["train"], *sequences["test"]], sequences, orphans + others)
+
+
 def _paired_folders(root: Path) -> Layout | None:
     """images/ beside masks/, with files (single images) or a folder per sequence in each."""
     pair = _pair_in(root)
     if pair is None:
         return None
     images, masks = pair
-    folders = _subfolders(images)
-    if not folders or image_files(images):
+    folders, stray = _subfolders(images), len(_image_names(images))
+    if not folders or 0 < stray >= sum(len(_image_names(folder)) for folder in folders):
         frames, orphans = _match(images, masks)
         singles = [Sequence(frame.name, (frame,)) for frame in frames]
         return Layout(root, f"{images.name}/NAME + {masks.name}/NAME", "images", singles, masks_without_image=orphans)
@@ -96,6 +115,8 @@ def _paired_folders(root: Path) -> Layout | None:
     bracketed = bool(sequences) and all(BRACKET_NUMBER.search(frame.name) for frame in sequences[0].frames)
     frame_pattern = "N(FRAME)" if bracketed else "FRAME"
     name = f"{images.name}/SEQUENCE/{frame_pattern} + {masks.name}/SEQUENCE/{frame_pattern}"
+    if stray:
+        name += f" ({stray} images beside the folders of the sequences do not count)"
     return Layout(root, name, "sequences", sequences, masks_without_image=orphans)
 
 
@@ -132,6 +153,10 @@ def _match_sequences(pairs: dict[str, tuple[Path, Path]]) -> tuple[list[Sequence
 def _frame_key(stem: str) -> tuple:
     bracket = BRACKET_NUMBER.search(stem)
     return (((0, int(bracket[1]), ""),), stem) if bracket else numeric_key(stem)
+
+
+def _image_names(folder: Path) -> list[str]:
+    return [name for name in os.listdir(folder) if name.lower().endswith(IMAGE_SUFFIXES) and name[0] != "."]
 
 
 def _subfolders(folder: Path) -> list[Path]:

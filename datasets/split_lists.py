@@ -1,119 +1,284 @@
-"""Training and test sequences: from folders, published lists shipped here, lists beside the data, or a seeded split."""
+"""Training and test sequences: from folders, lists beside the data, published lists shipped here, or a seeded split."""
 
 import random
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from istd.datasets.layouts import Layout, Sequence
+from istd.utils.config import nearest
 from istd.utils.errors import InputError
-from istd.utils.images import file_key, numeric_key, read_list
+from istd.utils.images import IMAGE_SUFFIXES, file_key, numeric_key, read_list
 
 PUBLISHED_SPLITS = Path(__file__).parent / "splits"
 SPLIT_SEED = 0
 TRAIN_SHARE = 0.8
+LIST_FOLDER = "img_idx"  # that is looked into before all others
+LIST_DEPTH = 2  # folders below the dataset's in which lists are looked for
+ROLES = {"train": "train", "trainval": "train", "test": "test", "val": "test"}  # words of list names -> part
+LIST_NAME = re.compile(r"(trainval|train|test|val)(?:[_-](.+))?", re.IGNORECASE)
+PLAIN_ENDINGS = ("", "list", "set", "split")  # of list names: train_list.txt is as good as train.txt
+SKIPPED_FOLDERS = re.compile(r"images?|masks?(_\w+)?|IRSTD1k_(Img|Label)|Mix|\..*|__.*")
+UNNAMED_SHARE = 0.5  # of an unrecognised text file's lines that name images: it is a list
+
+Parts = dict[str, list[Sequence]]
 
 
-# source of the split; "train", "test" and any further list -> sequences; the same -> list entries without a file
-Split = tuple[str, dict[str, list[Sequence]], dict[str, list[str]]]
+class Split(NamedTuple):
+    """Where a split comes from, its parts ("train", "test" and any further list), and the entries without a file."""
+
+    source: str
+    parts: Parts
+    missing: dict[str, list[str]]
 
 
-def find_split(layout: Layout, names: Iterable[str], published: str | None) -> Split:
-    """Split `layout` by folders, by the published lists of dataset `published`, by lists in its folder, or at random.
+def find_split(
+    layout: Layout, names: Iterable[str], published: str | None, always_published: bool, folder: str | None = None
+) -> Split:
+    """Split `layout` by its folders, by lists beside the data, by the published lists of a dataset, or at random.
 
-    `names` are the names of the dataset, which select among several lists in img_idx/.
+    `names`: the names of the dataset, which select among several lists. `published`: the name under which
+    datasets/splits/ has the published lists; these come first if `always_published`, otherwise where there are no
+    lists. `folder`: the folder of the lists, below the dataset's. Raises `InputError` for lists that leave open which
+    of them is meant.
     """
     if layout.folder_splits:
-        return "folders", layout.folder_splits, {}
-    root = layout.root
-    lists = _lists_beside(root, list(names))
-    if published is not None:
-        folder = PUBLISHED_SPLITS / published
-        shipped = {path.stem: path for path in sorted(folder.glob("*.txt"))}
+        return Split("folders", layout.folder_splits, {})
+    root, names = layout.root, list(names)
+    lists = choose_lists(root, names, folder)
+    shipped = _shipped_lists(published)
+    if shipped and always_published:
         source = f"published (SGMP-UNet, datasets/splits/{published}/)"
         if lists:
-            others = " and ".join(str(path.relative_to(root)) for path in lists.values())
+            others = " and ".join(str(lists[part].relative_to(root)) for part in ("train", "test") if part in lists)
             source += f"; {others} ignored: metrics on another split are not comparable"
         return _split_by(shipped, layout, source, by_number=True)
     if lists:
-        source = ", ".join(path.relative_to(root).as_posix() for path in lists.values())
-        source, parts, missing = _split_by(lists, layout, source, by_number=False)
-        return *_with_the_rest(source, parts, layout), missing
+        main = [lists[part].relative_to(root).as_posix() for part in ("train", "test") if part in lists]
+        split = _with_the_rest(_split_by(lists, layout, ", ".join(main), by_number=False), layout)
+        return _compared(split, shipped, layout) if shipped else split
+    if shipped:
+        split = _split_by(shipped, layout, f"published (datasets/splits/{published}/)", by_number=False)
+        named = sum(len(split.parts[part]) for part in ("train", "test"))
+        if split.parts["train"] and split.parts["test"] and 2 * named >= len(layout.sequences):
+            return split
+    if unknown := _unrecognised_list(layout):
+        raise InputError(
+            f"{unknown} lists images, but its name says not of which part; rename it to train.txt or test.txt, or "
+            "remove it, and the split will be random"
+        )
     return _seeded(layout)
 
 
-def _lists_beside(root: Path, names: list[str]) -> dict[str, Path]:
-    """List files in a dataset's folder: of img_idx/, else of the folder itself, else of its other subfolders.
+def _shipped_lists(published: str | None) -> dict[str, Path]:
+    """The lists in datasets/splits/ by their stems."""
+    files = [] if published is None else sorted((PUBLISHED_SPLITS / published).glob("*.txt"))
+    return {path.stem: path for path in files}
 
-    Of the first two, one list is enough, if it is the only one.
+
+def choose_lists(root: Path, names: list[str], folder: str | None = None) -> dict[str, Path]:
+    """The lists of a dataset's folder by part: "train" and "test", or one of them, and further ones by their stems.
+
+    Lists of img_idx/ come first, then those of the folder itself, then those of its subfolders (50_50/, idx_427/,
+    ImageSets/Main/, splits/), of which `folder` chooses one. Raises `InputError` where several would do.
     """
-    by_name = root / "img_idx"
-    for name in names:
-        lists = {part: by_name / f"{part}_{name}.txt" for part in ("train", "test")}
-        if all(path.is_file() for path in lists.values()):
-            return lists
-    found = {part: sorted(by_name.glob(f"{part}_*.txt")) for part in ("train", "test")}
-    numbers, beside = sorted(len(paths) for paths in found.values()), _lists_in(root)
-    if numbers == [1, 1] or (numbers == [0, 1] and not beside):
-        return {part: paths[0] for part, paths in found.items() if paths}
-    if any(numbers):
-        counts = " and ".join(f"{len(paths)} {part}" for part, paths in found.items())
-        text = f"{by_name} contains {counts} lists, none named after {' or '.join(names)}"
-        raise InputError(f"{text}; expected train_{names[0]}.txt and test_{names[0]}.txt; rename or remove lists")
+    if folder is not None:
+        if not (root / folder).is_dir():
+            raise InputError(f"--split_folder {folder}: {root} has no such folder; give the one that holds the lists")
+        chosen = _lists_in(root / folder, names)
+        if not chosen.keys() & {"train", "test"}:
+            raise InputError(f"--split_folder {folder}: {root / folder} holds no train.txt or test.txt; add them")
+        return chosen
+    by_name, beside = _lists_in(root / LIST_FOLDER, names, strict=True), _lists_in(root, names)
+    if {"train", "test"} <= by_name.keys() or (by_name and not beside):
+        return by_name
+    if by_name:
+        counts = " and ".join(f"{int(part in by_name)} {part}" for part in ("train", "test"))
+        raise InputError(
+            f"{root / LIST_FOLDER} contains {counts} lists, and {root} others; expected train_{names[0]}.txt and "
+            f"test_{names[0]}.txt in one place; rename or remove lists"
+        )
     if beside:
         return beside
-    inside = (_lists_in(path) for path in sorted(root.iterdir()) if path.is_dir())
-    return next((lists for lists in inside if len(lists) == 2), {})
+    lists_by_folder = {path: _lists_in(path, names) for path in _list_folders(root)}
+    inside = {path: lists for path, lists in lists_by_folder.items() if lists}
+    complete = {path: lists for path, lists in inside.items() if {"train", "test"} <= lists.keys()} or inside
+    if len({_content(lists) for lists in complete.values()}) > 1:
+        found = ", ".join(path.relative_to(root).as_posix() for path in complete)
+        raise InputError(f"{root} has different lists in {found}; choose with --split_folder {found.split(', ')[0]}")
+    return next(iter(complete.values()), {})
 
 
-def _lists_in(folder: Path) -> dict[str, Path]:
-    """The lists directly in a folder: train and test, one of them, or none."""
-    names = {"train": ("trainval.txt", "train.txt"), "test": ("test.txt", "val.txt")}
-    found = {part: [folder / name for name in both if (folder / name).is_file()] for part, both in names.items()}
-    return {part: paths[0] for part, paths in found.items() if paths}
+def _content(lists: dict[str, Path]) -> tuple:
+    return tuple(frozenset(read_list(lists[part])) if part in lists else None for part in ("train", "test"))
 
 
-def _with_the_rest(source: str, parts: dict[str, list[Sequence]], layout: Layout) -> tuple[str, dict]:
-    """Source and parts of a split of one list, whose other part are the sequences that it does not name."""
+def _list_folders(root: Path) -> list[Path]:
+    """Subfolders that may hold lists, down to LIST_DEPTH, without those of images and masks and sequences of them."""
+    found, level = [], [root]
+    for _ in range(LIST_DEPTH):
+        level = [
+            path
+            for parent in level
+            for path in sorted(parent.iterdir())
+            if path.is_dir() and not SKIPPED_FOLDERS.fullmatch(path.name) and not (path / "images").is_dir()
+        ]
+        found += level
+    return [path for path in found if path != root / LIST_FOLDER]
+
+
+def _lists_in(folder: Path, names: list[str], strict: bool = False) -> dict[str, Path]:
+    """The lists directly in a folder, by part.
+
+    Of several lists of a part the one named after the dataset counts, then train.txt or trainval.txt, test.txt or
+    val.txt, then the only one; all others go by their stems. `strict`: it is an error if none of these decides.
+    """
+    candidates: dict[str, list[tuple[Path, str, str | None]]] = {"train": [], "test": []}
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    lists = [path for path in files if path.suffix.lower() == ".txt" and path.is_file()]
+    for path in lists:
+        if match := LIST_NAME.fullmatch(path.stem):
+            word = match[1].lower()
+            candidates[ROLES[word]].append((path, word, match[2]))
+    chosen: dict[str, Path] = {}
+    lower = [name.lower() for name in names]
+    for part, found in candidates.items():
+        named = [path for path, _, ending in found if ending and ending.lower() in lower]
+        plain = {word: path for path, word, ending in reversed(found) if (ending or "").lower() in PLAIN_ENDINGS}
+        order = ("trainval", "train") if part == "train" else ("test", "val")
+        plain_path = next((plain[word] for word in order if word in plain), None)
+        if named or plain_path or len(found) == 1:
+            chosen[part] = named[0] if named else plain_path or found[0][0]
+        elif found and (strict or len(lists) == sum(map(len, candidates.values()))):
+            counts = " and ".join(f"{len(paths)} {name}" for name, paths in candidates.items())
+            text = f"{folder} contains {counts} lists, none named after {' or '.join(names)}"
+            raise InputError(f"{text}; expected train_{names[0]}.txt and test_{names[0]}.txt; rename or remove lists")
+    if not chosen:
+        return {}
+    rest = {path.stem: path for found in candidates.values() for path, *_ in found if path not in chosen.values()}
+    return chosen | {stem: path for stem, path in rest.items() if stem not in chosen}
+
+
+def _compared(split: Split, shipped: dict[str, Path], layout: Layout) -> Split:
+    """`split`, by lists of the folder, with what sets it apart from the published one."""
+    published = _split_by(shipped, layout, "", by_number=False).parts
+    ours, theirs = (
+        {part: {sequence.name for sequence in parts.get(part, ())} for part in ("train", "test")}
+        for parts in (split.parts, published)
+    )
+    if ours == theirs or not (theirs["train"] and theirs["test"]):
+        return split
+    sizes = f"{len(theirs['train'])} / {len(theirs['test'])}"
+    trained = f"{len(ours['test'] & theirs['train'])} of its {len(ours['test'])} test images are for training there"
+    note = f"NOT the published split ({sizes}), with which published metrics compare; {trained}"
+    return split._replace(source=f"{split.source}; {note}")
+
+
+def _with_the_rest(split: Split, layout: Layout) -> Split:
+    """A split of one list, whose other part is what it does not name; of two lists, what neither names is said."""
+    source, parts = split.source, split.parts
     for part, other in (("train", "test"), ("test", "train")):
         if part not in parts:
-            named = {sequence.name for sequence in parts[other]}
-            rest = [sequence for sequence in layout.sequences if sequence.name not in named]
-            both = parts | {part: rest}
-            return f"{source}, {part} with the rest", {name: both[name] for name in ("train", "test")}
-    return source, parts
+            parts = parts | {part: _unnamed(layout, parts[other])}
+            names = ["train", "test", *(name for name in parts if name not in ("train", "test"))]
+            return split._replace(source=f"{source}, {part} with the rest", parts={name: parts[name] for name in names})
+    named = [sequence for sequences in parts.values() for sequence in sequences]
+    names = {sequence.name for sequence in named}
+    rest = [
+        f"{sequence.name}/{frame.name}"
+        for sequence in _unnamed(layout, named)
+        for frame in sequence.frames
+        if sequence.name in names and frame.mask is not None
+    ]
+    if rest:
+        source += f" ({len(rest)} frames of listed sequences are in no list and left out, the first {rest[0]})"
+    return split._replace(source=source)
+
+
+def _unnamed(layout: Layout, named: list[Sequence]) -> list[Sequence]:
+    """The sequences of `layout` without the masks of frames that are in `named`, if any other masks are left."""
+    taken: dict[str, set[str]] = {}
+    for sequence in named:
+        taken.setdefault(sequence.name, set()).update(frame.name for frame in sequence.frames if frame.mask is not None)
+    rest = []
+    for sequence in layout.sequences:
+        names = taken.get(sequence.name)
+        if names is None:
+            rest.append(sequence)
+        elif left := {f.name for f in sequence.frames if f.mask is not None} - names:
+            rest.append(_only(sequence, {file_key(name) for name in left}))
+    return rest
 
 
 def _split_by(lists: dict[str, Path], layout: Layout, source: str, by_number: bool) -> Split:
     resolved = {part: _resolve(read_list(path), layout, by_number) for part, path in lists.items()}
-    parts = {part: found for part, (found, _) in resolved.items()}
-    return source, parts, {part: missing for part, (_, missing) in resolved.items() if missing}
+    used = {
+        part: both for part, both in resolved.items() if both[0] or part in ("train", "test")
+    }  # others may be foreign
+    parts = {part: found for part, (found, _) in used.items()}
+    return Split(source, parts, {part: missing for part, (_, missing) in used.items() if missing})
 
 
 def _resolve(entries: list[str], layout: Layout, by_number: bool) -> tuple[list[Sequence], list[str]]:
     """Entries -> sequences in numeric order (images: in list order), and the entries without a file."""
     by_name = {file_key(sequence.name): sequence for sequence in layout.sequences}
     numbers = {_last_number(name): sequence for name, sequence in by_name.items()} if by_number else {}
-    if layout.kind == "images":
-        keys = [file_key(entry.rsplit("/", 1)[-1]) for entry in entries]
-        found = {key: by_name[key] for key in keys if key in by_name}
-        return list(found.values()), [entry for entry, key in zip(entries, keys, strict=True) if key not in by_name]
-    found, missing = {}, []
+    found: dict[str, Sequence] = {}
+    missing: list[str] = []
     chosen_frames: dict[str, set[str]] = {}  # for lists of frames, such as 44/1(814)
+    complete: set[str] = set()  # sequences that an entry names without a frame
+    frames = {sequence.name: {file_key(frame.name) for frame in sequence.frames} for sequence in layout.sequences}
     for entry in entries:
-        name, _, frame = entry.removeprefix("images/").partition("/")
-        sequence = by_name.get(file_key(name)) or numbers.get(_last_number(name))
-        if sequence is None:
-            missing.append(entry)
-            continue
-        found[sequence.name] = sequence
-        if frame:
-            if file_key(frame) in {file_key(known.name) for known in sequence.frames}:
-                chosen_frames.setdefault(sequence.name, set()).add(file_key(frame))
+        for form in _forms(entry):
+            parts = [file_key(part) for part in form.split("/") if part not in (".", "")]
+            if layout.kind == "images":
+                if parts and parts[-1] in by_name:
+                    found[parts[-1]] = by_name[parts[-1]]
+                    break
+                continue
+            place = next((at for at in reversed(range(len(parts))) if parts[at] in by_name), None)
+            sequence = by_name[parts[place]] if place is not None else None
+            if sequence is None and parts and by_number:
+                place, sequence = 0, numbers.get(_last_number(parts[0]))
+            if sequence is None:
+                continue
+            rest = [part for part in parts[place + 1 :] if part not in ("images", "image")]
+            if not rest:
+                complete.add(sequence.name)
+            elif rest[-1] in frames[sequence.name]:
+                chosen_frames.setdefault(sequence.name, set()).add(rest[-1])
             else:
-                missing.append(entry)
+                continue
+            found[sequence.name] = sequence
+            break
+        else:
+            missing.append(entry)
+    if layout.kind == "images":
+        return list(found.values()), missing
     ordered = sorted(found.values(), key=lambda sequence: numeric_key(sequence.name))
-    return [_only(sequence, chosen_frames.get(sequence.name)) for sequence in ordered], missing
+    chosen = (None if sequence.name in complete else chosen_frames[sequence.name] for sequence in ordered)
+    return [_only(sequence, names) for sequence, names in zip(ordered, chosen, strict=True)], missing
+
+
+def _forms(entry: str) -> Iterable[str]:
+    """What an entry may mean: a name, or image and mask side by side (blanks, tabs, commas or semicolons between)."""
+    yield entry
+    for separators in (r"[,;\t]", r"\s+"):
+        first = re.split(separators, entry, maxsplit=1)[0].strip().rstrip("/")
+        if first != entry:
+            yield first.rsplit(".", 1)[0] if first.lower().endswith(IMAGE_SUFFIXES) else first
+
+
+def nearest_entry(entry: str, layout_sequences: list[Sequence]) -> str:
+    """'; did you mean ...?' with the existing name nearest to an entry, or ''."""
+    parts = [part for part in next(iter(_forms(entry))).split("/") if part]
+    by_name = {sequence.name: sequence for sequence in layout_sequences}
+    sequence = by_name.get(parts[0]) if len(parts) > 1 else None
+    if sequence:
+        return nearest(parts[-1], [frame.name for frame in sequence.frames])
+    return nearest(parts[-1], by_name)
 
 
 def _only(sequence: Sequence, names: set[str] | None) -> Sequence:
@@ -129,10 +294,21 @@ def _last_number(name: str) -> int | str:
     return digits[-1] if digits else name
 
 
+def _unrecognised_list(layout: Layout) -> Path | None:
+    """A text file beside the data most of whose lines name images."""
+    for folder in (layout.root, layout.root / LIST_FOLDER, *_list_folders(layout.root)):
+        for path in sorted(folder.glob("*.[tT][xX][tT]")):
+            entries = read_list(path)
+            named = entries and len(_resolve(entries, layout, by_number=False)[1]) <= UNNAMED_SHARE * len(entries)
+            if named:
+                return path
+    return None
+
+
 def _seeded(layout: Layout) -> Split:
     order = list(range(len(layout.sequences)))
     random.Random(SPLIT_SEED).shuffle(order)
     count = min(round(TRAIN_SHARE * len(order)), max(1, len(order) - 1))  # of two, one is to test
     indices = {"train": order[:count], "test": order[count:]}
     parts = {part: [layout.sequences[index] for index in sorted(chosen)] for part, chosen in indices.items()}
-    return f"no list found: a random {TRAIN_SHARE:.0%} for training (seed {SPLIT_SEED})", parts, {}
+    return Split(f"no list found: a random {TRAIN_SHARE:.0%} for training (seed {SPLIT_SEED})", parts, {})

@@ -3,14 +3,16 @@
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 from istd.datasets.clips import ClipDataset, range_lines
 from istd.datasets.index import DatasetIndex
 from istd.datasets.layouts import Frame, Sequence
+from istd.datasets.split_lists import PUBLISHED_SPLITS
 from istd.utils.errors import InputError
 from istd.utils.image_headers import read_header
-from istd.utils.images import mask_oddities
+from istd.utils.images import mask_oddities, read_list
 
 MAX_TARGET_SHARE = 0.5  # of an image; a mask of more is probably inverted
 MASKS_LOOKED_AT = 64  # spread over a dataset, before it is used; datasets.check looks at all
@@ -80,26 +82,43 @@ def usable_index(index: DatasetIndex, parts: Iterable[str], skip: bool = False) 
     Raises `InputError` where a frame is in the training part and in another one, and, without `skip`, where a file
     cannot be used.
     """
-    if shared := shared_frames(index):
+    parts = list(dict.fromkeys(parts))
+    if shared := shared_frames(index, parts):
         first = f"{shared[0]}" + (f" and {len(shared) - 1} more" if len(shared) > 1 else "")
         raise InputError(
             f"{index.info.name}: frames are in two parts of the split from {index.split_source}: {first}; a test on "
             "images that were trained on means nothing: correct the lists"
         )
-    usable = {name: check_usable(index.split(name), skip) for name in dict.fromkeys(parts)}
+    usable = {name: check_usable(index.split(name), skip) for name in parts}
     left_out = dict.fromkeys(fault.text for _, faults in usable.values() for fault in faults)
     kept = index.parts | {name: sequences for name, (sequences, _) in usable.items()}
     return replace(index, parts=kept, left_out=tuple(left_out))
 
 
-def shared_frames(index: DatasetIndex) -> list[str]:
-    """The images of frames with a mask that are in the training part and in another part of a dataset."""
-    images = {
-        part: {str(frame.image) for sequence in sequences for frame in sequence.frames if frame.mask is not None}
-        for part, sequences in index.parts.items()
-    }
-    train = images.pop("train", set())
-    return [f"{image} (train and {part})" for part in images for image in sorted(train & images[part])]
+def trained_on_line(index: DatasetIndex, part: str, trained_datasets: Iterable[str]) -> str | None:
+    """What is to be said if `part` has images of the published training list of this dataset, which weights were
+    trained on that name it among their `trained_datasets`."""
+    known = {Path(name).name.lower() for name in trained_datasets}
+    file = PUBLISHED_SPLITS / index.info.name / "train.txt"
+    if part == "train" or index.info.name.lower() not in known or not file.is_file():
+        return None
+    trained, tested = set(read_list(file)), [sequence.name for sequence in index.parts[part]]
+    count = sum(name in trained for name in tested)
+    if not count:
+        return None
+    where = f"{count} of the {len(tested)} {index.info.kind} of {part} are in the published training list of"
+    return f"warning: {where} {index.info.name}, on which these weights were trained: the metrics are too good"
+
+
+def shared_frames(index: DatasetIndex, parts: Iterable[str] = ()) -> list[str]:
+    """The images of frames with a mask that are in the training part and in the test part or one of `parts`."""
+
+    def images(part: str) -> set[str]:
+        sequences = index.parts.get(part, ())
+        return {str(frame.image) for sequence in sequences for frame in sequence.frames if frame.mask is not None}
+
+    others = [part for part in dict.fromkeys(["test", *parts]) if not part.startswith("train")]
+    return [f"{image} (train and {part})" for part in others for image in sorted(images("train") & images(part))]
 
 
 def mask_lines(name: str, sequences: Iterable[Sequence]) -> list[str]:

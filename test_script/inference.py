@@ -26,7 +26,8 @@ import torch
 
 from istd.datasets import DatasetIndex, open_datasets
 from istd.datasets.catalog import DatasetInfo, PublishedMetrics
-from istd.datasets.usable import data_lines, usable_index
+from istd.datasets.index import split_names
+from istd.datasets.usable import data_lines, trained_on_line, usable_index
 from istd.test_script.map_sources import network_maps
 from istd.test_script.measurement import Job, measure_set
 from istd.test_script.options import (
@@ -66,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
 def run(args: argparse.Namespace, device: torch.device) -> None:
     """Measure all datasets; called in each process."""
     metrics = {}
-    jobs = prepare_jobs(open_datasets(args.dataset, args.data_root), args, device)
+    jobs = prepare_jobs(open_datasets(args.dataset, args.data_root, args.split_folder), args, device)
     for job in jobs:
         name = job.frames.name
         output = Path(args.output_dir) / (name if len(jobs) > 1 else "")
@@ -118,7 +119,8 @@ def prepare_jobs(indices: list[DatasetIndex], args: argparse.Namespace, device: 
         }
         scales = {protocol.scale for protocol in protocols}
         maps = partial(network_maps, dataset=dataset, predictor=predictor, scales=scales, num_workers=workers)
-        notes = [*data_lines(dataset), *protocol_notes(facts)]
+        trained = trained_on_line(index, args.split, split_names(settings.get("dataset") or ""))
+        notes = [*([trained] if trained else []), *data_lines(dataset), *protocol_notes(facts)]
         jobs.append(Job(dataset_frames(index, dataset.sequences), maps, protocols, facts, notes))
     return jobs
 
@@ -160,6 +162,8 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--data_root", help="folder that holds the datasets by name; default datasets/path_config.py")
     add_range_option(parser)
+    folder = "folder below the dataset's that holds its lists, such as 50_50, where several do"
+    add("--split_folder", metavar="NAME", help=folder)
     skipped = "leave out files that cannot be used: no image, no mask, or a mask of another size; they are listed"
     add("--skip_unusable", action="store_true", help=skipped)
     add("--split", default="test", help="train, test or another list of the dataset; default test")

@@ -79,7 +79,7 @@ def prepare_pairs(args: argparse.Namespace, device: torch.device) -> dict[tuple[
     """Open every dataset and every checkpoint: the job of each pair (checkpoint, dataset)."""
     names = checkpoint_names(args.models)
     check_writable(args.output_dir / "matrix.md")
-    indices = open_datasets("+".join(args.datasets), args.data_root)
+    indices = open_datasets("+".join(args.datasets), args.data_root, args.split_folder)
     jobs = {}
     for name, path in zip(names, args.models, strict=True):
         options = argparse.Namespace(**vars(args) | {"model_path": path})

@@ -47,7 +47,7 @@ def open_datasets(settings: Settings) -> list[DatasetIndex]:
 
     Files that the run uses are looked at, so that none fails after the last epoch; see `usable_index`.
     """
-    names = settings.dataset, settings.data_root
+    names = settings.dataset, settings.data_root, settings.split_folder
     indices = istd.datasets.open_datasets(*names) if is_main() else []
     barrier()
     parts = ("train", "test") if _uses_test(settings) else ("train",)

@@ -81,6 +81,7 @@ class Settings:
     data_root: str | None
     range: list[str]
     skip_unusable: bool
+    split_folder: str | None
     preset: Literal[tuple(PRESETS)]
     train_size: Annotated[int, lambda number: 1 <= number <= 8192, "a number of pixels from 1 to 8192"]
     enlarge_share: Share

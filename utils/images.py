@@ -1,5 +1,6 @@
 """Find, read and encode the grey frames and masks of infrared datasets, whatever their format and bit depth."""
 
+import codecs
 import io
 import re
 from collections.abc import Callable
@@ -10,7 +11,6 @@ import cv2
 import numpy as np
 
 from istd.utils.errors import InputError
-from istd.utils.files import read_text
 from istd.utils.grey_levels import to_unit
 from istd.utils.image_headers import check_pixels, claimed_size, is_whole_png, jpg_header, open_image
 
@@ -43,7 +43,9 @@ def image_files(
     """
     files: dict[str, Path] = {}
     for path in sorted(folder.iterdir() if folder.is_dir() else (), key=lambda path: numeric_key(path.name)):
-        if path.suffix.lower() not in suffixes or path.name.startswith(".") or not path.is_file():
+        if path.suffix.lower() not in suffixes or path.name.startswith("."):
+            continue
+        if not path.is_file() and not path.is_symlink():  # a dangling link stays, and reading it says so
             continue
         if (other := files.setdefault(key(path), path)) is not path:
             raise InputError(f"{other} and {path} have the same name; expected one file per frame; remove one of them")
@@ -51,9 +53,17 @@ def image_files(
 
 
 def read_list(path: Path) -> list[str]:
-    """Entries of a list file, without blank lines, carriage returns, image suffixes, and slashes at either end."""
-    lines = read_text(path, errors="replace").splitlines()
-    entries = (line.strip().replace("\\", "/").strip("/") for line in lines)
+    """Entries of a list file, without blank lines, carriage returns, image suffixes, and slashes at either end.
+
+    UTF-8, or UTF-16 with a byte order mark, as PowerShell writes it.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}; check the path") from error
+    encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    lines = data.decode(encoding, errors="replace").splitlines()
+    entries = (line.strip().replace("\\", "/").removeprefix("./").strip("/") for line in lines)
     without_suffix = (entry.rsplit(".", 1)[0] if entry.lower().endswith(IMAGE_SUFFIXES) else entry for entry in entries)
     return [entry for entry in without_suffix if entry]
 

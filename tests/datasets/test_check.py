@@ -1,3 +1,4 @@
+import json
 import os
 from pathlib import Path
 
@@ -167,3 +168,40 @@ def test_statistics_without_background_or_clutter():
 def test_real_datasets_are_sound(name, images, targets, capsys):
     assert main(["--dataset", name, "--data_root", str(REAL)]) == 0
     assert f"targets: {targets} in {images} frames" in capsys.readouterr().out
+
+
+def test_masks_that_look_wrong_and_empty_parts(images, capsys):
+    inverted = 255 - cv2.imread(str(images / "masks" / "a.png"), cv2.IMREAD_UNCHANGED)
+    write_image(images / "masks" / "a.png", inverted)
+    blurred = cv2.GaussianBlur(cv2.imread(str(images / "masks" / "b.png"), cv2.IMREAD_UNCHANGED), (5, 5), 0)
+    write_image(images / "masks" / "b.png", blurred)
+    write_lists(images, train=NAMES, test=[])
+    found, notes, _ = check_dataset(open_dataset(images))
+    assert found == {
+        "masks that make most of the image target (inverted?)": [f"{images / 'masks' / 'a.png'} (99%)"],
+        "empty parts": ["test has no frames (split from train.txt, test.txt)"],
+    }
+    (text,) = notes["masks of more than two levels, of which what is above half of the maximum is target"]
+    assert text.startswith(f"{images / 'masks' / 'b.png'} (")
+
+
+def test_all_problems_go_to_a_file_and_the_truth_to_another(images, tmp_path, capsys):
+    for name in NAMES:
+        write_image(images / "masks" / f"{name}.png", np.zeros((32, 40), np.uint8))
+    write_lists(images, train=[*"abefghij"], test=["c", "d"])
+    assert (
+        main(["--dataset", str(images), "--problems", str(tmp_path / "all.txt"), "--coco", str(tmp_path / "t.json")])
+        == 1
+    )
+    assert "... and 1 more (--problems FILE lists all)" in capsys.readouterr().out
+    lines = (tmp_path / "all.txt").read_text().splitlines()
+    assert lines[:2] == ["PROBLEM: 4 empty masks", f"    {images / 'masks' / 'a.png'}"]
+    assert "PROBLEM: 6 entries of the train list without a file" in lines and "    j" in lines
+    assert len(json.loads((tmp_path / "t.json").read_text())["images"]) == 4
+
+
+def test_what_is_skipped_is_no_problem(images, capsys):
+    write_image(images / "masks" / "c.png", np.ones((30, 40), np.uint8))
+    assert main(["--dataset", str(images)]) == 1
+    assert main(["--dataset", str(images), "--skip_unusable"]) == 0
+    assert "LEFT OUT by --skip_unusable: 1" in capsys.readouterr().out

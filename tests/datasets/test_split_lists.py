@@ -1,0 +1,208 @@
+"""Lists of training and test images in all the forms in which people have them."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from istd.datasets import open_dataset
+from istd.datasets.split_lists import PUBLISHED_SPLITS
+from istd.datasets.usable import trained_on_line, usable_index
+from istd.utils.errors import InputError
+from istd.utils.images import read_list
+from tests.reference.datasets_folders import (
+    REPOSITORY,
+    frame_and_mask,
+    write_image,
+    write_lists,
+    write_pairs,
+    write_sequences,
+)
+
+REAL = Path(os.environ.get("ISTD_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
+NAMES = ["XDU0", "XDU1", "XDU3", "XDU5", "mine"]  # XDU0 and XDU1 are published for training, XDU3 and XDU5 for the test
+
+
+@pytest.fixture
+def root(tmp_path):
+    folder = tmp_path / "IRSTD-1K"
+    write_pairs(folder / "images", folder / "masks", NAMES)
+    return folder
+
+
+def parts(folder, **options):
+    index = open_dataset(folder, **options)
+    return {part: [sequence.name for sequence in sequences] for part, sequences in index.parts.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "train", "test"), [("NUDT-SIRST", 663, 664), ("IRSTD-1K", 800, 201), ("NUAA-SIRST", 213, 214)]
+)
+def test_published_lists_of_single_images(name, train, test):
+    lists = {part: read_list(PUBLISHED_SPLITS / name / f"{part}.txt") for part in ("train", "test")}
+    assert (len(set(lists["train"])), len(set(lists["test"]))) == (train, test)
+    assert not set(lists["train"]) & set(lists["test"])
+
+
+def test_the_published_split_serves_where_there_are_no_lists(root, tmp_path):
+    index = open_dataset(root)
+    assert parts(root) == {"train": ["XDU0", "XDU1"], "test": ["XDU3", "XDU5"]}
+    assert index.split_source == "published (datasets/splits/IRSTD-1K/)"
+    other = tmp_path / "NUDT-SIRST"  # other images under a known name
+    write_pairs(other / "images", other / "masks", NAMES)
+    assert open_dataset(other).split_source.startswith("no list found: a random")
+
+
+def test_a_test_on_images_of_the_published_training_list_is_said(root):
+    write_lists(root, train=["XDU0"], test=["XDU1", "XDU5"])
+    index = open_dataset(root)
+    line = trained_on_line(index, "test", ["data/NUDT-SIRST", "irstd-1k"])
+    assert line.startswith("warning: 1 of the 2 images of test are in the published training list of IRSTD-1K")
+    assert trained_on_line(index, "test", ["NUDT-SIRST"]) is None
+    write_lists(root, train=["XDU1"], test=["XDU5"])
+    assert trained_on_line(open_dataset(root), "test", ["IRSTD-1K"]) is None
+
+
+def test_other_lists_of_a_known_dataset_are_said(root):
+    write_lists(root, train=["XDU0", "XDU3"], test=["XDU1", "XDU5"])
+    assert open_dataset(root).split_source == (
+        "train.txt, test.txt; NOT the published split (2 / 2), with which published metrics compare; "
+        "1 of its 2 test images are for training there"
+    )
+    write_lists(root, train=["XDU1", "XDU0"], test=["XDU5", "XDU3"])
+    assert open_dataset(root).split_source == "train.txt, test.txt"
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("train_IRSTD-1K", "test_IRSTD-1K"),
+        ("train_list", "test_list"),
+        ("ImageSets/Main/train", "ImageSets/Main/val"),
+        ("splits/Train", "splits/Test"),
+        ("TRAINVAL", "val_irstd-1k"),
+    ],
+)
+def test_names_and_places_of_lists(root, train, test):
+    for name, entry in ((train, "XDU0"), (test, "mine")):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / f"{name}.txt").write_text(entry)
+    assert parts(root) == {"train": ["XDU0"], "test": ["mine"]}
+
+
+def test_of_several_folders_of_lists_one_must_be_chosen(root):
+    write_lists(root / "50_50", train=NAMES[:2], test=NAMES[2:])
+    write_lists(root / "80_20", train=NAMES[:4], test=NAMES[4:])
+    with pytest.raises(InputError, match="different lists in 50_50, 80_20; choose with --split_folder 50_50"):
+        open_dataset(root)
+    assert parts(root, split_folder="80_20") == {"train": NAMES[:4], "test": NAMES[4:]}
+    with pytest.raises(InputError, match=r"--split_folder 70_30: .* has no such folder"):
+        open_dataset(root, split_folder="70_30")
+    write_lists(root / "80_20", train=NAMES[:2], test=NAMES[2:])
+    assert parts(root) == {"train": NAMES[:2], "test": NAMES[2:]}, "equal lists leave no choice"
+
+
+def test_a_list_whose_part_is_unknown_is_an_error_instead_of_a_random_split(tmp_path):
+    write_pairs(tmp_path / "images", tmp_path / "masks", NAMES)
+    write_lists(tmp_path, readme=["Thermal images of ships.", "Please cite us."])
+    assert open_dataset(tmp_path).split_source.startswith("no list found")
+    write_lists(tmp_path / "lists", part1=NAMES[:3])
+    with pytest.raises(InputError, match=r"part1\.txt lists images, but its name says not of which part"):
+        open_dataset(tmp_path)
+
+
+def test_every_list_is_a_split(tmp_path):
+    root = tmp_path / "SIRST3"
+    write_pairs(root / "images", root / "masks", NAMES)
+    write_lists(root / "img_idx", **{"train_SIRST3": NAMES[:2], "test_SIRST3": NAMES[2:], "test_IRSTD-1K": NAMES[2:4]},
+                test_other=["nothing"])  # fmt: skip
+    assert parts(root) == {"train": NAMES[:2], "test": NAMES[2:], "test_IRSTD-1K": NAMES[2:4]}
+    assert len(usable_index(open_dataset(root), ["test_IRSTD-1K"]).split("test_IRSTD-1K")) == 2
+
+
+@pytest.mark.parametrize(
+    "entry",
+    ["./images/XDU1.png", "/home/me/IRSTD/images/XDU1.png", "C:\\data\\images\\XDU1.png",
+     "images/XDU1.png masks/XDU1.png",
+     "XDU1.png,XDU1_mask.png", "XDU1\tXDU1"],
+)  # fmt: skip
+def test_forms_of_entries(root, entry):
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        (root / "train.txt").write_text(f"{entry}\r\nXDU0\r\n", encoding=encoding)
+        index = open_dataset(root)
+        assert [sequence.name for sequence in index.split("train")] == ["XDU1", "XDU0"]
+        assert not index.missing_entries
+
+
+def test_entries_without_a_file_are_said_with_the_nearest_name(root):
+    write_lists(root, train=["xdu0", "XDU1"], test=["XDU-3"])
+    index = open_dataset(root)
+    assert "MISSING: 1 entries of train have no file (first: xdu0; did you mean XDU0?)" in index.summary
+    with pytest.raises(InputError, match=r"'test' .* is empty: .*'XDU-3'; did you mean XDU3\?"):
+        index.split("test")
+
+
+@pytest.mark.parametrize(
+    "form", ["s/{}", "s/images/{}.png", "images/s/{}.png", "/data/set/images/s/{}.png", "s/{}.png s/{}.png"]
+)
+def test_frames_of_a_sequence(tmp_path, form):
+    write_sequences(tmp_path, ["s", "t"], frames=3)
+    write_lists(tmp_path, train=["t"], test=[form.format("1", "1")])
+    index = open_dataset(tmp_path)
+    assert [frame.mask is not None for frame in index.split("test")[0].frames] == [False, True, False]
+    assert "(2 frames of listed sequences are in no list and left out, the first s/0)" in index.summary
+
+
+def test_unknown_frames_do_not_bring_in_their_sequence(tmp_path):
+    for number in range(3):
+        frame, mask = frame_and_mask(number)
+        for name in ("s", "t"):
+            write_image(tmp_path / "images" / name / f"000{number}.png", frame)
+            write_image(tmp_path / "masks" / name / f"000{number}.png", mask)
+    write_lists(tmp_path, train=["t/0000"], test=["s/0001", "t/000002"])
+    index = open_dataset(tmp_path)
+    assert [sequence.name for sequence in index.split("test")] == ["s"]
+    assert index.missing_entries == {"test": ["t/000002"]}
+    assert "did you mean 0002?" in index.summary
+
+
+def test_one_list_of_frames_leaves_the_rest_of_their_sequences_to_the_other_part(tmp_path):
+    write_sequences(tmp_path, ["s", "t"], frames=3)
+    write_lists(tmp_path, test=["s/2"])
+    index = open_dataset(tmp_path)
+    found = {sequence.name: [frame.mask is not None for frame in sequence.frames] for sequence in index.split("train")}
+    assert found == {"s": [True, True, False], "t": [True] * 3}
+
+
+def test_stray_files_beside_the_sequences_do_not_count_and_are_said(tmp_path):
+    write_sequences(tmp_path, ["a", "b"], frames=3)
+    write_image(tmp_path / "images" / "preview.png", frame_and_mask(0)[0])
+    index = open_dataset(tmp_path)
+    assert index.info.kind == "sequences" and len(index.sequences) == 2
+    assert "(1 images beside the folders of the sequences do not count)" in index.summary
+
+
+def test_mdvsfa_as_released(tmp_path):
+    for number in range(3):
+        frame, mask = frame_and_mask(number)
+        write_image(tmp_path / "training" / f"00000{number}_1.png", frame)
+        write_image(tmp_path / "training" / f"00000{number}_2.png", mask)
+    write_pairs(tmp_path / "test_org", tmp_path / "test_gt", ["00000", "00001"])
+    (tmp_path / "training" / "000001_1.png").write_bytes(b"0123456789")
+    index = open_dataset(tmp_path)
+    assert [sequence.name for sequence in index.split("train")] == [f"train_00000{number}" for number in range(3)]
+    assert all(frame.mask for sequence in index.sequences for frame in sequence.frames)
+    assert len(index.split("test")) == 2 and not index.masks_without_image
+    usable = usable_index(index, ["train", "test"], skip=True)
+    assert len(usable.split("train")) == 2 and "its 10 bytes are no whole png" in usable.left_out[0]
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="real data not present")
+@pytest.mark.parametrize("name", ["NUDT-SIRST", "NUAA-SIRST"])
+def test_the_lists_shipped_are_those_of_the_data(name):
+    index = open_dataset(name, REAL)
+    for part in ("train", "test"):
+        assert {sequence.name for sequence in index.parts[part]} == set(
+            read_list(PUBLISHED_SPLITS / name / f"{part}.txt")
+        )
+    assert "published" not in index.split_source
