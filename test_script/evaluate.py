@@ -23,7 +23,7 @@ from istd.test_script.options import TRACK_OPTIONS, add_track_options, check_tra
 from istd.test_script.results.coco_results import box_metrics, set_entries
 from istd.test_script.results.frame_set import FrameSet, dataset_frames, dataset_pairs, pair_frames
 from istd.test_script.results.result_files import write_image_metrics
-from istd.test_script.results.set_results import set_metrics
+from istd.test_script.results.set_results import run_name, set_metrics, set_name
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import check_writable, write_json
 from istd.utils.images import IMAGE_SUFFIXES, file_key, read_list
@@ -103,8 +103,10 @@ def main(argv: list[str] | None = None) -> None:
         write_json(args.output, metrics)
     if args.per_image:
         write_image_metrics(args.per_image, results.metrics)
-    with_curves = args.curves and job.with_curves
-    curves = write_curves(merge_curves(results.curves.values()).compute(), args.curves) if with_curves else []
+    curves = []
+    if args.curves and job.with_curves:
+        runs = {run_name(job.facts): merge_curves(results.curves.values()).compute()}
+        curves = write_curves(runs, args.curves, f"{set_name(job.facts)}, protocol standard")
     print_results(metrics)
     for note in job.notes:
         print(note)

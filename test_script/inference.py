@@ -5,10 +5,11 @@
 Written to the output folder: report.html (open it in a browser), metrics.json, per_sequence.csv, per_image.csv,
 detections.csv, detections_coco.json, curves/, and masks/<sequence>/<frame>.png by the first protocol. --save_maps adds
 probabilities/<sequence>/<frame>.npy, float32 (and logits/ where a protocol measures logits), for which
-`python -m test_script.evaluate` gives the same metrics to the last bit, and which pyirstdmetrics takes as its `prob`;
---save_maps png writes 16-bit pictures instead. `--dataset A+B` writes a folder for each dataset and per_dataset.csv.
-`torchrun --nproc_per_node=2 -m test_script.inference` shares the work between processes. After an interruption, the
-same command with --resume continues the run.
+`python -m test_script.evaluate` gives the same metrics to the last bit, except AP and AUC: they rank logits here, and
+there what float32 leaves of them near 1. pyirstdmetrics takes these files as its `prob`. --save_maps png writes 16-bit
+pictures instead. `--dataset A+B` writes a folder for each dataset and per_dataset.csv. After an interruption, the same
+command with --resume continues the run. `torchrun --nproc_per_node=2 -m test_script.inference` shares the work between
+processes.
 
 In sequences, detections are linked into tracks: tracks.csv, with metrics of tracks in metrics.json and the report.
 --min_track N leaves the detections of shorter tracks out of the files of detections and tracks and out of the masks;

@@ -26,10 +26,20 @@ class MappedFrame(NamedTuple):
     mask: np.ndarray
 
     def score(self, scale: str) -> np.ndarray:
-        """The map [H, W] on the scale "probability" or "logit", from the other one where the source has that alone."""
+        """The map [H, W] on the scale "probability" or "logit", from the other one where the source has that alone.
+
+        "log_odds": the logit of the probability, which ranks pixels whose probabilities round to 1 as well.
+        """
+        if scale == "log_odds":
+            return self._log_odds()
         if scale == "probability":
             return expit(self.maps.logit) if self.maps.probability is None else self.maps.probability
         return logit(self.maps.probability) if self.maps.logit is None else self.maps.logit
+
+    def _log_odds(self) -> np.ndarray:
+        if self.maps.log_odds is not None:
+            return self.maps.log_odds
+        return self.maps.logit if self.maps.probability is None else logit(self.maps.probability.astype(np.float64))
 
 
 MapSource = Callable[[list[list[int]]], Iterator[MappedFrame]]
@@ -60,6 +70,7 @@ def network_maps(
             [mask.shape for mask in masks],
             probability="probability" in scales,
             logit="logit" in scales,
+            log_odds=True,
         )
         yield from map(MappedFrame, items, maps, masks)
 

@@ -24,7 +24,7 @@ from istd.test_script.results.shards import Shard, load_shard, save_shard, split
 from istd.utils.distributed import barrier, is_main, rank, world_size
 from istd.utils.metrics import MetricAccumulator, Protocol
 from istd.utils.metrics.matching import close_pairs
-from istd.utils.metrics.regions import Scene, find_regions
+from istd.utils.metrics.regions import ImagePair, find_regions
 
 
 class Job(NamedTuple):
@@ -85,18 +85,18 @@ class Measurement:
             metric.update(scores[protocol.scale], truth, frame.sequence, frame.name)
             shard.rows.setdefault(protocol.name, []).extend(metric.rows)
         if self.with_curves:
-            shard.curves.update(scores["probability"], truth, frame.sequence, frame.name)
+            shard.curves.update(mapped.score("log_odds"), truth, frame.sequence, frame.name, scale="logit")
         if self.files or self.with_detections:
             first = self.protocols[0]
             mask = first.iou_map(scores[first.scale])
-            detections = find_detections(mask, scores["probability"])
+            detections = find_detections(mask, mapped.score("log_odds"))
             shard.detections += [detection_row(*frame.row_names, detection) for detection in detections]
         if self.files:
             if frame.sequence is not None:
-                scene = Scene(mask, truth, find_regions(truth))
-                shard.targets.append(scene.targets.centroids[:, ::-1].tolist())
-                shard.pairs.append([column.tolist() for column in close_pairs(scene.targets, scene.regions)])
-            self.files.write(mapped, frame, mask, scores["probability"], shard.rows[first.name][-1])
+                pair = ImagePair(mask, truth, find_regions(truth))
+                shard.targets.append(pair.targets.centroids[:, ::-1].tolist())
+                shard.pairs.append([column.tolist() for column in close_pairs(pair.targets, pair.regions)])
+            self.files.write(mapped, frame, mask, shard.rows[first.name][-1])
         shard.sizes.append(truth.shape)
         if self.files and shard.done:
             save_shard(self.files.output / "parts", shard)
@@ -109,7 +109,7 @@ class FrameFiles:
         self.output, self._save_maps = output, save_maps
         self._kept = KeptFrames(output / KEPT_FRAMES)
 
-    def write(self, mapped: MappedFrame, frame, mask, probability, counts) -> None:
+    def write(self, mapped: MappedFrame, frame, mask, counts) -> None:
         """Write the files of a frame, whose counts by the first protocol are `counts`."""
 
         def file(folder: str, suffix: str) -> Path:
@@ -117,10 +117,10 @@ class FrameFiles:
 
         write_mask(file("masks", ".png"), mask)
         if self._save_maps:
-            write_map(file("probabilities", f".{self._save_maps}"), probability)
+            write_map(file("probabilities", f".{self._save_maps}"), mapped.score("probability"))
         if self._save_maps == "npy" and mapped.maps.logit is not None:
             write_map(file("logits", ".npy"), mapped.maps.logit)
-        self._kept.offer(mapped.item, counts, frame.image, probability, mapped.mask)
+        self._kept.offer(mapped.item, counts, frame.image, mapped.score("log_odds"), mapped.mask)
 
 
 def measure_maps(job: Job, with_curves: bool) -> Results:

@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.special import expit, logit
 
 from istd.datasets import ClipDataset, DatasetIndex, Sequence, open_dataset
 from istd.datasets.catalog import DatasetInfo
@@ -32,14 +31,13 @@ from istd.utils.files import check_writable, write_csv
 from istd.utils.metrics.accumulator import group_rows
 from istd.utils.metrics.curves import CurveAccumulator
 from istd.utils.metrics.matching import MATCH_DISTANCE, optimal
-from istd.utils.metrics.regions import Scene, find_regions
+from istd.utils.metrics.regions import ImagePair, find_regions
 from istd.utils.metrics.tables import text_table
 from istd.utils.plots import PLOT_SUFFIXES, plot
 
 FA_LIMIT = 10e-6
 SNR_EDGES = (1.0, 1.5, 2.0, 2.5, 3.0)
-THRESHOLDS = 1000  # steps of the search for the threshold
-SOFTENING = 10.0  # logits are divided by it, since many probabilities of a confident network round to 1
+STRIDE = 2  # of the thresholds that are searched: 1/128 logit apart at probability 0.5
 
 
 class Frame(NamedTuple):
@@ -52,7 +50,7 @@ class Frame(NamedTuple):
 class Comparison(NamedTuple):
     """A network's result: threshold, Fa there, Pd of all targets, and Pd in each interval of SNR (NaN where empty)."""
 
-    threshold: float  # of the maps of `softened_maps`
+    threshold: float  # in logits
     fa: float
     pd: float
     pd_by_snr: list[float]
@@ -74,9 +72,7 @@ def main(argv: list[str] | None = None) -> None:
         if dataset.num_frames > 1:
             views[f"{name}, copies of one frame"] = StillClips(dataset)
         for title, view in views.items():
-            maps = softened_maps(
-                partial(network_maps, dataset=view, predictor=predictor, scales={"logit"}), items, title
-            )
+            maps = logit_maps(partial(network_maps, dataset=view, predictor=predictor, scales={"logit"}), items, title)
             results[title] = compare(maps, frames, args.fa, args.snr)
     rows = table(results, [int(inside.sum()) for inside in by_interval(frames, args.snr)], args.snr)
     print(f"{index.info.name}, {args.split}: {len(frames)} frames; Pd % at Fa <= {args.fa * 1e6:g}e-6")
@@ -131,26 +127,28 @@ def read_frames(dataset: ClipDataset, items: list[int], index: DatasetIndex) -> 
     return frames
 
 
-def softened_maps(source: MapSource, items: list[int], title: str) -> list[np.ndarray]:
-    """Maps [H, W] of the items, sigmoid(logit / SOFTENING); `title` is that of the progress."""
+def logit_maps(source: MapSource, items: list[int], title: str) -> list[np.ndarray]:
+    """Logits [H, W] of the items; `title` is that of the progress."""
     maps = []
-    observe_maps(source, [items], lambda mapped: maps.append(expit(mapped.score("logit") / SOFTENING)), title)
+    observe_maps(source, [items], lambda mapped: maps.append(mapped.score("logit")), title)
     return maps
 
 
 def compare(maps: list[np.ndarray], frames: list[Frame], fa: float, edges: tuple[float, ...]) -> Comparison:
     """Pd by SNR at the lowest threshold whose Fa over all frames is at most `fa` (standard matching)."""
-    curve = CurveAccumulator(THRESHOLDS)
+    accumulator = CurveAccumulator(STRIDE)
     for score, frame in zip(maps, frames, strict=True):
-        curve.update(score, frame.mask)
-    curves = curve.compute()
-    lowest = int(np.argmax(curves.fa <= fa))  # at threshold 1 no pixel is left, so there always is a threshold
-    threshold = float(curves.threshold[lowest])  # a Python float: compared in the type of the maps, as in the curve
-    pairs = zip(maps, frames, strict=True)
-    scenes = (Scene(score > threshold, frame.mask, find_regions(frame.mask)) for score, frame in pairs)
-    hit = np.concatenate([optimal(scene).hit for scene in scenes])
+        accumulator.update(score, frame.mask, scale="logit")
+    curves = accumulator.compute()
+    lowest = int(np.argmax(curves.fa <= fa))  # no pixel reaches the highest threshold, so there always is a threshold
+    threshold = curves.logit[lowest]
+    pairs = [
+        ImagePair(score > threshold, frame.mask, find_regions(frame.mask))
+        for score, frame in zip(maps, frames, strict=True)
+    ]
+    hit = np.concatenate([optimal(pair).hit for pair in pairs])
     by_snr = [float(hit[inside].mean()) if inside.any() else np.nan for inside in by_interval(frames, edges)]
-    return Comparison(threshold, float(curves.fa[lowest]), float(hit.mean()) if len(hit) else np.nan, by_snr)
+    return Comparison(float(threshold), float(curves.fa[lowest]), float(hit.mean()) if len(hit) else np.nan, by_snr)
 
 
 def by_interval(frames: list[Frame], edges: tuple[float, ...]) -> list[np.ndarray]:
@@ -168,8 +166,7 @@ def table(results: dict[str, Comparison], counts: list[int], edges: tuple[float,
     ]
     for title, result in results.items():
         cells = ["-" if np.isnan(pd) else f"{100 * pd:.1f}" for pd in (result.pd, *result.pd_by_snr)]
-        threshold = SOFTENING * logit(result.threshold)
-        rows.append([title.replace(",", ";"), f"{threshold:.1f}", f"{result.fa * 1e6:.1f}", *cells])
+        rows.append([title.replace(",", ";"), f"{result.threshold:.1f}", f"{result.fa * 1e6:.1f}", *cells])
     return rows
 
 

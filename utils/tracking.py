@@ -16,8 +16,8 @@ TARGET_SPEED = 2.0  # px a frame, standard deviation of a target's speed along e
 POSITION_NOISE = 0.5  # px, standard deviation of a centroid
 ACCELERATION = 0.5  # px / frame ** 2, standard deviation
 GATE = 3.0  # standard deviations within which a new track takes its second point
-LONGEST_GAP = 3  # frames without a point after which a track goes on
-MOST_POINTS = 500  # of a frame; more are noise, and are not linked
+MAX_GAP = 3  # frames without a point after which a track goes on
+MAX_POINTS = 500  # of a frame; more are noise, and are not linked
 
 
 class Linker:
@@ -38,12 +38,12 @@ class Linker:
     def update(self, points: np.ndarray, time: int) -> np.ndarray:
         """Track numbers int64 [n] of the points (x, y) float [n, 2] of the frame `time`, later than the last one.
 
-        Tracks are numbered from 1 in the order of their first points. A frame of more than `MOST_POINTS` points gets
+        Tracks are numbered from 1 in the order of their first points. A frame of more than `MAX_POINTS` points gets
         zeros.
         """
         self._predict(time)
         numbers = np.zeros(len(points), np.int64)
-        if not 0 < len(points) <= MOST_POINTS:
+        if not 0 < len(points) <= MAX_POINTS:
             return numbers
         offsets = points[None] - self._states[:, None, :, 0]
         variances = self._covariances[:, 0, 0] + POSITION_NOISE**2
@@ -63,7 +63,7 @@ class Linker:
     def _predict(self, time: int) -> None:
         """Move all tracks to `time`, and end those whose gap is too long."""
         step, self._time = time - self._time, time
-        alive = time - self._last_seen <= LONGEST_GAP + 1
+        alive = time - self._last_seen <= MAX_GAP + 1
         self._numbers, self._last_seen = self._numbers[alive], self._last_seen[alive]
         move = np.array([[1.0, step], [0.0, 1.0]])
         push = np.array([step**2 / 2, step]) * ACCELERATION

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
 
 from istd.test_script.predictor import preparation
 from istd.test_script.predictor.detections import Detection, find_detections
@@ -33,6 +34,7 @@ class ScoreMaps(NamedTuple):
 
     probability: np.ndarray | None  # mean over scales and flips of sigmoid(logits)
     logit: np.ndarray | None  # mean over flips of the logits at scale 1
+    log_odds: np.ndarray | None = None  # logit of `probability` before rounding: it ranks what float32 rounds to 1
 
 
 class Prediction(NamedTuple):
@@ -164,32 +166,40 @@ class Predictor:
         for batch in preparation.batched(chain(first, clips), 1 if live else self.batch_size):
             tensors = [preparation.stack_clip([tensor for _, tensor in clip]) for _, clip in batch]
             targets = [frame for (frame, _), _ in batch]
-            maps = self.score_maps(tensors, [frame.shape for frame in targets], alone=live or len(first) == 1)
-            for frame, (probability, _) in zip(targets, maps, strict=True):
-                mask = probability > self.threshold
-                yield FrameResult(frame, probability, mask, find_detections(mask, probability))
+            sizes = [frame.shape for frame in targets]
+            maps = self.score_maps(tensors, sizes, alone=live or len(first) == 1, log_odds=True)
+            for frame, scores in zip(targets, maps, strict=True):
+                mask = scores.probability > self.threshold
+                yield FrameResult(frame, scores.probability, mask, find_detections(mask, scores.log_odds))
 
     @torch.inference_mode()
     def score_maps(
-        self, clips: list[Tensor], sizes: list[Size], probability: bool = True, logit: bool = False, alone: bool = False
+        self,
+        clips: list[Tensor],
+        sizes: list[Size],
+        probability: bool = True,
+        logit: bool = False,
+        alone: bool = False,
+        log_odds: bool = False,
     ) -> list[ScoreMaps]:
         """Score maps of the target frames of `clips` (each [T, C, H, W], sizes may differ) at `sizes` (h, w).
 
-        One set of forward passes serves both maps: `probability` (all scales and flips) and `logit` (scale 1, flips).
-        `alone`: nothing else runs beside these clips, so that a pass may take several threads.
+        The same forward passes serve all maps: `probability` and `log_odds` (all scales and flips), and `logit`
+        (scale 1, flips). `alone`: nothing else runs beside these clips, so that a pass may take several threads.
         """
-        scales = self.scales if probability else ()
+        scales = self.scales if probability or log_odds else ()
+        wanted = (probability, logit, log_odds)
         passes = self._passes(scales if 1.0 in scales or not logit else (*scales, 1.0))
         if self.device.type != "cpu":
             logits = self._passes_on_gpu(clips, sizes, passes)
-            return copy_to_host([self._combine(clip_logits, probability, logit) for clip_logits in logits])
+            return copy_to_host([self._combine(clip_logits, *wanted) for clip_logits in logits])
         cores, threads = torch.get_num_threads(), 1
         if not self.deterministic and (alone or self.compiled):  # compiled code cannot run in several Python threads
             threads = cores if self.compiled else max(1, cores // len(passes))
         torch.set_num_threads(threads)
         try:
             logits = self._passes_on_cpu(clips, sizes, passes, 1 if self.compiled else cores // threads)
-            pairs = [self._combine(clip_logits, probability, logit) for clip_logits in logits]
+            pairs = [self._combine(clip_logits, *wanted) for clip_logits in logits]
             return [ScoreMaps(*(None if values is None else values.numpy() for values in maps)) for maps in pairs]
         finally:
             torch.set_num_threads(cores)
@@ -232,8 +242,10 @@ class Predictor:
                     results[i][scale, flips[view // len(group)]] = resize_map(logits, sizes[i])
         return results
 
-    def _combine(self, logits: Logits, probability: bool, logit: bool) -> tuple[Tensor | None, Tensor | None]:
-        """Probability and logit of one clip from the logits [h, w] of its passes; flipped ones are flipped back."""
+    def _combine(
+        self, logits: Logits, probability: bool, logit: bool, log_odds: bool
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """The maps of one clip from the logits [h, w] of its passes; flipped ones are flipped back."""
 
         def over_flips(average: Callable[[bool], Tensor]) -> Tensor:
             return (average(False) + average(True).flip(-1)) / 2 if self.flip else average(False)
@@ -241,9 +253,11 @@ class Predictor:
         def mean_probability(flip: bool) -> Tensor:
             return sum(logits[scale, flip].sigmoid() for scale in self.scales) / len(self.scales)
 
+        ours = [(key, logits[key]) for key in self._passes(self.scales)] if log_odds else []
         return (
             over_flips(mean_probability) if probability else None,
             over_flips(lambda flip: logits[1.0, flip]) if logit else None,
+            mean_log_odds([maps.flip(-1) if flip else maps for (_, flip), maps in ours]) if log_odds else None,
         )
 
     def _logits(self, clips: Tensor) -> Tensor:
@@ -265,7 +279,15 @@ class Predictor:
         return logits.float()
 
 
-def copy_to_host(maps: list[tuple[Tensor | None, Tensor | None]]) -> list[ScoreMaps]:
+def mean_log_odds(logits: list[Tensor]) -> Tensor:
+    """The logit of the mean of the probabilities of `logits`, without the rounding of probabilities near 0 and 1."""
+    if len(logits) == 1:
+        return logits[0]
+    stacked = torch.stack(logits)
+    return torch.logsumexp(logsigmoid(stacked), dim=0) - torch.logsumexp(logsigmoid(-stacked), dim=0)
+
+
+def copy_to_host(maps: list[tuple[Tensor | None, ...]]) -> list[ScoreMaps]:
     """The maps of several frames from a GPU, in one copy: each copy waits for everything before it."""
     tensors = [values for pair in maps for values in pair if values is not None]
     flat = torch.cat([values.flatten() for values in tensors]).cpu().split([values.numel() for values in tensors])

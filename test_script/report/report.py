@@ -6,9 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from scipy.special import expit
 
 from istd.datasets.catalog import PublishedMetrics
-from istd.test_script.report.report_cases import KEPT_FRAMES, STEPS, choose_items, data_url, frame_picture, show_case
+from istd.test_script.report.report_cases import (
+    KEPT_FRAMES,
+    MIDDLE_STEP,
+    STEPS,
+    THRESHOLDS,
+    choose_items,
+    data_url,
+    frame_picture,
+    show_case,
+)
 from istd.test_script.results.set_results import Results, published_lines
 from istd.utils.files import json_ready, write_text
 from istd.utils.metrics import MetricAccumulator
@@ -59,6 +69,8 @@ def write_report(
         sequences=0 if None in results.curves else len(results.curves),
         first=first,
         steps=STEPS,
+        middle=MIDDLE_STEP,
+        thresholds=[round(value, 6) for value in expit(THRESHOLDS).tolist()],
         worst=worst,
         best=best,
         notes=notes,

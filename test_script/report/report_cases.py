@@ -1,7 +1,7 @@
 """The frames that a report shows: kept while they are measured, and what the page draws of them.
 
-A kept frame is one png with three channels: the grey image, the score levels, and the true mask. Score level n means
-that the probability exceeds n of the thresholds 0, 1/`STEPS`, ..., 1, so the page can move the threshold exactly.
+A kept frame is a png with three channels: the grey image, the score levels, and the true mask. Score level n means that
+the score exceeds n of the `THRESHOLDS`, so the page can move the threshold exactly.
 """
 
 import base64
@@ -18,7 +18,7 @@ from istd.utils.drawing import grey_to_rgb, stretch_contrast
 from istd.utils.errors import InputError
 from istd.utils.images import encode_png, read_grey
 from istd.utils.metrics.accumulator import ImageCounts
-from istd.utils.metrics.curves import threshold_levels
+from istd.utils.metrics.curves import logit_levels, matched_levels, matched_logits
 from istd.utils.metrics.regions import find_regions
 from istd.utils.metrics.rules import image_iou
 from istd.utils.metrics.target_curve import target_curve
@@ -27,7 +27,9 @@ KEPT_FRAMES = "report_frames"  # folder beside the report
 WORST, BEST = 8, 4
 MOST_PER_SEQUENCE = 2  # of each kind, as long as there are others
 GOOD_IOU = 0.5
-STEPS = 200  # thresholds are multiples of 0.005; the levels fit into 8 bits
+THRESHOLDS = matched_logits()  # those of the curves of the whole set; the levels fit into 8 bits
+STEPS = len(THRESHOLDS) - 1
+MIDDLE_STEP = int(np.searchsorted(THRESHOLDS, 0.0))  # of the threshold 0.5
 CROP_SIDE = 48  # px of the part of the frame that is shown enlarged
 LARGEST_SIDE = 512  # px; larger frames are embedded at a reduced size
 
@@ -44,14 +46,14 @@ class KeptFrames:
         self._rows: dict[int, ImageCounts] = {}
 
     def offer(
-        self, item: int, counts: ImageCounts, image: Path | None, probability: np.ndarray, truth: np.ndarray
+        self, item: int, counts: ImageCounts, image: Path | None, log_odds: np.ndarray, truth: np.ndarray
     ) -> None:
-        """Keep a frame if it belongs to the worst or best so far; probability float, truth bool [H, W]."""
+        """Keep a frame if it belongs to the worst or best so far; log_odds float, truth bool [H, W]."""
         self._rows[item] = counts
         kept = {shown for kind in choose_items(self._rows) for shown in kind}
         if item in kept:
             picture = read_background(image, truth.shape)
-            picture[..., 1] = threshold_levels(probability, STEPS)
+            picture[..., 1] = matched_levels(logit_levels(log_odds, "logit"))
             picture[..., 2] = truth * 255
             write_png(frame_picture(self.folder, item), picture)
         for other in self._rows.keys() - kept:
@@ -135,7 +137,7 @@ def crop_window(truth: np.ndarray, levels: np.ndarray) -> tuple[int, int, int, i
     It lies around the target with the lowest peak score, else around the largest predicted region at threshold 0.5,
     else around the highest score.
     """
-    regions = find_regions(truth if truth.any() else levels > STEPS // 2)
+    regions = find_regions(truth if truth.any() else levels > MIDDLE_STEP)
     if not len(regions.areas):
         centre = np.unravel_index(np.argmax(levels), levels.shape)
     elif truth.any():

@@ -74,8 +74,29 @@ def write_results(
     write_table(output / "per_sequence.csv", rows)
     write_image_metrics(output / "per_image.csv", results.metrics)
     write_csv(output / "detections.csv", DETECTION_COLUMNS, results.detections)
-    write_curves(merge_curves(results.curves.values()).compute(), output / "curves")
+    curves = {run_name(run): merge_curves(results.curves.values()).compute()}
+    write_curves(curves, output / "curves", f"{set_name(run)}, protocol standard")
     return metrics
+
+
+def run_name(run: Mapping[str, Any]) -> str:
+    """What pictures and the report call the network of a run: the name of its checkpoint, else that of the method.
+
+    checkpoint_best.pth is the name of many: "outputs/NUAA-SIRST/datransnet/first/checkpoint_best.pth" becomes
+    "NUAA-SIRST/datransnet/first, best".
+    """
+    if not run.get("checkpoint"):
+        return run["model"]
+    path = Path(run["checkpoint"])
+    if not path.stem.startswith("checkpoint"):
+        return path.stem
+    folders = [part for part in path.parts[:-1] if part not in (path.anchor, "..", ".")]
+    return ", ".join(text for text in ("/".join(folders[-3:]), path.stem.removeprefix("checkpoint").strip("_")) if text)
+
+
+def set_name(run: Mapping[str, Any]) -> str:
+    """What pictures call the frames of a run."""
+    return f"{run['dataset']}, {run['split']}" if run.get("split") else run["dataset"]
 
 
 def read_finished(output: Path, run: dict[str, Any]) -> dict[str, dict] | None:

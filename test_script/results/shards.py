@@ -11,8 +11,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from istd.test_script.predictor.preparation import batched
 from istd.utils.errors import InputError
 from istd.utils.files import write_json
@@ -21,7 +19,6 @@ from istd.utils.metrics.curves import CurveAccumulator
 
 SHARD_FRAMES = 32
 FRAME_LISTS = ("detections", "targets", "pairs", "sizes")
-CURVE_COUNTS = ("target_levels", "other_levels", "matched", "matched_pixels")
 
 
 @dataclass
@@ -51,8 +48,9 @@ def split_work(sequences: list[str | None]) -> list[Shard]:
 
 
 def save_shard(folder: Path, shard: Shard) -> None:
-    curves = {name: getattr(shard.curves, name).tolist() for name in CURVE_COUNTS} | {"targets": shard.curves.targets}
-    content = {"rows": shard.rows, "curves": curves} | {name: getattr(shard, name) for name in FRAME_LISTS}
+    content = {"rows": shard.rows, "curves": shard.curves.counts()} | {
+        name: getattr(shard, name) for name in FRAME_LISTS
+    }
     write_json(_shard_file(folder, shard), content, indent=None)
 
 
@@ -65,9 +63,7 @@ def load_shard(folder: Path, shard: Shard) -> bool:
         return False
     content = json.loads(file.read_text(encoding="utf-8"))
     shard.rows = {name: [ImageCounts(*_as_tuple(row)) for row in rows] for name, rows in content["rows"].items()}
-    for name in CURVE_COUNTS:
-        setattr(shard.curves, name, np.array(content["curves"][name], np.int64))
-    shard.curves.targets = content["curves"]["targets"]
+    shard.curves = CurveAccumulator.from_counts(content["curves"])
     for name in FRAME_LISTS:
         setattr(shard, name, content[name])
     return True

@@ -4,12 +4,12 @@ from collections import deque
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from istd.test_script.predictor import FrameResult
 from istd.test_script.predictor.detections import DETECTION_COLUMNS, Detection
-from istd.utils.tracking import LONGEST_GAP, TARGET_SPEED, Linker
+from istd.utils.metrics.regions import find_regions
+from istd.utils.tracking import MAX_GAP, TARGET_SPEED, Linker
 
 TRACK_COLUMNS = ("sequence", "frame", "track", "id", "x", "y", "area", "mean_score", "peak_score")
 
@@ -25,10 +25,14 @@ def track_row(row: list, track: int) -> list:
 
 def erase_regions(mask: np.ndarray, regions: Collection[Detection]) -> np.ndarray:
     """The mask bool [H, W] without the 8-connected regions that have the box and the area of one of `regions`."""
-    _, labels, boxes, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    found = find_regions(np.ascontiguousarray(mask))
+    boxes = found.boxes(mask.shape[1])[:, [1, 0, 3, 2]]
     erased = {(one.left, one.top, one.width, one.height, one.area) for one in regions}
-    keep = np.array([tuple(box) not in erased for box in boxes.tolist()])
-    return mask & keep[labels]
+    drop = np.array([(*box, area) in erased for box, area in zip(boxes.tolist(), found.areas.tolist(), strict=True)])
+    result = mask.copy()
+    if len(drop):
+        result.ravel()[found.pixels[drop[found.owners]]] = False
+    return result
 
 
 class TrackedResult(NamedTuple):
@@ -43,7 +47,7 @@ class TrackFilter:
     """Links the detections of one sequence frame by frame, and drops tracks of fewer than `least` detections.
 
     A frame is given out once each of its detections belongs to a track that is either long enough or has ended: at once
-    if `least` is 1, else at most (least - 1) * (LONGEST_GAP + 1) frames later. No more frames than that are held.
+    if `least` is 1, else at most (least - 1) * (MAX_GAP + 1) frames later. No more frames than that are held.
     """
 
     def __init__(self, least: int = 1, speed: float = TARGET_SPEED):
@@ -61,7 +65,7 @@ class TrackFilter:
         while self._waiting and all(self._decided(track) for track in self._waiting[0].tracks):
             yield self._release()
         self._time += 1
-        oldest = self._time - LONGEST_GAP - 1 - len(self._waiting)
+        oldest = self._time - MAX_GAP - 1 - len(self._waiting)
         self._known = {track: one for track, one in self._known.items() if one[1] >= oldest}
 
     def finish(self) -> Iterator[TrackedResult]:
@@ -71,7 +75,7 @@ class TrackFilter:
 
     def _decided(self, track: int) -> bool:
         count, last = self._known[track]
-        return count >= self._least or track == 0 or self._time - last > LONGEST_GAP
+        return count >= self._least or track == 0 or self._time - last > MAX_GAP
 
     def _release(self) -> TrackedResult:
         name, result, tracks = self._waiting.popleft()

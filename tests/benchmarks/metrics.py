@@ -13,7 +13,7 @@ import numpy as np
 from istd.utils.metrics import PROTOCOLS, build_metric
 from istd.utils.metrics.curves import CurveAccumulator
 from istd.utils.metrics.hierarchical import pair_regions
-from istd.utils.metrics.regions import Scene, find_regions
+from istd.utils.metrics.regions import ImagePair, find_regions
 from istd.utils.metrics.tables import text_table
 from tests.reference import plain_metrics
 
@@ -97,7 +97,7 @@ def frame_table():
     for name in PROTOCOLS:
         times = [least_ms(lambda s=one, n=name: build_metric(n).update(*s), runs=20) for one in maps]
         rows.append([name, *(f"{one:.2f}" for one in times)])
-    scenes = [Scene(score > 0.5, mask, find_regions(mask)) for score, mask in maps]
+    scenes = [ImagePair(score > 0.5, mask, find_regions(mask)) for score, mask in maps]
     for one in scenes:
         assert len(one.regions.areas)  # labelled beforehand, as the protocol does for Pd
     rows.append(["hIoU, of standard", *(f"{least_ms(lambda s=one: pair_regions(s), 20):.2f}" for one in scenes)])

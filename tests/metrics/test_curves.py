@@ -1,6 +1,7 @@
-"""Curves: worked out by hand, equal to thresholding and labelling 101 times, exact under merging."""
+"""Curves: worked out by hand, equal to thresholding and labelling at each threshold, exact under merging."""
 
 import csv
+import json
 import math
 import pickle
 
@@ -10,64 +11,154 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import expit
 
 from istd.utils.errors import InputError
-from istd.utils.metrics import target_curve
-from istd.utils.metrics.curves import CurveAccumulator, threshold_levels
-from istd.utils.plots import write_curves
+from istd.utils.metrics import build_metric, target_curve
+from istd.utils.metrics.curves import LOGITS, CurveAccumulator, logit_levels, matched_levels, matched_logits
+from istd.utils.metrics.regions import find_regions
+from istd.utils.plots import COLORS, best_pd, write_curves
 from tests.metrics.test_properties import scenes
 from tests.reference import plain_metrics
 
 TIE = 1e-9  # px of distance; no difference between two sums of distances on these maps is as small
 
 
-def accumulated(score, mask, steps=100):
-    curves = CurveAccumulator(steps)
-    curves.update(score, mask)
+def accumulated(score, mask, scale="probability", **options):
+    curves = CurveAccumulator(**options)
+    curves.update(score, mask, scale=scale)
     return curves
 
 
-def assert_equals_plain(score, mask, steps=100):
-    ours = accumulated(score, mask, steps)
-    hits, misses, matched, false_pixels = plain_metrics.curves(score, mask, steps)
-    assert np.array_equal(np.cumsum(ours.target_levels[::-1])[::-1][1:], hits)
-    assert np.array_equal(np.cumsum(ours.other_levels[::-1])[::-1][1:], misses)
-    assert np.array_equal(ours.matched, matched)
-    ours_false = hits + misses - ours.matched_pixels
+def linear_levels(score, steps):
+    """How many of the thresholds 0, 1/steps, ..., 1 lie below each score."""
+    thresholds = (np.arange(steps + 1) / steps).astype(score.dtype)
+    return np.searchsorted(thresholds, score).astype(np.uint8 if steps < 255 else np.uint16)
+
+
+def assert_equals_plain(score, mask, steps):
+    matched, matched_pixels = target_curve.target_curve(linear_levels(score, steps), find_regions(mask), steps)
+    thresholds = (np.arange(steps + 1) / steps).astype(score.dtype)
+    hits, misses, plain_matched, false_pixels = plain_metrics.curves(score, mask, thresholds)
+    assert np.array_equal(matched, plain_matched)
+    ours_false = hits + misses - matched_pixels
     if not np.array_equal(ours_false, false_pixels):  # several assignments may have the same total distance
-        fewest, most = (plain_metrics.curves(score, mask, steps, sign * TIE)[3] for sign in (-1, 1))
+        fewest, most = (plain_metrics.curves(score, mask, thresholds, sign * TIE)[3] for sign in (-1, 1))
         assert np.all((fewest <= ours_false) & (ours_false <= most))
 
 
 def test_four_pixels_by_hand():
-    """Scores 0.9 (target), 0.6, 0.3 (target), 0; five thresholds 0, 0.25, ..., 1 and a row of blanks between."""
-    score = np.zeros((1, 16))
-    mask = np.zeros((1, 16))
-    score[0, [0, 5, 10, 15]] = [0.9, 0.6, 0.3, 0]
+    """Logits 3 (target), 1, -1 (target) and a row of blanks of -50 between."""
+    score, mask = np.full((1, 16), -50.0), np.zeros((1, 16))
+    score[0, [0, 5, 10]] = [3, 1, -1]
     mask[0, [0, 10]] = 1
-    curves = accumulated(score, mask, 4).compute()
-    assert curves.threshold.tolist() == [0, 0.25, 0.5, 0.75, 1]
-    assert curves.recall.tolist() == [1, 1, 0.5, 0.5, 0]
-    np.testing.assert_array_equal(curves.precision, [2 / 3, 2 / 3, 0.5, 1, np.nan])
-    assert curves.false_positive_rate.tolist() == [1 / 14, 1 / 14, 1 / 14, 0, 0]
-    assert curves.pd.tolist() == [1, 1, 0.5, 0.5, 0]
-    assert curves.fa.tolist() == [1 / 16, 1 / 16, 1 / 16, 0, 0]
+    curves = accumulated(score, mask, "logit").compute()
+    chosen = np.searchsorted(curves.logit, [-2, 0, 2, 10])  # a threshold in each interval between the scores
+    assert curves.recall[chosen].tolist() == [1, 0.5, 0.5, 0]
+    np.testing.assert_array_equal(curves.precision[chosen], [2 / 3, 0.5, 1, np.nan])
+    assert curves.false_positive_rate[chosen].tolist() == [1 / 14, 1 / 14, 0, 0]
+    assert curves.pd[chosen].tolist() == [1, 0.5, 0.5, 0]
+    assert curves.fa[chosen].tolist() == [1 / 16, 1 / 16, 0, 0]
+    assert curves.logit[curves.middle] == 0 and curves.threshold[curves.middle] == 0.5
     assert curves.ap == 0.5 * 1 + 0.5 * 2 / 3
-    # pairs of a target and another pixel: 0.9 above all 14; 0.3 above the 13 blanks, below 0.6
+    # pairs of a target and another pixel: 3 above all 14; -1 above the 13 blanks, below 1
     assert curves.auc == (14 + 13) / 28
+    same = accumulated(expit(score), mask).compute()
+    assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip(curves[:-1], same[:-1], strict=True))
 
 
-def test_areas_equal_those_of_the_scores_levels():
+def confident_logits(seed, spread=40.0):
+    """Logits like a trained network's on 60,000 pixels: most beyond what float32 probabilities tell from 1 or 0."""
+    generator = np.random.default_rng(seed)
+    mask = generator.random((200, 300)) < 0.01
+    logits = np.where(mask, generator.normal(20, spread, mask.shape), generator.normal(-14, 6, mask.shape))
+    return logits.astype(np.float32), mask
+
+
+@pytest.mark.parametrize("spread", [4.0, 40.0])
+def test_areas_are_those_of_the_logits(spread):
+    logits, mask = confident_logits(1, spread)
+    curves = accumulated(logits, mask, "logit").compute()
+    assert curves.ap == pytest.approx(plain_metrics.average_precision(logits, mask), abs=1e-3)
+    assert curves.auc == pytest.approx(plain_metrics.area_under_roc(logits, mask), abs=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_areas_are_those_of_the_probabilities(dtype):
+    logits, mask = confident_logits(2, 8.0)
+    flipped = logits + np.random.default_rng(3).normal(0, 3, logits.shape)
+    probability = (expit(logits.astype(np.float64)) / 2 + expit(flipped) / 2).astype(dtype)
+    curves = accumulated(probability, mask).compute()
+    assert curves.ap == pytest.approx(plain_metrics.average_precision(probability, mask), abs=1e-3)
+    assert curves.auc == pytest.approx(plain_metrics.area_under_roc(probability, mask), abs=1e-3)
+
+
+def test_areas_of_few_levels_are_exact():
     """Average precision and AUC against their definitions over pairs and ranks, on levels with many ties."""
     generator = np.random.default_rng(3)
     score, mask = generator.integers(0, 11, (12, 12)) / 10, generator.random((12, 12)) < 0.3
-    curves = accumulated(score, mask, 10).compute()
-    levels = threshold_levels(score, 10).astype(int)
-    inside, outside = levels[mask][:, None], levels[~mask][None]
+    curves = accumulated(score, mask).compute()
+    inside, outside = score[mask][:, None], score[~mask][None]
     pairs = (inside > outside).mean() + 0.5 * (inside == outside).mean()
-    assert curves.auc == pytest.approx(pairs, abs=1e-14)
-    precision_at = {level: mask[levels >= level].mean() for level in np.unique(levels)}
-    assert curves.ap == pytest.approx(np.mean([precision_at[level] for level in levels[mask]]), abs=1e-14)
+    assert curves.auc == pytest.approx(pairs, abs=1e-14) == plain_metrics.area_under_roc(score, mask)
+    precision_at = {level: mask[score >= level].mean() for level in np.unique(score)}
+    expected = np.mean([precision_at[level] for level in score[mask]])
+    assert curves.ap == pytest.approx(expected, abs=1e-14)
+    assert plain_metrics.average_precision(score, mask) == pytest.approx(expected, abs=1e-14)
+
+
+def test_two_values_rank_nothing():
+    score, mask = np.zeros((8, 8)), np.zeros((8, 8))
+    score[2:4, 2:4] = mask[2:4, 2:5] = 1
+    curves = accumulated(score, mask)
+    assert curves.compute().ap is None and curves.compute().auc is None
+    curves.merge(accumulated(score * 0.5, mask))  # 0, 0.5 and 1 together rank pixels
+    assert curves.compute().ap is not None and curves.compute().auc is not None
+
+
+def test_the_middle_is_what_the_protocols_threshold():
+    """At 0.5 the curves equal the metrics of the standard protocol, also for scores next to it."""
+    score, mask = clutter(64, 5, 2)
+    near = score.ravel()[::7]
+    near[:] = np.nextafter(np.float32(0.5), near.round())
+    metric = build_metric("standard")
+    metric.update(score, mask)
+    curves, expected = accumulated(score, mask).compute(), metric.compute()
+    for name in ("precision", "recall", "pd", "fa"):
+        assert getattr(curves, name)[curves.middle] == expected[name]
+
+
+@settings(max_examples=15, deadline=None)
+@given(scenes())
+def test_logit_thresholds_equal_the_plain_form(scene):
+    score, mask = scene
+    curves = accumulated(score, mask, stride=128)
+    with np.errstate(divide="ignore"):
+        logits = np.log(score.astype(np.float64) / (1 - score.astype(np.float64)))
+    hits, misses, matched, _ = plain_metrics.curves(logits, mask, matched_logits(128))
+    assert np.array_equal(curves.matched, matched)
+    computed = curves.compute()
+    if mask.any():
+        assert np.array_equal(computed.recall, hits / mask.sum())
+    np.testing.assert_array_equal(
+        computed.precision[hits + misses > 0], (hits / np.maximum(hits + misses, 1))[hits + misses > 0]
+    )
+
+
+def test_crowded_frames_take_time_in_proportion_to_their_targets(monkeypatch):
+    """No step compares all regions with all targets: 900 targets are looked up in trees and bands."""
+    sizes = []
+    query = target_curve.cKDTree
+    monkeypatch.setattr(target_curve, "cKDTree", lambda points: sizes.append(len(points)) or query(points))
+    centres = np.arange(8, 480, 16)
+    mask = np.zeros((490, 490), bool)
+    for row in centres:
+        for column in centres:
+            mask[row : row + 2, column : column + 2] = True
+    score = np.where(mask, 0.9, 0.1).astype(np.float32)
+    curves = accumulated(score, mask).compute()
+    assert curves.pd[curves.middle] == 1 and curves.fa[curves.middle] == 0
+    assert 900 in sizes and max(sizes) == 900
 
 
 @settings(max_examples=40, deadline=None)
@@ -79,10 +170,11 @@ def test_random_maps_equal_the_plain_form(scene, steps):
 @settings(max_examples=20, deadline=None)
 @given(scenes(), st.sampled_from([1, 40, 300]))
 def test_the_size_of_stacks_changes_nothing(scene, stack_pixels):
-    usual = accumulated(*scene, 20)
+    usual = accumulated(*scene)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(target_curve, "STACK_PIXELS", stack_pixels)
-        other = accumulated(*scene, 20)
+        patch.setattr(target_curve, "FEW_PAIRS", 0)  # and the tree, even of few pairs
+        other = accumulated(*scene)
     assert np.array_equal(usual.matched, other.matched) and np.array_equal(usual.matched_pixels, other.matched_pixels)
 
 
@@ -116,7 +208,8 @@ def test_a_target_at_the_edge_of_a_large_region_is_not_dropped(place, stack_pixe
     score[place] = 0.9
     row, column = (p + {2: -2, 38: 2}.get(p, 0) for p in place)
     mask[row, column] = True
-    assert accumulated(score, mask, 10).matched.tolist() == [0] * 3 + [1] * 6 + [0] * 2
+    matched, _ = target_curve.target_curve(linear_levels(score, 10), find_regions(mask), 10)
+    assert matched.tolist() == [0] * 3 + [1] * 6 + [0] * 2
     assert_equals_plain(score, mask, 10)
 
 
@@ -126,37 +219,46 @@ def test_a_ring_around_its_target_is_found():
     distance = np.hypot(rows - 30, columns - 33)
     score = np.where((distance > 12) & (distance < 15), 0.8, 0.0)
     mask = distance < 2
-    assert accumulated(score, mask).compute().pd.tolist() == [1.0] * 80 + [0.0] * 21
+    curves = accumulated(score, mask).compute()
+    assert curves.pd.tolist() == (curves.threshold < 0.8).astype(float).tolist()
     assert_equals_plain(score, mask, 20)
 
 
-@settings(max_examples=100, deadline=None)
-@given(st.integers(1, 10_000), st.sampled_from([np.float32, np.float64]), st.integers(0, 2**32 - 1))
-def test_levels_are_exact(steps, dtype, seed):
-    """`level > k` equals `score > k / steps` for scores at, just below and just above thresholds."""
-    generator = np.random.default_rng(seed)
-    at = (generator.integers(0, steps + 1, 40) / steps).astype(dtype)
-    score = np.concatenate(
-        [at, np.nextafter(at, dtype(0)), np.nextafter(at, dtype(1)), generator.random(40).astype(dtype)]
-    )
-    levels = threshold_levels(score[None], steps)[0]
-    for k in {0, 1, steps - 1, steps, *generator.integers(0, steps + 1, 20).tolist()}:
-        assert np.array_equal(levels > k, score > k / steps), k
+@pytest.mark.parametrize("stride", [1, 2, 32, 128])
+def test_levels_are_exact(stride):
+    """`level > k` equals `score > threshold k`, for logits at, just below and just above thresholds."""
+    at = LOGITS[::37]
+    score = np.concatenate([at, np.nextafter(at, -np.inf), np.nextafter(at, np.inf), [-np.inf, np.inf]])[None]
+    levels, thresholds = logit_levels(score, "logit"), matched_logits(stride)
+    few = matched_levels(levels, stride)
+    for k in range(0, len(LOGITS), 97):
+        assert np.array_equal(levels > k, score > LOGITS[k])
+    for k in {0, 1, len(thresholds) // 2, len(thresholds) - 1}:
+        assert np.array_equal(few > k, score > thresholds[k])
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(scenes(), min_size=2, max_size=6))
 def test_merging_changes_no_bit(batch):
-    once, parts = CurveAccumulator(25), [CurveAccumulator(25), CurveAccumulator(25)]
+    once, parts = CurveAccumulator(128), [CurveAccumulator(128), CurveAccumulator(128)]
     for index, (score, mask) in enumerate(batch):
         once.update(score, mask)
         parts[index % 2].update(score, mask)
     merged = pickle.loads(pickle.dumps(parts[1]))
     merged.merge(parts[0])
-    for ours, theirs in zip(merged.compute(), once.compute(), strict=True):
-        assert np.array_equal(ours, theirs, equal_nan=True)
-    with pytest.raises(InputError, match="25 and 100 steps cannot be merged"):
+    restored = CurveAccumulator.from_counts(json.loads(json.dumps(merged.counts())), stride=128)
+    for curves in (merged, restored):
+        assert_same(curves.compute(), once.compute())
+    with pytest.raises(InputError, match="strides 128 and 32 cannot be merged"):
         merged.merge(CurveAccumulator())
+    with pytest.raises(InputError, match="stride 100; expected a divisor of 896"):
+        CurveAccumulator(100)
+
+
+def assert_same(ours, theirs):
+    for mine, other in zip([*ours[:-1], *ours.pixels], [*theirs[:-1], *theirs.pixels], strict=True):
+        assert (mine is None) == (other is None)
+        assert mine is None or np.array_equal(mine, other, equal_nan=True)
 
 
 def test_batches_of_tensors():
@@ -165,25 +267,43 @@ def test_batches_of_tensors():
     single.update(score[::-1], mask[::-1])
     both = [np.stack([array, array[::-1]])[:, None] for array in (score, mask)]
     batch.update(torch.from_numpy(both[0]), torch.from_numpy(both[1]))
-    assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip(single.compute(), batch.compute(), strict=True))
+    assert_same(single.compute(), batch.compute())
 
 
 def test_nothing_to_measure_is_nan():
-    curves = accumulated(np.full((8, 8), 0.5), np.zeros((8, 8))).compute()
+    curves = accumulated(np.linspace(0.5, 0.6, 64).reshape(8, 8), np.zeros((8, 8))).compute()
     assert math.isnan(curves.ap) and math.isnan(curves.auc) and np.isnan(curves.pd).all()
-    assert curves.fa.tolist() == [1.0] * 50 + [0.0] * 51
-    assert np.isnan(CurveAccumulator().compute().fa).all()
+    assert curves.fa[curves.threshold < 0.5].tolist() == [1.0] * curves.middle and curves.fa[-1] == 0
+    empty = CurveAccumulator().compute()
+    assert np.isnan(empty.fa).all() and math.isnan(empty.ap)
 
 
 def test_files(tmp_path):
     score, mask = clutter(48, 0, 2)
-    curves = accumulated(score, mask, 10).compute()
-    files = write_curves(curves, tmp_path / "curves")
+    score *= 0.99
+    curves = accumulated(score, mask).compute()
+    files = write_curves({"a": curves}, tmp_path / "curves", "TINY, protocol standard")
     assert [file.name for file in files] == ["curves.csv", "precision_recall.png", "roc.png", "pd_over_fa.png"]
     rows = list(csv.DictReader(files[0].open()))
-    assert [float(row["fa"]) for row in rows] == curves.fa.tolist() and rows[10]["precision"] == ""
+    assert [float(row["fa"]) for row in rows] == curves.fa.tolist() and rows[-1]["precision"] == ""
     for file in files[1:]:
-        picture = cv2.imread(str(file))
-        assert picture.shape[0] > 300 and (picture == (180, 119, 31)).all(axis=2).any()  # a line in blue
-    empty = CurveAccumulator().compute()
-    assert len(write_curves(empty, tmp_path / "empty")) == 4
+        assert has_color(file, 0) and not has_color(file, 1)
+    both = write_curves({"a": curves, "b": accumulated(np.sqrt(score), mask).compute()}, tmp_path / "both")
+    assert [row["run"] for row in csv.DictReader(both[0].open())] == ["a"] * len(rows) + ["b"] * len(rows)
+    for file in both[1:]:
+        assert has_color(file, 0) and has_color(file, 1)
+    empty, binary = CurveAccumulator().compute(), accumulated(mask.astype(float), mask).compute()
+    assert len(write_curves({"empty": empty, "binary": binary}, tmp_path / "empty")) == 4
+
+
+def has_color(file, number):
+    """Whether a line or a point of a picture has the color of this number."""
+    color = [int(COLORS[number][place : place + 2], 16) for place in (5, 3, 1)]  # blue, green, red
+    return int((cv2.imread(str(file)) == color).all(axis=2).sum()) > 40
+
+
+def test_best_pd_is_the_highest_at_no_higher_fa():
+    """Thresholds from low to high: Fa 8, 2, 5, 0 and Pd 1, 0.5, 0.25, 0; the third is worse than the second."""
+    curves = CurveAccumulator().compute()._replace(fa=np.array([8.0, 2, 5, 0]), pd=np.array([1, 0.5, 0.25, 0]))
+    fa, pd = best_pd(curves)
+    assert fa.tolist() == [0, 2, 5, 8] and pd.tolist() == [0, 0.5, 0.5, 1]

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from istd.utils.metrics import build_metric
-from istd.utils.metrics.curves import CurveAccumulator
+from istd.utils.metrics.regions import find_regions
+from istd.utils.metrics.target_curve import target_curve
 from tests.reference.record_irstd_metrics import BINS, RECORDED, scenes
 
 FIGURES = json.loads(RECORDED.read_text(encoding="utf-8"))
@@ -21,12 +22,16 @@ FIGURES = json.loads(RECORDED.read_text(encoding="utf-8"))
 @pytest.fixture(scope="module", params=["apart", "crowded"])
 def measured(request):
     metrics = {name: build_metric(name) for name in ("standard", "basicirstd", "dtum")}
-    curves = CurveAccumulator(BINS)
+    counts = []  # of each image and threshold: matched targets, pixels of their regions, predicted pixels, targets
+    thresholds = np.arange(BINS + 1) / BINS
     for score, mask in scenes(crowded=int(request.param == "crowded")):
         for metric in metrics.values():
             metric.update(score, mask)
-        curves.update(score, mask)
-    return request.param, FIGURES[request.param], metrics, curves
+        levels = np.searchsorted(thresholds.astype(score.dtype), score).astype(np.uint16)
+        targets = find_regions(mask > 0)
+        predicted = [np.count_nonzero(levels > k) for k in range(BINS + 1)]
+        counts.append([*target_curve(levels, targets, BINS), predicted, [len(targets.areas)] * (BINS + 1)])
+    return request.param, FIGURES[request.param], metrics, np.sum(counts, axis=0)[:, :BINS]
 
 
 def test_pixel_metrics(measured):
@@ -53,12 +58,12 @@ def test_shooting_rules(measured):
 def test_optimal_matching_over_thresholds(measured):
     name, theirs, _, curves = measured
     matched = np.array(theirs["optimal_bins"]["matched"])
-    predicted = np.cumsum((curves.target_levels + curves.other_levels)[::-1])[::-1][1:]
-    false_pixels = (predicted - curves.matched_pixels)[:BINS]
+    ours, matched_pixels, predicted, targets = curves
+    false_pixels = predicted - matched_pixels
     if name == "apart":
-        assert np.array_equal(curves.matched[:BINS], matched)
+        assert np.array_equal(ours, matched)
         assert np.array_equal(false_pixels, theirs["optimal_bins"]["false_area"])
     else:
-        assert (curves.matched[:BINS] >= matched).all() and (curves.matched[:BINS] > matched).any()
-        greedy = np.rint(np.array(theirs["greedy_bins"]["probability_detection"]) * curves.targets)
-        assert (curves.matched[:BINS] >= greedy).all()
+        assert (ours >= matched).all() and (ours > matched).any()
+        greedy = np.rint(np.array(theirs["greedy_bins"]["probability_detection"]) * targets)
+        assert (ours >= greedy).all()

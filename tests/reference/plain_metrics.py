@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
+from scipy.stats import rankdata
 from skimage.measure import label, regionprops
 
 BOXES = {"hit": 1, "free": 4}  # px, DTUM's slices
@@ -80,14 +81,30 @@ def assigned(targets, regions, per_pixel=0.0):
     return len(chosen), sum(int(regions[c].area) for c in chosen)
 
 
-def curves(score, mask, steps=100, per_pixel=0.0):
+def curves(score, mask, thresholds, per_pixel=0.0):
     """Per threshold, by thresholding, labelling and measuring each: tp, fp px, matched targets, false-alarm px."""
     targets = regions_of(mask)
     result = []
-    for k in range(steps + 1):
-        binary = score > k / steps
+    for threshold in thresholds:
+        binary = score > threshold
         regions = regions_of(binary)
         matched, pixels = assigned(targets, regions, per_pixel)
         hits, misses = int((binary & mask).sum()), int((binary & ~mask).sum())
         result.append((hits, misses, matched, sum(int(r.area) for r in regions) - pixels))
     return np.array(result).T
+
+
+def average_precision(score, mask):
+    """Mean over target pixels of the precision of all pixels with their score or a higher one."""
+    score, mask = score.ravel(), mask.ravel() > 0
+    order = np.argsort(-score, kind="stable")
+    last = np.append(score[order][1:] != score[order][:-1], True)  # of each group of equal scores
+    hits, pixels = np.cumsum(mask[order])[last], np.flatnonzero(last) + 1
+    return float(np.diff(hits, prepend=0) @ (hits / pixels) / hits[-1])
+
+
+def area_under_roc(score, mask):
+    """The share of pairs (target pixel, other pixel) in order, ties counting a half, from the ranks of the scores."""
+    mask = mask.ravel() > 0
+    targets, others = int(mask.sum()), int((~mask).sum())
+    return float((rankdata(score.ravel())[mask].sum() - targets * (targets + 1) / 2) / (targets * others))

@@ -16,7 +16,6 @@ from istd.test_script import predict
 from istd.test_script.media.frame_sources import find_sources
 from istd.test_script.media.overlay import SHEET_TILES, OverlayVideo, Thumbnails, draw_overlay
 from istd.test_script.predictor import Predictor
-from istd.test_script.predictor.detections import find_detections
 from istd.utils import checkpoint_files
 from istd.utils.checkpoint import save_checkpoint
 from istd.utils.checkpoint_files import WEIGHTS, shipped_weights
@@ -91,7 +90,7 @@ def test_a_folder_is_one_sequence_in_numeric_order(tmp_path):
         single = predictor(grey)
         mask = cv2.imread(str(tmp_path / "out" / "masks" / "flight" / f"frame({index}).png"), cv2.IMREAD_UNCHANGED)
         np.testing.assert_array_equal(mask, single.mask[0] * 255)
-        (found,) = find_detections(single.mask[0], single.probability[0])
+        ((found,),) = single.detections
         assert (float(row["x"]), float(row["y"])) == (found.x, found.y) == (5 + 2 * index, 21)
         assert float(row["peak_score"]) == pytest.approx(found.peak_score, abs=1e-6)
     saved = json.loads((tmp_path / "out" / "detections.json").read_text())

@@ -2,6 +2,7 @@
 
 import doctest
 import itertools
+import math
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from istd.datasets.presets import build_transform
 from istd.datasets.rendering import RenderConfig, render_sequence
 from istd.models import Network, build_model
 from istd.test_script.predictor import Predictor
-from istd.test_script.predictor.detections import find_detections
+from istd.test_script.predictor.detections import find_detections, ranking_scores
+from istd.test_script.predictor.predictor import mean_log_odds
 from istd.test_script.predictor.preparation import (
     as_grey_frames,
     eval_transform,
@@ -334,15 +336,34 @@ def test_a_multi_frame_network_sees_the_frames_around_its_target():
 
 def test_detections_by_hand():
     mask = np.zeros((8, 10), bool)
-    probability = np.zeros((8, 10), np.float32)
+    log_odds = np.zeros((8, 10), np.float32)
     mask[5, 1] = mask[6, 2] = True  # touch at a corner: one region
-    probability[5, 1], probability[6, 2] = 0.75, 0.5
+    log_odds[5, 1], log_odds[6, 2] = 3, -1  # mean 1: 1/2 + 1/4; peak 3: 1/2 + 3/8
     mask[0:2, 7:10] = True
-    probability[0:2, 7:10] = 0.25
-    first, second = find_detections(mask, probability)
+    log_odds[0:2, 7:10] = -1
+    first, second = find_detections(mask, log_odds)
     assert first == (1, 8.0, 0.5, 7, 0, 3, 2, 6, 0.25, 0.25)
-    assert second == (2, 1.5, 5.5, 1, 5, 2, 2, 2, 0.625, 0.75)
+    assert second == (2, 1.5, 5.5, 1, 5, 2, 2, 2, 0.75, 0.875)
     assert find_detections(np.zeros((4, 4), bool), np.zeros((4, 4))) == []
+
+
+def test_scores_rank_what_probabilities_round_to_one():
+    """Also after they are written with six digits."""
+    scores = ranking_scores(np.array([-np.inf, -30, 0, 17, 30, 60, 97, 98, 300, np.inf]))
+    assert scores[[0, 2, -1]].tolist() == [0, 0.5, 1]
+    assert (np.diff(scores.round(6)) > 0).all()
+
+
+def test_log_odds_are_the_logit_of_the_mean_probability():
+    """Over flips and scales; where the probabilities round to 1, the two passes of logits 30 and 40 remain apart."""
+    maps = mean_log_odds([torch.tensor([2.0, 30.0, -60.0]), torch.tensor([-1.0, 40.0, -50.0])])
+    mean = (1 / (1 + math.exp(-2)) + 1 / (1 + math.exp(1))) / 2
+    far = [30 + math.log(2), -50 - math.log(2)]  # 1 - p is about exp(-30) / 2, p about exp(-50) / 2
+    np.testing.assert_allclose(maps, [math.log(mean / (1 - mean)), *far], rtol=1e-4)
+    clip = torch.rand(1, 1, 20, 24)
+    options = {"flip": True, "scales": (0.8, 1.0)}
+    (both,) = Predictor(StandIn(), prepare, **options).score_maps([clip], [(20, 24)], log_odds=True)
+    np.testing.assert_allclose(both.log_odds, np.log(both.probability / (1 - both.probability)), atol=1e-5)
 
 
 def test_frames_of_every_kind_become_grey():

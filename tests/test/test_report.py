@@ -10,13 +10,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from scipy.special import logit
 
 from istd.test_script import inference
 from istd.test_script.report import report_cases
 from istd.test_script.report.report_cases import (
     BEST,
+    MIDDLE_STEP,
     MOST_PER_SEQUENCE,
-    STEPS,
     WORST,
     KeptFrames,
     choose_items,
@@ -99,7 +100,7 @@ def test_the_page_shows_metrics_sequences_and_frames(report):
     crops = [attributes["src"] for _, attributes in page.tags if attributes.get("class") == "crop"]
     levels = [decode(crop)[..., 1] for crop in crops]
     assert len(levels) == 6 and {one.shape for one in levels} == {(48, 48)}
-    assert levels[0].max() < STEPS // 2 < levels[-1].max()  # missed, found
+    assert levels[0].max() <= MIDDLE_STEP < levels[-1].max()  # missed, found
     titles = [
         page.texts.index(text) for text in ("Worst and best frames", "Metrics by protocol", "Curves", "Sequences")
     ]
@@ -172,18 +173,21 @@ def test_a_kept_frame_has_the_curves_of_its_scores(tmp_path):
     truth[4:7, 9:12] = truth[20:22, 600:603] = True
     probability = (random.random(truth.shape) ** 9 * 0.7 + truth * 0.3).astype(np.float32)
     cv2.imwrite(str(tmp_path / "image.png"), random.integers(0, 256, truth.shape).astype(np.uint8))
-    metric, curve = build_metric("standard"), CurveAccumulator(STEPS)
+    metric, curve = build_metric("standard"), CurveAccumulator()
     metric.update(probability, truth, "a", "7")
     curve.update(probability, truth)
     kept = KeptFrames(tmp_path / "kept")
-    kept.offer(3, metric.rows[0], tmp_path / "image.png", probability, truth)
+    kept.offer(3, metric.rows[0], tmp_path / "image.png", logit(probability), truth)
     case = show_case(metric.rows[0], frame_picture(kept.folder, 3))
     data, curves = case["data"], curve.compute()
     assert case["name"] == "a/7" and data["size"] == truth.shape
     np.testing.assert_array_equal(np.array(data["matched"]) / data["targets"], curves.pd)
     np.testing.assert_array_equal(np.array(data["false_pixels"]) / truth.size, curves.fa)
     np.testing.assert_array_equal(np.array(data["hits"]) / data["positives"], curves.recall)
-    assert data["predicted"][100] == metric.rows[0].predicted and data["hits"][100] == metric.rows[0].intersection
+    assert (
+        data["predicted"][MIDDLE_STEP] == metric.rows[0].predicted
+        and data["hits"][MIDDLE_STEP] == metric.rows[0].intersection
+    )
     frame = decode(case["frame"])  # reduced by 2, with the maxima of scores and mask
     assert frame.shape == (20, 350, 3)
     np.testing.assert_array_equal(frame[..., 2] > 0, truth.reshape(20, 2, 350, 2).any(axis=(1, 3)))

@@ -18,7 +18,7 @@ from istd.test_script.predictor.detections import find_detections
 from istd.test_script.results.tracks import TrackFilter, erase_regions
 from istd.utils import plots
 from istd.utils.images import read_mask
-from istd.utils.tracking import LONGEST_GAP
+from istd.utils.tracking import MAX_GAP
 from tests.reference.local_contrast import LocalContrast
 
 HEIGHT, WIDTH, FRAMES = 48, 64, 7
@@ -189,7 +189,9 @@ def results(*frames):
         mask = np.zeros((40, 200), bool)
         for place in places:
             mask[place] = True
-        yield FrameResult(mask.astype(np.float32), mask.astype(np.float32), mask, find_detections(mask, mask))
+        yield FrameResult(
+            mask.astype(np.float32), mask.astype(np.float32), mask, find_detections(mask, mask.astype(float))
+        )
 
 
 def test_a_frame_is_held_until_its_tracks_are_decided():
@@ -201,7 +203,7 @@ def test_a_frame_is_held_until_its_tracks_are_decided():
         given.append([tracked.name for tracked in tracker.add(str(index), result)])
     assert given[:8] == [[], [], ["0", "1", "2"], [], [], [], [], ["3", "4", "5", "6", "7"]]
     assert given[8:] == [["8"], ["9"], ["10"], ["11"]] and not list(tracker.finish())
-    assert LONGEST_GAP + 1 == 7 - 3
+    assert MAX_GAP + 1 == 7 - 3
 
     tracker = TrackFilter(3)
     kept = [one for index, result in enumerate(results(*frames[:5])) for one in tracker.add(str(index), result)]
@@ -216,7 +218,7 @@ def test_a_long_stream_of_false_alarms_is_held_in_bounded_memory():
     for index in range(60):
         places = list(map(tuple, random.integers((40, 200), size=(2, 2)).tolist()))
         given += len(list(tracker.add(str(index), next(results(places)))))
-        assert index + 1 - given <= 2 * (LONGEST_GAP + 1) and len(tracker._known) < 60
+        assert index + 1 - given <= 2 * (MAX_GAP + 1) and len(tracker._known) < 60
 
 
 def test_regions_are_erased_one_by_one():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from istd.utils.tracking import LONGEST_GAP, MOST_POINTS, Linker, link
+from istd.utils.tracking import MAX_GAP, MAX_POINTS, Linker, link
 
 
 def numbers(frames, **options):
@@ -20,12 +20,12 @@ def test_crossing_targets_keep_their_tracks():
     assert numbers(swapped) == [[2, 1] if t % 2 else [1, 2] for t in range(20)]
 
 
-@pytest.mark.parametrize("gap", [1, LONGEST_GAP, LONGEST_GAP + 1])
+@pytest.mark.parametrize("gap", [1, MAX_GAP, MAX_GAP + 1])
 def test_a_track_goes_on_after_a_short_gap_where_it_was_heading(gap):
     path = [[(3 * t, 40)] for t in range(20)]
     path[10 : 10 + gap] = [[]] * gap
     after = {number for own in numbers(path)[10 + gap :] for number in own}
-    assert after == ({1} if gap <= LONGEST_GAP else {2})
+    assert after == ({1} if gap <= MAX_GAP else {2})
     times = [t for t in range(20) if path[t]]  # frames that were not looked at are gaps as well
     tracks = link((t, np.array(path[t], float)) for t in times)
     assert {int(own[0]) for own in tracks[10:]} == after
@@ -65,11 +65,11 @@ def test_the_filter_is_that_of_kalman():
 
 def test_a_frame_of_noise_is_not_linked_and_memory_is_bounded():
     random = np.random.default_rng(0)
-    crowd = random.uniform(0, 400, (MOST_POINTS + 1, 2))
+    crowd = random.uniform(0, 400, (MAX_POINTS + 1, 2))
     linker = Linker()
     assert linker.update(np.zeros((1, 2)), 0).tolist() == [1]
     assert not linker.update(crowd, 1).any()
     assert linker.update(np.zeros((1, 2)), 2).tolist() == [1]
     for time in range(3, 60):
         linker.update(random.uniform(0, 1e6, (20, 2)), time)
-    assert len(linker._numbers) <= 20 * (LONGEST_GAP + 2)
+    assert len(linker._numbers) <= 20 * (MAX_GAP + 2)

@@ -9,7 +9,7 @@ from istd.utils.errors import InputError
 from istd.utils.metrics.hierarchical import HIERARCHY, LOC_ERRORS, SEG_ERRORS, pair_regions
 from istd.utils.metrics.inputs import images
 from istd.utils.metrics.protocols import Protocol
-from istd.utils.metrics.regions import Scene, find_regions
+from istd.utils.metrics.regions import ImagePair, find_regions
 from istd.utils.metrics.rules import image_iou, mean, ratio
 
 METRICS = ("iou", "niou", "pd", "fa", "precision", "recall", "f1", "video_mean", *HIERARCHY)
@@ -151,9 +151,9 @@ def count_image(image, protocol: Protocol) -> ImageCounts:
     positives = int(np.count_nonzero(image.mask))
     intersection = int(np.count_nonzero(overlap_map & image.mask))
     targets = find_regions(image.mask)
-    scene = Scene(binary, image.mask, targets)
-    matching = protocol.matching(scene)
-    pairing = pair_regions(scene) if protocol.hiou else None
+    pair = ImagePair(binary, image.mask, targets)
+    matching = protocol.matching(pair)
+    pairing = pair_regions(pair) if protocol.hiou else None
     classes = np.searchsorted(AREA_LIMITS, targets.areas)
     return ImageCounts(
         image.sequence,
@@ -166,7 +166,7 @@ def count_image(image, protocol: Protocol) -> ImageCounts:
         positives=positives,
         targets=len(targets.areas),
         matched=int(np.count_nonzero(matching.hit)),
-        false_pixels=protocol.false_pixels(scene, matching),
+        false_pixels=protocol.false_pixels(pair, matching),
         targets_by_area=tuple(np.bincount(classes, minlength=len(AREA_CLASSES)).tolist()),
         matched_by_area=tuple(np.bincount(classes[matching.hit], minlength=len(AREA_CLASSES)).tolist()),
         unmatched=pairing and pairing.unmatched,

@@ -1,10 +1,16 @@
-"""Curves over the thresholds 0, 1/N, ..., 1: pixel precision-recall and ROC, target Pd over Fa (standard matching)."""
+"""Curves over thresholds: pixel precision-recall and ROC with their areas, and Pd over Fa (standard matching).
+
+Thresholds are spaced evenly in asinh(logit): 1/256 logit apart at probability 0.5 and 0.4 % of the logit far from it,
+up to logits of +-1490, so that the scores of a confident network, most of which round to probability 1 in float32, are
+told apart. Logits are exact; of probabilities in float32, all above 1 - 6e-8 (logit 16.6) are one level.
+"""
 
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.special import expit, logit
 
 from istd.utils.errors import InputError
 from istd.utils.metrics.accumulator import MetricAccumulator
@@ -13,85 +19,162 @@ from istd.utils.metrics.regions import find_regions
 from istd.utils.metrics.rules import ratio
 from istd.utils.metrics.target_curve import target_curve
 
-STEPS = 100  # N: the number of steps from threshold 0 to 1
+LOGITS = np.sinh(np.arange(-2048, 2049) / 256)  # the thresholds, float64 [4097]
+MIDDLE = len(LOGITS) // 2  # the threshold of probability 0.5
+MIN_MATCHED = MIDDLE - 896  # the lowest threshold at which targets are matched, logit -16.5; below it all is noise
+STRIDE = 32  # targets are matched at every 32nd threshold: 1/8 logit apart at probability 0.5
 CURVE_AREAS = ("ap", "auc")  # average precision and area under ROC, which belong to the standard protocol
-MOST_STEPS = 10_000  # finer thresholds come too near to the spacing of float32
+MAX_VALUES = 3  # distinct scores that are remembered: more than two have a ranking
+
+
+class PixelCurves(NamedTuple):
+    """Float64 [4097], a value for each of `LOGITS` (pixels above it); NaN for 0 / 0."""
+
+    precision: np.ndarray
+    recall: np.ndarray
+    false_positive_rate: np.ndarray
 
 
 class Curves(NamedTuple):
-    """Float64 arrays [N + 1], one value per threshold (map: score > threshold); NaN for 0 / 0.
+    """Float64 arrays [N], a value for each threshold at which targets are matched (score > threshold); NaN for 0 / 0.
 
-    ap and auc are scikit-learn's average_precision_score and roc_auc_score of the pixels' levels, the numbers of
-    thresholds below their scores; the lowest threshold of these includes all pixels.
+    ap and auc are scikit-learn's `average_precision_score` and `roc_auc_score` of the pixels, with less than 1e-3 of
+    error from rounding the scores to 4098 levels (NUAA-SIRST, logits of DATransNet: 2e-4). They are NaN without target
+    pixels or without others, and None where all scores have the same one or two values: such maps rank nothing.
     """
 
-    threshold: np.ndarray
+    logit: np.ndarray  # of the threshold
+    threshold: np.ndarray  # the same as a probability
     precision: np.ndarray
     recall: np.ndarray
     false_positive_rate: np.ndarray
     pd: np.ndarray
     fa: np.ndarray  # pixels of unmatched regions / all pixels
-    ap: float
-    auc: float
+    ap: float | None
+    auc: float | None
+    pixels: PixelCurves
+
+    @property
+    def middle(self) -> int:
+        """The index of the threshold 0.5."""
+        return int(np.searchsorted(self.logit, 0.0))
 
 
 class CurveAccumulator:
-    """Curves over any number of images; counts are integers, so that neither their order nor merging has an effect."""
+    """Curves over any number of images; counts are integers, so that neither their order nor merging has an effect.
 
-    def __init__(self, steps: int = STEPS):
-        if not 1 <= steps <= MOST_STEPS:
-            raise InputError(f"curves of {steps} steps given; expected 1 to {MOST_STEPS}")
-        self.steps = steps
-        self.target_levels = np.zeros(steps + 2, np.int64)  # target pixels of each level
-        self.other_levels = np.zeros(steps + 2, np.int64)
-        self.matched = np.zeros(steps + 1, np.int64)
-        self.matched_pixels = np.zeros(steps + 1, np.int64)
+    stride: targets are matched at every `stride`-th of `LOGITS`, from `MIN_MATCHED` on. Memory: 8 kB of counts a curve
+    for any number of images, besides those of the matched thresholds.
+    """
+
+    COUNTS = ("target_levels", "other_levels", "matched", "matched_pixels")
+
+    def __init__(self, stride: int = STRIDE):
+        if stride < 1 or (MIDDLE - MIN_MATCHED) % stride:
+            raise InputError(f"curves with the stride {stride}; expected a divisor of {MIDDLE - MIN_MATCHED}")
+        self.stride = stride
+        self.target_levels = np.zeros(len(LOGITS) + 1, np.int64)  # target pixels of each level
+        self.other_levels = np.zeros(len(LOGITS) + 1, np.int64)
+        thresholds = len(matched_logits(stride))
+        self.matched = np.zeros(thresholds, np.int64)
+        self.matched_pixels = np.zeros(thresholds, np.int64)
         self.targets = 0
+        self.values: set[float] = set()  # up to `MAX_VALUES` of the scores
 
-    def update(self, score, mask, sequence=None, frame=None) -> None:
-        """Add one image [H, W] or a batch [B, 1, H, W] of probabilities; arrays or tensors (see `images`)."""
-        for image in images(score, mask, sequence, frame):
-            levels = threshold_levels(image.score, self.steps)
-            in_targets = np.bincount(levels[image.mask], minlength=self.steps + 2)
+    def update(self, score, mask, sequence=None, frame=None, scale: str = "probability") -> None:
+        """Add an image [H, W] or a batch [B, 1, H, W] of probabilities, or of logits if `scale` is "logit".
+
+        Arrays or tensors; raises `InputError` as `utils.metrics.inputs.images`.
+        """
+        for image in images(score, mask, sequence, frame, scale):
+            levels = logit_levels(image.score, scale)
+            in_targets = np.bincount(levels[image.mask], minlength=len(self.target_levels))
             self.target_levels += in_targets
-            self.other_levels += np.bincount(levels.ravel(), minlength=self.steps + 2) - in_targets
+            self.other_levels += np.bincount(levels.ravel(), minlength=len(self.target_levels)) - in_targets
             targets = find_regions(image.mask)
-            matched, matched_pixels = target_curve(levels, targets, self.steps)
+            matched, matched_pixels = target_curve(matched_levels(levels, self.stride), targets, len(self.matched) - 1)
             self.matched += matched
             self.matched_pixels += matched_pixels
             self.targets += len(targets.areas)
+            self._add_values(_some_values(image.score))
 
     def merge(self, other: "CurveAccumulator") -> None:
-        """Add the images of `other`, which must have the same number of steps."""
-        if other.steps != self.steps:
-            both = f"{self.steps} and {other.steps} steps"
-            raise InputError(f"curves of {both} cannot be merged; use one number of steps")
-        for name in ("target_levels", "other_levels", "matched", "matched_pixels", "targets"):
+        """Add the images of `other`, which must have the same stride."""
+        if other.stride != self.stride:
+            both = f"{self.stride} and {other.stride}"
+            raise InputError(f"curves with the strides {both} cannot be merged; use the same for both")
+        for name in (*self.COUNTS, "targets"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
+        self._add_values(other.values)
+
+    def counts(self) -> dict[str, Any]:
+        """Everything but the stride as numbers and lists, for json; see `from_counts`."""
+        lists = {name: getattr(self, name).tolist() for name in self.COUNTS}
+        return lists | {"targets": self.targets, "values": sorted(self.values)}
+
+    @classmethod
+    def from_counts(cls, counts: Mapping[str, Any], stride: int = STRIDE) -> "CurveAccumulator":
+        """The accumulator whose `counts` these are."""
+        curves = cls(stride)
+        for name in cls.COUNTS:
+            setattr(curves, name, np.array(counts[name], np.int64))
+        curves.targets, curves.values = counts["targets"], set(counts["values"])
+        return curves
 
     def compute(self) -> Curves:
         """The curves over all images."""
-        # [j]: pixels of level j and higher; [0]: all pixels; [k + 1]: the map at threshold k
+        # [j]: pixels of level j and higher; [0]: all pixels; [k + 1]: those above threshold k
         true_positives = np.cumsum(self.target_levels[::-1])[::-1]
         false_positives = np.cumsum(self.other_levels[::-1])[::-1]
         predicted = (true_positives + false_positives)[1:]
-        return Curves(
-            threshold=np.arange(self.steps + 1) / self.steps,
+        pixels = PixelCurves(
             precision=_ratios(true_positives[1:], predicted),
             recall=_ratios(true_positives[1:], true_positives[0]),
             false_positive_rate=_ratios(false_positives[1:], false_positives[0]),
-            pd=_ratios(self.matched, self.targets),
-            fa=_ratios(predicted - self.matched_pixels, true_positives[0] + false_positives[0]),
-            ap=_average_precision(self.target_levels, true_positives, false_positives),
-            auc=_area_under_roc(self.target_levels, self.other_levels),
         )
+        chosen = slice(MIN_MATCHED, None, self.stride)
+        ranks = len(self.values) > 2 or not self.values
+        return Curves(
+            logit=LOGITS[chosen],
+            threshold=expit(LOGITS[chosen]),
+            precision=pixels.precision[chosen],
+            recall=pixels.recall[chosen],
+            false_positive_rate=pixels.false_positive_rate[chosen],
+            pd=_ratios(self.matched, self.targets),
+            fa=_ratios(predicted[chosen] - self.matched_pixels, true_positives[0] + false_positives[0]),
+            ap=_average_precision(self.target_levels, true_positives, false_positives) if ranks else None,
+            auc=_area_under_roc(self.target_levels, self.other_levels) if ranks else None,
+            pixels=pixels,
+        )
+
+    def _add_values(self, values: Iterable[float]) -> None:
+        self.values = set(sorted(self.values.union(values))[:MAX_VALUES])
+
+
+def matched_logits(stride: int = STRIDE) -> np.ndarray:
+    """The thresholds at which targets are matched, in logits, float64 [N], with 0 among them."""
+    return LOGITS[MIN_MATCHED::stride]
+
+
+def logit_levels(score: np.ndarray, scale: str = "probability") -> np.ndarray:
+    """How many of `LOGITS` lie below each score [H, W]: `levels > k` equals `logit > LOGITS[k]`. int64 [H, W]."""
+    if scale == "probability":
+        score = logit(score.astype(np.float64))
+    return np.searchsorted(LOGITS, score, side="left")
+
+
+def matched_levels(levels: np.ndarray, stride: int = STRIDE) -> np.ndarray:
+    """How many of `matched_logits` lie below each score whose `logit_levels` are given; uint8 or uint16 [H, W]."""
+    thresholds = len(matched_logits(stride))
+    table = np.clip(-(-(np.arange(len(LOGITS) + 1) - MIN_MATCHED) // stride), 0, thresholds)
+    return table.astype(np.uint8 if thresholds < 255 else np.uint16)[levels]
 
 
 def merge_curves(curves: Iterable[CurveAccumulator]) -> CurveAccumulator:
     """The curves over all sequences."""
     total = CurveAccumulator()
-    for one in curves:
-        total.merge(one)
+    for sequence_curves in curves:
+        total.merge(sequence_curves)
     return total
 
 
@@ -101,7 +184,7 @@ def collect_metrics(metric: MetricAccumulator, curves: Mapping[str | None, Curve
     `curves` by sequence: their areas are given with the standard protocol.
     """
 
-    def areas(accumulator: CurveAccumulator) -> dict[str, float]:
+    def areas(accumulator: CurveAccumulator) -> dict[str, float | None]:
         computed = accumulator.compute()
         return {name: getattr(computed, name) for name in CURVE_AREAS}
 
@@ -110,8 +193,17 @@ def collect_metrics(metric: MetricAccumulator, curves: Mapping[str | None, Curve
     result |= metric.counts() | {"by_area": metric.area_metrics()}
     if sequences := metric.sequence_metrics():
         result["sequence_mean"] = metric.sequence_mean()
-        result["sequences"] = {name: one | (areas(curves[name]) if standard else {}) for name, one in sequences.items()}
+        result["sequences"] = {
+            name: metrics | (areas(curves[name]) if standard else {}) for name, metrics in sequences.items()
+        }
     return result
+
+
+def _some_values(score: np.ndarray) -> set[float]:
+    """Up to three distinct values of a map: its minimum, its maximum, and one between them."""
+    low, high = score.min(), score.max()
+    between = score[(score > low) & (score < high)]
+    return {float(np.nan_to_num(value)) for value in (low, high, *between[:1])}  # finite, for json
 
 
 def _average_precision(target_levels: np.ndarray, true_positives: np.ndarray, false_positives: np.ndarray) -> float:
@@ -134,17 +226,3 @@ def _ratios(numerators: np.ndarray, denominators) -> np.ndarray:
     denominators = np.broadcast_to(denominators, numerators.shape)
     result = np.full(numerators.shape, np.nan)
     return np.divide(numerators, denominators, out=result, where=denominators > 0)
-
-
-def threshold_levels(score: np.ndarray, steps: int) -> np.ndarray:
-    """How many thresholds lie below each score (0..1, [H, W]): `levels > k` equals `score > k / steps`, exactly.
-
-    Returns uint8 or uint16 [H, W] with values 0..steps + 1.
-    """
-    # in the score map's own float type, as `score > k / steps` compares them
-    thresholds = np.append(np.arange(steps + 1) / steps, np.inf).astype(score.dtype)
-    # A score above the float nearest to k / steps is at least k / steps, so its product is k or more; a score not above
-    # that float gives at most k. The integer part is therefore the level, or one less.
-    levels = (score * score.dtype.type(steps)).astype(np.intp)
-    levels += score > thresholds[levels]
-    return levels.astype(np.uint8 if steps < 255 else np.uint16)

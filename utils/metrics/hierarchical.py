@@ -20,7 +20,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from istd.utils.metrics.matching import MATCH_DISTANCE, Matching
-from istd.utils.metrics.regions import Scene
+from istd.utils.metrics.regions import ImagePair
 from istd.utils.metrics.rules import ratio
 
 LOC_ERRORS = ("loc_missed", "loc_merged", "loc_split", "loc_false")
@@ -41,13 +41,13 @@ class Pairing(NamedTuple):
     pairs: tuple[tuple[int, int, int, int], ...]
 
 
-def pair_regions(scene: Scene) -> Pairing:
+def pair_regions(pair: ImagePair) -> Pairing:
     """Pair the targets and the predicted regions of an image, and count its errors."""
-    targets, regions = scene.targets, scene.regions
+    targets, regions = pair.targets, pair.regions
     down, right = (np.subtract.outer(*both) for both in zip(targets.centroids.T, regions.centroids.T, strict=True))
     distances = np.sqrt(down * down + right * right)
     common = np.zeros(distances.shape, np.int64)  # px
-    inside = scene.binary.ravel()[targets.pixels]
+    inside = pair.binary.ravel()[targets.pixels]
     owners = regions.owners[np.searchsorted(regions.pixels, targets.pixels[inside])]
     np.add.at(common, (targets.owners[inside], owners), 1)
     overlapping = 3 * common >= np.add.outer(targets.areas, regions.areas)  # IoU >= 0.5, in integers
@@ -74,9 +74,9 @@ def pair_regions(scene: Scene) -> Pairing:
     return Pairing(matched, (missed, merged, split, false), pairs)
 
 
-def optimal_pairs(scene: Scene) -> Matching:
+def optimal_pairs(pair: ImagePair) -> Matching:
     """OPDC: least total distance, where IoU >= 0.5; then likewise for the rest, where centroids are < 3 px apart"""
-    matched = pair_regions(scene).matched
+    matched = pair_regions(pair).matched
     return Matching(matched.any(axis=1), np.nonzero(matched)[1])
 
 

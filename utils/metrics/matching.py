@@ -7,8 +7,9 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
 
-from istd.utils.metrics.regions import Regions, Scene
+from istd.utils.metrics.regions import ImagePair, Regions
 
 MATCH_DISTANCE = 3  # px; centroids must be closer
 SHOOTING_HIT_RADIUS = 1  # px: a 3 x 3 box
@@ -22,18 +23,18 @@ class Matching(NamedTuple):
     used: np.ndarray
 
 
-def optimal(scene: Scene) -> Matching:
+def optimal(pair: ImagePair) -> Matching:
     """best assignment: most pairs with centroids < 3 px apart, then least total distance"""
-    rows, columns, distances = close_pairs(scene.targets, scene.regions)
+    rows, columns, distances = close_pairs(pair.targets, pair.regions)
     chosen = best_pairs(rows, columns, distances)
-    hit = np.zeros(len(scene.targets.areas), bool)
+    hit = np.zeros(len(pair.targets.areas), bool)
     hit[rows[chosen]] = True
     return Matching(hit, columns[chosen])
 
 
-def greedy(scene: Scene) -> Matching:
+def greedy(pair: ImagePair) -> Matching:
     """targets in raster order, each takes the first unused region, in raster order, < 3 px away"""
-    targets, regions = scene.targets.centroids, scene.regions.centroids
+    targets, regions = pair.targets.centroids, pair.regions.centroids
     hit, free, used = np.zeros(len(targets), bool), np.ones(len(regions), bool), []
     for index, centroid in enumerate(targets):
         # rounded distances, as in the published code, where np.linalg.norm of centroids is compared with 3
@@ -45,15 +46,15 @@ def greedy(scene: Scene) -> Matching:
     return Matching(hit, np.array(used, np.int64))
 
 
-def shooting(scene: Scene) -> Matching:
+def shooting(pair: ImagePair) -> Matching:
     """target hit if any predicted pixel lies within 1 px (3 x 3) of one of its pixels"""
     side = 2 * SHOOTING_HIT_RADIUS + 1
-    shot = cv2.dilate(scene.binary.view(np.uint8), np.ones((side, side), np.uint8)).astype(bool)
+    shot = cv2.dilate(pair.binary.view(np.uint8), np.ones((side, side), np.uint8)).astype(bool)
     # DTUM slices the map from coordinate - 1 on; in the first row or column that start is negative, the slice empty.
     shot[:SHOOTING_HIT_RADIUS] = False
     shot[:, :SHOOTING_HIT_RADIUS] = False
-    hit = np.zeros(len(scene.targets.areas), bool)
-    hit[scene.targets.owners[shot.ravel()[scene.targets.pixels]]] = True
+    hit = np.zeros(len(pair.targets.areas), bool)
+    hit[pair.targets.owners[shot.ravel()[pair.targets.pixels]]] = True
     return Matching(hit, np.zeros(0, np.int64))
 
 
@@ -89,13 +90,10 @@ def close_pairs(targets: Regions, regions: Regions) -> tuple[np.ndarray, np.ndar
     Exact: where rounding could decide, integers are compared.
     """
     ours, theirs = targets.centroids, regions.centroids
-    # only regions in a band of rows around a target are compared with it
-    by_row = np.argsort(theirs[:, 0], kind="stable")
-    reach = MATCH_DISTANCE + BORDERLINE
-    first, last = (np.searchsorted(theirs[by_row, 0], ours[:, 0] + side) for side in (-reach, reach))
-    counts = last - first
-    rows = np.repeat(np.arange(len(ours)), counts)
-    columns = by_row[np.arange(len(rows)) + np.repeat(first - (np.cumsum(counts) - counts), counts)]
+    near_pairs = cKDTree(ours).sparse_distance_matrix(
+        cKDTree(theirs), MATCH_DISTANCE + BORDERLINE, output_type="ndarray"
+    )
+    rows, columns = near_pairs["i"], near_pairs["j"]
     squares = np.square(ours[rows] - theirs[columns]).sum(axis=1)
     near = squares < MATCH_DISTANCE**2 + BORDERLINE
     for pair in np.flatnonzero(near & (squares > MATCH_DISTANCE**2 - BORDERLINE)):

@@ -1,4 +1,7 @@
-"""Connected regions of a binary map, with integer measurements."""
+"""Connected regions of a binary map, with integer measurements: the only place where regions are labelled.
+
+(`target_curve` labels many thresholds of a crop in one call.)
+"""
 
 from functools import cached_property
 from typing import NamedTuple
@@ -25,6 +28,28 @@ class Regions(NamedTuple):
         """Centroids (row, column) in px, float64 [n, 2], rounded once, as those of scikit-image."""
         return np.stack([self.row_sums, self.column_sums], axis=1) / self.areas[:, None]
 
+    def boxes(self, width: int) -> np.ndarray:
+        """The first row, first column, height and width of each region, int64 [n, 4], in a map `width` px wide."""
+        places = np.stack(np.divmod(self.pixels, width), axis=1)
+        low = np.full((len(self.areas), 2), np.iinfo(np.int64).max)
+        high = np.full((len(self.areas), 2), -1)
+        np.minimum.at(low, self.owners, places)
+        np.maximum.at(high, self.owners, places)
+        return np.concatenate([low, high - low + 1], axis=1)
+
+    def means(self, values: np.ndarray) -> np.ndarray:
+        """The mean of a map [H, W] over each region, float64 [n]."""
+        return self._values(values, np.add, 0.0) / self.areas
+
+    def maxima(self, values: np.ndarray) -> np.ndarray:
+        """The maximum of a map [H, W] over each region, float64 [n]."""
+        return self._values(values, np.maximum, -np.inf)
+
+    def _values(self, values: np.ndarray, function: np.ufunc, start: float) -> np.ndarray:
+        result = np.full(len(self.areas), start)
+        function.at(result, self.owners, values.ravel()[self.pixels])
+        return result
+
 
 def find_regions(binary: np.ndarray) -> Regions:
     """Label and measure a bool map [H, W]."""
@@ -46,8 +71,8 @@ def find_regions(binary: np.ndarray) -> Regions:
     return Regions(np.bincount(owners, minlength=count), *sums, pixels, owners)
 
 
-class Scene:
-    """The thresholded map and the targets of one image; regions are labelled when a rule first needs them."""
+class ImagePair:
+    """The thresholded map of an image and its mask with the targets; regions are labelled when a rule needs them."""
 
     def __init__(self, binary: np.ndarray, mask: np.ndarray, targets: Regions):
         self.binary, self.mask, self.targets = binary, mask, targets

@@ -14,12 +14,14 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from scipy.spatial import cKDTree
 
 from istd.utils.metrics.matching import MATCH_DISTANCE, best_pairs, close_pairs
 from istd.utils.metrics.regions import Regions
 
 MARGIN = 1e-3  # px; more than rounding can move a centroid
 STACK_PIXELS = 1 << 15  # px labelled at once: as many thresholds of a crop as fit
+FEW_PAIRS = 20_000  # of regions and targets, which are compared faster than a tree of them is built
 SAMPLE_STEP = 8  # px; every 8th row and column votes for the largest region (affects speed only)
 
 
@@ -30,6 +32,7 @@ class Crop(NamedTuple):
     top: int
     left: int
     threshold: int  # the next one to label
+    centroids: np.ndarray  # float64 [t, 2], (row, column) in the map of the targets that the crop may lead to
 
 
 class CropRegions(NamedTuple):
@@ -60,14 +63,25 @@ class Found(NamedTuple):
 def target_curve(levels: np.ndarray, targets: Regions, steps: int) -> tuple[np.ndarray, np.ndarray]:
     """Per threshold k of 0..steps: matched targets, and pixels of the regions they are matched with, int64 [steps + 1].
 
-    levels: `threshold_levels` of the score map; targets: `find_regions` of the mask. Matching is the standard one.
+    levels: how many of the steps + 1 thresholds lie below each score, [H, W] of 0..steps + 1; targets: `find_regions`
+    of the mask. Matching is the standard one.
     """
-    found = _find_near(levels, targets.centroids) if len(targets.areas) else []
     matched = np.zeros(steps + 1, np.int64)
     areas = np.zeros(steps + 1, np.int64)
-    if not found:
+    if not len(targets.areas):
         return matched, areas
-    near = Found(*map(np.concatenate, zip(*found, strict=True)))
+    # thresholds between two levels that occur give the same map: only the first of them is labelled
+    below = np.cumsum(np.bincount(levels.ravel(), minlength=steps + 1)[: steps + 1] > 0)  # [k]: levels up to k
+    ranks = (np.append(0, below) + 1).astype(np.uint8 if steps < 254 else np.uint16)[levels]
+    distinct = matched_at_levels(ranks, targets, int(below[-1]))
+    return tuple(counts[below] for counts in distinct)
+
+
+def matched_at_levels(levels: np.ndarray, targets: Regions, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """The same as `target_curve`, where every threshold is labelled."""
+    matched = np.zeros(steps + 1, np.int64)
+    areas = np.zeros(steps + 1, np.int64)
+    near = Found(*map(np.concatenate, zip(*_find_near(levels, targets.centroids), strict=True)))
     order = np.lexsort((near.first, near.threshold))  # raster order within a threshold, as matching expects
     near = Found(*(column[order] for column in near))
     none = np.zeros(0, np.int64)
@@ -81,23 +95,26 @@ def target_curve(levels: np.ndarray, targets: Regions, steps: int) -> tuple[np.n
 
 def _find_near(levels: np.ndarray, centroids: np.ndarray) -> list[Found]:
     """All regions of all thresholds whose centroids lie near one of the targets' (float64 [targets, 2])."""
-    found = []
-    waiting = [Crop(levels, 0, 0, 0)]
+    found = [Found(*[np.zeros(0, np.int64)] * len(Found._fields))]
+    waiting = [Crop(levels, 0, 0, 0, centroids)]
     while waiting:
         crop = waiting.pop()
         thresholds = int(crop.levels.max()) - crop.threshold  # at its highest level a crop is empty
         if thresholds > 0:
             count = min(thresholds, STACK_PIXELS // crop.levels.size)
             regions = _label_stack(crop, count) if count > 1 else _label_once(crop)
-            local = centroids - (crop.top, crop.left)
-            found.append(_near_targets(crop, regions, local, levels.shape[1]))
-            waiting.extend(_next_crops(crop, regions, local))
+            found.append(_near_targets(crop, regions, levels.shape[1]))
+            waiting.extend(_next_crops(crop, regions))
     return found
 
 
-def _near_targets(crop: Crop, regions: CropRegions, centroids: np.ndarray, width: int) -> Found:
-    distances = np.abs((regions.sums / regions.area[:, None])[:, None] - centroids).max(axis=2)
-    near = np.flatnonzero((distances < MATCH_DISTANCE + MARGIN).any(axis=1))
+def _near_targets(crop: Crop, regions: CropRegions, width: int) -> Found:
+    places = regions.sums / regions.area[:, None] + (crop.top, crop.left)
+    if len(places) * len(crop.centroids) <= FEW_PAIRS:
+        distances = np.abs(places[:, None] - crop.centroids).max(axis=2).min(axis=1)
+    else:
+        distances = cKDTree(crop.centroids).query(places, p=np.inf, distance_upper_bound=2 * MATCH_DISTANCE)[0]
+    near = np.flatnonzero(distances < MATCH_DISTANCE + MARGIN)
     layer, area, top = regions.layer[near], regions.area[near], regions.low[near, 0]
     row_sums, column_sums = regions.sums[near].T + np.outer((crop.top, crop.left), area)
     first_columns = np.argmax(regions.labels[layer, top] == near[:, None] + 1, axis=1)
@@ -105,17 +122,26 @@ def _near_targets(crop: Crop, regions: CropRegions, centroids: np.ndarray, width
     return Found(crop.threshold + layer, area, row_sums, column_sums, first)
 
 
-def _next_crops(crop: Crop, regions: CropRegions, centroids: np.ndarray) -> list[Crop]:
+def _next_crops(crop: Crop, regions: CropRegions) -> list[Crop]:
     """The regions of the last labelled threshold that may still lead to a target, each as a crop."""
     last = len(regions.labels) - 1
-    low, high = regions.low[:, None] - MATCH_DISTANCE, regions.high[:, None] + MATCH_DISTANCE
-    inside = ((low <= centroids) & (centroids <= high)).all(axis=2).any(axis=1)
+    candidates = np.flatnonzero(regions.layer == last)
+    corner = np.array([crop.top, crop.left])
+    low, high = regions.low[candidates] + corner - MATCH_DISTANCE, regions.high[candidates] + corner + MATCH_DISTANCE
+    by_row = crop.centroids[np.argsort(crop.centroids[:, 0], kind="stable")]
+    starts = np.searchsorted(by_row[:, 0], low[:, 0], side="left")
+    ends = np.searchsorted(by_row[:, 0], high[:, 0], side="right")
     crops = []
-    for index in np.flatnonzero(inside & (regions.layer == last)):
+    for number in np.flatnonzero(ends > starts):
+        inside = by_row[starts[number] : ends[number]]
+        inside = inside[(low[number, 1] <= inside[:, 1]) & (inside[:, 1] <= high[number, 1])]
+        if not len(inside):
+            continue
+        index = candidates[number]
         (top, left), (bottom, right) = regions.low[index].tolist(), (regions.high[index] + 1).tolist()
-        own = regions.labels[last, top:bottom, left:right] == index + 1
-        levels = crop.levels[top:bottom, left:right] * own
-        crops.append(Crop(levels, crop.top + top, crop.left + left, crop.threshold + last + 1))
+        region = regions.labels[last, top:bottom, left:right] == index + 1
+        levels = crop.levels[top:bottom, left:right] * region
+        crops.append(Crop(levels, crop.top + top, crop.left + left, crop.threshold + last + 1, inside))
     return crops
 
 
