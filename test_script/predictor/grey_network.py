@@ -9,12 +9,10 @@ from istd.datasets.transforms import (
     CONTRAST_WINDOW,
     IMAGENET_MEAN,
     IMAGENET_STD,
-    LEAST_CONTRAST,
+    MIN_CONTRAST,
     linear_weights,
 )
-from istd.test_script.predictor.tiling import round_up
 
-KEEPS_SIZE = ("datransnet", "fast", "contrast")  # presets that evaluate frames at their own size
 CONTRAST = "contrast"
 
 
@@ -52,7 +50,8 @@ class GreyNetwork(nn.Module):
         if self.model.in_channels == 3:
             x = x.expand(-1, -1, 3, -1, -1) if self.preset == CONTRAST else x * self.scale + self.shift
         for axis, side in ((-2, height), (-1, width)):
-            padded = round_up(side, self.model.size_multiple)
+            multiple = self.model.size_multiple
+            padded = (side + multiple - 1) // multiple * multiple  # ONNX divides negative numbers towards 0
             x = x.index_select(axis, reflected(side, 0, padded - side, x.device))
         logits = self.model(x)[..., :height, :width]
         if self.resizes:
@@ -69,10 +68,11 @@ def local_contrast(frames: Tensor) -> Tensor:
         around = F.avg_pool2d(around, window, stride=1)
     rest = frames - around
     deviation = rest.var(dim=(-2, -1), correction=0, keepdim=True).sqrt()
-    return rest / deviation.clamp(min=LEAST_CONTRAST)
+    return rest / deviation.clamp(min=MIN_CONTRAST)
 
 
 def reflected(length: int, before: int, after: int, device: torch.device) -> Tensor:
     """Index into an axis of `length` that continues it at both ends by reflection, as often as needed."""
     last = length - 1
-    return last - (torch.arange(-before, length + after, device=device) % (2 * last) - last).abs()
+    period = torch.arange(2 * last, 2 * last + 1, device=device)  # a tensor: ONNX's remainder takes no symbolic number
+    return last - (torch.arange(-before, length + after, device=device).remainder(period) - last).abs()
