@@ -7,25 +7,38 @@ from pathlib import Path
 from istd.datasets.layouts import Sequence
 from istd.utils.errors import InputError
 
+WHOLE_BYTES = 2**18  # a larger file counts by its size and this many bytes of its beginning and of its end
 
-def fingerprint(sequences: Iterable[Sequence], times: bool = False) -> str:
+
+def fingerprint(sequences: Iterable[Sequence], contents: bool = False, tables: Iterable[Path] = ()) -> str:
     """SHA-256 over the names of sequences and frames and the sizes of their files in bytes.
 
-    The same data at another place has the same fingerprint; the order of the sequences counts. `times`: the files'
-    modification times count, too, so that a mask that was changed at equal size is noticed, but a copy is other data.
+    The same data at another place has the same fingerprint; the order of the sequences counts. `contents`: what is in
+    the files counts, too, so that a mask that was changed at equal size is noticed. `tables`: further files, of which
+    those that exist count.
     """
     digest = hashlib.sha256()
     for sequence in sequences:
         for frame in sequence.frames:
-            files = [file_state(path, times) for path in (frame.image, frame.mask) if path is not None]
-            digest.update(repr((sequence.name, frame.name, files)).encode())
+            files = [file_state(path, contents) for path in (frame.image, frame.mask) if path is not None]
+            digest.update(repr((sequence.name, frame.name, files)).encode(errors="surrogateescape"))
+    for path in tables:
+        if path.is_file():
+            digest.update(repr((path.name, file_state(path, contents))).encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 
-def file_state(path: Path, times: bool) -> tuple[int, ...]:
-    """The size of a file in bytes, and with `times` when it was changed, in nanoseconds."""
+def file_state(path: Path, contents: bool) -> tuple[int | str, ...]:
+    """The size of a file in bytes, and with `contents` a hash of what is in it; see `WHOLE_BYTES`."""
     try:
-        state = path.stat()
+        size = path.stat().st_size
+        if not contents:
+            return (size,)
+        with open(path, "rb") as file:
+            digest = hashlib.sha256(file.read(WHOLE_BYTES))
+            if size > WHOLE_BYTES:
+                file.seek(max(WHOLE_BYTES, size - WHOLE_BYTES))
+                digest.update(file.read())
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}; check the dataset's folder") from error
-    return (state.st_size, state.st_mtime_ns) if times else (state.st_size,)
+    return (size, digest.hexdigest())

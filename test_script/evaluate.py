@@ -16,7 +16,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from istd.datasets import open_dataset
+from istd.datasets import Sequence, open_dataset
+from istd.datasets.fingerprint import fingerprint
+from istd.datasets.layouts import Frame
 from istd.test_script.map_sources import saved_maps
 from istd.test_script.measurement import Job, measure_maps, measure_set
 from istd.test_script.options import TRACK_OPTIONS, add_track_options, check_track_options, command_parser
@@ -80,14 +82,16 @@ def main(argv: list[str] | None = None) -> None:
         evaluate_boxes(args)
         return
     job, pairs = prepare_job(args)
+    if args.output_dir:
+        check_separate(args)
     groups = read_groups(args.groups, pairs) if args.groups else {}
     for file in (args.output, args.per_image, args.curves and args.curves / "curves.csv"):
         if file:
             check_writable(file)
 
-    tracks: list[dict] = []
+    tracks, notes = [], job.notes
     if args.output_dir:
-        results, _, tracks = measure_set(job, args.output_dir)
+        results, _, tracks, notes = measure_set(job, args.output_dir)
     else:
         wanted = "standard" in job.facts["protocols"] or args.curves is not None
         results = measure_maps(job, with_curves=job.with_curves and wanted)
@@ -108,7 +112,7 @@ def main(argv: list[str] | None = None) -> None:
         runs = {run_name(job.facts): merge_curves(results.curves.values()).compute()}
         curves = write_curves(runs, args.curves, f"{set_name(job.facts)}, protocol standard")
     print_results(metrics)
-    for note in job.notes:
+    for note in notes:
         print(note)
     if tracks:
         print(f"\ntracks, protocol standard:\n{text_table(track_cells(tracks))}")
@@ -158,10 +162,18 @@ def prepare_job(args: argparse.Namespace) -> tuple[Job, list[Pair]]:
         **{name: getattr(args, name) for name in TRACK_OPTIONS},
         "save_maps": None,
         "frames": len(pairs),
+        "data": fingerprint(
+            Sequence(pair.sequence or "", (Frame(pair.frame, pair.prediction, pair.mask),)) for pair in pairs
+        ),
         "protocols": [protocol.name for protocol in protocols],
     }
     maps = partial(saved_maps, pairs=pairs, scale=scale, two_values=two_values)
     return Job(frames, maps, protocols, facts, notes, with_curves=two_values is None), pairs
+
+
+def pair_sequences(pairs: list[Pair]) -> list[Sequence]:
+    """The maps and their masks as `fingerprint` takes them."""
+    return [Sequence(pair.sequence or "", (Frame(pair.frame, pair.prediction, pair.mask),)) for pair in pairs]
 
 
 def choose_frames(frames: FrameSet, names: set[str]) -> FrameSet:
@@ -185,6 +197,14 @@ def evaluate_boxes(args: argparse.Namespace) -> None:
         write_json(args.output, metrics)
     print(f"{metrics['images']} images, {metrics['boxes']} boxes, {metrics['detections']} detections")
     print(box_line(metrics))
+
+
+def check_separate(args: argparse.Namespace) -> None:
+    """Raise `InputError` if --output_dir, in which old results are replaced, holds what is measured."""
+    for option in ("predictions", "masks", "images"):
+        folder = getattr(args, option)
+        if folder and folder.resolve().is_relative_to(args.output_dir.resolve()):
+            raise InputError(f"--output_dir {args.output_dir} holds --{option} {folder}; choose another folder")
 
 
 def method_name(predictions: Path) -> str:

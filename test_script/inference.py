@@ -27,7 +27,9 @@ import torch
 
 from istd.datasets import DatasetIndex, open_datasets
 from istd.datasets.catalog import DatasetInfo, PublishedMetrics
+from istd.datasets.fingerprint import fingerprint
 from istd.datasets.index import split_names
+from istd.datasets.targets import TARGET_TABLE
 from istd.datasets.usable import data_lines, trained_on_line, usable_index
 from istd.test_script.map_sources import network_maps
 from istd.test_script.measurement import Job, measure_set
@@ -44,6 +46,7 @@ from istd.test_script.options import (
 from istd.test_script.predictor import Predictor
 from istd.test_script.predictor.preparation import eval_dataset, frame_preparation, load_recipe
 from istd.test_script.results.frame_set import dataset_frames
+from istd.test_script.results.run_folder import default_folder
 from istd.test_script.results.set_results import published_lines, write_dataset_table
 from istd.utils.device import amp_name
 from istd.utils.distributed import is_main, process_group
@@ -53,6 +56,7 @@ from istd.utils.metrics import PROTOCOLS, Protocol, build_metrics
 from istd.utils.metrics.boxes import box_line
 from istd.utils.metrics.tables import error_table, metrics_table, text_table
 from istd.utils.metrics.track_metrics import track_cells
+from istd.utils.names import printable
 
 GPU_WORKERS = 4
 MEMORY_ADVICE = "lower --batch_size, or give --tile"  # of `run_main`
@@ -69,12 +73,12 @@ def run(args: argparse.Namespace, device: torch.device) -> None:
     """Measure all datasets; called in each process."""
     metrics = {}
     jobs = prepare_jobs(open_datasets(args.dataset, args.data_root, args.split_folder), args, device)
+    folder = args.output_dir or default_folder("+".join(job.frames.name for job in jobs), args.model_path)
     for job in jobs:
         name = job.frames.name
-        output = Path(args.output_dir) / (name if len(jobs) > 1 else "")
-        metrics[name] = measure_dataset(job, output, args.resume)
+        metrics[name] = measure_dataset(job, folder / name if len(jobs) > 1 else folder, args.resume)
     if is_main() and len(jobs) > 1:
-        write_dataset_table(Path(args.output_dir) / "per_dataset.csv", metrics)
+        write_dataset_table(folder / "per_dataset.csv", metrics)
 
 
 def prepare_jobs(indices: list[DatasetIndex], args: argparse.Namespace, device: torch.device) -> list[Job]:
@@ -116,6 +120,7 @@ def prepare_jobs(indices: list[DatasetIndex], args: argparse.Namespace, device: 
             "split_source": index.split_source,
             "left_out": list(index.left_out),
             "frames": len(dataset),
+            "data": fingerprint(dataset.sequences, contents=True, tables=[index.root / TARGET_TABLE]),
             "protocols": [protocol.name for protocol in protocols],
         }
         scales = {protocol.scale for protocol in protocols}
@@ -129,14 +134,14 @@ def prepare_jobs(indices: list[DatasetIndex], args: argparse.Namespace, device: 
 def measure_dataset(job: Job, output: Path, resume: bool) -> dict[str, dict]:
     """Measure one dataset, write everything to `output` and print it; the main process returns the metrics."""
     if is_main():
-        print(job.frames.summary)
+        print(printable(job.frames.summary))
     measured = measure_set(job, output, resume)
     if measured is None:
         return {}
-    print_results(measured.metrics, job.frames.published, job.notes)
+    print_results(measured.metrics, job.frames.published, measured.notes)
     if measured.tracks:
         print(f"tracks, protocol standard:\n{text_table(track_cells(measured.tracks))}")
-    print(f"results in {output}; open {output / 'report.html'} in a browser")
+    print(printable(f"results in {output}; open {output / 'report.html'} in a browser"))
     return measured.metrics
 
 
@@ -148,7 +153,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--dataset", required=True, help="name of a dataset or a folder of a known layout; several joined by '+'")
     known = f"one or several of {', '.join(PROTOCOLS)}, or all; default: standard, and that of the dataset's paper"
     add("--protocol", nargs="+", metavar="NAME", help=known)
-    add("--output_dir", default="./predict", help="where to write; default ./predict")
+    add("--output_dir", type=Path, help="where to write; default predict/DATASET/CHECKPOINT")
     add_reading_options(parser)
     maps = "write the score maps as well: npy (default), exact, or png, 16-bit probabilities"
     add("--save_maps", nargs="?", choices=("npy", "png"), const="npy", help=maps)

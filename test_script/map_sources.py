@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from istd.datasets import ClipDataset, ClipSample
 from istd.test_script.predictor import Predictor, ScoreMaps
 from istd.test_script.predictor.preparation import batched
+from istd.utils.errors import InputError
 from istd.utils.metrics.saved_maps import Pair, read_pair
 
 
@@ -72,6 +73,12 @@ def network_maps(
             logit="logit" in scales,
             log_odds=True,
         )
+        for sample, frame_maps in zip(samples, maps, strict=True):
+            if not all(np.isfinite(scores).all() for scores in frame_maps if scores is not None):
+                raise InputError(
+                    f"the network's map of {sample.sequence}/{sample.frame} is not finite; check the weights, "
+                    "and leave out --amp: large values overflow in fp16"
+                )
         yield from map(MappedFrame, items, maps, masks)
 
 

@@ -21,8 +21,8 @@ from istd.test_script.inference import add_reading_options, measure_dataset, pre
 from istd.test_script.measurement import Job
 from istd.test_script.options import add_model_options, add_track_options, command_parser
 from istd.test_script.results.result_files import single_numbers, write_table
+from istd.test_script.results.run_folder import check_run
 from istd.test_script.results.set_results import read_finished
-from istd.test_script.results.shards import check_run
 from istd.utils.distributed import barrier, is_main, process_group
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import check_writable, json_ready, open_atomic

@@ -4,25 +4,30 @@ Nothing here knows whether the maps come from a network or from files: see `map_
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from tqdm import tqdm
 
 from istd.datasets.coco_truth import read_boxes
 from istd.test_script.map_sources import MappedFrame, MapSource
 from istd.test_script.predictor.detections import detection_row, find_detections
 from istd.test_script.report.report import write_report
-from istd.test_script.report.report_cases import KEPT_FRAMES, KeptFrames
+from istd.test_script.report.report_cases import KeptFrames
 from istd.test_script.report.trails import draw_trails
-from istd.test_script.results.frame_set import FrameSet
+from istd.test_script.results.frame_set import FrameRef, FrameSet
 from istd.test_script.results.result_files import background_calls, frame_file, write_map, write_mask
+from istd.test_script.results.run_folder import REPORT_FRAMES, run_key, start_run
 from istd.test_script.results.sequence_tracks import keep_long_tracks, link_shards, measure_tracks, write_tracks
 from istd.test_script.results.set_results import Results, merge_shards, write_results
-from istd.test_script.results.shards import Shard, load_shard, save_shard, split_work, start_run
+from istd.test_script.results.shards import Shard, load_shard, save_shard, split_work
 from istd.utils.distributed import barrier, is_main, rank, world_size
+from istd.utils.folder_lock import locked_folder
 from istd.utils.metrics import MetricAccumulator, Protocol
+from istd.utils.metrics.accumulator import ImageCounts
 from istd.utils.metrics.matching import close_pairs
 from istd.utils.metrics.regions import ImagePair, find_regions
 
@@ -43,11 +48,12 @@ class Job(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """What was measured: counts, metrics by protocol, and metrics of tracks (none for single images)."""
+    """What was measured: counts, metrics by protocol, those of tracks (none for single images), and notes on them."""
 
     results: Results
     metrics: dict[str, dict]
     tracks: list[dict]
+    notes: list[str]
 
 
 def observe_maps(
@@ -99,21 +105,25 @@ class Measurement:
             self.files.write(mapped, frame, mask, shard.rows[first.name][-1])
         shard.sizes.append(truth.shape)
         if self.files and shard.done:
-            save_shard(self.files.output / "parts", shard)
+            self.files.save(shard)
 
 
 class FrameFiles:
     """Writes the files of each frame into `output`: its mask, its maps if `save_maps`, its picture for the report."""
 
-    def __init__(self, output: Path, save_maps: str | None):
-        self.output, self._save_maps = output, save_maps
-        self._kept = KeptFrames(output / KEPT_FRAMES)
+    def __init__(self, output: Path, save_maps: str | None, run: str):
+        self._output, self._save_maps, self._run = output, save_maps, run
+        self._kept = KeptFrames(output / REPORT_FRAMES)
 
-    def write(self, mapped: MappedFrame, frame, mask, counts) -> None:
+    def save(self, shard: Shard) -> None:
+        """Save a shard that is done."""
+        save_shard(self._output / "parts", shard, self._run)
+
+    def write(self, mapped: MappedFrame, frame: FrameRef, mask: np.ndarray, counts: ImageCounts) -> None:
         """Write the files of a frame, whose counts by the first protocol are `counts`."""
 
         def file(folder: str, suffix: str) -> Path:
-            return frame_file(self.output / folder, frame.sequence, frame.name, suffix)
+            return frame_file(self._output / folder, frame.sequence, frame.name, suffix)
 
         write_mask(file("masks", ".png"), mask)
         if self._save_maps:
@@ -140,19 +150,24 @@ def shard_of(shards: list[Shard]) -> dict[int, Shard]:
 def measure_set(job: Job, output: Path, resume: bool = False) -> Measured | None:
     """Measure a job and write everything to `output`; called in each process, returns what the main one measured.
 
-    `resume`: go on with the shards that an interrupted run of the same facts finished.
+    `resume`: go on with the shards that an interrupted run of the same facts finished. `InputError` where another
+    command is writing to `output`.
     """
+    with locked_folder(output) if is_main() else nullcontext():
+        return _measure_locked(job, output, resume)
+
+
+def _measure_locked(job: Job, output: Path, resume: bool) -> Measured | None:
     frames, facts = job.frames, job.facts
     shards = split_work([frame.sequence for frame in frames.frames])
-    if is_main():
-        start_run(output, facts, resume)
+    record = start_run(output, facts, resume) if is_main() else {}
     barrier()  # no process works before the folder is ready
-    todo = [shard for shard in shards if not load_shard(output / "parts", shard)]
+    todo = [shard for shard in shards if not load_shard(output / "parts", shard, run_key(facts))]
     if is_main() and len(todo) < len(shards):
         print(f"resuming: {len(shards) - len(todo)} of {len(shards)} parts are done")
     barrier()  # every process has looked before any one writes
     mine = todo[rank() :: world_size()]
-    files = FrameFiles(output, facts["save_maps"])
+    files = FrameFiles(output, facts["save_maps"], run_key(facts))
     measure = Measurement(frames, job.protocols, shard_of(mine), job.with_curves, files)
     observe_maps(job.maps, [shard.items for shard in mine], measure, frames.name)
     barrier()
@@ -160,17 +175,19 @@ def measure_set(job: Job, output: Path, resume: bool = False) -> Measured | None
         return None
 
     for shard in shards:
-        load_shard(output / "parts", shard)
+        load_shard(output / "parts", shard, run_key(facts))
     results = merge_shards(shards)
-    tracks, trails = [], []
+    tracks, trails, notes = [], [], list(job.notes)
     if frames.in_sequences:
         shortest = facts["min_track"]
         sequences = link_shards(shards, frames, facts["track_speed"])
         tracks, trails = measure_tracks(sequences, shortest), draw_trails(sequences, shortest)
+        if crowded := sum(bool((frame.tracks == 0).any()) for tracked in sequences for frame in tracked.frames):
+            notes.append(f"note: {crowded} frames have too many detections to link; they are in no track, and kept")
         sequences = keep_long_tracks(sequences, shortest, output / "masks")
         write_tracks(output / "tracks.csv", sequences)
         single = [row for shard in shards if shard.sequence is None for row in shard.detections]
         results = results._replace(detections=single + [row for sequence in sequences for row in sequence.rows])
-    metrics = write_results(output, results, frames, facts, tracks)
-    write_report(output, results, metrics, frames.published, facts, job.notes, tracks, trails)
-    return Measured(results, metrics, tracks)
+    metrics = write_results(output, results, frames, facts | {"provenance": record}, tracks)
+    write_report(output, results, metrics, frames.published, facts, notes, tracks, trails)
+    return Measured(results, metrics, tracks, notes)

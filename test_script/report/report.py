@@ -10,7 +10,6 @@ from scipy.special import expit
 
 from istd.datasets.catalog import PublishedMetrics
 from istd.test_script.report.report_cases import (
-    KEPT_FRAMES,
     MIDDLE_STEP,
     STEPS,
     THRESHOLDS,
@@ -19,6 +18,7 @@ from istd.test_script.report.report_cases import (
     frame_picture,
     show_case,
 )
+from istd.test_script.results.run_folder import REPORT_FRAMES
 from istd.test_script.results.set_results import Results, published_lines
 from istd.utils.files import json_ready, write_text
 from istd.utils.metrics import MetricAccumulator
@@ -41,12 +41,12 @@ def write_report(
     tracks: list[dict],
     trails: list[dict],
 ) -> None:
-    """Write report.html into `output`, whose curves/ and `KEPT_FRAMES` it shows, and delete the frames not shown.
+    """Write report.html into `output`, whose curves/ and `REPORT_FRAMES` it shows, and delete the frames not shown.
 
     `metrics` are those of `write_results`, `run` the settings of the run; `tracks` and `trails` those of
     `measure_tracks` and `draw_trails`, empty for single images.
     """
-    kept = output / KEPT_FRAMES
+    kept = output / REPORT_FRAMES
     first, metric = next(iter(results.metrics.items()))
     shown = metrics[first]
     items = choose_items(dict(enumerate(metric.rows)))

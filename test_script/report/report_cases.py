@@ -23,7 +23,6 @@ from istd.utils.metrics.regions import find_regions
 from istd.utils.metrics.rules import image_iou
 from istd.utils.metrics.target_curve import target_curve
 
-KEPT_FRAMES = "report_frames"  # folder beside the report
 WORST, BEST = 8, 4
 MOST_PER_SEQUENCE = 2  # of each kind, as long as there are others
 GOOD_IOU = 0.5

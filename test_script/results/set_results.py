@@ -11,6 +11,7 @@ from istd.test_script.predictor.detections import DETECTION_COLUMNS
 from istd.test_script.results.coco_results import box_metrics, set_entries
 from istd.test_script.results.frame_set import FrameSet
 from istd.test_script.results.result_files import single_numbers, write_image_metrics, write_table
+from istd.test_script.results.run_folder import NOT_COMPARED
 from istd.test_script.results.shards import Shard
 from istd.utils.files import write_csv, write_json
 from istd.utils.metrics import PROTOCOLS, MetricAccumulator
@@ -105,22 +106,26 @@ def read_finished(output: Path, run: dict[str, Any]) -> dict[str, dict] | None:
         content = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+    if not isinstance(content, dict) or not isinstance(content.get("protocols"), dict):
+        return None
     facts = content | {"protocols": list(content["protocols"])}
-    same = all(facts.get(name) == value for name, value in run.items() if name != "checkpoint")
+    same = all(facts.get(name) == value for name, value in run.items() if name not in NOT_COMPARED)
     return content["protocols"] if same and (output / "report.html").is_file() else None
 
 
 def write_dataset_table(path: Path, metrics: Mapping[str, Mapping[str, dict]]) -> None:
-    """Print and write one row per protocol and dataset; `metrics`: dataset -> protocol -> metrics."""
+    """Write and print a row for each protocol and dataset; `metrics`: dataset -> protocol -> metrics."""
     rows = []
+    tables = []
     for protocol in dict.fromkeys(name for by_protocol in metrics.values() for name in by_protocol):
         datasets = {
             dataset: by_protocol[protocol] for dataset, by_protocol in metrics.items() if protocol in by_protocol
         }
-        print(metrics_table(datasets, f"dataset ({protocol})"))
+        tables.append(metrics_table(datasets, f"dataset ({protocol})"))
         for dataset, values in datasets.items():
             rows.append({"protocol": protocol, "dataset": dataset} | single_numbers(values))
     write_table(path, rows)
+    print("\n".join(tables))
 
 
 def halves_by_snr(metric: MetricAccumulator, snr: dict[tuple[str, str], float]) -> dict[str, dict[str, float | None]]:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from istd.test_script.predictor.preparation import batched
-from istd.utils.errors import InputError
 from istd.utils.files import write_json
 from istd.utils.metrics.accumulator import ImageCounts
 from istd.utils.metrics.curves import CurveAccumulator
@@ -47,25 +46,38 @@ def split_work(sequences: list[str | None]) -> list[Shard]:
     return [Shard(number, *chunk) for number, chunk in enumerate(chunks)]
 
 
-def save_shard(folder: Path, shard: Shard) -> None:
-    content = {"rows": shard.rows, "curves": shard.curves.counts()} | {
-        name: getattr(shard, name) for name in FRAME_LISTS
-    }
+def save_shard(folder: Path, shard: Shard, run: str) -> None:
+    """Save the results of a shard, which belong to the run with the key `run`; see `run_key`."""
+    content = {"run": run, "rows": shard.rows, "curves": shard.curves.counts()}
+    content |= {name: getattr(shard, name) for name in FRAME_LISTS}
     write_json(_shard_file(folder, shard), content, indent=None)
 
 
-def load_shard(folder: Path, shard: Shard) -> bool:
-    """Fill `shard` from its file, unless it is measured already; False if there is no file."""
+def load_shard(folder: Path, shard: Shard, run: str) -> bool:
+    """Fill `shard` from its file, unless it is measured already.
+
+    False if there is no file, or one of another run than `run`, or a damaged one, which is said.
+    """
     if shard.done:
         return True
     file = _shard_file(folder, shard)
-    if not file.exists():
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if content["run"] != run:
+            return False
+        rows = {name: [ImageCounts(*_as_tuple(row)) for row in rows] for name, rows in content["rows"].items()}
+        curves = CurveAccumulator.from_counts(content["curves"])
+        lists = {name: list(content[name]) for name in FRAME_LISTS}
+        if {len(lists["sizes"]), *map(len, rows.values())} != {len(shard.items)}:
+            raise ValueError("it lacks frames")
+    except FileNotFoundError:
         return False
-    content = json.loads(file.read_text(encoding="utf-8"))
-    shard.rows = {name: [ImageCounts(*_as_tuple(row)) for row in rows] for name, rows in content["rows"].items()}
-    shard.curves = CurveAccumulator.from_counts(content["curves"])
-    for name in FRAME_LISTS:
-        setattr(shard, name, content[name])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        print(f"{file} is damaged ({error}); its frames are measured again")
+        return False
+    shard.rows, shard.curves = rows, curves
+    for name, values in lists.items():
+        setattr(shard, name, values)
     return True
 
 
@@ -76,36 +88,3 @@ def _as_tuple(value: Any) -> Any:
 
 def _shard_file(folder: Path, shard: Shard) -> Path:
     return folder / f"{shard.number:06d}.json"
-
-
-def start_run(output: Path, run: dict[str, Any], resume: bool) -> None:
-    """Save what decides the results, `run`, in `output`/run.json; without `resume` delete the shards of an earlier run.
-
-    Raises `InputError` as `check_run` does.
-    """
-    if not check_run(output, run, resume) or not resume:
-        for old in (output / "parts").glob("*.json"):
-            old.unlink()
-    write_json(output / "run.json", run)
-
-
-def check_run(output: Path, run: dict[str, Any], resume: bool) -> bool:
-    """Whether `output` holds an earlier run.
-
-    Raises `InputError` if it is of another dataset, or if it is to be resumed and had other settings. The checkpoint
-    may have moved: its content counts.
-    """
-    file = output / "run.json"
-    if not file.exists():
-        return False
-    try:
-        earlier = dict(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"cannot read {file}: {error}; remove it, or choose another --output_dir") from error
-    names = run.keys() - {"checkpoint"} if resume else {"dataset", "split"}
-    different = [name for name in run if name in names and earlier.get(name) != run[name]]
-    if different:
-        listing = ", ".join(f"{name} {earlier.get(name)!r}, now {run[name]!r}" for name in different)
-        remedy = "give the same options, or choose another --output_dir" if resume else "choose another --output_dir"
-        raise InputError(f"{output} holds a run with {listing}; {remedy}")
-    return True

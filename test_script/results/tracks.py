@@ -79,7 +79,7 @@ class TrackFilter:
 
     def _release(self) -> TrackedResult:
         name, result, tracks = self._waiting.popleft()
-        long = [max(1, self._known[track][0]) >= self._least for track in tracks]
+        long = [track == 0 or self._known[track][0] >= self._least for track in tracks]
         if not all(long):
             dropped = [one for one, kept in zip(result.detections, long, strict=True) if not kept]
             found = [one for one, kept in zip(result.detections, long, strict=True) if kept]

@@ -1,15 +1,14 @@
 """The fingerprint of data: the same at another place, another after any change that training would see."""
 
-import os
 import shutil
 
 from istd.datasets import open_dataset
-from istd.datasets.fingerprint import fingerprint
+from istd.datasets.fingerprint import WHOLE_BYTES, file_state, fingerprint
 from tests.reference.datasets_folders import write_lists, write_pairs
 
 
-def train_fingerprint(root, **given):
-    return fingerprint(open_dataset(root).split("train"), **given)
+def train_fingerprint(root, **options):
+    return fingerprint(open_dataset(root).split("train"), **options)
 
 
 def test_a_copy_is_the_same_data_and_changed_lists_or_masks_are_not(tmp_path):
@@ -17,16 +16,31 @@ def test_a_copy_is_the_same_data_and_changed_lists_or_masks_are_not(tmp_path):
     root = tmp_path / "a" / "blobs"
     write_pairs(root / "images", root / "masks", names)
     write_lists(root, train=names[:4], test=names[4:])
-    first = train_fingerprint(root)
+    first, with_contents = train_fingerprint(root), train_fingerprint(root, contents=True)
     copied = tmp_path / "b" / "moved"
     shutil.copytree(root, copied, copy_function=shutil.copyfile)
     assert train_fingerprint(copied) == first
-    assert train_fingerprint(root, times=True) != first
-    os.utime(copied / "masks" / "00.png", (0, 0))
-    assert train_fingerprint(copied) == first
-    assert train_fingerprint(copied, times=True) != train_fingerprint(root, times=True)
+    assert train_fingerprint(copied, contents=True) == with_contents != first
     write_lists(copied, train=names[1:5], test=[names[0], names[5]])  # as many, but others
     assert train_fingerprint(copied) != first
     mask = root / "masks" / "00.png"
-    mask.write_bytes(mask.read_bytes() + b"\0")
+    content = mask.read_bytes()
+    mask.write_bytes(content[:-1] + b"x")
+    assert train_fingerprint(root) == first  # of equal size
+    assert train_fingerprint(root, contents=True) != with_contents
+    mask.write_bytes(content + b"x")
     assert train_fingerprint(root) != first
+    (root / "targets.csv").write_text("a")
+    tables = [fingerprint([], tables=[root / name]) for name in ("targets.csv", "missing.csv")]
+    assert tables[0] != tables[1] == fingerprint([])
+
+
+def test_large_files_count_by_both_ends(tmp_path):
+    file, content = tmp_path / "a.tif", bytearray(2 * WHOLE_BYTES + 10)
+    file.write_bytes(content)
+    before = file_state(file, contents=True)
+    for place, changes in ((0, True), (WHOLE_BYTES - 1, True), (WHOLE_BYTES + 5, False), (-1, True)):
+        content[place] = 1
+        file.write_bytes(content)
+        assert (file_state(file, contents=True) != before) == changes
+        content[place] = 0

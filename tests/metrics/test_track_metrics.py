@@ -56,7 +56,7 @@ def test_another_detection_takes_a_target_whose_match_was_dropped():
 
 
 def test_detections_without_a_track_are_short():
-    assert long_tracks([np.array([0, 0, 2]), np.array([0, 2, 5])], 2).tolist() == [2]
+    assert long_tracks([np.array([0, 0, 2]), np.array([0, 2, 5])], 2).tolist() == [0, 2]  # 0: not linked
     assert long_tracks([np.array([0, 0, 2])], 1).tolist() == [0, 2]
 
 
@@ -64,7 +64,7 @@ def test_each_detection_without_a_track_counts_as_a_track():
     """Two frames with too many regions to link: a target is hit in one of them, four detections are false."""
     counts = count_tracks([frame(0, [1], [(0, 1)], [0, 0, 0], [4, 4, 4]), frame(1, [], [], [0, 0, 3], [4, 4, 4])])
     assert (counts.hits, counts.tracks, counts.false_tracks) == (1, 6, 5)
-    assert count_tracks([frame(0, [1], [(0, 1)], [0, 0, 0], [4, 4, 4])], 2).tracks == 0
+    assert count_tracks([frame(0, [1], [(0, 1)], [0, 0, 0], [4, 4, 4])], 2).tracks == 3  # kept
 
 
 def test_identities_are_the_nearest_listed_targets_or_linked():

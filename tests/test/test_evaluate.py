@@ -257,6 +257,23 @@ def test_names_match_as_in_datasets_and_hidden_folders_do_not_count(tmp_path):
         find_pairs(tmp_path / "pred", tmp_path / "mask")
 
 
+def test_infinite_logits_are_refused(tmp_path):
+    save(tmp_path / "pred/1.npy", np.where(spot() > 0, np.inf, -3).astype(np.float32))
+    save(tmp_path / "mask/1.png", (spot() * 255).astype(np.uint8))
+    with pytest.raises(InputError, match=r"1\.npy holds infinite values"):
+        run(tmp_path, "--logits")
+
+
+def test_the_output_folder_may_not_hold_what_is_measured(flat):
+    with pytest.raises(InputError, match=r"holds --predictions .*pred; choose another folder"):
+        run(flat, "--output_dir", str(flat))
+    with pytest.raises(InputError, match=r"holds --masks .*mask; choose another folder"):
+        run(flat, "--output_dir", str(flat / "mask"))
+    (flat / "old" / "masks").mkdir(parents=True)  # perhaps those of a dataset
+    with pytest.raises(InputError, match=r"old holds masks, but no run\.json; choose another --output_dir"):
+        run(flat, "--output_dir", str(flat / "old"))
+
+
 def test_errors_of_folders_and_options(flat, tmp_path):
     (flat / "empty").mkdir()
     for arguments, message in [

@@ -25,9 +25,11 @@ from istd.test_script.results.set_results import halves_by_snr
 from istd.test_script.results.shards import split_work
 from istd.utils.checkpoint import save_checkpoint
 from istd.utils.errors import InputError
+from istd.utils.folder_lock import locked_folder
 from istd.utils.images import read_grey
 from istd.utils.metrics import PROTOCOLS, MetricAccumulator, build_metric
 from istd.utils.metrics.curves import CurveAccumulator
+from tests.reference.results import result_bytes
 
 HEIGHT, WIDTH = 40, 56  # no multiples of 32
 
@@ -86,7 +88,7 @@ def done(checkpoint, sequences, tmp_path_factory):
 
 
 def contents(folder):
-    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
+    return {str(file.relative_to(folder)): result_bytes(file) for file in sorted(folder.rglob("*")) if file.is_file()}
 
 
 def table(file):
@@ -216,6 +218,27 @@ def test_an_interrupted_run_goes_on_where_it_stopped(done, checkpoint, sequences
     shutil.copytree(sequences, other)
     with pytest.raises(InputError, match="choose another --output_dir"):
         inference.main(arguments(checkpoint, other, tmp_path))
+
+
+def test_a_run_holds_its_folder_and_is_bound_to_its_images(checkpoint, sequences, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(measurement, "write_report", lambda *_: None)
+    root, output = tmp_path / "TINY", tmp_path / "out"
+    shutil.copytree(sequences, root)
+    command = arguments(checkpoint, root, output, "--protocol", "standard")
+    with locked_folder(output), pytest.raises(InputError, match=r"another command is writing to .*out; wait"):
+        inference.main(command)
+    inference.main(command)
+    for file in (root / "masks").rglob("*.png"):
+        cv2.imwrite(str(file), np.zeros((HEIGHT, WIDTH), np.uint8))
+    inference.main([*command, "--resume"])
+    saved = json.loads((output / "metrics.json").read_text())
+    assert saved["protocols"]["standard"]["targets"] == 0 and saved["frames"] == 6
+    assert "of other images or masks" in capsys.readouterr().out
+    (root / "train.txt").write_text("b\n")
+    (root / "val.txt").write_text("a\nc\n")  # as many, but others
+    inference.main([*command, "--resume"])
+    assert {row["sequence"] for row in table(output / "per_sequence.csv")} == {"a", "c"}
+    assert not (output / "masks" / "b").exists()
 
 
 def test_single_images_of_mixed_sizes(checkpoint, tmp_path):

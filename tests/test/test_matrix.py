@@ -16,6 +16,7 @@ from istd.utils.checkpoint import save_checkpoint
 from istd.utils.errors import InputError
 from istd.utils.plots import write_heat_map
 from tests.reference.datasets_folders import write_lists, write_pairs
+from tests.reference.results import result_bytes
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +96,7 @@ def test_interrupted_and_continued_it_measures_each_pair_once(world, tmp_path, m
     options = ["--model_path", str(world / "second" / "best.pth"), "--dataset", str(world / "Y"), "--device", "cpu"]
     inference.main([*options, "--protocol", "standard", "--output_dir", str(tmp_path / "alone")])
     both = [path / "metrics.json" for path in (tmp_path / "alone", tmp_path / "second" / "Y")]
-    assert both[0].read_bytes() == both[1].read_bytes()
+    assert result_bytes(both[0]) == result_bytes(both[1])
 
 
 def test_results_of_other_options_are_not_taken_for_finished(tmp_path):

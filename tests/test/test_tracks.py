@@ -16,10 +16,11 @@ from istd.test_script.media.overlay import TRAIL, TRAIL_FRAMES, Trails, draw_ove
 from istd.test_script.predictor import FrameResult, Predictor
 from istd.test_script.predictor.detections import find_detections
 from istd.test_script.results.tracks import TrackFilter, erase_regions
-from istd.utils import plots
+from istd.utils import plots, tracking
 from istd.utils.images import read_mask
 from istd.utils.tracking import MAX_GAP
 from tests.reference.local_contrast import LocalContrast
+from tests.reference.results import result_bytes
 
 HEIGHT, WIDTH, FRAMES = 48, 64, 7
 FLASH = (4, 50)  # a false alarm in frame 3 alone (row, column)
@@ -134,8 +135,8 @@ def test_short_tracks_are_dropped_from_all_files_and_resumed_runs_agree(dataset,
     for _ in range(2):  # a finished run that is resumed does not change either
         run_inference(dataset, tmp_path, *options, "--resume")
         for file in (runs[3]).rglob("*"):
-            if file.is_file() and file.name != "run.json":
-                assert file.read_bytes() == (tmp_path / file.relative_to(runs[3])).read_bytes()
+            if file.is_file():
+                assert result_bytes(file) == result_bytes(tmp_path / file.relative_to(runs[3]))
 
 
 def test_the_report_shows_tracks_and_paths(runs):
@@ -227,6 +228,17 @@ def test_regions_are_erased_one_by_one():
     first, _, third = find_detections(mask, mask.astype(float))
     np.testing.assert_array_equal(np.argwhere(erase_regions(mask, [first, third])), [[5, 5], [6, 5]])
     np.testing.assert_array_equal(erase_regions(mask, []), mask)
+
+
+def test_detections_of_a_frame_with_too_many_are_kept(monkeypatch):
+    """They are in no track: nobody knows how long it would be."""
+    monkeypatch.setattr(tracking, "MAX_POINTS", 2)
+    tracker = TrackFilter(2)
+    frames = [[(1, 2), (1, 6), (1, 10)], [(1, 2)], [(30, 2)]]
+    kept = [frame for index, result in enumerate(results(*frames)) for frame in tracker.add(str(index), result)]
+    kept += tracker.finish()
+    assert [frame.tracks for frame in kept] == [[0, 0, 0], [], []]
+    assert [frame.result.mask.sum() for frame in kept] == [3, 0, 0]
 
 
 def test_trails_are_drawn_and_end():

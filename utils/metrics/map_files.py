@@ -52,6 +52,8 @@ def read_scores(path: Path, scale: str = "probability", mask: tuple[float, float
         return values.astype(np.float32) / np.float32(np.iinfo(values.dtype).max)
     scores = to_numpy(values)
     check_values(scores, str(path), scale)
+    if np.isinf(scores).any():
+        raise InputError(f"{path} holds infinite values; expected finite numbers: check what computed them")
     return scores
 
 

@@ -90,9 +90,9 @@ def count_tracks(frames: list[TrackedFrame], least: int = 1) -> TrackCounts:
 
 
 def long_tracks(tracks: list[np.ndarray], least: int) -> np.ndarray:
-    """The numbers of the tracks with at least `least` detections in all frames; 0, no track, counts as one each."""
+    """The numbers of the tracks with at least `least` detections in all frames, and 0, no track, which nobody knows."""
     numbers, counts = np.unique(np.concatenate([np.zeros(0, np.int64), *tracks]), return_counts=True)
-    return numbers[np.where(numbers > 0, counts, 1) >= least]
+    return numbers[(numbers == 0) | (counts >= least)]
 
 
 def add_counts(counts: Iterable[TrackCounts]) -> TrackCounts:

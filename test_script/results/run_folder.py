@@ -1,0 +1,96 @@
+"""The output folder of a run: what decides its results, and what an earlier run may leave in it."""
+
+import hashlib
+import json
+import shutil
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from istd.utils.errors import InputError
+from istd.utils.files import write_json
+from istd.utils.provenance import provenance
+
+RUN = "run.json"
+REPORT_FRAMES = "report_frames"  # the frames that the report shows
+FOLDERS = ("parts", "masks", "probabilities", "logits", "curves", REPORT_FRAMES)
+FILES = (
+    "report.html",
+    "metrics.json",
+    "per_image.csv",
+    "per_sequence.csv",
+    "detections.csv",
+    "detections_coco.json",
+    "tracks.csv",
+)
+NOT_COMPARED = ("checkpoint", "split_source")  # facts that may change without another result: where things lie
+
+OF_DATA = ("data", "frames", "ranges", "left_out")  # facts that differ where the images or masks do
+
+
+def run_key(facts: dict[str, Any]) -> str:
+    """A short text for the facts that decide the results, the same for the same results."""
+    deciding = {name: value for name, value in facts.items() if name not in NOT_COMPARED}
+    return hashlib.sha256(json.dumps(deciding, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def default_folder(dataset: str, checkpoint: str | Path) -> Path:
+    """Where results of a checkpoint on a dataset go by default: predict/DATASET/CHECKPOINT."""
+    names = (name.strip(".") or "unnamed" for name in (dataset, checkpoint_label(checkpoint).replace("/", "_")))
+    return Path("predict").joinpath(*names)
+
+
+def checkpoint_label(path: str | Path) -> str:
+    """What tables call a checkpoint: the name of its file, and RUN/checkpoint_best for one in the folder of a run."""
+    path = Path(path).absolute()
+    run = path.parent.parent.name if path.parent.name == "train" else path.parent.name
+    return f"{run}/{path.stem}" if run and path.stem.startswith("checkpoint") else path.stem
+
+
+def start_run(output: Path, facts: dict[str, Any], resume: bool) -> dict[str, Any]:
+    """Save what decides the results, `facts`, in `output`/run.json, with what made them; returns the latter.
+
+    What an earlier run wrote is removed, unless its results can be continued. Raises `InputError` as `check_run` does,
+    and where `output` holds such files of something else, which are not ours to remove.
+    """
+    state = check_run(output, facts, resume)
+    if state == "none":
+        if strange := [name for name in (*FOLDERS, *FILES) if (output / name).exists()]:
+            raise InputError(f"{output} holds {', '.join(strange)}, but no {RUN}; choose another --output_dir")
+    elif state == "other data":
+        print(f"the results in {output} are of other images or masks, or of an earlier version: measuring again")
+    if state != "same" or not resume:
+        clear_results(output)
+    record = provenance() | {"date": datetime.now().astimezone().isoformat(timespec="seconds")}
+    write_json(output / RUN, facts | {"provenance": record})
+    return record
+
+
+def clear_results(output: Path) -> None:
+    """Remove the results of a run from its folder, and nothing else."""
+    for name in FOLDERS:
+        shutil.rmtree(output / name, ignore_errors=True)
+    for name in FILES:
+        (output / name).unlink(missing_ok=True)
+
+
+def check_run(output: Path, facts: dict[str, Any], resume: bool) -> str:
+    """Whether `output` holds an earlier run: "none", "same", or one of "other data".
+
+    Raises `InputError` if it is of another dataset, or if it is to be resumed and had other settings. The checkpoint
+    may have moved: its content counts.
+    """
+    file = output / RUN
+    if not file.exists():
+        return "none"
+    try:
+        earlier = dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"cannot read {file}: {error}; remove it, or choose another --output_dir") from error
+    names = facts.keys() - {*NOT_COMPARED, *OF_DATA} if resume else {"dataset", "split"}
+    different = [name for name in facts if name in names and earlier.get(name) != facts[name]]
+    if different:
+        listing = ", ".join(f"{name} {earlier.get(name)!r}, now {facts[name]!r}" for name in different)
+        remedy = "give the same options, or choose another --output_dir" if resume else "choose another --output_dir"
+        raise InputError(f"{output} holds a run with {listing}; {remedy}")
+    return "same" if earlier.get("data") == facts.get("data") else "other data"
