@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from istd.utils.errors import InputError
+from istd.utils.image_stacks import STACK_SUFFIXES, StackPage, stack_pages
 from istd.utils.images import IMAGE_SUFFIXES, MASK_ENDING, file_key, image_files, numeric_key
 
 FOLDER_PAIRS = (("images", "masks"), ("IRSTD1k_Img", "IRSTD1k_Label"), ("image", "mask"))
@@ -20,16 +21,17 @@ EXPECTED_LAYOUTS = """expected one of the layouts
   IRSTD1k_Img/NAME.png + IRSTD1k_Label/NAME.png
   images/SEQUENCE/FRAME.png + masks/SEQUENCE/FRAME.png
   SEQUENCE/images/FRAME.png + SEQUENCE/masks/FRAME.png
+  images/SEQUENCE.tif or .npy + masks/SEQUENCE.tif or .npy   (stacks, a page a frame)
   training/N_1.png + training/N_2.png, test_org/N.png + test_gt/N.png   (MDvsFA)"""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One image file; `mask` is None if the frame is context only."""
+    """One image file, or page of a stack; `mask` is None if the frame is context only."""
 
     name: str
-    image: Path
-    mask: Path | None
+    image: Path | StackPage
+    mask: Path | StackPage | None
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,10 @@ def _paired_folders(root: Path) -> Layout | None:
         return None
     images, masks = pair
     folders, stray = _subfolders(images), len(_image_names(images))
+    if stacks := _stacks(images, masks):
+        return Layout(
+            root, f"{images.name}/SEQUENCE.tif or .npy + {masks.name}/SEQUENCE, a page a frame", "sequences", stacks
+        )
     if not folders or 0 < stray >= sum(len(_image_names(folder)) for folder in folders):
         frames, orphans = _match(images, masks)
         singles = [Sequence(frame.name, (frame,)) for frame in frames]
@@ -118,6 +124,23 @@ def _paired_folders(root: Path) -> Layout | None:
     if stray:
         name += f" ({stray} images beside the folders of the sequences do not count)"
     return Layout(root, name, "sequences", sequences, masks_without_image=orphans)
+
+
+def _stacks(images: Path, masks: Path) -> list[Sequence]:
+    """A sequence for every stack of images; masks are the pages of a stack of equal name, or the files of a folder."""
+    files = image_files(images, STACK_SUFFIXES)
+    sequences = []
+    for name, path in files.items():
+        pages = stack_pages(path)
+        if not pages:
+            return []
+        mask_stack = image_files(masks, STACK_SUFFIXES).get(name)
+        labels = stack_pages(mask_stack) if mask_stack else list(image_files(masks / name).values())
+        if labels and len(labels) != len(pages):
+            raise InputError(f"{path} has {len(pages)} pages, its masks in {masks} are {len(labels)}; expected as many")
+        frames = zip(pages, labels or [None] * len(pages), strict=True)
+        sequences.append(Sequence(name, tuple(Frame(page.stem, page, mask) for page, mask in frames)))
+    return sequences
 
 
 def _sequence_folders(root: Path) -> Layout | None:

@@ -16,6 +16,7 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 JPG_START, JPG_SCAN, JPG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 JPG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # that ends a scan: no stuffed byte, restart or fill byte
 JPG_SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # markers of the segments that hold the size
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two: BigTIFF
 TIFF_WIDTH, TIFF_HEIGHT, TIFF_BITS = 256, 257, 258
 
 
@@ -85,7 +86,7 @@ def _parse(file: BinaryIO, start: bytes) -> Header | None:
     if start.startswith(b"BM"):
         width, height = struct.unpack("<ii", start[18:26])
         return Header(width, abs(height), 8)
-    if start[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+    if start.startswith(TIFF_STARTS):
         return _tiff_header(file, "<" if start[:2] == b"II" else ">", start[2:4] in (b"+\0", b"\0+"))
     if start.startswith(np.lib.format.MAGIC_PREFIX):
         file.seek(0)

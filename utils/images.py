@@ -4,15 +4,18 @@ import codecs
 import io
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from operator import attrgetter
 from pathlib import Path
 
 import cv2
 import numpy as np
+import tifffile
 
 from istd.utils.errors import InputError
 from istd.utils.grey_levels import to_unit
-from istd.utils.image_headers import check_pixels, claimed_size, is_whole_png, jpg_header, open_image
+from istd.utils.image_headers import TIFF_STARTS, check_pixels, claimed_size, is_whole_png, jpg_header, open_image
+from istd.utils.image_stacks import StackPage, in_opencv_order, read_array
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 MASK_ENDING = "_pixels0"  # NUAA-SIRST is released with masks named NAME_pixels0.png
@@ -155,6 +158,8 @@ def encode_png(image: np.ndarray, options: tuple[int, ...] = ()) -> bytes:
 
 def _read(path: str | Path) -> np.ndarray:
     """`_decode` of a file."""
+    if isinstance(path, StackPage) or str(path).lower().endswith(".npy"):
+        return read_array(path)
     with open_image(path) as file:
         return _decode(file.read(), str(path))
 
@@ -165,6 +170,9 @@ def _decode(data: bytes, name: str) -> np.ndarray:
         check_pixels(header, name)
     whole = data and not _is_truncated(data)
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if whole else None
+    if image is None and data.startswith(TIFF_STARTS):  # float16, BigTIFF
+        with suppress(Exception):
+            image = in_opencv_order(tifffile.imread(io.BytesIO(data), key=0))
     if image is None:
         expected = "no whole png, jpg, bmp or tiff image; copy or convert it again"
         raise InputError(f"cannot read image {name}: its {len(data)} bytes are {expected}")

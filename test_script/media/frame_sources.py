@@ -14,14 +14,16 @@ import numpy as np
 
 from istd.test_script.media.image_stream import split_images
 from istd.utils.errors import InputError
-from istd.utils.grey_levels import GreyScale, spread, to_unit
-from istd.utils.images import IMAGE_SUFFIXES, decode_pixels, image_files, numeric_key, read_pixels
+from istd.utils.grey_levels import GreyScale, spread
+from istd.utils.image_stacks import STACK_SUFFIXES, stack_pages
+from istd.utils.images import IMAGE_SUFFIXES, decode_pixels, image_files, numeric_key, one_channel, read_pixels
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".m4v", ".wmv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".flv")
 EXPECTED = (
     "an image, a folder of images, a folder of such folders, a video file, a camera's number or URL, or - for a pipe"
 )
 PIPE = "-"
+GREY_16_BIT = int.from_bytes(b"Y1\x00\x10", "little")  # FFmpeg's tag of gray16le
 DEFAULT_FPS = 25.0  # of the overlay video of an image sequence
 LARGEST_FPS = 1000
 FAILED_READS = 64  # consecutive undecodable frames after which a video is taken to have ended
@@ -66,9 +68,13 @@ def find_sources(path: str | Path) -> list[Source]:
     if not path.exists():
         raise InputError(f"{path} does not exist; give {EXPECTED}")
     suffix = path.suffix.lower()
-    if suffix not in IMAGE_SUFFIXES + VIDEO_SUFFIXES:
+    if suffix not in IMAGE_SUFFIXES + VIDEO_SUFFIXES + STACK_SUFFIXES:
         raise InputError(f"{path} is neither an image ({images}) nor a video ({', '.join(VIDEO_SUFFIXES)}); convert it")
-    return [folder_source(path.stem, [path], "image") if suffix in IMAGE_SUFFIXES else video_source(path)]
+    if pages := stack_pages(path):
+        return [folder_source(path.stem, pages)]
+    if suffix in (*IMAGE_SUFFIXES, *STACK_SUFFIXES):
+        return [folder_source(path.stem, [path], "image")]
+    return [video_source(path)]
 
 
 def folder_source(name: str, images: list[Path], kind: str = "folder") -> Source:
@@ -136,8 +142,23 @@ def video_source(path: Path | str | int) -> Source:
     length = count if count > 0 else None
     fps = fps if 0 < fps < LARGEST_FPS else DEFAULT_FPS
     name = public_address(path)
-    frames = partial(read_video, capture, name, length, fps)
-    return Source(Path(name).stem, "video", length, fps, frames, GreyScale())
+    sample = partial(sample_video, path, length) if isinstance(path, Path) and length else None
+    scale = GreyScale(sample=sample)
+    frames = partial(read_video, capture, name, length, fps, scale=scale)
+    return Source(Path(name).stem, "video", length, fps, frames, scale)
+
+
+def sample_video(path: Path, length: int) -> Iterator[np.ndarray]:
+    """Stored frames spread over a video."""
+    capture = open_video(path)
+    try:
+        for index in spread(length):
+            capture.set(cv2.CAP_PROP_POS_FRAMES, index)
+            good, image = capture.read()
+            if good:
+                yield one_channel(image)
+    finally:
+        capture.release()
 
 
 def open_video(path: Path | str | int) -> cv2.VideoCapture:
@@ -148,10 +169,14 @@ def open_video(path: Path | str | int) -> cv2.VideoCapture:
             address = public_address(path)
             raise InputError(f"cannot open camera {address}; check its number or URL, and that nothing else uses it")
         raise InputError(f"cannot open video {path}: damaged, or a format that OpenCV cannot decode; convert it to mp4")
+    if int(capture.get(cv2.CAP_PROP_CODEC_PIXEL_FORMAT) or 0) & 0xFFFFFFFF == GREY_16_BIT:
+        capture.set(cv2.CAP_PROP_CONVERT_RGB, 0)  # else frames come with 8 bits
     return capture
 
 
-def read_video(capture: cv2.VideoCapture, name: str, length: int | None, fps: float, on_bad: OnBad) -> Frames:
+def read_video(
+    capture: cv2.VideoCapture, name: str, length: int | None, fps: float, on_bad: OnBad, scale: GreyScale
+) -> Frames:
     """Stream a video as grey frames in 0..1; `name` is for messages.
 
     Frames that cannot be decoded are detected by gaps in the time stamps, a missing end by the frame count. Each is
@@ -173,7 +198,7 @@ def read_video(capture: cv2.VideoCapture, name: str, length: int | None, fps: fl
                 for lost in range(number, stamp):
                     on_bad(f"{lost:06d}", f"frame {lost} of video {name} cannot be decoded")
                 number = max(number, stamp)
-            yield f"{number:06d}", to_unit(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY))
+            yield f"{number:06d}", scale(one_channel(image))
             number += 1
         if number == 0:
             raise InputError(f"no frame of video {name} can be decoded; convert it to mp4")

@@ -1,0 +1,101 @@
+"""Stacks of frames in one file, and 16-bit video."""
+
+import av
+import cv2
+import numpy as np
+import pytest
+import tifffile
+
+from istd.datasets import ClipDataset, open_dataset
+from istd.datasets.usable import usable_index
+from istd.test_script.media.frame_sources import find_sources
+from istd.utils.errors import InputError
+from istd.utils.grey_levels import sequence_range, spread, to_unit
+from istd.utils.image_headers import read_header
+from istd.utils.image_stacks import stack_pages
+from istd.utils.images import read_pixels
+from tests.datasets.test_clips import plain
+
+RANDOM = np.random.default_rng(0)
+RAW = (7000 + RANDOM.integers(0, 510, (5, 24, 32))).astype(np.uint16)
+
+
+def write_stack(path, frames):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".npy":
+        np.save(path, frames)
+    else:
+        tifffile.imwrite(path, frames, bigtiff=path.stem.startswith("big"), photometric="minisblack")
+    return path
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int32, np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("name", ["stack.tif", "big.tiff", "stack.npy"])
+def test_every_page_is_read_as_it_is_stored(tmp_path, name, kind):
+    frames = (RAW % 200 if kind == np.uint8 else RAW).astype(kind)
+    pages = stack_pages(write_stack(tmp_path / name, frames))
+    assert [page.stem for page in pages] == [f"{number:06d}" for number in range(5)]
+    for page, frame in zip(pages, frames, strict=True):
+        np.testing.assert_array_equal(read_pixels(page), frame)
+        assert read_header(page).size == (32, 24)
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32])
+def test_a_single_page_is_an_image(tmp_path, kind):
+    path = write_stack(tmp_path / "one.tif", RAW[0].astype(kind))
+    assert stack_pages(path) == []
+    np.testing.assert_array_equal(read_pixels(path), RAW[0].astype(kind))
+
+
+@pytest.mark.parametrize("ending", [".tif", ".npy"])
+def test_a_dataset_of_stacks(tmp_path, ending):
+    masks = np.zeros((5, 24, 32), np.uint8)
+    masks[:, 4:7, 5:8] = 255
+    for name in ("a", "b"):
+        write_stack(tmp_path / "images" / f"{name}{ending}", RAW)
+        write_stack(tmp_path / "masks" / f"{name}{ending}", masks)
+    index = usable_index(open_dataset(tmp_path), ["train", "test"])
+    assert index.info.kind == "sequences" and [len(sequence.frames) for sequence in index.sequences] == [5, 5]
+    sample = ClipDataset(index.sequences, 3, plain)[2]
+    chosen = sequence_range(RAW[spread(5)])
+    np.testing.assert_array_equal(sample.clip[:, 0].numpy(), [to_unit(frame, chosen) for frame in RAW[1:4]])
+    assert sample.frame == "000002" and (sample.mask[0, 4:7, 5:8] == 1).all()
+    write_stack(tmp_path / "masks" / f"b{ending}", masks[:3])
+    with pytest.raises(InputError, match=r"has 5 pages, its masks .* are 3"):
+        open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("content", [np.zeros(5), np.zeros((2, 3, 4, 5)), np.array([None])])
+def test_other_arrays_are_refused(tmp_path, content):
+    np.save(tmp_path / "a.npy", content, allow_pickle=True)
+    with pytest.raises(InputError, match=r"a\.npy"):
+        stack_pages(tmp_path / "a.npy")
+
+
+def test_stacks_and_16_bit_videos_are_sources_of_frames(tmp_path):
+    write_stack(tmp_path / "stack.tif", RAW)
+    write_stack(tmp_path / "stack.npy", RAW)
+    with av.open(str(tmp_path / "video.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 32, 24, "gray16le"
+        for frame in RAW:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="gray16le")))
+        container.mux(stream.encode())
+    chosen = sequence_range(RAW[spread(5)])
+    for name in ("stack.tif", "stack.npy", "video.mkv"):
+        (source,) = find_sources(tmp_path / name)
+        frames = dict(source.frames(pytest.fail))
+        assert list(frames) == [f"{number:06d}" for number in range(5)] and source.length == 5
+        np.testing.assert_array_equal(list(frames.values()), [to_unit(frame, chosen) for frame in RAW])
+        assert source.scale.range == chosen
+
+
+def test_an_8_bit_video_stays_as_it_is(tmp_path):
+    writer = cv2.VideoWriter(str(tmp_path / "a.avi"), cv2.VideoWriter_fourcc(*"FFV1"), 25, (32, 24))
+    grey = (RAW[0] % 200).astype(np.uint8)
+    writer.write(cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR))
+    writer.release()
+    (source,) = find_sources(tmp_path / "a.avi")
+    ((_, frame),) = source.frames(pytest.fail)
+    np.testing.assert_allclose(frame, grey / 255, atol=1.01 / 255)
+    assert source.scale.range is None
