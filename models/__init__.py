@@ -23,6 +23,7 @@ from istd.models.external import (
 from istd.models.network import Network
 from istd.models.sgmp_unet import SMALL, SGMPUNet
 from istd.models.weights import load_weights, mismatches, unknown_network
+from istd.utils.bare_names import share_with_istd
 from istd.utils.checkpoint import Checkpoint, read_checkpoint
 from istd.utils.config import convert
 from istd.utils.errors import InputError
@@ -38,6 +39,8 @@ __all__ = [
     "short_name",
     "try_network",
 ]
+
+share_with_istd(__name__)
 
 NETWORKS = (SGMPUNet, DATransNet)
 MODELS = {network.name: network for network in NETWORKS} | {"sgmp_unet_small": functools.partial(SGMPUNet, **SMALL)}

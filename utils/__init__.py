@@ -1,1 +1,5 @@
 """Metrics, checkpoints, images, configuration and errors, which know nothing of the other packages."""
+
+from istd.utils.bare_names import share_with_istd
+
+share_with_istd(__name__)
