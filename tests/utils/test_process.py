@@ -89,7 +89,14 @@ def test_what_is_a_command(started, argv, package, expected, monkeypatch):
 @pytest.mark.parametrize("package", ["train_script", "test_script"])
 def test_packages_of_commands_set_them_up_before_they_import_anything_else(package):
     lines = (ROOT / package / "__init__.py").read_text(encoding="utf-8").splitlines()
-    assert lines[1:] == ["", "from istd.utils.process import set_up_command", "", "set_up_command(__name__)"]
+    assert lines[1:] == [
+        "",
+        "from istd.utils.bare_names import share_with_istd",
+        "from istd.utils.process import set_up_command",
+        "",
+        "set_up_command(__name__)",
+        "share_with_istd(__name__)",
+    ]
 
 
 @pytest.mark.parametrize(("largest", "kept"), [(1 << 31, 1 << 30), (1 << 25, 1 << 25)], ids=["now", "glibc 2.34"])
