@@ -35,7 +35,14 @@ from istd.utils.metrics.boxes import box_line, measure_boxes, read_box_files
 from istd.utils.metrics.curves import merge_curves
 from istd.utils.metrics.map_files import mask_values
 from istd.utils.metrics.saved_maps import Pair, find_pairs, key_names, list_files, read_groups, shown
-from istd.utils.metrics.tables import areas_table, error_table, metrics_table, protocols_text, text_table
+from istd.utils.metrics.tables import (
+    areas_table,
+    error_table,
+    interval_table,
+    metrics_table,
+    protocols_text,
+    text_table,
+)
 from istd.utils.metrics.track_metrics import track_cells
 from istd.utils.plots import write_curves
 
@@ -233,6 +240,8 @@ def print_results(results: dict[str, dict]) -> None:
     print(metrics_table(results, "protocol"))
     if "boxes" in result:
         print(box_line(result["boxes"]))
+    if intervals := interval_table(results, "95 % interval"):
+        print(intervals)
     if errors := error_table(results, "protocol"):
         print(f"\nhIoU and what each error takes from it, in %\n{errors}")
     print(f"\nPd by target area in px ({first})\n{areas_table(result['by_area'])}")

@@ -54,7 +54,7 @@ from istd.utils.errors import InputError, run_main
 from istd.utils.grey_levels import range_value
 from istd.utils.metrics import PROTOCOLS, Protocol, build_metrics
 from istd.utils.metrics.boxes import box_line
-from istd.utils.metrics.tables import error_table, metrics_table, text_table
+from istd.utils.metrics.tables import error_table, interval_table, metrics_table, text_table
 from istd.utils.metrics.track_metrics import track_cells
 from istd.utils.names import printable
 
@@ -189,6 +189,8 @@ def print_results(metrics: dict[str, dict], published: Iterable[PublishedMetrics
     print(metrics_table(metrics | published_lines(published), "protocol"))
     if "boxes" in first:
         print(box_line(first["boxes"]))
+    if intervals := interval_table(metrics, "95 % interval"):
+        print(intervals)
     if errors := error_table(metrics, "protocol"):
         print(f"hIoU and what each error takes from it, in %:\n{errors}")
     if first.get("by_snr"):

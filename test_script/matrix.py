@@ -6,30 +6,35 @@ Every pair is measured as by `test_script.inference`, with the same options, int
 checkpoints of one file name are told apart by their folders. Pairs that are finished are not measured again, so the
 same command continues after an interruption, and further checkpoints and datasets can be added. Written besides:
 matrix.md (a table for each metric, a row for each checkpoint, a column for each dataset), matrix.csv (a row for each
-pair, ratios), and heat_maps/PROTOCOL_METRIC.png. torchrun shares the frames between processes.
+pair, ratios), heat_maps/PROTOCOL_METRIC.png, and curves/DATASET/ with a line for each checkpoint. torchrun shares the
+frames between processes.
 """
 
 import argparse
 import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 
 from istd.datasets import open_datasets
 from istd.test_script.inference import add_reading_options, measure_dataset, prepare_jobs
-from istd.test_script.measurement import Job
+from istd.test_script.measurement import Job, read_curves
 from istd.test_script.options import add_model_options, add_track_options, command_parser
 from istd.test_script.results.result_files import single_numbers, write_table
-from istd.test_script.results.run_folder import check_run
+from istd.test_script.results.run_folder import check_run, checkpoint_label
 from istd.test_script.results.set_results import read_finished
 from istd.utils.distributed import barrier, is_main, process_group
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import check_writable, json_ready, open_atomic
+from istd.utils.folder_lock import locked_folder
 from istd.utils.metrics import PROTOCOLS
 from istd.utils.metrics.accumulator import LOWER_IS_BETTER
+from istd.utils.metrics.curves import Curves
 from istd.utils.metrics.tables import HEADINGS, format_metric, text_table
-from istd.utils.plots import write_heat_map
+from istd.utils.names import printable
+from istd.utils.plots import write_curves, write_heat_map
 
 Results = Mapping[tuple[str, str], Mapping[str, Mapping]]  # (checkpoint, dataset) -> protocol -> metrics
 MEMORY_ADVICE = "lower --batch_size, or give --tile"  # of `run_main`
@@ -58,21 +63,39 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace, device: torch.device) -> None:
     """Measure the pairs that are not finished, and write the tables and pictures; called in each process."""
-    jobs = prepare_pairs(args, device)
+    with locked_folder(args.output_dir) if is_main() else nullcontext():
+        measure_pairs(prepare_pairs(args, device), args.output_dir)
+
+
+def measure_pairs(jobs: dict[tuple[str, str], Job], output: Path) -> None:
+    """Measure the pairs that are not finished in `output`, and write what is made of all."""
     results = {}
     for pair, job in jobs.items():
-        folder = args.output_dir.joinpath(*pair)
+        folder = output.joinpath(*pair)
         check_run(folder, job.facts, resume=True)
         results[pair] = read_finished(folder, job.facts)
     barrier()  # every process has looked before any one writes
     for number, (pair, job) in enumerate(jobs.items(), 1):
         if is_main():
             state = "" if results[pair] is None else ": finished before"
-            print(f"pair {number} of {len(jobs)}, {pair[0]} on {pair[1]}{state}", flush=True)
+            print(printable(f"pair {number} of {len(jobs)}, {pair[0]} on {pair[1]}{state}"), flush=True)
         if results[pair] is None:
-            results[pair] = json_ready(measure_dataset(job, args.output_dir.joinpath(*pair), resume=True))
+            results[pair] = json_ready(measure_dataset(job, output.joinpath(*pair), resume=True))
     if is_main():
-        write_matrix(args.output_dir, results)
+        write_dataset_curves(output, jobs)
+        write_matrix(output, results)
+
+
+def write_dataset_curves(output: Path, jobs: dict[tuple[str, str], Job]) -> None:
+    """Write curves/DATASET/ with a line for each checkpoint in every picture, where there are several checkpoints."""
+    by_dataset: dict[str, dict[str, Curves]] = {}
+    for (model, dataset), job in jobs.items():
+        curves = read_curves(job, output / model / dataset)
+        if curves is not None:
+            by_dataset.setdefault(dataset, {})[model] = curves
+    for dataset, curves in by_dataset.items():
+        if len(curves) > 1:
+            write_curves(curves, output / "curves" / dataset, f"{dataset}, protocol standard")
 
 
 def prepare_pairs(args: argparse.Namespace, device: torch.device) -> dict[tuple[str, str], Job]:
@@ -90,7 +113,8 @@ def prepare_pairs(args: argparse.Namespace, device: torch.device) -> dict[tuple[
 def checkpoint_names(paths: list[Path]) -> list[str]:
     """Names that differ: file names, with as many folders as it takes, without the end that all paths share.
 
-    For instance, runs/a/train/best.pth and runs/b/train/best.pth are a and b.
+    For instance, runs/a/train/best.pth and runs/b/train/best.pth are a and b. Names that would begin with "checkpoint"
+    are preceded by that of their run.
     """
     parts = [Path(os.path.abspath(path).removesuffix(".pth")).parts[1:] for path in paths]
     if len(set(parts)) < len(parts):
@@ -103,7 +127,8 @@ def checkpoint_names(paths: list[Path]) -> list[str]:
         names = ["_".join(one[-length : len(one) - shared]) for one in parts]
         if len(set(names)) == len(names):
             break
-    return names
+    labels = [checkpoint_label(path).replace("/", "_") for path in paths]
+    return labels if names[0].startswith("checkpoint") and len(set(labels)) == len(labels) else names
 
 
 def write_matrix(output: Path, results: Results) -> None:
@@ -114,7 +139,7 @@ def write_matrix(output: Path, results: Results) -> None:
             names = {"protocol": protocol, "checkpoint": model, "dataset": dataset}
             rows.append(names | single_numbers(metrics))
     write_table(output / "matrix.csv", rows)
-    sections = ["# Checkpoints (rows) measured on datasets (columns)\n"]
+    tables, sections = [], ["# Checkpoints (rows) measured on datasets (columns)\n"]
     for protocol in next(iter(results.values())):
         for metric, (heading, _) in HEADINGS.items():
             table = metric_table(results, protocol, metric)
@@ -125,10 +150,11 @@ def write_matrix(output: Path, results: Results) -> None:
             lines = [table[0], ["---", *("--:" for _ in table[0][1:])], *table[1:]]
             grid = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
             sections.append(f"## {heading}, {protocol}\n\n{grid}\n\n![{heading}]({picture.as_posix()})\n")
-            print(f"{text_table(table)}\n")
+            tables.append(f"{text_table(table)}\n")
     with open_atomic(output / "matrix.md") as file:
         file.write("\n".join(sections))
-    print(f"results in {output}: matrix.md, matrix.csv, and heat_maps/")
+    print("\n".join(tables))
+    print(printable(f"results in {output}: matrix.md, matrix.csv, heat_maps/, and curves/ of several checkpoints"))
 
 
 def metric_table(results: Results, protocol: str, metric: str) -> list[list[str]] | None:

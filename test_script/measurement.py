@@ -28,6 +28,7 @@ from istd.utils.distributed import barrier, is_main, rank, world_size
 from istd.utils.folder_lock import locked_folder
 from istd.utils.metrics import MetricAccumulator, Protocol
 from istd.utils.metrics.accumulator import ImageCounts
+from istd.utils.metrics.curves import Curves, merge_curves
 from istd.utils.metrics.matching import close_pairs
 from istd.utils.metrics.regions import ImagePair, find_regions
 
@@ -145,6 +146,14 @@ def measure_maps(job: Job, with_curves: bool) -> Results:
 def shard_of(shards: list[Shard]) -> dict[int, Shard]:
     """The shard of each item."""
     return {item: shard for shard in shards for item in shard.items}
+
+
+def read_curves(job: Job, output: Path) -> Curves | None:
+    """The curves over all frames of a job that `measure_set` measured into `output`; None where some are missing."""
+    shards = split_work([frame.sequence for frame in job.frames.frames])
+    if not all(load_shard(output / "parts", shard, run_key(job.facts)) for shard in shards):
+        return None
+    return merge_curves(shard.curves for shard in shards).compute()
 
 
 def measure_set(job: Job, output: Path, resume: bool = False) -> Measured | None:

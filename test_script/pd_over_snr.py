@@ -25,6 +25,7 @@ from istd.test_script.measurement import observe_maps
 from istd.test_script.options import add_checkpoint_option, add_device_options, command_parser
 from istd.test_script.predictor import Predictor
 from istd.test_script.predictor.preparation import eval_dataset, frame_preparation, load_recipe
+from istd.test_script.results.run_folder import checkpoint_label
 from istd.utils.device import choose_device
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import check_writable, write_csv
@@ -67,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
         dataset, predictor = load(path, sequences, index.info, device)
         items = np.linspace(0, len(dataset) - 1, min(args.frames, len(dataset))).astype(int).tolist()
         frames = read_frames(dataset, items, index)
-        name = Path(path).stem if Path(path).stem not in results else str(path)
+        name = checkpoint_label(path) if checkpoint_label(path) not in results else str(path)
         views = {name: dataset}
         if dataset.num_frames > 1:
             views[f"{name}, copies of one frame"] = StillClips(dataset)
@@ -75,10 +76,10 @@ def main(argv: list[str] | None = None) -> None:
             maps = logit_maps(partial(network_maps, dataset=view, predictor=predictor, scales={"logit"}), items, title)
             results[title] = compare(maps, frames, args.fa, args.snr)
     rows = table(results, [int(inside.sum()) for inside in by_interval(frames, args.snr)], args.snr)
-    print(f"{index.info.name}, {args.split}: {len(frames)} frames; Pd % at Fa <= {args.fa * 1e6:g}e-6")
-    print(text_table(rows))
     write_csv(args.output.with_suffix(".csv"), rows[0], rows[1:])
     draw(args.output, results, args.snr, args.fa)
+    print(f"{index.info.name}, {args.split}: {len(frames)} frames; Pd % at Fa <= {args.fa * 1e6:g}e-6")
+    print(text_table(rows))
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

@@ -16,6 +16,7 @@ from istd.test_script.results.shards import Shard
 from istd.utils.files import write_csv, write_json
 from istd.utils.metrics import PROTOCOLS, MetricAccumulator
 from istd.utils.metrics.accumulator import METRICS
+from istd.utils.metrics.bootstrap import bootstrap_intervals
 from istd.utils.metrics.curves import CURVE_AREAS, CurveAccumulator, collect_metrics, merge_curves
 from istd.utils.metrics.tables import metrics_table
 from istd.utils.plots import write_curves
@@ -44,8 +45,11 @@ def merge_shards(shards: list[Shard]) -> Results:
 
 
 def set_metrics(results: Results) -> dict[str, dict]:
-    """All metrics of each protocol."""
-    return {name: collect_metrics(metric, results.curves) for name, metric in results.metrics.items()}
+    """All metrics of each protocol, with their bootstrap intervals."""
+    return {
+        name: collect_metrics(metric, results.curves) | {"intervals": bootstrap_intervals(metric)}
+        for name, metric in results.metrics.items()
+    }
 
 
 def write_results(

@@ -57,6 +57,8 @@ def test_interrupted_and_continued_it_measures_each_pair_once(world, tmp_path, m
         return measure(job, output, resume)
 
     monkeypatch.setattr(matrix, "measure_dataset", counted)
+    lines = {}
+    monkeypatch.setattr(matrix, "write_curves", lambda curves, folder, title: lines.update({folder.name: curves}))
     monkeypatch.setattr(matrix, "write_heat_map", lambda path, *shown: drawn.update({path.name: shown}))
     monkeypatch.setattr(set_results, "write_curves", lambda *_: None)
     monkeypatch.setattr(measurement, "write_report", lambda output, *_: (output / "report.html").touch())
@@ -85,6 +87,10 @@ def test_interrupted_and_continued_it_measures_each_pair_once(world, tmp_path, m
     assert lower_is_better and not drawn["standard_iou.png"][1] and "(heat_maps/standard_fa.png)" in text
     assert cells[0] == ["Fa x1e-6 (standard)", "X", "Y"] and [row[0] for row in cells[1:]] == ["first", "second"]
     assert cells[2][1] == f"{1e6 * float(rows[2]['fa']):.2f}"
+
+    assert {name: list(curves) for name, curves in lines.items()} == {name: ["first", "second"] for name in "XY"}
+    saved = json.loads((tmp_path / "second" / "X" / "metrics.json").read_text())["protocols"]["standard"]
+    assert lines["X"]["second"].ap == saved["ap"] and saved["intervals"]["units"] == 2
 
     torch.save({"layer": torch.zeros(1)}, tmp_path / "foreign.pth")
     with pytest.raises(InputError, match="unknown network"):
@@ -117,6 +123,9 @@ def test_checkpoints_are_named_by_what_tells_them_apart():
     assert checkpoint_names(["x/a.pth", "b.pth"]) == ["a", "b"]
     assert checkpoint_names(["x/a.pth", "x/a.pt"]) == ["a", "a.pt"]
     assert checkpoint_names(["x/a.pth"]) == ["a"]
+    assert checkpoint_names(["o/fast/train/checkpoint_best.pth"]) == ["fast_checkpoint_best"]
+    both = [f"o/fast/train/checkpoint_{name}.pth" for name in ("best", "last")]
+    assert checkpoint_names(both) == ["fast_checkpoint_best", "fast_checkpoint_last"]
     assert checkpoint_names(["/best.pth", "/runs/best.pth"]) == ["best", "runs_best"]
     with pytest.raises(InputError, match="twice"):
         checkpoint_names(["a.pth", "./a.pth"])
