@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,17 +20,19 @@ BORDERS = ("clamp", "wrap")
 CACHE_BYTES = 512 * 2**20  # per worker; 8192 frames of 256 x 256 at 8 bit
 
 
-class ClipSample(NamedTuple):
-    """One item: `clip` float [T, C, H, W], `mask` float 0/1 [1, h, w], and names.
+class ClipSample(dict):
+    """One item, a mapping: "clip" float [T, C, H, W], "mask" float 0/1 [1, h, w], the names "dataset", "sequence" and
+    "frame", and whatever else a dataset adds. Its values are also attributes: `sample.clip`.
 
-    Made by `collate`, a batch: clip [B, T, C, H, W], mask [B, 1, h, w], and lists of B names.
+    Made by `collate`, a batch: clip [B, T, C, H, W], mask [B, 1, h, w], other tensors stacked likewise, and lists of B
+    values of everything else.
     """
 
-    clip: torch.Tensor
-    mask: torch.Tensor
-    dataset: str | list[str]
-    sequence: str | list[str]
-    frame: str | list[str]
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
 
 
 # frames [T, H, W] (uint8, or float32 in 0..1), mask bool [H, W] -> clip and mask of `ClipSample`
@@ -131,7 +133,8 @@ class ClipDataset(Dataset):
         repeat = [occurrence] if occurrence else []
         random = np.random.default_rng([self.seed, int(self._epoch), item, *repeat])
         clip, mask = self.transform(frames, mask, random)
-        return ClipSample(clip, mask, self.dataset_name, sequence.name, target.name)
+        names = {"dataset": self.dataset_name, "sequence": sequence.name, "frame": target.name}
+        return ClipSample(clip=clip, mask=mask, **names)
 
     def raw_ranges(self) -> dict[str, GreyRange]:
         """The range of each sequence of several frames whose first one is deeper than 8 bits, by the sequence's name.
@@ -187,9 +190,14 @@ def range_lines(datasets: Iterable[ClipDataset]) -> list[str]:
 def collate(samples: list[ClipSample]) -> ClipSample:
     """Batch samples of one size; raises `InputError` where sizes differ (evaluation of mixed sizes: batch size 1)."""
     for part in ("clip", "mask"):
-        shapes = {tuple(getattr(sample, part).shape) for sample in samples}
+        shapes = {tuple(sample[part].shape) for sample in samples}
         if len(shapes) > 1:
             advice = "use batch size 1, or a preset with a fixed size"
             raise InputError(f"the {part}s of a batch differ in size: {sorted(shapes)}; {advice}")
-    clips, masks, *names = zip(*samples, strict=True)
-    return ClipSample(torch.stack(clips), torch.stack(masks), *map(list, names))
+    batch = {key: [sample[key] for sample in samples] for key in samples[0]}
+    return ClipSample({key: torch.stack(values) if _stackable(values) else values for key, values in batch.items()})
+
+
+def _stackable(values: list) -> bool:
+    """Whether values of the samples of a batch are tensors of one shape."""
+    return all(isinstance(value, torch.Tensor) and value.shape == values[0].shape for value in values)

@@ -116,4 +116,4 @@ class StillClips(Dataset):
 
     def __getitem__(self, item: int) -> ClipSample:
         sample = self._dataset[item]
-        return sample._replace(clip=sample.clip[[self._dataset.target] * len(sample.clip)])
+        return ClipSample({**sample, "clip": sample.clip[[self._dataset.target] * len(sample.clip)]})

@@ -9,8 +9,8 @@ from istd.datasets.catalog import CATALOG
 from istd.datasets.index import split_names
 from istd.datasets.presets import PRESETS
 from istd.models import MODELS, check_options, is_external, model_options
-from istd.train_script.losses import LOSSES
-from istd.utils.config import check_values, nearest, parse_arguments, read_values
+from istd.train_script.losses import LOSSES, check_loss_options
+from istd.utils.config import check_values, convert, nearest, parse_arguments, read_values
 from istd.utils.device import AMP_NAMES
 from istd.utils.errors import InputError
 from istd.utils.grey_levels import parse_range
@@ -99,7 +99,9 @@ class Settings:
     pretrained_backbone: str | None
 
     loss: Literal[tuple(LOSSES)]
+    loss_options: dict
     aux_weight: NonNegative
+    output_weights: dict
 
     epochs: Count
     start_epoch: Whole
@@ -191,7 +193,7 @@ def parse_command_line(argv: list[str] | None) -> tuple[str | None, dict[str, An
 def merge_settings(config: str | None, given: dict[str, Any], saved: dict[str, Any] | None = None) -> Settings:
     """Defaults < published sizes < settings saved with a run that is continued < configuration < command line, checked.
 
-    Model options add up as long as the model stays the same.
+    The options of the model, and of the loss, add up as long as it stays the same.
     """
     values = read_values(DEFAULTS, Settings)
     kept = {name: value for name, value in renamed(saved or {}).items() if name not in REMOVED}
@@ -199,9 +201,17 @@ def merge_settings(config: str | None, given: dict[str, Any], saved: dict[str, A
     layers += [read_config(config) if config is not None else {}, given]
     merged = {name: value for layer in (values, *layers) for name, value in layer.items()}
     for layer in [published_sizes(merged), *layers]:
-        options = values["model_options"] if layer.get("model", values["model"]) == values["model"] else {}
-        values |= layer | {"model_options": options | layer.get("model_options", {})}
+        kept = {
+            f"{part}_options": values[f"{part}_options"] if layer.get(part, values[part]) == values[part] else {}
+            for part in ("model", "loss")
+        }
+        values |= layer | {name: options | layer.get(name, {}) for name, options in kept.items()}
     values["model_options"] = check_options(values["model"], values["model_options"])
+    values["loss_options"] = check_loss_options(values["loss"], values["loss_options"])
+    weights = values["output_weights"].items()
+    values["output_weights"] = {
+        name: convert(f"output_weights {name}", weight, NonNegative) for name, weight in weights
+    }
     settings = Settings(**values)
     check_datasets(settings)
     parse_range(settings.range)

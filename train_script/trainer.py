@@ -20,7 +20,7 @@ from istd.test_script.predictor import Predictor
 from istd.test_script.predictor.tiling import pad_to_multiple
 from istd.train_script.data import EpochBatches, EvaluatedSet, evenly, stop_loading
 from istd.train_script.data_parallel import seed_draws
-from istd.train_script.losses import total_loss
+from istd.train_script.losses import LOSSES, MAIN, LossProgress, total_loss
 from istd.train_script.norm_statistics import estimate_statistics, kept_statistics
 from istd.train_script.optim import set_learning_rates
 from istd.train_script.run_folder import BEST, Log, append_metrics, prune_checkpoints, save_best, save_last, save_result
@@ -202,16 +202,23 @@ def accumulate_gradients(run: Run, training: Training, parts: Iterator, global_s
     """Forward and backward over a step's batch, and clipping."""
     settings, progress = run.settings, training.progress
     step_loss, names = 0.0, []
+    weights = settings.output_weights
+    state = LossProgress(progress.epoch, global_step, settings.epochs, run.batches.steps, weights, settings.aux_weight)
+    counts = settings.aux_weight or any(weight for name, weight in weights.items() if name != MAIN)
+    with_aux = bool(counts) or LOSSES[settings.loss].all_outputs
     for part in range(settings.accumulate):
         since = time.perf_counter()
         batch = next(parts)
         progress.data_seconds += time.perf_counter() - since
-        names += [f"{sequence}/{frame}" for sequence, frame in zip(batch.sequence, batch.frame, strict=True)]
-        clip, mask = (tensor.to(run.device, non_blocking=True) for tensor in (batch.clip, batch.mask))
+        names += [f"{sequence}/{frame}" for sequence, frame in zip(batch["sequence"], batch["frame"], strict=True)]
+        batch = {
+            key: value.to(run.device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+            for key, value in batch.items()
+        }
         seed_draws((settings.seed * 1_000_003 + global_step) * settings.accumulate + part, run.device)
         with autocast(run.device, run.amp):
-            outputs = training.model(clip, with_aux=True) if settings.aux_weight else [training.model(clip)]
-        loss = total_loss(settings.loss, outputs, mask, settings.aux_weight, settings.accumulate)
+            outputs = training.model(batch["clip"], with_aux=True) if with_aux else training.model(batch["clip"])
+        loss = total_loss(settings.loss, outputs, batch, state, settings.loss_options, settings.accumulate)
         training.scaler.scale(loss).backward()
         step_loss = step_loss + loss.detach()
     if training.average:

@@ -1,3 +1,4 @@
+import copy
 import pickle
 from collections import Counter
 
@@ -7,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 import istd.datasets.clips
-from istd.datasets import ClipDataset, Frame, Sequence, collate, open_dataset
+from istd.datasets import ClipDataset, ClipSample, Frame, Sequence, collate, open_dataset
 from istd.datasets.clips import range_lines
 from istd.datasets.presets import build_transform
 from istd.utils.errors import InputError
@@ -80,7 +81,9 @@ def test_frames_without_a_mask_are_context_only(tmp_path):
 
 def test_an_item_says_where_it_comes_from(tmp_path):
     sample = ClipDataset([levels(tmp_path, 2)], 1, plain, dataset_name="mine")[1]
-    assert sample[2:] == ("mine", "s", "1")
+    assert (sample.dataset, sample["sequence"], sample.frame) == ("mine", "s", "1")
+    with pytest.raises(AttributeError, match="boxes"):
+        _ = sample.boxes
     assert sample.mask.shape == (1, 6, 8)
 
 
@@ -212,7 +215,16 @@ def test_collate_batches_tensors_and_lists_names(tmp_path):
     batch = collate([dataset[1], dataset[2]])
     assert batch.clip.shape == (2, 3, 1, 6, 8)
     assert batch.mask.shape == (2, 1, 6, 8)
-    assert batch[2:] == (["d", "d"], ["s", "s"], ["1", "2"])
+    assert (batch.dataset, batch.sequence, batch.frame) == (["d", "d"], ["s", "s"], ["1", "2"])
+
+
+def test_what_a_dataset_adds_reaches_the_batch(tmp_path):
+    dataset = ClipDataset([levels(tmp_path, 3)], 1, plain)
+    samples = [dataset[item] | {"points": torch.ones(item + 1, 2), "size": torch.tensor([item])} for item in (0, 1)]
+    batch = collate(samples)
+    assert batch.size.tolist() == [[0], [1]] and [len(points) for points in batch.points] == [1, 2]
+    copied = copy.copy(pickle.loads(pickle.dumps(batch)))  # as between processes, and where memory is pinned
+    assert type(copied) is ClipSample and copied.size is copied["size"]
 
 
 def test_collate_refuses_mixed_sizes(tmp_path):

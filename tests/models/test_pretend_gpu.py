@@ -15,7 +15,7 @@ from istd.datasets import ClipSample
 from istd.models import build_model
 from istd.models.ops import window_attention
 from istd.test_script.predictor import Predictor
-from istd.train_script.losses import LOSSES
+from istd.train_script.losses import LOSSES, LossProgress, total_loss
 from istd.train_script.optim import build_optimizer, build_schedule
 from istd.train_script.settings import merge_settings
 from istd.train_script.state import Training, restore, training_state
@@ -103,7 +103,7 @@ class FakeGPU(FakeTensorMode):
 
 def one_batch(network):
     mask = (torch.rand(2, 1, SIDE, SIDE) > 0.99).float()
-    return ClipSample(random_clip(network), mask, "tiny", ["a", "b"], ["0", "1"])
+    return ClipSample(clip=random_clip(network), mask=mask, sequence=["a", "b"], frame=["0", "1"])
 
 
 def prepare_training(network, device, amp, **given):
@@ -154,7 +154,7 @@ def test_a_training_step_stays_on_the_gpu(name, fake_gpu, monkeypatch):
     monkeypatch.setattr(Tensor, "backward", backward)
     run, training = prepare_training(network, GPU, torch.float16, ema=0.9, aux_weight=0.5, loss="bce_soft_iou")
     batch = one_batch(network)
-    batch = batch._replace(clip=batch.clip.pin_memory(), mask=batch.mask.pin_memory())  # as its DataLoader does
+    batch |= {"clip": batch.clip.pin_memory(), "mask": batch.mask.pin_memory()}  # as its DataLoader does
     result = train_step(run, training, repeat(batch))
     assert not fake_gpu.waits
     assert result.numbers.device == GPU
@@ -165,8 +165,8 @@ def test_a_training_step_stays_on_the_gpu(name, fake_gpu, monkeypatch):
 
 def test_losses_stay_on_the_gpu(fake_gpu):
     logits, mask = (torch.rand(2, 1, 8, 8, device=GPU) for _ in range(2))
-    for loss, _ in LOSSES.values():
-        assert loss(logits, mask).device == GPU
+    for name in LOSSES:
+        assert total_loss(name, logits, {"mask": mask}, LossProgress(epoch=9)).device == GPU
     assert not fake_gpu.waits
     logits.new_tensor([1.0])  # what it is that is not to be found
     assert len(fake_gpu.waits) == 1

@@ -102,7 +102,7 @@ class Blobs(Dataset):
         clip = torch.rand(self.frames, self.channels, 32, 32, generator=generator, dtype=torch.float64)
         mask = torch.zeros(1, 32, 32, dtype=torch.float64)
         mask[:, 4 : 5 + 2 * (item % 7), 3:6] = 1
-        return ClipSample(clip + mask, mask, "blobs", f"s{item}", f"f{item}")
+        return ClipSample(clip=clip + mask, mask=mask, dataset="blobs", sequence=f"s{item}", frame=f"f{item}")
 
 
 def train_blobs(kind, loss, accumulate=1, sync_bn=True, graphs=False):
@@ -114,7 +114,9 @@ def train_blobs(kind, loss, accumulate=1, sync_bn=True, graphs=False):
     for module in network.modules():
         if isinstance(module, StochasticDepth):
             module.p = 0.5
-    settings = replace(merge_settings(None, GIVEN), loss=loss, accumulate=accumulate, sync_bn=sync_bn)
+    options = {"warm_epochs": 0} if loss == "sls" else {}  # with all its terms
+    settings = merge_settings(None, GIVEN | {"loss": loss, "loss_options": options, "accumulate": accumulate})
+    settings = replace(settings, sync_bn=sync_bn)
     with patch.object(train, "uses_graphs", lambda settings, device: graphs):
         training = train.build_training(settings, network, torch.device("cpu"))
     dataset, seen = Blobs(network.num_frames, network.in_channels), []
