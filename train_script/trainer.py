@@ -392,9 +392,9 @@ def evaluate(
                 break
             clips, sizes = zip(*((sample.clip, tuple(sample.mask.shape[-2:])) for sample in samples), strict=True)
             maps = predictor.score_maps(clips, sizes, probability=not as_logits, logit=as_logits)
-            for sample, (probability, logit) in zip(samples, maps, strict=True):
+            for sample, scores in zip(samples, maps, strict=True):
+                score = torch.from_numpy(scores.logit if as_logits else scores.probability)
                 for observer in [*mergeable, *examples]:
-                    score = torch.from_numpy(logit if as_logits else probability)
                     observer.update(score, sample.mask[0], sample.sequence, sample.frame)
     finally:
         stop_loading([part.loader])
