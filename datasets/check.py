@@ -7,6 +7,7 @@ that option is listed as such and is no problem.
 
 import argparse
 import hashlib
+import math
 import os
 from collections import Counter, defaultdict
 from dataclasses import replace
@@ -22,6 +23,7 @@ from istd.datasets.catalog import DatasetInfo
 from istd.datasets.coco_truth import coco_truth
 from istd.datasets.index import DatasetIndex, open_dataset
 from istd.datasets.layouts import Frame
+from istd.datasets.snr import SNR_GUARD, local_statistics
 from istd.datasets.synthetic import golden_share
 from istd.datasets.usable import MAX_TARGET_SHARE, check_usable, shared_frames
 from istd.utils.drawing import TRUTH, contact_sheet, grey_to_rgb, outline, stretch_contrast
@@ -39,20 +41,19 @@ from istd.utils.images import (
 )
 
 SHOWN = 5  # examples printed for each kind of finding
-SURROUNDINGS = 10  # pixels around a target's box from which its background is measured
-GUARD = 2  # pixels around every target that are excluded from all backgrounds
+GUARD = 2  # pixels around every other target that are no part of a target's surroundings
 TILES = 24
 COLUMNS = 6
 TILE_SIDE = 256
 
 
 class TargetStatistics(NamedTuple):
-    """`area` in pixels; `contrast` = target mean - background mean (grey levels 0..1); `scr` = |contrast| / background
-    standard deviation (signal-to-clutter ratio), None where the background is constant or absent."""
+    """`area` in pixels; `contrast` = peak - local mean in grey levels 0..1, None without surroundings; `snr` as in
+    `datasets.snr`, None where the surroundings are constant or absent."""
 
     area: int
     contrast: float | None
-    scr: float | None
+    snr: float | None
 
 
 class FrameReport(NamedTuple):
@@ -124,19 +125,24 @@ def read_frame(frame: Frame) -> FrameReport:
 def measure_targets(grey: np.ndarray, mask: np.ndarray) -> list[TargetStatistics]:
     """Statistics of each 8-connected region of `mask` bool [H, W] in `grey` float [H, W].
 
-    The background is the area within 10 px of the target's box, without all targets and 2 px around them.
+    The surroundings are those of `local_statistics`, with a guard that holds the region, without all targets and 2 px
+    around them. The peak is the pixel of the region that stands out most, bright or dark.
     """
     free = cv2.dilate(mask.astype(np.uint8), np.ones((2 * GUARD + 1,) * 2, np.uint8)) == 0
     targets = []
-    for region in regionprops(label(mask, connectivity=2), grey):
-        window = tuple(slice(max(side.start - SURROUNDINGS, 0), side.stop + SURROUNDINGS) for side in region.slice)
-        background = grey[window][free[window]]
-        contrast = scr = None
-        if background.size:
-            contrast = float(region.intensity_mean - background.mean())
-            deviation = float(background.std())
-            scr = abs(contrast) / deviation if deviation > 0 else None
-        targets.append(TargetStatistics(int(region.area), contrast, scr))
+    for region in regionprops(label(mask, connectivity=2)):
+        rows, columns = region.coords.T
+        guard = max(SNR_GUARD, max(side.stop - side.start for side in region.slice) // 2 + GUARD)
+        local_mean, _ = local_statistics(grey, tuple(round(at) for at in region.centroid), guard, free)
+        contrast = snr = None
+        if not math.isnan(local_mean):
+            peak = int(np.argmax(np.abs(grey[rows, columns] - local_mean)))
+            place = (int(rows[peak]), int(columns[peak]))
+            mean, deviation = local_statistics(grey, place, guard, free)
+            if not math.isnan(mean):
+                contrast = float(grey[place]) - mean
+                snr = abs(contrast) / deviation if deviation > 0 else None
+        targets.append(TargetStatistics(int(region.area), contrast, snr))
     return targets
 
 
@@ -247,7 +253,7 @@ def _summary(reports: list[FrameReport]) -> list[str]:
         lines += [
             f"areas in px: {_range([target.area for target in targets], '.0f')}",
             f"local contrast in 8-bit grey levels: {_range([target.contrast for target in targets], '.1f', 255)}",
-            f"SCR: {_range([target.scr for target in targets], '.2f')}",
+            f"SNR: {_range([target.snr for target in targets], '.2f')}",
         ]
     return lines
 

@@ -5,7 +5,7 @@ The copy keeps real motion and real backgrounds, but its targets are too dim for
     frame' = m + k (frame - m) + noise,   m: mean grey level of the sequence,   noise: N(0, 0.03), grey levels in 0..1
 
 The target SNR s is spread evenly over `--snr` by the number of the sequence. With c and b the medians, over the targets
-of the sequence, of contrast (peak - local mean) and local standard deviation (`datasets.rendering.local_statistics`), k
+of the sequence, of contrast (peak - local mean) and local standard deviation (`datasets.snr`), k
 is the factor for which k c / sqrt((k b)^2 + 0.03^2) = s. It is at most 1: targets that the clutter already hides, and
 targets darker than their background, are not amplified; they only receive the noise.
 
@@ -28,7 +28,8 @@ from tqdm.contrib.concurrent import thread_map
 
 from istd.datasets.index import open_dataset
 from istd.datasets.layouts import Sequence
-from istd.datasets.rendering import NOISE, local_statistics
+from istd.datasets.rendering import NOISE
+from istd.datasets.snr import local_statistics
 from istd.datasets.synthetic import PNG_OPTIONS, golden_share
 from istd.datasets.targets import TARGET_TABLE, TargetRow, write_targets
 from istd.utils.errors import InputError, run_main

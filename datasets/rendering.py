@@ -8,6 +8,7 @@ import numpy as np
 from numpy.random import Generator
 
 from istd.datasets.backgrounds import build_background
+from istd.datasets.snr import local_statistics
 from istd.datasets.targets import TargetRow
 
 NOISE = 0.03  # standard deviation of the sensor noise, of a full range of 1
@@ -24,8 +25,6 @@ EXTENDED_LENGTH = (1.4, 2.4)  # sigma along the direction of flight, in pixels
 PATCH_RADIUS = 9  # pixels around a target that its light reaches
 SUBSAMPLES = 3  # per pixel side, to integrate the point spread over the pixel
 
-SNR_RADIUS = 10  # the local mean and deviation are those of a window of 21 x 21 pixels ...
-SNR_GUARD = 4  # ... without the 9 x 9 around the target
 SNR_SPREAD = 1.2  # targets of one sequence differ by at most this factor
 MIN_AMPLITUDE = 0.2  # of SNR x local deviation, where clutter alone outshines the target
 TURN = 0.03  # standard deviation of the turning rate, radians a frame
@@ -36,7 +35,7 @@ BRIEF_SHARE = 0.3  # of the targets that appear or vanish within the sequence
 class RenderConfig:
     """A dataset to render: ranges are (lowest, highest); size is (H, W); speed in pixels a frame.
 
-    SNR = |target peak - local mean| / local standard deviation (`datasets.rendering.local_statistics`). With
+    SNR = |target peak - local mean| / local standard deviation (`datasets.snr`). With
     the clutter "varied" it is the lowest SNR of a sequence's targets (`datasets.varied_scenes`).
     """
 
@@ -107,21 +106,6 @@ def render_sequence(name: str, settings: RenderConfig, snr: float, random: Gener
         frames[number] = clutter + noise + light
     frames *= min(1.0, BRIGHTEST / float(frames.max()))
     return RenderedSequence(np.clip(spoil(frames), 0, 1), masks, rows)
-
-
-def local_statistics(frame: np.ndarray, place: tuple[int, int], guard: int = SNR_GUARD) -> tuple[float, float]:
-    """Mean and standard deviation of the pixels around `place` (row, column) without those of the target.
-
-    With the default `guard` of 4 pixels these are a window of 21 x 21 without the inner 9 x 9; larger targets need a
-    larger guard, and the window grows with it.
-    """
-    radius = guard + SNR_RADIUS - SNR_GUARD
-    top, left = (max(at - radius, 0) for at in place)
-    window = frame[top : place[0] + radius + 1, left : place[1] + radius + 1]
-    rows = np.abs(np.arange(top, top + window.shape[0]) - place[0]) > guard
-    columns = np.abs(np.arange(left, left + window.shape[1]) - place[1]) > guard
-    around = window[rows[:, None] | columns]
-    return float(around.mean()), float(around.std())
 
 
 def target_profile(

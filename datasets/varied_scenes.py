@@ -10,6 +10,7 @@ from numpy.random import Generator
 from istd.datasets import rendering
 from istd.datasets.backgrounds import CLUTTERS, Background, Texture, below, build_background, random_velocity
 from istd.datasets.rendering import RenderConfig, RenderedSequence
+from istd.datasets.snr import local_statistics
 
 TARGET_SIZE = (2.0, 15.0)  # px at half contrast: minimum width, maximum length
 ASPECT = (1.0, 3.0)  # length / width
@@ -80,7 +81,7 @@ def render_varied_sequence(name: str, settings: RenderConfig, snr: float, random
                 continue
             window, profile = patch
             peak = tuple(np.clip(np.rint(place).astype(int), 0, np.array(settings.size) - 1).tolist())
-            mean, deviation = rendering.local_statistics(seen, peak, guard=max(4, round(target.length / 2) + 2))
+            mean, deviation = local_statistics(seen, peak, guard=max(4, round(target.length / 2) + 2))
             min_contrast = max(MIN_CONTRAST, snr * deviation)
             room = {-1: mean, 1: 1 - mean}
             wanted = -1 if target.dark else 1

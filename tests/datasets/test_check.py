@@ -146,18 +146,18 @@ def test_statistics_by_hand():
     big, small = measure_targets(grey, mask)
     assert (big.area, small.area) == (6, 1)
     assert big.contrast == pytest.approx(0.5, abs=0.01)
-    assert big.scr == pytest.approx(5, abs=0.1)
+    assert big.snr == pytest.approx(5, abs=0.1)
     assert small.contrast == pytest.approx(-0.2, abs=0.01)
-    assert small.scr == pytest.approx(2, abs=0.1)
+    assert small.snr == pytest.approx(2, abs=0.1)
 
 
 def test_statistics_without_background_or_clutter():
     (full,) = measure_targets(np.ones((4, 4)), np.ones((4, 4), bool))
-    assert (full.contrast, full.scr) == (None, None)
+    assert (full.contrast, full.snr) == (None, None)
     mask = np.zeros((30, 30), bool)
     mask[15, 15] = True
     (flat,) = measure_targets(mask * 0.5, mask)
-    assert (flat.contrast, flat.scr) == (0.5, None)
+    assert (flat.contrast, flat.snr) == (0.5, None)
     assert measure_targets(np.ones((4, 4)), np.zeros((4, 4), bool)) == []
 
 

@@ -16,11 +16,10 @@ from istd.datasets.rendering import (
     MASK_PEAK_SHARE,
     NOISE,
     PATCH_RADIUS,
-    SNR_GUARD,
-    SNR_RADIUS,
     render_sequence,
     target_profile,
 )
+from istd.datasets.snr import SNR_GUARD, SNR_RADIUS
 from istd.datasets.synthetic import RenderConfig, ensure_demo, main, render_dataset
 from istd.datasets.targets import TargetRow, read_frame_snr, read_targets, write_targets
 from istd.utils.errors import InputError
