@@ -51,7 +51,7 @@ class PixelHistogram:
 
 
 class ExampleImages:
-    """The first validation frames as images with the outlines of mask (green) and prediction (red)."""
+    """The first validation frames as images with the outlines of mask (cyan) and prediction (red)."""
 
     def __init__(self, sequences: list[Sequence], as_logits: bool):
         self.paths = {(s.name, f.name): f.image for s in sequences for f in s.frames}

@@ -68,7 +68,7 @@ function readCase(section) {
     paintings: {
       frame: paint(frame, i => grey(frame.grey[i])),
       image: paint(crop, i => grey(255 * (crop.grey[i] - low) / span)),  // in its own contrast
-      score: paint(crop, i => shade(crop.levels[i] / STEPS)),
+      score: paint(crop, i => shade(heightOf(crop.levels[i]))),
       truth: paint(crop, i => crop.truth[i] ? [235, 240, 245] : [16, 23, 30]),
     },
   };
@@ -118,7 +118,7 @@ function drawSurface(one, threshold) {
   }
   const cells = [];
   for (let y = 0; y + 1 < rows; y++) for (let x = 0; x + 1 < columns; x++) {
-    const z = [[x, y], [x + 1, y], [x + 1, y + 1], [x, y + 1]].map(([a, b]) => levels[b * columns + a] / STEPS);
+    const z = [[x, y], [x + 1, y], [x + 1, y + 1], [x, y + 1]].map(([a, b]) => heightOf(levels[b * columns + a]));
     cells.push({x, y, z, depth: point(x + .5, y + .5, 0)[2]});
   }
   cells.sort((a, b) => a.depth - b.depth);
@@ -129,8 +129,45 @@ function drawSurface(one, threshold) {
     context.fill(); context.stroke();
   }
   level(0, "rgba(255,255,255,.4)");
-  level(threshold / STEPS, FOUND);
+  level(heightOf(threshold), FOUND);
 }
+
+// A curve of the whole set with its point at the threshold; `place` maps x to 0..1, `ticks` are [x, label].
+function drawPlot(id, xs, ys, place, ticks, threshold) {
+  const canvas = document.getElementById(id), ratio = window.devicePixelRatio || 1;
+  const width = canvas.clientWidth, height = canvas.clientHeight, left = 40, bottom = 26, top = 10, right = 14;
+  canvas.width = width * ratio; canvas.height = height * ratio;
+  const context = canvas.getContext("2d");
+  context.scale(ratio, ratio);
+  context.font = "11px system-ui"; context.fillStyle = "#5d6b7a"; context.strokeStyle = "#dde3e9";
+  const X = x => left + Math.min(1, Math.max(0, place(x))) * (width - left - right);
+  const Y = y => height - bottom - y * (height - bottom - top);
+  const line = (a, b, c, d) => { context.beginPath(); context.moveTo(a, b); context.lineTo(c, d); context.stroke(); };
+  for (const y of [0, 0.2, 0.4, 0.6, 0.8, 1]) { line(left, Y(y), width - right, Y(y)); context.fillText(y, 12, Y(y) + 4); }
+  for (const [x, label] of ticks) { line(X(x), top, X(x), height - bottom); context.fillText(label, X(x) - 12, height - 8); }
+  const known = xs.map((x, i) => i).filter(i => xs[i] !== null && ys[i] !== null);
+  context.strokeStyle = "#1668b8"; context.lineWidth = 2;
+  context.beginPath();
+  known.forEach((i, n) => n ? context.lineTo(X(xs[i]), Y(ys[i])) : context.moveTo(X(xs[i]), Y(ys[i])));
+  context.stroke();
+  if (xs[threshold] === null || ys[threshold] === null) return;
+  context.fillStyle = FOUND;
+  context.beginPath(); context.arc(X(xs[threshold]), Y(ys[threshold]), 5.5, 0, 2 * Math.PI); context.fill();
+}
+
+function drawPlots(threshold) {
+  const decades = [-7, -6, -5, -4, -3];
+  const place = fa => fa > 0 ? (Math.log10(fa) + 7) / 4 : 0;
+  drawPlot("plot_fa", CURVES.fa, CURVES.pd, place, decades.map(d => [10 ** d, "1e" + d]), threshold);
+  const tens = [0, 0.2, 0.4, 0.6, 0.8, 1];
+  drawPlot("plot_pr", CURVES.recall, CURVES.precision, x => x, tens.map(x => [x, String(x)]), threshold);
+}
+
+const share = value => value === null ? "-" : (100 * value).toFixed(1) + " %";
+const millionths = value => value === null ? "-" : (1e6 * value).toFixed(2) + " × 1e-6";
+// Heights of levels: the threshold 0.5 in the middle, whatever the number of thresholds on either side of it.
+const MIDDLE = CURVES.logit.indexOf(0);
+const heightOf = level => level <= MIDDLE ? level / (2 * MIDDLE) : 0.5 + (level - MIDDLE) / (2 * (STEPS - MIDDLE));
 
 const percent = (part, whole) => whole ? (100 * part / whole).toFixed(1) + " %" : "-";
 
@@ -148,7 +185,11 @@ function drawAll() {
     drawCase(one, threshold);
   }
   const show = (id, text) => { document.getElementById(id).textContent = text; };
-  show("value", (threshold / STEPS).toFixed(3));
+  const logit = CURVES.logit[threshold], score = CURVES.threshold[threshold];
+  show("value", `${score > 0.001 && score < 0.999 ? score.toFixed(3) : score > 0.5 ? "near 1" : "near 0"} (logit ${logit.toFixed(1)})`);
+  show("set_pd", share(CURVES.pd[threshold])); show("set_fa", millionths(CURVES.fa[threshold]));
+  show("set_precision", share(CURVES.precision[threshold])); show("set_recall", share(CURVES.recall[threshold]));
+  drawPlots(threshold);
   show("pd", `${percent(total.matched, total.targets)} (${total.matched} of ${total.targets})`);
   show("fa", total.pixels ? `${(1e6 * total.false_pixels / total.pixels).toFixed(2)} × 1e-6` : "-");
   show("iou", percent(total.hits, total.union));

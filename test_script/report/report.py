@@ -2,30 +2,33 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from scipy.special import expit
 
 from istd.datasets.catalog import PublishedMetrics
 from istd.test_script.report.report_cases import (
     MIDDLE_STEP,
     STEPS,
-    THRESHOLDS,
     choose_items,
     data_url,
     frame_picture,
     show_case,
 )
 from istd.test_script.results.run_folder import REPORT_FRAMES
-from istd.test_script.results.set_results import Results, published_lines
+from istd.test_script.results.set_results import Results, published_lines, run_name
+from istd.utils.drawing import FOUND, TRUTH
 from istd.utils.files import json_ready, write_text
 from istd.utils.metrics import MetricAccumulator
 from istd.utils.metrics.accumulator import group_rows
+from istd.utils.metrics.curves import merge_curves
 from istd.utils.metrics.hierarchical import LOC_ERRORS, hierarchical_parts
 from istd.utils.metrics.tables import ERRORS, HEADINGS, format_metric
 from istd.utils.metrics.track_metrics import track_cells
+from istd.utils.plots import COLUMNS
+from istd.utils.provenance import ROOT, commit
 
 TEMPLATES = FileSystemLoader(Path(__file__).parent)
 PAGES = Environment(loader=TEMPLATES, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
@@ -47,6 +50,7 @@ def write_report(
     `measure_tracks` and `draw_trails`, empty for single images.
     """
     kept = output / REPORT_FRAMES
+    curves = merge_curves(results.curves.values()).compute()
     first, metric = next(iter(results.metrics.items()))
     shown = metrics[first]
     items = choose_items(dict(enumerate(metric.rows)))
@@ -70,7 +74,14 @@ def write_report(
         first=first,
         steps=STEPS,
         middle=MIDDLE_STEP,
-        thresholds=[round(value, 6) for value in expit(THRESHOLDS).tolist()],
+        name=run_name(run),
+        date=datetime.now(timezone.utc).date().isoformat(),
+        commit=commit(ROOT),
+        truth=css_color(TRUTH),
+        found=css_color(FOUND),
+        set_curves={name: json_ready(getattr(curves, name).tolist()) for name in COLUMNS},
+        false_tracks=any(row["false_tracks"] for row in tracks),
+        missed=any(row["found"] < row["targets"] for row in tracks),
         worst=worst,
         best=best,
         notes=notes,
@@ -84,6 +95,11 @@ def write_report(
         details=details,
     )
     write_text(output / "report.html", page)
+
+
+def css_color(color: tuple[int, int, int]) -> str:
+    """An RGB colour as CSS writes it."""
+    return "#" + bytes(color).hex()
 
 
 def table(title: str, rows: list[tuple[str, Mapping[str, float | None], Mapping[str, int]]]) -> dict[str, list]:

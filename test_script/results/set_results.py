@@ -11,7 +11,7 @@ from istd.test_script.predictor.detections import DETECTION_COLUMNS
 from istd.test_script.results.coco_results import box_metrics, set_entries
 from istd.test_script.results.frame_set import FrameSet
 from istd.test_script.results.result_files import single_numbers, write_image_metrics, write_table
-from istd.test_script.results.run_folder import NOT_COMPARED
+from istd.test_script.results.run_folder import NOT_COMPARED, checkpoint_label
 from istd.test_script.results.shards import Shard
 from istd.utils.files import write_csv, write_json
 from istd.utils.metrics import PROTOCOLS, MetricAccumulator
@@ -85,18 +85,8 @@ def write_results(
 
 
 def run_name(run: Mapping[str, Any]) -> str:
-    """What pictures and the report call the network of a run: the name of its checkpoint, else that of the method.
-
-    checkpoint_best.pth is the name of many: "outputs/NUAA-SIRST/datransnet/first/checkpoint_best.pth" becomes
-    "NUAA-SIRST/datransnet/first, best".
-    """
-    if not run.get("checkpoint"):
-        return run["model"]
-    path = Path(run["checkpoint"])
-    if not path.stem.startswith("checkpoint"):
-        return path.stem
-    folders = [part for part in path.parts[:-1] if part not in (path.anchor, "..", ".")]
-    return ", ".join(text for text in ("/".join(folders[-3:]), path.stem.removeprefix("checkpoint").strip("_")) if text)
+    """What pictures and the report call the network of a run: the name of its checkpoint, else that of the method."""
+    return checkpoint_label(run["checkpoint"]) if run.get("checkpoint") else run["model"]
 
 
 def set_name(run: Mapping[str, Any]) -> str:

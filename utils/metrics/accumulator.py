@@ -12,7 +12,8 @@ from istd.utils.metrics.protocols import Protocol
 from istd.utils.metrics.regions import ImagePair, find_regions
 from istd.utils.metrics.rules import image_iou, mean, ratio
 
-METRICS = ("iou", "niou", "pd", "fa", "precision", "recall", "f1", "video_mean", *HIERARCHY)
+TARGET_SCORES = ("target_precision", "target_recall", "target_f1")
+METRICS = ("iou", "niou", "pd", "fa", "precision", "recall", "f1", *TARGET_SCORES, "video_mean", *HIERARCHY)
 LOWER_IS_BETTER = ("fa", *LOC_ERRORS, *SEG_ERRORS)
 AREA_LIMITS = (9, 25, 81)  # px; the last class holds all larger targets
 AREA_CLASSES = (*(f"<= {limit}" for limit in AREA_LIMITS), f"> {AREA_LIMITS[-1]}")
@@ -36,6 +37,7 @@ class ImageCounts(NamedTuple):
     matched_by_area: tuple[int, ...]
     unmatched: tuple[int, ...] | None = None  # of `Pairing`; None if the protocol, or an older file, does not have it
     pairs: tuple[tuple[int, ...], ...] = ()
+    regions: int | None = None  # predicted; None in older files
 
 
 class MetricAccumulator:
@@ -134,6 +136,12 @@ def compute_metrics(rows: list[ImageCounts], protocol: Protocol) -> dict[str, fl
         result["precision"] = ratio(total["true_positives"], total["predicted"])
         result["recall"] = ratio(total["true_positives"], total["positives"])
         result["f1"] = ratio(2 * total["true_positives"], total["predicted"] + total["positives"])
+    if protocol.target_scores and all(row.regions is not None for row in rows):
+        matched, targets, regions = (
+            sum(getattr(row, name) for row in rows) for name in ("matched", "targets", "regions")
+        )
+        scores = (ratio(matched, regions), ratio(matched, targets), ratio(2 * matched, regions + targets))
+        result |= dict(zip(TARGET_SCORES, scores, strict=True))
     if protocol.video_mean:
         # images without a sequence name form one video
         videos = group_rows(rows, lambda row: row.sequence or "").values()
@@ -171,4 +179,5 @@ def count_image(image, protocol: Protocol) -> ImageCounts:
         matched_by_area=tuple(np.bincount(classes[matching.hit], minlength=len(AREA_CLASSES)).tolist()),
         unmatched=pairing and pairing.unmatched,
         pairs=pairing.pairs if pairing else (),
+        regions=len(pair.regions.areas) if protocol.target_scores else None,
     )

@@ -85,6 +85,10 @@ def image_terms(row: ImageCounts, protocol: Protocol) -> dict[str, Term]:
         terms["precision"] = (row.true_positives, row.predicted)
         terms["recall"] = (row.true_positives, row.positives)
         terms["f1"] = (2 * row.true_positives, row.predicted + row.positives)
+    if protocol.target_scores and row.regions is not None:
+        terms["target_precision"] = (row.matched, row.regions)
+        terms["target_recall"] = (row.matched, row.targets)
+        terms["target_f1"] = (2 * row.matched, row.regions + row.targets)
     if protocol.hiou in (hierarchical_iou, padded_hierarchical_iou) and row.unmatched is not None:
         padding = (0, 0, 0, 0)
         if protocol.hiou is padded_hierarchical_iou:

@@ -33,6 +33,7 @@ class Protocol(NamedTuple):
     matching: Callable
     false_pixels: Callable
     pixel_scores: bool = False  # precision, recall and F1 over all pixels
+    target_scores: bool = False  # precision, recall and F1 of targets: regions that are matched, targets that are found
     video_mean: bool = False  # mean over videos of the mean over their frames of the frame IoU
     hiou: Callable | None = None  # hierarchical IoU and its errors
     pd: Callable = matched_share
@@ -42,7 +43,8 @@ class Protocol(NamedTuple):
 ROWS = [
     Protocol(
         "standard", "this repository's default", "probability", above_half, above_half,
-        set_iou, mean_iou_empty_one, optimal, region_pixels, pixel_scores=True, hiou=hierarchical_iou,
+        set_iou, mean_iou_empty_one, optimal, region_pixels, pixel_scores=True, target_scores=True,
+        hiou=hierarchical_iou,
     ),
     Protocol(
         "sgmp-2025", "SGMP-UNet's 2025 metrics", "logit", above_half, above_half,

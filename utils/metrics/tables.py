@@ -14,12 +14,15 @@ HEADINGS = {  # metric -> column heading and factor
     "hiou": ("hIoU %", 100),
     "pd": ("Pd %", 100),
     "fa": ("Fa x1e-6", 1e6),
-    "precision": ("Prec %", 100),
-    "recall": ("Rec %", 100),
-    "f1": ("F1 %", 100),
+    "target_precision": ("target prec. %", 100),
+    "target_recall": ("target rec. %", 100),
+    "target_f1": ("target F1 %", 100),
+    "precision": ("pixel prec. %", 100),
+    "recall": ("pixel rec. %", 100),
+    "f1": ("pixel F1 %", 100),
+    "ap": ("pixel AP %", 100),
+    "auc": ("pixel AUC %", 100),
     "video_mean": ("Video %", 100),
-    "ap": ("AP %", 100),
-    "auc": ("AUC %", 100),
 }
 MAIN = ("iou", "niou", "pd", "fa", "f1")
 
@@ -55,7 +58,7 @@ def metrics_line(metrics: Mapping[str, float | None]) -> str:
     """The MAIN metrics in one line, without those that are undefined: "IoU 86.42 %, Fa 10.81 x1e-6"."""
     parts = []
     for name in MAIN:
-        heading, unit = HEADINGS[name][0].split()
+        heading, unit = HEADINGS[name][0].rsplit(maxsplit=1)
         value = format_metric(name, metrics.get(name))
         if value != "-":
             parts.append(f"{heading} {value} {unit}")
@@ -119,8 +122,12 @@ def _protocol_text(protocol: Protocol) -> str:
         "targets matched": rule(protocol.matching),
         "Pd": rule(protocol.pd),
         "Fa": rule(protocol.false_pixels),
-        "precision, recall, F1": "over all pixels of the set" if protocol.pixel_scores else "not defined",
+        "pixel precision, recall, F1": "over all pixels of the set" if protocol.pixel_scores else "not defined",
     }
+    if protocol.target_scores:
+        parts["target precision, recall, F1"] = (
+            "matched regions / regions, matched targets / targets, their harmonic mean"
+        )
     if protocol.video_mean:
         parts["video mean"] = "mean over videos of the mean over their frames of the frame IoU"
     width = max(map(len, parts))
