@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from istd.utils.errors import InputError
-from istd.utils.metrics import PROTOCOLS, build_metric
-from istd.utils.metrics.tables import metrics_line
+from istd.utils.metrics import PROTOCOLS, MetricAccumulator, build_metric
+from istd.utils.metrics.tables import metrics_line, metrics_table
 
 GREEDY = ["sgmp-2025", "sgmp-2026", "datransnet", "basicirstd", "sctransnet"]
 AREA_VALUE = ["sgmp-2025", "sgmp-2026", "datransnet", "sctransnet"]
@@ -39,7 +39,7 @@ def test_the_table_has_every_published_protocol():
 
 def test_a_line_has_the_units_of_the_tables_and_no_undefined_metric():
     metrics = {"iou": 0.86419, "niou": None, "pd": math.nan, "fa": 1.0814e-5, "f1": 0.5, "recall": 1.0}
-    assert metrics_line(metrics) == "IoU 86.42 %, Fa 10.81 x1e-6, F1 50.00 %"
+    assert metrics_line(metrics) == "IoU 86.42 %, Fa 10.81 x1e-6, pixel F1 50.00 %"
 
 
 # Two images of 1024 px. First: mask 2 x 2, map 2 x 4 over it: I 4, U 8. Second: mask 3 x 3 = map: I 9, U 9.
@@ -329,3 +329,21 @@ def test_rows_sequences_and_groups():
     )  # mean of those defined
     faint = metric.split(lambda row: {"b": "SNR < 10"}.get(row.sequence))
     assert list(faint) == ["SNR < 10"] and faint["SNR < 10"]["iou"] == 0.0
+
+
+def test_scores_of_targets_stand_beside_those_of_pixels():
+    """Two targets; one is found exactly, the other not; two regions are false: 1 of 3 regions and 1 of 2 targets."""
+    mask, score = np.zeros((30, 30)), np.zeros((30, 30))
+    mask[3:5, 3:5] = mask[20:22, 20:22] = 1
+    score[3:5, 3:5] = score[10, 10] = score[25, 3] = 0.9
+    metric = build_metric("standard")
+    metric.update(score, mask)
+    metrics = metric.compute()
+    assert (metrics["target_precision"], metrics["target_recall"], metrics["target_f1"]) == (1 / 3, 1 / 2, 2 / 5)
+    assert (metrics["precision"], metrics["recall"]) == (4 / 6, 4 / 8)
+    assert build_metric("dtum").compute()["target_f1"] is None
+    older = MetricAccumulator(metric.protocol, [row._replace(regions=None) for row in metric.rows])
+    assert older.compute()["target_f1"] is None
+    assert "pixel prec. %" in metrics_table({"a": metrics}, "") and "target prec. %" in metrics_table(
+        {"a": metrics}, ""
+    )

@@ -1,6 +1,7 @@
 """report.html: what it shows, that it needs no other file, and that Chromium runs it (where there is one)."""
 
 import base64
+import json
 import re
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from scipy.special import logit
 
 from istd.test_script import inference
 from istd.test_script.report import report_cases
+from istd.test_script.report.report import css_color
 from istd.test_script.report.report_cases import (
     BEST,
     MIDDLE_STEP,
@@ -25,6 +27,7 @@ from istd.test_script.report.report_cases import (
     frame_picture,
     show_case,
 )
+from istd.utils.drawing import FOUND, TRUTH
 from istd.utils.metrics import build_metric
 from istd.utils.metrics.curves import CurveAccumulator
 from tests.reference.local_contrast import LocalContrast
@@ -102,9 +105,13 @@ def test_the_page_shows_metrics_sequences_and_frames(report):
     assert len(levels) == 6 and {one.shape for one in levels} == {(48, 48)}
     assert levels[0].max() <= MIDDLE_STEP < levels[-1].max()  # missed, found
     titles = [
-        page.texts.index(text) for text in ("Worst and best frames", "Metrics by protocol", "Curves", "Sequences")
+        page.texts.index(text) for text in ("Metrics by protocol", "Curves", "Worst and best frames", "Sequences")
     ]
-    assert page.texts.index("dim/1") < titles[1]  # the frames come first
+    assert titles == sorted(titles)  # metrics and curves come before the frames
+    assert "any on TINY" in page.texts  # the checkpoint's name
+    assert {css_color(color) for color in (TRUTH, FOUND)} == set(re.findall(r"--(?:truth|found): (#\w+)", text))
+    curves = json.loads(re.search("const CURVES = (.*);", text)[1])
+    assert curves["pd"][curves["logit"].index(0)] == pytest.approx(5 / 6)  # of all frames, at the threshold 0.5
 
 
 def test_the_page_runs_in_a_browser(report, tmp_path):
@@ -115,7 +122,7 @@ def test_the_page_runs_in_a_browser(report, tmp_path):
     click = """<script>for (let i = 0; i < 2; i++) document.querySelectorAll('.sortable th button')[1].click();
     window.addEventListener("load", () => {
       const start = document.getElementById("pd").textContent;
-      slider.value = 4; slider.dispatchEvent(new Event("input")); drawAll();
+      slider.value = 0; slider.dispatchEvent(new Event("input")); drawAll();
       document.title = start + "|" + document.getElementById("pd").textContent + "|" + cases[0].crop.levels.join(" ");
     });</script>"""
     probe.write_text(report.read_text(encoding="utf-8").replace("</body>", click + "</body>"), encoding="utf-8")
