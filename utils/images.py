@@ -65,7 +65,7 @@ def read_list(path: Path) -> list[str]:
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}; check the path") from error
     encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
-    lines = data.decode(encoding, errors="replace").splitlines()
+    lines = data.decode(encoding, errors="surrogateescape").splitlines()
     entries = (line.strip().replace("\\", "/").removeprefix("./").strip("/") for line in lines)
     without_suffix = (entry.rsplit(".", 1)[0] if entry.lower().endswith(IMAGE_SUFFIXES) else entry for entry in entries)
     return [entry for entry in without_suffix if entry]

@@ -10,6 +10,7 @@ import numpy as np
 
 from istd.utils.files import atomic_path, write_csv
 from istd.utils.metrics.curves import MIDDLE, Curves
+from istd.utils.names import printable
 
 COLUMNS = ("logit", "threshold", "precision", "recall", "false_positive_rate", "pd", "fa")
 FA_LIMITS = (1e-7, 1e-3)  # of the axis, at least; a lower Fa, 0 included, is drawn at the first
@@ -30,7 +31,7 @@ def write_curves(runs: Mapping[str, Curves], folder: str | Path, title: str = ""
     for instance dataset and protocol. The csv has ratios, empty for NaN, and the name of the run where there are
     several. The points mark the threshold 0.5.
     """
-    folder = Path(folder)
+    folder, runs = Path(folder), {plot_text(name): curves for name, curves in runs.items()}
     names = ("curves.csv", "precision_recall.png", "roc.png", "pd_over_fa.png")
     files = [folder / name for name in names]
     rows = [
@@ -137,12 +138,17 @@ def saved_axes(path: Path, width: float, height: float) -> Iterator[Any]:
         figure.savefig(temporary)
 
 
+def plot_text(text: str) -> str:
+    """The text as matplotlib shows it: without control characters, and dollars that do not begin a formula."""
+    return printable(text).replace("$", r"\$")
+
+
 @contextmanager
 def plot(path: Path, title: str = "", width: float = 5.0, **settings: Any) -> Iterator[Any]:
     """Yield matplotlib axes for y in 0..1 and save them, `width` inches wide, with `settings` as for `Axes.set`."""
     with saved_axes(path, width, 4.2) as axes:
         yield axes
-        axes.set(title=title, ylim=UNIT_RANGE, **settings)
+        axes.set(title=plot_text(title), ylim=UNIT_RANGE, **settings)
         axes.grid(alpha=0.25)
 
 
@@ -151,7 +157,7 @@ def write_heat_map(path: Path, table: list[list[str]], lower_is_better: bool = F
 
     The largest numbers are the darkest: blue where higher is better; red, and logarithmic, where lower is better.
     """
-    (title, *columns), rows = table[0], table[1:]
+    (title, *columns), *rows = [list(map(plot_text, row)) for row in table]
     values = np.array([[math.nan if text == "-" else float(text) for text in row[1:]] for row in rows])
     shown = np.ma.masked_invalid(np.log1p(values) if lower_is_better else values)
     colors, direction = BETTER[lower_is_better]

@@ -17,7 +17,7 @@ from istd.utils.errors import InputError
 from istd.utils.metrics import build_metric, target_curve
 from istd.utils.metrics.curves import LOGITS, CurveAccumulator, logit_levels, matched_levels, matched_logits
 from istd.utils.metrics.regions import find_regions
-from istd.utils.plots import COLORS, best_pd, write_curves
+from istd.utils.plots import COLORS, best_pd, plot, write_curves, write_heat_map
 from tests.metrics.test_properties import scenes
 from tests.reference import plain_metrics
 
@@ -307,3 +307,11 @@ def test_best_pd_is_the_highest_at_no_higher_fa():
     curves = CurveAccumulator().compute()._replace(fa=np.array([8.0, 2, 5, 0]), pd=np.array([1, 0.5, 0.25, 0]))
     fa, pd = best_pd(curves)
     assert fa.tolist() == [0, 2, 5, 8] and pd.tolist() == [0, 0.5, 0.5, 1]
+
+
+def test_names_that_are_no_text_or_a_formula_can_be_drawn(tmp_path):
+    """matplotlib draws no surrogates, which stand for bytes that are not UTF-8, and takes $...$ for a formula."""
+    write_heat_map(tmp_path / "a.png", [["IoU \udce9", "x$_$_{y"], ["\x1b[31m$_{", "50.00"]])
+    with plot(tmp_path / "b.png", "T\udce9ST $_{") as axes:
+        axes.plot([0, 1], [0, 1])
+    assert all((tmp_path / name).stat().st_size > 1000 for name in ("a.png", "b.png"))
