@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from istd.datasets.augmentations import Augmentation
 from istd.datasets.layouts import Frame, Sequence
 from istd.utils.errors import InputError
 from istd.utils.grey_levels import SEQUENCE, GreyRange, GreyScale, RangeRule, is_raw, spread
@@ -74,7 +75,7 @@ class ClipDataset(Dataset):
     (`persistent_workers`) see it too.
 
     Frames deeper than 8 bits become 0..1 by `grey_range`: one range for a sequence, one for every frame, or the range
-    itself (see `utils.grey_levels`).
+    itself (see `utils.grey_levels`). The steps of `augment` (see `datasets.augmentations`) act before `transform`.
 
     `cache_bytes` limits the decoded frames that each worker keeps, over epochs where workers stay alive.
     """
@@ -89,6 +90,7 @@ class ClipDataset(Dataset):
     grey_range: RangeRule = SEQUENCE
     stride: int = 1
     target: int | None = None
+    augment: tuple[Augmentation, ...] = ()
 
     def __post_init__(self):
         if self.border not in BORDERS:
@@ -125,13 +127,17 @@ class ClipDataset(Dataset):
         number, index = self.targets[item]
         sequence = self.sequences[number]
         target = sequence.frames[index]
-        window = index + self.stride * (np.arange(self.num_frames) - self.target)
-        indices = np.arange(len(sequence.frames)).take(window, mode="wrap" if self.border == "wrap" else "clip")
-        frames = self._read_clip([sequence.frames[i] for i in indices], number)
-        mask = self._cache.read(target.mask, read_mask).copy()  # the transform may write into it
-        check_mask_size(mask, target.mask, frames[0], target.image)
+        before, after = self.target, self.num_frames - 1 - self.target  # frames beside the target frame
+        if self.augment:
+            before = after = max(before, after)
+        frames, mask = self._read_item(item, before, after)
         repeat = [occurrence] if occurrence else []
         random = np.random.default_rng([self.seed, int(self._epoch), item, *repeat])
+        for step in self.augment:
+            frames, mask = step(
+                frames, mask, random, lambda: self._read_item(int(random.integers(len(self))), before, after)
+            )
+        frames = frames[before - self.target :][: self.num_frames]
         clip, mask = self.transform(frames, mask, random)
         names = {"dataset": self.dataset_name, "sequence": sequence.name, "frame": target.name}
         return ClipSample(clip=clip, mask=mask, **names)
@@ -148,6 +154,18 @@ class ClipDataset(Dataset):
                 if is_raw(first):
                     ranges[sequence.name] = self._scale(number).range_for(first)
         return ranges
+
+    def _read_item(self, item: int, before: int, after: int) -> tuple[np.ndarray, np.ndarray]:
+        """The target frame of an item with frames before and after it, and its mask, which may be written to."""
+        number, index = self.targets[item]
+        sequence = self.sequences[number]
+        target = sequence.frames[index]
+        window = index + self.stride * np.arange(-before, after + 1)
+        indices = np.arange(len(sequence.frames)).take(window, mode="wrap" if self.border == "wrap" else "clip")
+        frames = self._read_clip([sequence.frames[i] for i in indices], number)
+        mask = self._cache.read(target.mask, read_mask).copy()
+        check_mask_size(mask, target.mask, frames[0], target.image)
+        return frames, mask
 
     def _read_clip(self, frames: list[Frame], number: int) -> np.ndarray:
         pixels = [self._read_pixels(frame) for frame in frames]

@@ -17,6 +17,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Sampler, Subset
 
 import istd.datasets
 from istd.datasets import ClipDataset, ClipSample, DatasetIndex, Sequence, collate
+from istd.datasets.augmentations import build_augmentations
 from istd.datasets.presets import build_transform, find_preset
 from istd.datasets.usable import usable_index
 from istd.test_script.predictor.preparation import eval_dataset
@@ -183,6 +184,7 @@ def build_train_dataset(settings: Settings, sequences: list[Sequence], name: str
     border = find_preset(settings.preset).border
     rule = parse_range(settings.range)
     options = {"seed": settings.seed, "grey_range": rule, "stride": model.frame_stride, "target": model.target_index}
+    options["augment"] = build_augmentations(settings.augment, settings.augment_options)
     return ClipDataset(sequences, model.num_frames, transform, border, name, **options)
 
 

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
+from istd.datasets.augmentations import build_augmentations
 from istd.datasets.catalog import CATALOG
 from istd.datasets.index import split_names
 from istd.datasets.presets import PRESETS
@@ -85,6 +86,8 @@ class Settings:
     preset: Literal[tuple(PRESETS)]
     train_size: Annotated[int, lambda number: 1 <= number <= 8192, "a number of pixels from 1 to 8192"]
     enlarge_share: Share
+    augment: list[str]
+    augment_options: dict
     val_size: Side | None
     limit_train: Count | None
     limit_val: Count | None
@@ -213,6 +216,7 @@ def merge_settings(config: str | None, given: dict[str, Any], saved: dict[str, A
         name: convert(f"output_weights {name}", weight, NonNegative) for name, weight in weights
     }
     settings = Settings(**values)
+    build_augmentations(settings.augment, settings.augment_options)  # names and options are known
     check_datasets(settings)
     parse_range(settings.range)
     if settings.start_epoch >= settings.epochs:
