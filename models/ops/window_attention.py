@@ -8,9 +8,9 @@ that only the roll brought together. Two identities spare a CPU the padding, the
 * Padded tokens of a window have the same key and value, so all of them count as one token, whose bias is the logarithm
   of the sum of their exponentials. Their own results are dropped, and never computed.
 
-The windows are attended to a few at a time, so that their scores stay in the processor's cache. The attention weights
-are kept for the backward pass where they are few compared with the channels, and otherwise recomputed, which takes
-hardly more time. GPUs, and the compiler, take torchvision's way instead, in one `scaled_dot_product_attention`.
+The windows are attended to a few at a time, so that their scores stay in the processor's cache, and the attention
+weights are computed again in the backward pass. GPUs, and the compiler, take torchvision's way instead, in one
+`scaled_dot_product_attention`.
 """
 
 import functools
@@ -28,8 +28,6 @@ from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d
 from istd.models import ops
 
 SCORES_BYTES = 8 << 20  # of scores in flight on a CPU: less than a third-level cache
-KEPT_RATIO = 0.6  # weights are kept where their number is at most so many times that of queries, keys and values
-NARROW_HEAD = 8  # channels
 NORM_EPS = 1e-12  # of `F.normalize`; vectors that are not longer become zero here
 MASKED = -100.0  # what torchvision adds to the score of two tokens that a cyclic shift brought together
 
@@ -87,7 +85,7 @@ def _unit_factor(x: Tensor) -> Tensor:
 
 
 class _WindowAttention(torch.autograd.Function):
-    """Attention within windows that keeps queries, keys and values for the backward pass, and few weights.
+    """Attention within windows that keeps queries, keys and values for the backward pass, and no weights.
 
     qkv [B, T, H, W, 3, heads, d] and `padding` [3, heads, d], which padded tokens have; scale [heads, 1, 1] of the
     scores; cosine: queries and keys count with length 1; groups: the sides of each kind of windows, and `biases` their
@@ -96,7 +94,7 @@ class _WindowAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, qkv: Tensor, padding: Tensor, scale: Tensor, cosine: bool, groups, *biases: Tensor) -> Tensor:
-        ctx.cosine, ctx.groups, ctx.shape, ctx.lengths = cosine, groups, qkv.shape, []
+        ctx.cosine, ctx.groups, ctx.shape = cosine, groups, qkv.shape
         saved = [scale]
         out = qkv.new_empty(*qkv.shape[:4], *qkv.shape[5:])
         for sides, bias in zip(groups, biases, strict=True):
@@ -113,18 +111,12 @@ class _WindowAttention(torch.autograd.Function):
                 factor = _unit_factor(parts[:2])
                 parts[:2].mul_(factor)
             query, key, value = parts[0, :, :, : bias.shape[1]].mul_(scale), parts[1], parts[2]
-            keep = any(ctx.needs_input_grad) and bias.shape[2] <= KEPT_RATIO * 3 * qkv.shape[-1]
             result = torch.empty_like(query)
-            kept = []
             for few in _pieces(query, bias):
-                weights = _weights(query[few], key[few], bias)
-                result[few] = _product(weights, value[few])
-                if keep:
-                    kept.append(weights)
+                result[few] = _weights(query[few], key[few], bias) @ value[few]
             target = _as_windows(out, sides).movedim(7, 4)  # [B, ..., heads, t, h, w, d]
             target.copy_(result.view(target.shape))
-            saved += [query, key, value, factor, bias, *kept]
-            ctx.lengths.append(5 + len(kept))
+            saved += [query, key, value, factor, bias]
         ctx.save_for_backward(*saved)
         return out.flatten(-2)
 
@@ -136,22 +128,22 @@ class _WindowAttention(torch.autograd.Function):
         total = {"dtype": torch.promote_types(scale.dtype, torch.float32)}
         grad_padding, grad_scale = scale.new_zeros(3, *ctx.shape[-2:], **total), torch.zeros_like(scale, **total)
         grad_biases = []
-        for sides, length in zip(ctx.groups, ctx.lengths, strict=True):
-            (query, key, value, factor, bias, *kept), saved = saved[:length], saved[length:]
+        for number, sides in enumerate(ctx.groups):
+            query, key, value, factor, bias = saved[5 * number : 5 * number + 5]
             grads = key.new_empty(3, *key.shape)
             grads[0, :, :, bias.shape[1] :] = 0  # a padded token has no query
             grad_query = grads[0, :, :, : bias.shape[1]]
             grad_bias = torch.zeros_like(bias, **total)
             grad_results = _as_windows(grad_out, sides).movedim(7, 4).reshape(query.shape)
-            for number, few in enumerate(_pieces(query, bias)):
-                weights = kept[number] if kept else _weights(query[few], key[few], bias)
+            for few in _pieces(query, bias):
+                weights = _weights(query[few], key[few], bias)
                 grad = grad_results[few]
-                grads[2, few] = _product(weights.mT, grad)
+                grads[2, few] = weights.mT @ grad
                 grad_weights = grad @ value[few].transpose(-1, -2)
                 grad_scores = torch.ops.aten._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
                 grad_bias += grad_scores.sum(dim=0, dtype=total["dtype"])
-                grad_query[few] = _product(grad_scores, key[few])
-                grads[1, few] = _product(grad_scores.mT, query[few])
+                grad_query[few] = grad_scores @ key[few]
+                grads[1, few] = grad_scores.mT @ query[few]
             grad_biases.append(grad_bias.to(bias.dtype))
             if ctx.cosine:  # moving along a vector does not change its direction
                 along = (grad_query * query).sum(-1, keepdim=True)
@@ -180,13 +172,6 @@ def _weights(query: Tensor, key: Tensor, bias: Tensor) -> Tensor:
     scores = query @ key.transpose(-1, -2)
     scores += bias
     return scores.softmax(dim=-1)
-
-
-def _product(weights: Tensor, values: Tensor) -> Tensor:
-    """weights @ values; with few columns as the transpose of values^T weights^T, which BLAS computes twice as fast."""
-    if values.shape[-1] <= NARROW_HEAD:
-        return (values.mT @ weights.mT).mT
-    return weights @ values
 
 
 def _attend_in_pieces(

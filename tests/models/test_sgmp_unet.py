@@ -8,12 +8,10 @@ import pytest
 import torch
 from torchvision.models.swin_transformer import ShiftedWindowAttentionV2
 from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d
-from torchvision.ops import StochasticDepth
 
 from istd.models import build_model
 from istd.models.ops import window_attention
 from istd.models.ops.mlp import chunked_mlp
-from istd.models.ops.swin import add_branch
 from istd.models.ops.window_attention import FastWindowAttention3d, FastWindowAttentionV2
 from istd.utils.errors import InputError
 from tests.reference.network_cases import assert_same, fill_deterministically
@@ -88,13 +86,10 @@ WINDOWS = [
 ]
 
 
-@pytest.mark.parametrize(("scores_bytes", "kept_ratio"), [(1, 0), (1 << 22, 1000)])
+@pytest.mark.parametrize("scores_bytes", [1, 1 << 22])
 @pytest.mark.parametrize(("fast_class", "plain_class", "window", "shift", "shape"), WINDOWS)
-def test_window_attention_equals_torchvision(
-    monkeypatch, fast_class, plain_class, window, shift, shape, scores_bytes, kept_ratio
-):
+def test_window_attention_equals_torchvision(monkeypatch, fast_class, plain_class, window, shift, shape, scores_bytes):
     monkeypatch.setattr(window_attention, "SCORES_BYTES", scores_bytes)
-    monkeypatch.setattr(window_attention, "KEPT_RATIO", kept_ratio)
     plain = plain_class(12, list(window), list(shift), 3).double()
     fill_deterministically(plain)
     fast = fast_class(12, list(window), list(shift), 3).double()
@@ -130,23 +125,6 @@ def test_chunked_mlp_equals_the_whole(monkeypatch, hidden_bytes, normed):
         results.append([x.grad, *(weight.grad for weight in weights)])
     for mine, reference in zip(*results, strict=True):
         torch.testing.assert_close(mine, reference, rtol=0, atol=1e-10)
-
-
-@pytest.mark.parametrize("p", [0.0, 0.5, 1.0])
-def test_a_branch_of_kept_samples_equals_a_dropped_branch_of_all(p):
-    """The same samples are dropped, and the branch is computed for the others only."""
-    depth, weight = StochasticDepth(p, "row").train(), torch.tensor(2.0, requires_grad=True)
-    seen, results = [], []
-    for add in (lambda x, branch: add_branch(x, branch, depth), lambda x, branch: x + depth(branch(x))):
-        torch.manual_seed(1)
-        weight.grad = None
-        x = torch.randn(8, 2, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
-        out = add(x, lambda x: seen.append(len(x)) or weight * x.square())
-        out.square().sum().backward()
-        results.append([out, x.grad, weight.grad])
-    assert [seen[0], seen[1]] == [{0.0: 8, 0.5: 6, 1.0: 8}[p], 8]
-    for mine, reference in zip(*results, strict=True):
-        torch.testing.assert_close(mine, reference)
 
 
 def test_the_low_prior_is_two_percent_and_decoder_blocks_begin_as_the_identity():
