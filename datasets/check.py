@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from skimage.measure import label, regionprops
 from tqdm.contrib.concurrent import thread_map
 
 from istd.datasets.catalog import DatasetInfo
@@ -39,6 +38,7 @@ from istd.utils.images import (
     size_text,
     to_unit,
 )
+from istd.utils.metrics.regions import find_regions
 
 SHOWN = 5  # examples printed for each kind of finding
 GUARD = 2  # pixels around every other target that are no part of a target's surroundings
@@ -130,10 +130,11 @@ def measure_targets(grey: np.ndarray, mask: np.ndarray) -> list[TargetStatistics
     """
     free = cv2.dilate(mask.astype(np.uint8), np.ones((2 * GUARD + 1,) * 2, np.uint8)) == 0
     targets = []
-    for region in regionprops(label(mask, connectivity=2)):
-        rows, columns = region.coords.T
-        guard = max(SNR_GUARD, max(side.stop - side.start for side in region.slice) // 2 + GUARD)
-        local_mean, _ = local_statistics(grey, tuple(round(at) for at in region.centroid), guard, free)
+    regions = find_regions(np.ascontiguousarray(mask))
+    for rows, columns in regions.coordinates(mask.shape[1]):
+        guard = max(SNR_GUARD, max(int(np.ptp(places)) + 1 for places in (rows, columns)) // 2 + GUARD)
+        centre = round(float(rows.mean())), round(float(columns.mean()))
+        local_mean, _ = local_statistics(grey, centre, guard, free)
         contrast = snr = None
         if not math.isnan(local_mean):
             peak = int(np.argmax(np.abs(grey[rows, columns] - local_mean)))
@@ -142,7 +143,7 @@ def measure_targets(grey: np.ndarray, mask: np.ndarray) -> list[TargetStatistics
             if not math.isnan(mean):
                 contrast = float(grey[place]) - mean
                 snr = abs(contrast) / deviation if deviation > 0 else None
-        targets.append(TargetStatistics(int(region.area), contrast, snr))
+        targets.append(TargetStatistics(len(rows), contrast, snr))
     return targets
 
 

@@ -22,7 +22,6 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 from tqdm.contrib.concurrent import thread_map
 
@@ -35,6 +34,7 @@ from istd.datasets.targets import TARGET_TABLE, TargetRow, write_targets
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import new_folder
 from istd.utils.images import check_mask_size, encode_png, read_grey, read_mask
+from istd.utils.metrics.regions import find_regions
 from istd.utils.tracking import link
 
 WHITE = 255
@@ -54,13 +54,15 @@ class MeasuredTarget(NamedTuple):
 
 def find_targets(grey: np.ndarray, mask: np.ndarray) -> list[MeasuredTarget]:
     """The 8-connected regions of `mask`, bool [H, W], measured in the frame `grey`, float [H, W] in 0..1."""
-    count, labels, boxes, centres = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    regions, width = find_regions(np.ascontiguousarray(mask)), mask.shape[1]
+    boxes = np.column_stack([regions.boxes(width)[:, [1, 0, 3, 2]], regions.areas])
+    centres = regions.centroids[:, ::-1]
     targets = []
-    for label in range(1, count):
-        brightest = np.where(labels == label, grey, -np.inf).argmax()
-        peak = tuple(int(at) for at in np.unravel_index(brightest, grey.shape))
+    for number, (rows, columns) in enumerate(regions.coordinates(width)):
+        brightest = grey[rows, columns].argmax()
+        peak = (int(rows[brightest]), int(columns[brightest]))
         mean, deviation = local_statistics(grey, peak)
-        place = (tuple(centres[label].tolist()), tuple(boxes[label].tolist()), peak)
+        place = (tuple(centres[number].tolist()), tuple(boxes[number].tolist()), peak)
         targets.append(MeasuredTarget(*place, float(grey[peak]) - mean, deviation))
     return targets
 

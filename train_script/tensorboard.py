@@ -10,6 +10,7 @@ from istd.utils.drawing import FOUND, TRUTH, contact_sheet, grey_to_rgb, outline
 from istd.utils.images import read_grey
 
 PR_BINS = 127  # as many as TensorBoard draws
+PR_LOGITS = torch.sinh(torch.linspace(-5, 5, PR_BINS - 1, dtype=torch.float64))  # between the bins
 EXAMPLES = 6
 EXAMPLE_COLUMNS = 3
 
@@ -22,7 +23,10 @@ def open_writer(folder: Path, first_step: int):
 
 
 class PixelHistogram:
-    """Counts of target and background pixels by probability, enough for TensorBoard's precision-recall curve."""
+    """Counts of target and background pixels by logit, enough for TensorBoard's precision-recall curve.
+
+    The bins are those between logits spaced as in `utils.metrics.curves`, up to +-74.
+    """
 
     def __init__(self, as_logits: bool):
         self.as_logits = as_logits
@@ -30,8 +34,8 @@ class PixelHistogram:
 
     def update(self, score: torch.Tensor, mask: torch.Tensor, sequence: str, frame: str) -> None:
         """Count one frame, [H, W] each."""
-        probability = score.sigmoid() if self.as_logits else score
-        bins = (probability.clamp(0, 1) * PR_BINS).long().clamp_(max=PR_BINS - 1)
+        logits = score.double() if self.as_logits else score.double().logit()
+        bins = torch.bucketize(logits, PR_LOGITS)
         for row, pixels in enumerate((mask <= 0, mask > 0)):
             self.counts[row] += torch.bincount(bins[pixels], minlength=PR_BINS)
 
@@ -40,7 +44,7 @@ class PixelHistogram:
         self.counts += other.counts
 
     def write(self, writer, tag: str, step: int) -> None:
-        """Write the curve: bin i holds the counts at threshold i / PR_BINS."""
+        """Write the curve: bin i holds the counts above the logit `PR_LOGITS`[i - 1]."""
         false, true = (row.flip(0).cumsum(0).flip(0).double() for row in self.counts)
         negatives, positives = self.counts.sum(1).tolist()
         precision = true / (true + false).clamp(min=1)

@@ -32,13 +32,11 @@ def encode_rle(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) ->
 def region_annotations(mask: np.ndarray) -> list[dict]:
     """bbox, area in pixels, and segmentation of every 8-connected region of a mask, bool [H, W]."""
     regions = find_regions(np.ascontiguousarray(mask))
-    pixels = np.split(regions.pixels[np.argsort(regions.owners, kind="stable")], np.cumsum(regions.areas)[:-1])
     annotations = []
-    for flat in pixels if len(regions.areas) else ():
-        rows, columns = np.divmod(flat, mask.shape[1])
+    for rows, columns in regions.coordinates(mask.shape[1]):
         left, top = int(columns.min()), int(rows.min())
         box = [left, top, int(columns.max()) - left + 1, int(rows.max()) - top + 1]
-        annotations.append({"bbox": box, "area": len(flat), "segmentation": encode_rle(rows, columns, mask.shape)})
+        annotations.append({"bbox": box, "area": len(rows), "segmentation": encode_rle(rows, columns, mask.shape)})
     return annotations
 
 

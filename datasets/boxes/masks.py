@@ -1,9 +1,9 @@
 """Masks from boxes: the target around the strongest pixel of a box, the filled box, or its ellipse."""
 
 import numpy as np
-from skimage.measure import label
 
 from istd.datasets.boxes.readers import Box
+from istd.utils.metrics.regions import find_regions
 
 MASKS = ("contrast", "box", "disc")
 MARGIN = 1  # px by which a loose or tight box is enlarged before the target is looked for
@@ -74,10 +74,10 @@ def contrast_region(pixels: np.ndarray, box: Box) -> tuple[np.ndarray, np.ndarra
     level = 1.0 if pixels.dtype.kind in "iu" else np.finfo(np.float32).tiny
     if contrast.max() < MIN_CONTRAST * max(level, noise):
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    regions = label(contrast >= HALF * contrast.max(), connectivity=2)
-    peak = np.unravel_index(contrast.argmax(), contrast.shape)
-    inside = np.nonzero(regions == regions[peak])
-    return inside[0] + top, inside[1] + left
+    regions = find_regions(contrast >= HALF * contrast.max())
+    owner = regions.owners[np.searchsorted(regions.pixels, contrast.argmax())]
+    rows, columns = regions.coordinates(contrast.shape[1])[owner]
+    return rows + top, columns + left
 
 
 def draw_mask(shape: tuple[int, int], parts: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:

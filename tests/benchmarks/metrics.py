@@ -1,7 +1,7 @@
 """How long the metrics take: python -m tests.benchmarks.metrics (one core, about a minute).
 
 Times are processor time, the least of several runs, the plain form's of one. That form
-(tests/reference/plain_metrics.py) thresholds the map, labels it and measures its regions at each of 101 thresholds; its
+(tests/reference/plain_metrics.py) thresholds the map, labels it and measures its regions at each threshold; its
 results must equal the fast ones.
 """
 
@@ -9,9 +9,10 @@ import time
 
 import cv2
 import numpy as np
+from scipy.special import logit
 
 from istd.utils.metrics import PROTOCOLS, build_metric
-from istd.utils.metrics.curves import CurveAccumulator
+from istd.utils.metrics.curves import MIN_MATCHED, STRIDE, CurveAccumulator, matched_logits
 from istd.utils.metrics.hierarchical import pair_regions
 from istd.utils.metrics.regions import ImagePair, find_regions
 from istd.utils.metrics.tables import text_table
@@ -54,9 +55,10 @@ def compare(score, mask):
     """Milliseconds of the fast and of the plain form, whose results must be equal."""
     ours = fast_curves(score, mask)
     start = time.process_time()
-    hits, misses, matched, false_pixels = plain_metrics.curves(score, mask)
+    with np.errstate(divide="ignore"):
+        hits, misses, matched, false_pixels = plain_metrics.curves(logit(score), mask, matched_logits())
     plain = (time.process_time() - start) * 1e3
-    predicted = np.cumsum((ours.target_levels + ours.other_levels)[::-1])[::-1][1:]
+    predicted = np.cumsum((ours.target_levels + ours.other_levels)[::-1])[::-1][1:][MIN_MATCHED::STRIDE]
     assert np.array_equal(hits + misses, predicted) and np.array_equal(matched, ours.matched)
     assert np.array_equal(false_pixels, predicted - ours.matched_pixels)
     return least_ms(lambda: fast_curves(score, mask)), plain

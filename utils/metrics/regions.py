@@ -28,6 +28,12 @@ class Regions(NamedTuple):
         """Centroids (row, column) in px, float64 [n, 2], rounded once, as those of scikit-image."""
         return np.stack([self.row_sums, self.column_sums], axis=1) / self.areas[:, None]
 
+    def coordinates(self, width: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Rows and columns of the pixels of each region, in raster order, in a map `width` px wide."""
+        order = np.argsort(self.owners, kind="stable")
+        parts = np.split(self.pixels[order], np.cumsum(self.areas)[:-1]) if len(self.areas) else []
+        return [np.divmod(part, width) for part in parts]
+
     def boxes(self, width: int) -> np.ndarray:
         """The first row, first column, height and width of each region, int64 [n, 4], in a map `width` px wide."""
         places = np.stack(np.divmod(self.pixels, width), axis=1)
