@@ -3,15 +3,18 @@
     python -m test_script.predict --input video.mp4
     ffmpeg -i rtsp://camera/stream -f image2pipe -c:v png - | python -m test_script.predict --input -
 
-The input is an image, a folder of images (one sequence, in numeric order), a folder of such folders, or a video. Live
+The input is an image, a folder of images (a sequence in numeric order, or unrelated ones), a folder of such folders, or
+a video. Live
 inputs are -, PNG or JPEG images one after the other on standard input, and the number, device, or URL of a camera that
 OpenCV opens. --weights takes the name of a network in weights/, such as datransnet, which is the default, or the file
 of any other checkpoint.
 
-The output folder receives masks/<sequence>/<frame>.png, detections.csv and .json, tracks.csv (the detections linked
-into tracks over the frames), and for each sequence overlays/<sequence>.mp4 (.png for a single image) and
-contact_sheets/<sequence>.png. --min_track N leaves the detections of shorter tracks out of all of these; a frame is
-then written once each track in it is known to be long enough, or to have ended.
+The output folder receives masks/<sequence>/<frame>.png, detections.csv and .json, detections_coco.json (the list that
+pycocotools' `loadRes` takes; images are numbered from 1 in the order they are read), tracks.csv (the detections linked
+into tracks over the frames), and for each sequence overlays/<sequence>.mp4, which browsers play, with the numbers of
+frames and tracks, and contact_sheets/<sequence>.png. Unrelated images have no tracks, and overlays/<image>.png each.
+--min_track N leaves the detections of shorter tracks out of all of these; a frame is then written once each track in it
+is known to be long enough, or to have ended. An earlier prediction in that folder is removed.
 
 Frames are streamed: a long input needs no more memory than a short one. A live input is processed frame by frame, and
 latency.csv gives the milliseconds from reading a frame to its detections. A network of T frames needs (T - 1) // 2
@@ -20,18 +23,17 @@ camera falls behind; let ffmpeg lower the frame rate (-r).
 """
 
 import argparse
-import csv
-import json
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
-from typing import TextIO
 
+import numpy as np
 from tqdm import tqdm
 
-from istd.test_script.media.frame_sources import LARGEST_FPS, Source, find_sources, public_address
+from istd.test_script.media.frame_sources import LARGEST_FPS, UNRELATED, Source, find_sources, public_address
 from istd.test_script.media.overlay import OverlayVideo, Thumbnails, Trails, draw_overlay
 from istd.test_script.options import (
     TRACK_OPTIONS,
@@ -44,14 +46,16 @@ from istd.test_script.options import (
     predictor_options,
 )
 from istd.test_script.predictor import FrameResult, Predictor
-from istd.test_script.predictor.detections import DETECTION_COLUMNS, detection_row
 from istd.test_script.results.latency import Latency
+from istd.test_script.results.prediction_files import DetectionFiles, prediction_folder
 from istd.test_script.results.result_files import background_calls, frame_file, write_mask, write_png
-from istd.test_script.results.tracks import TRACK_COLUMNS, TrackedResult, TrackFilter, track_row
+from istd.test_script.results.tracks import TrackedResult, TrackFilter
 from istd.utils.checkpoint_files import find_checkpoint, shipped_weights
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import atomic_path, open_atomic
 from istd.utils.grey_levels import describe_range, range_value
+from istd.utils.names import folder_name, printable
+from istd.utils.progress import Progress
 
 DEFAULT_WEIGHTS = "datransnet"
 MEMORY_ADVICE = "lower --batch_size, or give --tile"  # of `run_main`
@@ -60,35 +64,39 @@ MEMORY_ADVICE = "lower --batch_size, or give --tile"  # of `run_main`
 def main(argv: list[str] | None = None) -> None:
     """Predict the sequences of --input and write the results to --output_dir."""
     args = parse_arguments(argv)
-    sources = find_sources(args.input)
-    if args.min_track > 1 and sources[0].kind == "image":
-        raise InputError(f"--min_track {args.min_track}: {args.input} is a single image; give a sequence")
+    sources = find_sources(args.input, args.sequence)
+    if args.min_track > 1 and sources[0].kind in UNRELATED:
+        raise InputError(f"--min_track {args.min_track}: {args.input} is no sequence; give a video or its frames")
     options = {name: getattr(args, name) for name in ("threshold", "deterministic")} | {"grey_range": args.range}
     options |= predictor_options(args)
     predictor = Predictor.from_checkpoint(args.model_path, args.device, args.image_size, code_options(args), **options)
     for source in sources:
         source.scale.rule = predictor.grey_range
-    output = Path(args.output_dir)
-    start = time.perf_counter()
+    output = Path(args.output_dir) if args.output_dir else default_output(sources, args.input)
+    run = {name: getattr(args, name) for name in ("threshold", *TRACK_OPTIONS)}
+    run |= {"model": str(args.model_path), "input": public_address(args.input)}
+    run["range"] = range_value(predictor.grey_range)
+    start, frames, late = time.perf_counter(), 0, None
     bad: list[dict] = []
-    with ExitStack() as stack:
-        names = ("detections.csv", "detections.json", "tracks.csv")
-        files = DetectionFiles(*(stack.enter_context(open_atomic(output / name)) for name in names))
-        frames = sum(predict_source(source, predictor, files, bad, args) for source in sources)
-        settings = {name: getattr(args, name) for name in ("threshold", *TRACK_OPTIONS)}
-        run = {
-            "model": str(args.model_path),
-            "input": public_address(args.input),
-            "range": range_value(predictor.grey_range),
-        }
-        run["ranges"] = {source.name: source.scale.range for source in sources if source.scale.range}
-        files.finish(run | settings | {"frames": frames, "skipped": bad})
+    with prediction_folder(output, run) as files:
+        for source in sources:
+            count, late = predict_source(source, predictor, files, bad, output, args)
+            frames += count
+        ranges = {source.name: source.scale.range for source in sources if source.scale.range}
+        files.facts = {"frames": frames, "skipped": bad, "ranges": ranges}
     seconds = time.perf_counter() - start
     print(
         f"{frames} frames in {len(sources)} sequence(s), {files.count} detections"
         + (f", {len(bad)} bad frames skipped" if bad else "")
         + f"; {frames / seconds:.1f} frames per second; results in {output}"
     )
+    if late is not None:
+        raise late
+
+
+def default_output(sources: list[Source], address: str) -> Path:
+    """predict/NAME, after the sequence, or after the folder that holds several."""
+    return Path("predict") / (sources[0].name if len(sources) == 1 else folder_name(Path(address).resolve().name))
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -98,7 +106,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--input", required=True, help="image, folder of images, folder of such folders, video, camera, or - for a pipe"
     )
     add_model_options(parser, path_required=False)
-    add("--output_dir", default="./predict", help="output folder; default ./predict")
+    add("--output_dir", help="output folder, whose earlier predictions are replaced; default predict/<input>")
+    folder = "frames of one sequence, or unrelated; default: what sizes, names and likeness of neighbours suggest"
+    add("--folder_of", dest="sequence", choices=("frames", "images"), help=f"what a folder holds: {folder}")
     add("--threshold", type=float, default=0.5, help="probability threshold; default 0.5")
     add_track_options(parser)
     add_range_option(parser)
@@ -116,71 +126,66 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-class DetectionFiles:
-    """detections.csv and .json and tracks.csv, written frame by frame; the files appear when the run is complete."""
-
-    def __init__(self, table: TextIO, objects: TextIO, tracks: TextIO):
-        self.count = 0
-        self._csv, self._json = csv.writer(table, lineterminator="\n"), objects
-        self._tracks = csv.writer(tracks, lineterminator="\n")
-        self._csv.writerow(DETECTION_COLUMNS)
-        self._tracks.writerow(TRACK_COLUMNS)
-        self._json.write('{"detections": [')
-
-    def add(self, row: list, track: int) -> None:
-        """Append a row of `detection_row`, and the number of its track."""
-        self._csv.writerow(row)
-        self._tracks.writerow(track_row(row, track))
-        self._json.write((",\n" if self.count else "\n") + json.dumps(dict(zip(DETECTION_COLUMNS, row, strict=True))))
-        self.count += 1
-
-    def finish(self, settings: dict) -> None:
-        """Close the list and append the settings of the run."""
-        self._json.write("],\n" + json.dumps(settings, indent=1).removeprefix("{\n"))
-
-
 def predict_source(
-    source: Source, predictor: Predictor, files: DetectionFiles, bad: list[dict], args: argparse.Namespace
-) -> int:
-    """Predict one sequence and write its files; returns the number of frames and appends unreadable ones to `bad`."""
-    single, live = source.kind == "image", source.kind == "live"
+    source: Source,
+    predictor: Predictor,
+    files: DetectionFiles,
+    bad: list[dict],
+    output: Path,
+    args: argparse.Namespace,
+) -> tuple[int, BaseException | None]:
+    """Predict one sequence and write its files; returns the number of frames, and a late error.
+
+    Unreadable frames are appended to `bad`. Where a live source fails, or the command is terminated, after frames have
+    been predicted, these are written, and the error is returned for after that.
+    """
+    live, unrelated = source.kind == "live", source.kind in UNRELATED
 
     def on_bad(name: str, reason: str) -> None:
         if not args.skip_bad and not live:
             raise InputError(f"{reason} (--skip_bad leaves such frames out)")
-        tqdm.write(f"skipped {source.name}/{name}: {reason}")
+        tqdm.write(printable(f"skipped {source.name}/{name}: {reason}"))
         bad.append({"sequence": source.name, "frame": name, "reason": reason})
 
     read: deque[tuple[str, float]] = deque()  # names of the frames not predicted yet, and when they were read
     arrivals: deque[float] = deque()  # of the frames not given out by the tracker yet
+    count, late, thumbnails, trails = 0, None, Thumbnails(), Trails()
 
-    def greys():
+    def greys() -> Iterator[np.ndarray]:
         for name, grey in source.frames(on_bad):
             read.append((name, time.perf_counter()))
             yield grey
 
-    output, count, thumbnails, trails = Path(args.output_dir), 0, Thumbnails(), Trails()
+    def results() -> Iterator[FrameResult]:
+        if not unrelated:
+            yield from predictor.stream(greys(), live=live)
+        elif predictor.model.num_frames == 1:
+            yield from predictor.stream(greys())
+        else:  # every image is a clip
+            yield from chain.from_iterable(predictor.stream([grey]) for grey in greys())
+
     tracker = TrackFilter(args.min_track, args.track_speed)
-    overlay = output / "overlays" / f"{source.name}{'.png' if single else '.mp4'}"
     with ExitStack() as stack:
-        overlay_path = stack.enter_context(atomic_path(overlay))
-        video = OverlayVideo(overlay_path, args.fps or source.fps)
-        stack.callback(video.close)
+        video = None
+        if not unrelated:
+            overlay = stack.enter_context(atomic_path(output / "overlays" / f"{source.name}.mp4"))
+            video = stack.enter_context(OverlayVideo(overlay, args.fps or source.fps))
         latency = Latency(stack.enter_context(open_atomic(output / "latency.csv"))) if live else None
 
         def write(name: str, result: FrameResult, tracks: list[int]) -> None:
-            write_mask(frame_file(output / "masks", None if single else source.name, name), result.mask)
-            for found, track in zip(result.detections, tracks, strict=True):
-                files.add(detection_row(source.name, name, found), track)
-            picture = draw_overlay(result.frame, result.mask, result.detections, trails.add(result.detections, tracks))
+            tracks = [0] * len(tracks) if unrelated else tracks
+            write_mask(frame_file(output / "masks", None if source.kind == "image" else source.name, name), result.mask)
+            files.add_frame(source.name, name, result.mask, result.detections, tracks)
+            paths = () if unrelated else trails.add(result.detections, tracks)
+            picture = draw_overlay(result.frame, result.mask, result.detections, paths, tracks, name)
             thumbnails.add(name, picture)
-            if single:
-                write_png(overlay_path, picture)
+            if video is None:
+                write_png(output / "overlays" / f"{name}.png", picture)
             else:
                 video.add(picture)
 
         submit = stack.enter_context(background_calls())
-        progress = stack.enter_context(tqdm(total=source.length, desc=source.name, unit="frame", disable=None))
+        progress = stack.enter_context(Progress(source.length, source.name, "frame"))
 
         def give_out(frames: Iterable[TrackedResult]) -> None:
             nonlocal count
@@ -193,23 +198,27 @@ def predict_source(
                 count += 1
 
         try:
-            for result in predictor.stream(greys(), live=live):
+            for result in results():
                 name, arrival = read.popleft()
+                if not np.isfinite(result.probability).all():
+                    reason = "the network overflows; use --amp none, or other weights"
+                    raise InputError(f"the map of frame {name} is not finite: {reason}")
                 arrivals.append(arrival)
                 give_out(tracker.add(name, result))
-        except KeyboardInterrupt:
-            if not live:
+        except (Exception, KeyboardInterrupt) as error:
+            if not live or not count:
                 raise
             tqdm.write(f"{source.name}: interrupted; what was found until now is written")
+            late = error if type(error) is not KeyboardInterrupt else None
         give_out(tracker.finish())
         if source.scale.range:
             tqdm.write(f"{source.name}: {describe_range(source.scale)}")
         if not count:
-            raise InputError(f"no frame of {source.name} can be read; give an image or a video that OpenCV can decode")
+            raise InputError(f"no frame of {source.name} can be read; give an image or a video that can be decoded")
     write_png(output / "contact_sheets" / f"{source.name}.png", thumbnails.sheet())
     if live:
         print(latency.summary())
-    return count
+    return count, late
 
 
 if __name__ == "__main__":

@@ -27,6 +27,11 @@ def original_cell(cell: str) -> str:
     return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA_STARTS) else cell
 
 
+def folder_name(name: str) -> str:
+    """`name` as that of a file or folder: dots alone, which would lead elsewhere, become underscores."""
+    return (name.replace(".", "_") or "_") if not name.strip(".") else name
+
+
 def drawn(text: str) -> str:
     """`text` as OpenCV's fonts have it: ASCII, with a question mark for anything else."""
     return printable(text).encode("ascii", "replace").decode()

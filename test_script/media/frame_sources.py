@@ -14,9 +14,10 @@ import numpy as np
 
 from istd.test_script.media.image_stream import split_images
 from istd.utils.errors import InputError
-from istd.utils.grey_levels import GreyScale, spread
+from istd.utils.grey_levels import SEQUENCE, GreyScale, spread, to_unit
 from istd.utils.image_stacks import STACK_SUFFIXES, stack_pages
 from istd.utils.images import IMAGE_SUFFIXES, decode_pixels, image_files, numeric_key, one_channel, read_pixels
+from istd.utils.names import folder_name, printable
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".m4v", ".wmv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".flv")
 EXPECTED = (
@@ -24,6 +25,10 @@ EXPECTED = (
 )
 PIPE = "-"
 GREY_16_BIT = int.from_bytes(b"Y1\x00\x10", "little")  # FFmpeg's tag of gray16le
+UNRELATED = ("image", "images")  # kinds of sources whose images are no sequence
+MIN_CORRELATION = 0.5  # of thumbnails of neighbouring frames; a clear sky has less, but hardly changes
+MAX_CHANGE = 0.05  # mean change of these thumbnails' pixels, of 0..1
+COMPARED, THUMBNAIL = 8, (32, 32)  # pairs of neighbours; width and height, px
 DEFAULT_FPS = 25.0  # of the overlay video of an image sequence
 LARGEST_FPS = 1000
 FAILED_READS = 64  # consecutive undecodable frames after which a video is taken to have ended
@@ -38,18 +43,19 @@ class Source(NamedTuple):
     """One sequence: `frames(on_bad)` streams it, calling `on_bad(name, reason)` for each unreadable frame it skips."""
 
     name: str
-    kind: str  # "image", "folder", "video" or "live"
+    kind: str  # "image", "images" (unrelated ones), "folder" (a sequence), "video" or "live"
     length: int | None  # number of frames, if known
     fps: float
     frames: Callable[[OnBad], Frames]
     scale: GreyScale  # by which its raw frames become 0..1; its `rule` may be set before the first frame
 
 
-def find_sources(path: str | Path) -> list[Source]:
+def find_sources(path: str | Path, folder_of: str | None = None) -> list[Source]:
     """The sequences at `path`: an image, a video, a folder of images, or a folder of such folders (in numeric order).
 
     Live sources are "-" (images on standard input) and what OpenCV opens: the number of a camera, a device, a URL.
-    Raises `InputError` if `path` is none of these.
+    `folder_of`: "frames" or "images", of which a folder holds; None finds it out. Raises `InputError` if `path` is none
+    of these.
     """
     if str(path) == PIPE:
         return [pipe_source()]
@@ -61,7 +67,7 @@ def find_sources(path: str | Path) -> list[Source]:
         if not image_files(path):
             folders = sorted((entry for entry in path.iterdir() if entry.is_dir()), key=lambda p: numeric_key(p.name))
         found = ((entry.name, image_files(entry)) for entry in folders)
-        sources = [folder_source(name, list(files.values())) for name, files in found if files]
+        sources = [image_folder(name, list(files.values()), folder_of) for name, files in found if files]
         if not sources:
             raise InputError(f"folder {path} holds no images ({images}), nor do the folders in it; give {EXPECTED}")
         return sources
@@ -77,6 +83,33 @@ def find_sources(path: str | Path) -> list[Source]:
     return [video_source(path)]
 
 
+def image_folder(name: str, images: list[Path], folder_of: str | None) -> Source:
+    """The images of a folder, as one sequence or as unrelated ones, which is said where it is found out."""
+    if len(images) == 1:
+        return folder_source(name, images, "images" if folder_of == "images" else "folder")
+    sequence = folder_of == "frames" if folder_of else is_sequence(images)
+    if not sequence and not folder_of:
+        print(printable(f"{name}: {len(images)} unrelated images; for frames of one sequence give --folder_of frames"))
+    return folder_source(name, images, "folder" if sequence else "images")
+
+
+def is_sequence(images: list[Path]) -> bool:
+    """Whether images are the frames of one sequence: of one size, and most neighbours alike.
+
+    Up to COMPARED pairs are compared as thumbnails: alike are those that correlate or hardly change.
+    """
+    unlike, sizes = [], set()
+    for index in range(0, len(images) - 1, max(1, (len(images) - 1) // COMPARED)):
+        with suppress(InputError):  # it is said when its turn comes
+            pair = [read_pixels(path) for path in images[index : index + 2]]
+            sizes |= {pixels.shape for pixels in pair}
+            small = [cv2.resize(p.astype(np.float32), THUMBNAIL, interpolation=cv2.INTER_AREA).ravel() for p in pair]
+            span = 255 if pair[0].dtype == np.uint8 else max(1e-6, float(np.ptp(small)))
+            changed = np.abs(small[0] - small[1]).mean() > MAX_CHANGE * span
+            unlike.append(changed and not np.corrcoef(small)[0, 1] >= MIN_CORRELATION)
+    return len(sizes) <= 1 and 2 * sum(unlike) <= len(unlike)
+
+
 def folder_source(name: str, images: list[Path], kind: str = "folder") -> Source:
     """Image files as one sequence; a file that cannot be read is bad."""
     scale = GreyScale(sample=partial(sample_files, images))
@@ -88,9 +121,10 @@ def folder_source(name: str, images: list[Path], kind: str = "folder") -> Source
             except InputError as error:
                 on_bad(image.stem, str(error))
                 continue
-            yield image.stem, scale(pixels)
+            alone = kind == "images" and scale.rule == SEQUENCE  # each image has a range of its own
+            yield image.stem, to_unit(pixels) if alone else scale(pixels)
 
-    return Source(name, kind, len(images), DEFAULT_FPS, frames, scale)
+    return Source(folder_name(name), kind, len(images), DEFAULT_FPS, frames, scale)
 
 
 def sample_files(images: list[Path]) -> Iterator[np.ndarray]:
@@ -145,7 +179,7 @@ def video_source(path: Path | str | int) -> Source:
     sample = partial(sample_video, path, length) if isinstance(path, Path) and length else None
     scale = GreyScale(sample=sample)
     frames = partial(read_video, capture, name, length, fps, scale=scale)
-    return Source(Path(name).stem, "video", length, fps, frames, scale)
+    return Source(folder_name(Path(name).stem), "video", length, fps, frames, scale)
 
 
 def sample_video(path: Path, length: int) -> Iterator[np.ndarray]:

@@ -2,14 +2,18 @@
 
 from collections import deque
 from collections.abc import Iterable
+from fractions import Fraction
+from itertools import zip_longest
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 
 from istd.test_script.predictor.detections import Detection
 from istd.utils.drawing import FOUND, contact_sheet, enlarge, grey_to_rgb, outline
 from istd.utils.errors import InputError
+from istd.utils.names import drawn
 
 DISPLAY_SIDE = 640  # px, up to which the long side of small frames is enlarged, by an integer factor
 BOX_MARGIN = 5  # px between a region and its box in the enlarged picture
@@ -17,31 +21,47 @@ MAX_BOXES = 50  # more boxes or trails would hide the frame, so none is drawn
 TRAIL_FRAMES = 30  # for which the path of a track stays visible
 TRAIL = (255, 205, 60)
 SHEET_TILES = 24
+MAX_FPS_DENOMINATOR = 1001  # as in 30000/1001
+CODECS = {  # that browsers play, the first that PyAV has; with the options of good quality
+    "libx264": {"crf": "18", "preset": "veryfast"},
+    "libvpx-vp9": {"crf": "24", "b": "0", "deadline": "realtime", "cpu-used": "6"},
+    "libsvtav1": {"crf": "24", "preset": "10"},
+}
 SHEET_COLUMNS = 6
 THUMBNAIL_SIDE = 240
 
 
 def draw_overlay(
-    grey: np.ndarray, mask: np.ndarray, detections: list[Detection], trails: Iterable[np.ndarray] = ()
+    grey: np.ndarray,
+    mask: np.ndarray,
+    detections: list[Detection],
+    trails: Iterable[np.ndarray] = (),
+    tracks: Iterable[int] = (),
+    name: str = "",
 ) -> np.ndarray:
     """Draw outlines, boxes, peak scores and `trails` (of `Trails`) onto a grey frame float [H, W] in 0..1.
 
-    Returns RGB uint8, enlarged if the frame is small.
+    `tracks`: the number of each detection's track, 0 for none; `name`: of the frame. Returns RGB uint8, enlarged if the
+    frame is small.
     """
     factor = max(1, DISPLAY_SIDE // max(grey.shape))
     picture = enlarge(grey_to_rgb(grey), factor)
     picture = outline(picture, enlarge(mask.astype(np.uint8), factor).astype(bool), FOUND)
+    if name:
+        place = (4, picture.shape[0] - 5)
+        cv2.putText(picture, drawn(name), place, cv2.FONT_HERSHEY_SIMPLEX, 0.42, TRAIL, 1, cv2.LINE_AA)
     if len(detections) > MAX_BOXES:
         return picture
     lines = [np.rint((path + 0.5) * factor).astype(np.int32) for path in trails]
     cv2.polylines(picture, lines, False, TRAIL, 1, cv2.LINE_AA)
-    for found in detections:
+    for found, track in zip_longest(detections, tracks, fillvalue=0):
         left, top = found.left * factor - BOX_MARGIN, found.top * factor - BOX_MARGIN
         right = (found.left + found.width) * factor + BOX_MARGIN
         bottom = (found.top + found.height) * factor + BOX_MARGIN
         cv2.rectangle(picture, (left, top), (right, bottom), FOUND, 1)
-        text = (max(0, min(left, picture.shape[1] - 34)), top - 4 if top > 16 else bottom + 13)
-        cv2.putText(picture, f"{found.peak_score:.2f}", text, cv2.FONT_HERSHEY_SIMPLEX, 0.42, FOUND, 1, cv2.LINE_AA)
+        text = f"#{track} {found.peak_score:.2f}" if track else f"{found.peak_score:.2f}"
+        place = (max(0, min(left, picture.shape[1] - 8 * len(text))), top - 4 if top > 16 else bottom + 13)
+        cv2.putText(picture, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.42, FOUND, 1, cv2.LINE_AA)
     return picture
 
 
@@ -66,25 +86,44 @@ class Trails:
 
 
 class OverlayVideo:
-    """An mp4 file of RGB pictures; the first one sets the size, the others are fitted into it."""
+    """An mp4 file of RGB pictures that browsers play; the first one sets the size, the others are fitted into it."""
 
     def __init__(self, path: Path, fps: float):
-        self.path, self.fps = path, fps
-        self._writer: cv2.VideoWriter | None = None
-        self._size = (0, 0)  # height, width
+        self.path, self.rate = path, Fraction(fps).limit_denominator(MAX_FPS_DENOMINATOR)
+        self._container: av.container.OutputContainer | None = None
+        self._stream: av.VideoStream | None = None
+        self._count = 0
+
+    def __enter__(self) -> "OverlayVideo":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def add(self, picture: np.ndarray) -> None:
-        """Append a picture, uint8 [H, W, 3]."""
-        if self._writer is None:
-            self._size = tuple(side + side % 2 for side in picture.shape[:2])  # mp4 needs even sides
-            self._writer = cv2.VideoWriter(str(self.path), cv2.VideoWriter_fourcc(*"mp4v"), self.fps, self._size[::-1])
-            if not self._writer.isOpened():
-                raise InputError("this OpenCV cannot write mp4 videos; install opencv-python-headless from PyPI")
-        self._writer.write(cv2.cvtColor(fit(picture, *self._size), cv2.COLOR_RGB2BGR))
+        """Append a picture, uint8 [H, W, 3]; raises `OSError` where the file cannot grow."""
+        if self._stream is None:
+            self._open(*(side + side % 2 for side in picture.shape[:2]))  # colour has half the resolution
+        picture = fit(picture, self._stream.height, self._stream.width)
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), "rgb24")
+        frame.pts, frame.time_base = self._count, 1 / self.rate
+        self._count += 1
+        self._container.mux(self._stream.encode(frame))
 
     def close(self) -> None:
-        if self._writer is not None:
-            self._writer.release()
+        """Write what is still being encoded, and the index, with which a browser can begin at once."""
+        if self._stream is not None:
+            container, stream, self._stream = self._container, self._stream, None
+            with container:
+                container.mux(stream.encode())
+
+    def _open(self, height: int, width: int) -> None:
+        codec = next((name for name in CODECS if name in av.codecs_available), None)
+        if codec is None:
+            raise InputError(f"this PyAV has none of the encoders {', '.join(CODECS)}; install av from PyPI")
+        self._container = av.open(str(self.path), "w", format="mp4", options={"movflags": "faststart"})
+        self._stream = self._container.add_stream(codec, rate=self.rate, options=CODECS[codec])
+        self._stream.height, self._stream.width, self._stream.pix_fmt = height, width, "yuv420p"
 
 
 class Thumbnails:

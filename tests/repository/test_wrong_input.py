@@ -156,7 +156,7 @@ CASES = [
     ("predict", "--input {good}/images --model_path {net.pth} --fps 0", "--fps is 0"),
     ("predict", "--input {good}/images --model_path {net.pth} --min_track 0", "--min_track 0"),
     ("predict", "--input {good}/images --model_path {net.pth} --track_speed nan", "--track_speed nan"),
-    ("predict", "--input {good}/images/a.png --model_path {net.pth} --min_track 2", "single image; give a sequence"),
+    ("predict", "--input {good}/images/a.png --model_path {net.pth} --min_track 2", "is no sequence; give a video"),
     ("predict", "--input 97 --model_path {net.pth}", "cannot open camera 97"),
     ("predict", "--input rtsp://127.0.0.1:9/x --model_path {net.pth}", "cannot open camera rtsp"),
     ("predict", "--input {good}/images --model_path {net.pth} --labels x", "--labels"),

@@ -193,6 +193,19 @@ def test_ctrl_c_ends_a_live_input_with_everything_written(stand_in, tmp_path, mo
     assert "interrupted" in capsys.readouterr().out
 
 
+def test_a_late_error_of_a_live_input_comes_after_everything_is_written(stand_in, tmp_path, monkeypatch):
+    """Ten frames, and then one of another size, which a clip of six cannot hold."""
+    other = cv2.imencode(".png", np.zeros((8, 8), np.uint8))[1].tobytes()
+    stream = io.BytesIO(b"".join([*map(encoded, range(10)), other]))
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=stream, isatty=lambda: False))
+    with pytest.raises(InputError, match="one clip"):
+        run("-", tmp_path)
+    frames = [f"{index:06d}" for index in range(8)]
+    assert [row["frame"] for row in table(tmp_path / "detections.csv")] == frames
+    assert json.loads((tmp_path / "detections.json").read_text())["frames"] == 8
+    assert (tmp_path / "overlays" / "pipe.mp4").stat().st_size > 0
+
+
 def test_a_stream_that_opencv_opens(stand_in, tmp_path):
     """A video over HTTP, whose address has passwords that no file and no file name repeats."""
     folder = tmp_path / "served"

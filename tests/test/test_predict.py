@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -13,17 +15,19 @@ import torch
 
 from istd.models import build_model
 from istd.test_script import predict
-from istd.test_script.media.frame_sources import find_sources
+from istd.test_script.media.frame_sources import find_sources, is_sequence
 from istd.test_script.media.overlay import SHEET_TILES, OverlayVideo, Thumbnails, draw_overlay
 from istd.test_script.predictor import Predictor
 from istd.utils import checkpoint_files
 from istd.utils.checkpoint import save_checkpoint
 from istd.utils.checkpoint_files import WEIGHTS, shipped_weights
 from istd.utils.errors import InputError
+from istd.utils.folder_lock import locked_folder
 from istd.utils.images import read_grey
 from tests.reference.local_contrast import LocalContrast
 
 HEIGHT, WIDTH = 48, 70
+ROOT = Path(__file__).resolve().parents[2]
 FROM_CHECKPOINT = Predictor.from_checkpoint
 
 
@@ -99,7 +103,12 @@ def test_a_folder_is_one_sequence_in_numeric_order(tmp_path):
 
     frames, fps = read_video(tmp_path / "out" / "overlays" / "flight.mp4")
     assert len(frames) == 12 and fps == 25
-    expected = draw_overlay(grey, single.mask[0], single.detections[0])
+    assert saved["model"] == "any.pth"
+    coco = json.loads((tmp_path / "out" / "detections_coco.json").read_text())
+    assert [entry["image_id"] for entry in coco] == list(range(1, 13))
+    assert coco[2]["file_name"] == "flight/frame(2)" and coco[2]["bbox"] == [8, 20, 3, 3]
+    assert coco[2]["segmentation"]["size"] == [HEIGHT, WIDTH]
+    expected = draw_overlay(grey, single.mask[0], single.detections[0], name="frame(11)", tracks=[1])
     assert np.abs(frames[11][..., ::-1].astype(int) - expected).mean() < 4  # mp4 loses a little
     sheet = cv2.imread(str(tmp_path / "out" / "contact_sheets" / "flight.png"))
     assert sheet.shape[0] > 2 * HEIGHT and sheet.shape[1] > 6 * 200
@@ -124,6 +133,7 @@ def test_one_image_and_a_folder_of_folders(tmp_path):
     assert [row["sequence"] for row in table(tmp_path / "out" / "detections.csv")] == ["s2"] * 3 + ["s10"] * 2
     run(tmp_path / "all" / "s2" / "frame(1).png", tmp_path / "one")
     assert (tmp_path / "one" / "masks" / "frame(1).png").exists()
+    assert [row["track"] for row in table(tmp_path / "one" / "tracks.csv")] == ["0"]
     assert cv2.imread(str(tmp_path / "one" / "overlays" / "frame(1).png")).shape == (9 * HEIGHT, 9 * WIDTH, 3)
 
 
@@ -254,6 +264,100 @@ def test_thumbnails_spread_over_a_stream_of_any_length():
         assert len(names) < 2 * SHEET_TILES and names[0] == 0
         assert len(set(np.diff(names))) <= 1 and count - names[-1] <= max(1, count // SHEET_TILES + 1)
         assert thumbnails.sheet().shape[1] >= 240
+
+
+def test_unrelated_images_have_pictures_each_and_no_tracks(tmp_path, capsys):
+    """Scenes that differ from image to image, or in size; frames are frames where that is said."""
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
+    scenes = [2 * rows, 2 * columns, 140 - 2 * rows, 140 - 2 * columns]
+    (tmp_path / "set").mkdir()
+    for index in range(4):
+        image = scenes[index].astype(np.uint8)
+        image[20:23, 30:33] = 250
+        cv2.imwrite(str(tmp_path / "set" / f"Misc_{index}.png"), image)
+    run(tmp_path / "set", tmp_path / "out")
+    assert "set: 4 unrelated images" in capsys.readouterr().out
+    assert sorted(path.name for path in (tmp_path / "out" / "overlays").iterdir()) == [
+        f"Misc_{i}.png" for i in range(4)
+    ]
+    rows = table(tmp_path / "out" / "tracks.csv")
+    assert {row["frame"] for row in rows} == {f"Misc_{i}" for i in range(4)} and {row["track"] for row in rows} == {"0"}
+    alone = Predictor(LocalContrast(num_frames=6), prepare)(read_grey(tmp_path / "set" / "Misc_1.png"))
+    mask = cv2.imread(str(tmp_path / "out" / "masks" / "set" / "Misc_1.png"), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(mask, alone.mask[0] * 255)
+    with pytest.raises(InputError, match="is no sequence"):
+        run(tmp_path / "set", tmp_path / "out", "--min_track", "2")
+    run(tmp_path / "set", tmp_path / "out", "--folder_of", "frames")
+    assert [path.name for path in (tmp_path / "out" / "overlays").iterdir()] == ["set.mp4"]
+    write_folder(tmp_path / "flight", 3)
+    random = np.random.default_rng(0)
+    (tmp_path / "sky").mkdir()
+    for index in range(3):
+        cv2.imwrite(str(tmp_path / "sky" / f"{index}.png"), random.integers(60, 70, (HEIGHT, WIDTH), np.uint8))
+    assert is_sequence(sorted((tmp_path / "flight").iterdir())) and is_sequence(sorted((tmp_path / "sky").iterdir()))
+    cv2.imwrite(str(tmp_path / "flight" / "frame(3).png"), np.zeros((20, 20), np.uint8))
+    assert not is_sequence(sorted((tmp_path / "flight").iterdir()))
+
+
+def test_a_rerun_leaves_nothing_of_the_old_input_and_touches_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_folder(tmp_path / "long", 5)
+    write_folder(tmp_path / "short", 2)
+    predict.main(["--model_path", "any.pth", "--input", "long"])  # into predict/long
+    run("short", "predict/long")
+    assert {path.name for path in Path("predict/long/overlays").iterdir()} == {"short.mp4"}
+    assert {path.name for path in Path("predict/long/masks").iterdir()} == {"short"}
+    assert len(list(Path("predict/long/masks/short").iterdir())) == 2
+    (tmp_path / "truth" / "masks").mkdir(parents=True)
+    with pytest.raises(InputError, match="truth has masks, which predict did not write"):
+        run("short", "truth")
+    with locked_folder("predict/long"), pytest.raises(InputError, match="another command is writing to predict/long"):
+        run("short", "predict/long")
+    cv2.imwrite("...png", frame_at(0))  # whose stem is ..
+    predict.main(["--model_path", "any.pth", "--input", "...png"])
+    assert {path.name for path in tmp_path.iterdir()} == {"predict", "long", "short", "truth", "...png"}
+
+
+def test_maps_that_are_not_finite_are_an_error(tmp_path, monkeypatch):
+    write_folder(tmp_path / "flight", 2)
+    monkeypatch.setattr(LocalContrast, "forward", lambda self, clip: clip[:, 0] * float("nan"))
+    with pytest.raises(InputError, match=r"the map of frame frame\(0\) is not finite"):
+        run(tmp_path / "flight", tmp_path / "out")
+
+
+def test_an_overlay_that_cannot_grow_has_no_final_name(tmp_path):
+    """The system's limit on the size of files, in a process of its own, since it holds for all of it."""
+    code = f"""
+import resource, sys
+import numpy as np
+from pathlib import Path
+from istd.test_script.media.overlay import OverlayVideo
+from istd.utils.errors import run_main
+from istd.utils.files import atomic_path
+
+def main():
+    with atomic_path({str(tmp_path / "v.mp4")!r}) as path, OverlayVideo(path, 25) as video:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        random = np.random.default_rng(0)
+        for _ in range(20):
+            video.add(random.integers(0, 256, (240, 320, 3), np.uint8))
+
+run_main(main)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "cannot write" in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are bytes on Linux")
+def test_names_that_are_no_text(tmp_path):
+    name = os.fsdecode(b"fr\xff\x1b[2J")
+    (tmp_path / "odd").mkdir()
+    for index in range(2):
+        (tmp_path / "odd" / f"{name}{index}.png").write_bytes(cv2.imencode(".png", frame_at(index))[1].tobytes())
+    run(tmp_path / "odd", tmp_path / "out")
+    assert (tmp_path / "out" / "masks" / "odd" / f"{name}0.png").exists()
+    assert table(tmp_path / "out" / "detections.csv")[0]["frame"] == "fr\\udcff\\x1b[2J0"
 
 
 def test_pictures_of_other_sizes_are_fitted_into_the_video(tmp_path):

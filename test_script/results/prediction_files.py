@@ -1,0 +1,91 @@
+"""The output folder of `predict`, and its tables, which are written frame by frame."""
+
+import csv
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from istd.test_script.predictor.detections import DETECTION_COLUMNS, Detection, detection_row
+from istd.test_script.results.coco_results import coco_entries
+from istd.test_script.results.tracks import TRACK_COLUMNS, track_row
+from istd.utils.errors import InputError
+from istd.utils.files import csv_cells, open_atomic, write_json
+from istd.utils.folder_lock import locked_folder
+from istd.utils.names import printable
+from istd.utils.provenance import provenance
+
+RUN_FILE = "run.json"  # written first: it marks the folder as one of `predict`
+COMMAND = "predict"
+TABLES = ("detections.csv", "tracks.csv", "detections.json", "detections_coco.json")
+RESULTS = ("masks", "overlays", "contact_sheets", "latency.csv", *TABLES)
+
+
+@contextmanager
+def prediction_folder(folder: Path, run: dict[str, Any]) -> Iterator["DetectionFiles"]:
+    """Hold `folder` for this run, without the results of an earlier one, and yield its tables.
+
+    The tables appear when the block succeeds. `run`, and what made it, go into run.json. Raises `InputError` where
+    another command holds the folder, or it has results that `predict` did not write.
+    """
+    with locked_folder(folder), ExitStack() as stack:
+        present = [name for name in RESULTS if (folder / name).exists()]
+        if present and not is_prediction(folder):
+            raise InputError(
+                f"{folder} has {', '.join(present)}, which predict did not write; choose another --output_dir"
+            )
+        for name in present:
+            shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink()
+        write_json(folder / RUN_FILE, {"kind": COMMAND, **run, **provenance()})
+        files = DetectionFiles(*(stack.enter_context(open_atomic(folder / name)) for name in TABLES))
+        yield files
+        files.finish(run)
+
+
+def is_prediction(folder: Path) -> bool:
+    """Whether `predict` wrote this folder; before it had a run.json, its detections.json began with the detections."""
+    try:
+        if (folder / RUN_FILE).exists():
+            return json.loads((folder / RUN_FILE).read_text(encoding="utf-8")).get("kind") == COMMAND
+        with open(folder / "detections.json", encoding="utf-8") as file:
+            return file.read(14) == '{"detections":'
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+class DetectionFiles:
+    """detections.csv, tracks.csv, detections.json and detections_coco.json of a run."""
+
+    def __init__(self, table: TextIO, tracks: TextIO, objects: TextIO, coco: TextIO):
+        self.count = 0
+        self.facts: dict[str, Any] = {}  # for the end of detections.json, beside the settings of the run
+        self._csv, self._tracks = (csv.writer(file, lineterminator="\n") for file in (table, tracks))
+        self._json, self._coco, self._images = objects, coco, 0
+        self._csv.writerow(DETECTION_COLUMNS)
+        self._tracks.writerow(TRACK_COLUMNS)
+        self._json.write('{"detections": [')
+        self._coco.write("[")
+
+    def add_frame(
+        self, sequence: str, name: str, mask: np.ndarray, detections: list[Detection], tracks: list[int]
+    ) -> None:
+        """Append the detections of the next frame, whose `mask` is bool [H, W], and the numbers of their tracks."""
+        self._images += 1
+        entries = coco_entries(self._images, f"{printable(sequence)}/{printable(name)}", detections, mask)
+        for found, track, entry in zip(detections, tracks, entries, strict=True):
+            row = detection_row(sequence, name, found)
+            self._csv.writerow(csv_cells(row))
+            self._tracks.writerow(csv_cells(track_row(row, track)))
+            start = ",\n" if self.count else "\n"
+            self._json.write(start + json.dumps(dict(zip(DETECTION_COLUMNS, row, strict=True))))
+            self._coco.write(start + json.dumps(entry))
+            self.count += 1
+
+    def finish(self, run: dict[str, Any]) -> None:
+        """Close the lists; the settings of the run follow in detections.json."""
+        self._json.write("],\n" + json.dumps(run | self.facts, indent=1).removeprefix("{\n"))
+        self._coco.write("\n]\n")
