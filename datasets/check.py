@@ -32,9 +32,6 @@ from istd.utils.images import (
     IMAGE_SUFFIXES,
     mask_oddities,
     numeric_key,
-    read_grey,
-    read_mask,
-    read_pixels,
     size_text,
     to_unit,
 )
@@ -88,9 +85,9 @@ def check_dataset(index: DatasetIndex) -> tuple[dict[str, list[str]], dict[str, 
         if report.share > MAX_TARGET_SHARE:
             text = f"{frame.mask} ({report.share:.0%})"
             problems["masks that make most of the image target (inverted?)"].append(text)
-        if frame.mask is None:
+        if not frame.has_mask:
             found["images without mask"].append(str(frame.image))
-    if all(frame.mask is None for frame in frames):
+    if all(not frame.has_mask for frame in frames):
         problems["images without mask"].append("the whole dataset")
     problems["masks without image"] += map(str, index.masks_without_image)
     problems["duplicated frames"] += _duplicates(frames, reports)
@@ -107,8 +104,7 @@ def check_dataset(index: DatasetIndex) -> tuple[dict[str, list[str]], dict[str, 
 def read_frame(frame: Frame) -> FrameReport:
     """Read a frame and its mask and measure the targets."""
     try:
-        pixels = read_pixels(frame.image)
-        mask = None if frame.mask is None else read_mask(frame.mask)
+        pixels, mask = frame.read_image(), frame.read_mask()
     except InputError as error:
         return FrameReport(problem=("unreadable files", str(error)))
     digest = hashlib.blake2b(pixels.tobytes(), digest_size=16).digest()
@@ -149,13 +145,13 @@ def measure_targets(grey: np.ndarray, mask: np.ndarray) -> list[TargetStatistics
 
 def preview(index: DatasetIndex) -> np.ndarray:
     """Contact sheet (RGB uint8) of up to 24 frames spread over the dataset, with outlined targets."""
-    with_mask = [(sequence, f) for sequence in index.sequences for f in sequence.frames if f.mask is not None]
+    with_mask = [(sequence, f) for sequence in index.sequences for f in sequence.frames if f.has_mask]
     tiles: dict[str, np.ndarray] = {}
     # the first n of these are spread over the dataset, for any n
     order = np.argsort(np.argsort([golden_share(number) for number in range(len(with_mask))]))
     for sequence, frame in (with_mask[number] for number in order):
         try:
-            grey, mask = read_grey(frame.image), read_mask(frame.mask)
+            grey, mask = to_unit(frame.read_image()), frame.read_mask()
         except InputError:
             continue  # reported by check_dataset
         if grey.shape == mask.shape and mask.any():

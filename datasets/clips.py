@@ -1,10 +1,9 @@
 """The one dataset class: clips of T frames around a target frame, with the target frame's mask."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from istd.datasets.augmentations import Augmentation
 from istd.datasets.layouts import Frame, Sequence
 from istd.utils.errors import InputError
 from istd.utils.grey_levels import SEQUENCE, GreyRange, GreyScale, RangeRule, is_raw, spread
-from istd.utils.images import check_mask_size, read_mask, read_pixels, size_text
+from istd.utils.images import size_text
 
 BORDERS = ("clamp", "wrap")
 CACHE_BYTES = 512 * 2**20  # per worker; 8192 frames of 256 x 256 at 8 bit
@@ -46,14 +45,14 @@ class FrameCache:
     def __init__(self, limit: int):
         self.limit = limit
         self.used = 0
-        self._entries: OrderedDict[Path, np.ndarray] = OrderedDict()
+        self._entries: OrderedDict[Hashable, np.ndarray] = OrderedDict()
 
-    def read(self, path: Path, decode: Callable[[Path], np.ndarray]) -> np.ndarray:
-        """What `decode` reads from `path`, decoded once as long as it is kept."""
-        if path in self._entries:
-            self._entries.move_to_end(path)
-            return self._entries[path]
-        self._entries[path] = array = decode(path)
+    def read(self, key: Hashable, decode: Callable[[], np.ndarray]) -> np.ndarray:
+        """What `decode` gives, decoded once as long as it is kept under `key`."""
+        if key in self._entries:
+            self._entries.move_to_end(key)
+            return self._entries[key]
+        self._entries[key] = array = decode()
         array.flags.writeable = False
         self.used += array.nbytes
         while self.used > self.limit:
@@ -103,7 +102,7 @@ class ClipDataset(Dataset):
             (number, index)
             for number, sequence in enumerate(self.sequences)
             for index, frame in enumerate(sequence.frames)
-            if frame.mask is not None
+            if frame.has_mask
         ]
         if not self.targets:
             name = self.dataset_name or "the dataset"
@@ -163,9 +162,8 @@ class ClipDataset(Dataset):
         window = index + self.stride * np.arange(-before, after + 1)
         indices = np.arange(len(sequence.frames)).take(window, mode="wrap" if self.border == "wrap" else "clip")
         frames = self._read_clip([sequence.frames[i] for i in indices], number)
-        mask = self._cache.read(target.mask, read_mask).copy()
-        check_mask_size(mask, target.mask, frames[0], target.image)
-        return frames, mask
+        read = partial(target.read_mask, frames[0].shape)
+        return frames, self._cache.read(("mask", target.image), read).copy()
 
     def _read_clip(self, frames: list[Frame], number: int) -> np.ndarray:
         pixels = [self._read_pixels(frame) for frame in frames]
@@ -178,7 +176,7 @@ class ClipDataset(Dataset):
         return np.stack(pixels)
 
     def _read_pixels(self, frame: Frame) -> np.ndarray:
-        return self._cache.read(frame.image, read_pixels)
+        return self._cache.read(frame.image, frame.read_image)
 
     def _scale(self, number: int) -> GreyScale:
         """What brings the frames of a sequence to 0..1; its range is taken when it is first used."""

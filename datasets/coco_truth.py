@@ -10,7 +10,6 @@ from istd.datasets.layouts import Frame, Sequence
 from istd.utils.coco import ground_truth, region_annotations
 from istd.utils.errors import InputError
 from istd.utils.files import read_text
-from istd.utils.images import read_mask
 
 BOXES_FILE = "boxes.json"  # in a dataset's folder: its annotated boxes, as `datasets.from_boxes` writes them
 
@@ -54,7 +53,9 @@ def coco_truth(index: DatasetIndex, sequences: Iterable[Sequence] | None = None)
     """
     names, boxes = coco_names(index), read_boxes(index.root)
     sequences = index.sequences if sequences is None else sequences
-    frames = list({frame.image: frame for sequence in sequences for frame in sequence.frames if frame.mask}.values())
+    frames = list(
+        {frame.image: frame for sequence in sequences for frame in sequence.frames if frame.has_mask}.values()
+    )
     if boxes is None:
         return ground_truth((_mask_truth(frame, *names[frame.image]) for frame in frames), index.info.name)
     return choose_images(boxes, {names[frame.image][0] for frame in frames})
@@ -70,6 +71,6 @@ def choose_images(truth: dict, ids: set) -> dict:
 
 
 def _mask_truth(frame: Frame, number: int, name: str) -> tuple[dict, list[dict]]:
-    mask = read_mask(frame.mask)
+    mask = frame.read_mask()
     height, width = mask.shape
     return {"id": number, "file_name": name, "height": height, "width": width}, region_annotations(mask)

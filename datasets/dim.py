@@ -33,7 +33,8 @@ from istd.datasets.synthetic import PNG_OPTIONS, golden_share
 from istd.datasets.targets import TARGET_TABLE, TargetRow, write_targets
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import new_folder
-from istd.utils.images import check_mask_size, encode_png, read_grey, read_mask
+from istd.utils.grey_levels import GreyScale, spread
+from istd.utils.images import encode_png
 from istd.utils.metrics.regions import find_regions
 from istd.utils.tracking import link
 
@@ -75,11 +76,10 @@ def contrast_factor(contrast: float, clutter: float, snr: float) -> float:
 
 def dim_sequence(sequence: Sequence, number: int, snr: tuple[float, float], seed: int, output: Path) -> list[TargetRow]:
     """Write the dimmed frames and the masks of a sequence into `output`; returns its rows of targets.csv."""
-    frames = [read_grey(frame.image) for frame in sequence.frames]
-    masks = [None if frame.mask is None else read_mask(frame.mask) for frame in sequence.frames]
-    for frame, grey, mask in zip(sequence.frames, frames, masks, strict=True):
-        if mask is not None:
-            check_mask_size(mask, frame.mask, grey, frame.image)
+    stored = [frame.read_image() for frame in sequence.frames]
+    scale = GreyScale(sample=lambda: (stored[index] for index in spread(len(stored))))
+    frames = [scale(pixels) for pixels in stored]
+    masks = [frame.read_mask(grey.shape) for frame, grey in zip(sequence.frames, frames, strict=True)]
     targets = [[] if mask is None else find_targets(grey, mask) for grey, mask in zip(frames, masks, strict=True)]
     measured = [(target.contrast, target.clutter) for in_frame in targets for target in in_frame]
     wanted = snr[0] + golden_share(number) * (snr[1] - snr[0])
@@ -110,7 +110,9 @@ def write_split(path: Path, part: list[Sequence], sequences: list[Sequence]) -> 
     """List the sequences of a split, or their frames with masks where the split uses a part of them."""
     with open(path, "w", encoding="utf-8") as file:
         for sequence in part:
-            frames = [""] if sequence in sequences else [f"/{frame.name}" for frame in sequence.frames if frame.mask]
+            frames = (
+                [""] if sequence in sequences else [f"/{frame.name}" for frame in sequence.frames if frame.has_mask]
+            )
             file.writelines(f"{sequence.name}{frame}\n" for frame in frames)
 
 

@@ -132,7 +132,7 @@ def _locate_folder(path: str, data_root: str | Path | None, names: Iterable[str]
 
 def _count(kind: str, sequences: list[Sequence]) -> str:
     frames = [frame for sequence in sequences for frame in sequence.frames]
-    with_mask = sum(frame.mask is not None for frame in frames)
+    with_mask = sum(frame.has_mask for frame in frames)
     unit = "images" if kind == "images" else "frames"
     images = f"{len(frames)} {unit}" + ("" if with_mask == len(frames) else f" ({with_mask} with mask)")
     return images if kind == "images" else f"{len(sequences)} sequences, {images}"

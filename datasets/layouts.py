@@ -5,9 +5,20 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from istd.utils.errors import InputError
 from istd.utils.image_stacks import STACK_SUFFIXES, StackPage, stack_pages
-from istd.utils.images import IMAGE_SUFFIXES, MASK_ENDING, file_key, image_files, numeric_key
+from istd.utils.images import (
+    IMAGE_SUFFIXES,
+    MASK_ENDING,
+    file_key,
+    image_files,
+    numeric_key,
+    read_mask,
+    read_pixels,
+    size_text,
+)
 
 FOLDER_PAIRS = (("images", "masks"), ("IRSTD1k_Img", "IRSTD1k_Label"), ("image", "mask"))
 MDVSFA_FOLDERS = ("training", "test_org", "test_gt")
@@ -27,11 +38,29 @@ EXPECTED_LAYOUTS = """expected one of the layouts
 
 @dataclass(frozen=True)
 class Frame:
-    """One image file, or page of a stack; `mask` is None if the frame is context only."""
+    """An image file, or a page of a stack, and where its mask is; a frame without a mask is context only."""
 
     name: str
     image: Path | StackPage
     mask: Path | StackPage | None
+
+    @property
+    def has_mask(self) -> bool:
+        return self.mask is not None
+
+    def read_image(self) -> np.ndarray:
+        """The pixels as stored, [H, W]; raises `InputError` as `read_pixels` does."""
+        return read_pixels(self.image)
+
+    def read_mask(self, shape: tuple[int, ...] | None = None) -> np.ndarray | None:
+        """The mask, bool [H, W], None for context; raises `InputError` if it is damaged or not of this `shape`."""
+        if self.mask is None:
+            return None
+        mask = read_mask(self.mask)
+        if shape is not None and mask.shape != shape:
+            sizes = f"mask {self.mask} is {size_text(mask)}, its image {self.image} {shape[1]} x {shape[0]}"
+            raise InputError(f"{sizes}; expected the same size")
+        return mask
 
 
 @dataclass(frozen=True)

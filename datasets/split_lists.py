@@ -190,7 +190,7 @@ def _with_the_rest(split: Split, layout: Layout) -> Split:
         f"{sequence.name}/{frame.name}"
         for sequence in _unnamed(layout, named)
         for frame in sequence.frames
-        if sequence.name in names and frame.mask is not None
+        if sequence.name in names and frame.has_mask
     ]
     if rest:
         source += f" ({len(rest)} frames of listed sequences are in no list and left out, the first {rest[0]})"
@@ -201,13 +201,13 @@ def _unnamed(layout: Layout, named: list[Sequence]) -> list[Sequence]:
     """The sequences of `layout` without the masks of frames that are in `named`, if any other masks are left."""
     taken: dict[str, set[str]] = {}
     for sequence in named:
-        taken.setdefault(sequence.name, set()).update(frame.name for frame in sequence.frames if frame.mask is not None)
+        taken.setdefault(sequence.name, set()).update(frame.name for frame in sequence.frames if frame.has_mask)
     rest = []
     for sequence in layout.sequences:
         names = taken.get(sequence.name)
         if names is None:
             rest.append(sequence)
-        elif left := {f.name for f in sequence.frames if f.mask is not None} - names:
+        elif left := {f.name for f in sequence.frames if f.has_mask} - names:
             rest.append(_only(sequence, {file_key(name) for name in left}))
     return rest
 

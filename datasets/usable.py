@@ -115,7 +115,7 @@ def shared_frames(index: DatasetIndex, parts: Iterable[str] = ()) -> list[str]:
 
     def images(part: str) -> set[str]:
         sequences = index.parts.get(part, ())
-        return {str(frame.image) for sequence in sequences for frame in sequence.frames if frame.mask is not None}
+        return {str(frame.image) for sequence in sequences for frame in sequence.frames if frame.has_mask}
 
     others = [part for part in dict.fromkeys(["test", *parts]) if not part.startswith("train")]
     return [f"{image} (train and {part})" for part in others for image in sorted(images("train") & images(part))]
@@ -123,7 +123,7 @@ def shared_frames(index: DatasetIndex, parts: Iterable[str] = ()) -> list[str]:
 
 def mask_lines(name: str, sequences: Iterable[Sequence]) -> list[str]:
     """A line for each kind of mask that looks wrong, of up to MASKS_LOOKED_AT masks spread over the sequences."""
-    masks = [frame.mask for sequence in sequences for frame in sequence.frames if frame.mask is not None]
+    masks = [frame.mask for sequence in sequences for frame in sequence.frames if frame.has_mask]
     step = max(1, len(masks) // MASKS_LOOKED_AT)
     grey, large = [], []
     for path in masks[::step]:

@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
         (None if single else sequence.name, frame)
         for sequence in index.split(args.split)
         for frame in sequence.frames
-        if frame.mask is not None
+        if frame.has_mask
     ]
     if args.list:
         names = set(read_list(args.list))

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from istd.datasets import Sequence
+from istd.datasets import DatasetIndex, Sequence
 from istd.datasets.fingerprint import fingerprint
 from istd.utils.checkpoint import Checkpoint
 from istd.utils.errors import InputError
@@ -16,16 +16,18 @@ RECORD = "run.json"
 PARTS = {"train": "training images", "val": "held-out images", "test": "test images"}
 
 
-def describe_data(names: list[str], splits: list[dict[str, list[Sequence]]]) -> list[dict[str, Any]]:
-    """For each dataset its name, and the number of frames and the fingerprint of each part that the run uses."""
+def describe_data(indices: list[DatasetIndex], splits: list[dict[str, list[Sequence]]]) -> list[dict[str, Any]]:
+    """For each dataset its name, where its split comes from, what was left out as unusable, and of each part that the
+    run uses the number of frames and the fingerprint."""
     record = []
-    for name, split in zip(names, splits, strict=True):
+    for index, split in zip(indices, splits, strict=True):
         parts = {
             part: {"frames": sum(len(one.frames) for one in sequences), "fingerprint": fingerprint(sequences)}
             for part, sequences in split.items()
             if sequences
         }
-        record.append({"name": name, **parts})
+        source = {"split_source": index.split_source, "left_out": list(index.left_out)}
+        record.append({"name": index.info.name, **source, **parts})
     return record
 
 

@@ -70,7 +70,7 @@ def train(start: StartingPoint, device: torch.device, log: Log) -> int:
             for name, part in zip(names, parts, strict=True)
         ]
 
-    data_record = describe_data(names, parts)
+    data_record = describe_data(indices, parts)
     if saved:
         check_selection(saved, settings, indices)
         check_data(saved, data_record)

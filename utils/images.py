@@ -71,13 +71,6 @@ def read_list(path: Path) -> list[str]:
     return [entry for entry in without_suffix if entry]
 
 
-def check_mask_size(mask: np.ndarray, mask_path: Path, image: np.ndarray, image_path: Path) -> None:
-    """Raise `InputError` if a mask [H, W] is not of the size of its image [H, W]."""
-    if mask.shape != image.shape:
-        found = f"mask {mask_path} is {size_text(mask)}, its image {image_path} {size_text(image)}"
-        raise InputError(f"{found}; expected the same size")
-
-
 def size_text(image: np.ndarray) -> str:
     """Size of an image [H, W] as "W x H"."""
     return f"{image.shape[1]} x {image.shape[0]}"

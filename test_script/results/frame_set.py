@@ -63,7 +63,7 @@ def dataset_frames(index: DatasetIndex, sequences: list[Sequence]) -> FrameSet:
         )
         for sequence in sequences
         for time, frame in enumerate(sequence.frames)
-        if frame.mask is not None
+        if frame.has_mask
     ]
     return FrameSet(index.info.name, frames, index.root, index.info.metrics, index.summary)
 

@@ -106,13 +106,13 @@ def test_both_presets_of_both_channels_on_images_and_sequences(tmp_path):
 def count_reads(monkeypatch):
     reads = Counter()
     for name in ("read_pixels", "read_mask"):
-        original = getattr(istd.datasets.clips, name)
+        original = getattr(istd.datasets.layouts, name)
 
         def counting(path, original=original):
             reads[path] += 1
             return original(path)
 
-        monkeypatch.setattr(istd.datasets.clips, name, counting)
+        monkeypatch.setattr(istd.datasets.layouts, name, counting)
     return reads
 
 
