@@ -234,3 +234,12 @@ function sortTable(table, column, button) {
 }
 for (const table of document.querySelectorAll("table.sortable"))
   table.querySelectorAll("th button").forEach((button, i) => button.onclick = () => sortTable(table, i, button));
+
+// A row opens its frame, or the first one shown of its sequence.
+const shownNames = Array.from(document.querySelectorAll(".case"), section => [section.querySelector("h4").firstChild.textContent, section]);
+for (const row of document.querySelectorAll("table.sortable tbody tr")) {
+  const name = row.cells[0].textContent, shown = shownNames.find(([text]) => text === name || text.startsWith(name + "/"));
+  if (!shown) continue;
+  row.classList.add("opens");
+  row.onclick = () => shown[1].scrollIntoView({behavior: "smooth"});
+}

@@ -134,6 +134,7 @@ def test_the_page_runs_in_a_browser(report, tmp_path):
     table = shown[shown.index('class="sortable"') :]
     assert table.index("&lt;easy&gt;") < table.index(">dim<")
     assert 'aria-sort="descending"' in table
+    assert table.count('<tr class="opens">') == 2  # both sequences have frames on the page
     start, moved, levels = re.search("<title>(.*?)</title>", shown)[1].split("|")
     assert start == "83.3 % (5 of 6)" and moved == "100.0 % (6 of 6)"  # at thresholds 0.5 and 0.02
     crop = next(a["src"] for _, a in Page(shown).tags if a.get("class") == "crop")
