@@ -32,6 +32,7 @@ class Network(HubMixin, nn.Module):
     any_size_onnx: bool = True  # whether one ONNX file can serve every size
     pretrained: WeightsEnum | None = None  # torchvision's weights that `--pretrained_backbone` loads
     pretrained_part: str = ""  # regular expression of the names of the parameters that start from them
+    recomputable: tuple[type[nn.Module], ...] = ()  # blocks without batch norms, for `--grad_checkpoint`
     options: dict
     settings: Mapping[str, Any] = MappingProxyType({})  # of the training run that its weights come from, where known
 

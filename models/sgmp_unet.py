@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchvision.models.video import Swin3D_T_Weights
 
 from istd.models.network import PRIOR_LOGIT, Network
-from istd.models.ops.swin import SwinBlockV2
+from istd.models.ops.swin import SwinBlock3d, SwinBlockV2
 from istd.models.sgmp_decoder import Decoder, Head, Skip
 from istd.models.sgmp_encoder import Encoder
 from istd.models.weights import rename_weights, to_zero_based
@@ -46,6 +46,7 @@ class SGMPUNet(Network):
     size_multiple = 32
     any_size_onnx = False  # windows, their padding and their masks are laid out for one size
     pretrained = Swin3D_T_Weights.KINETICS400_V1
+    recomputable = (SwinBlock3d, SwinBlockV2)
     pretrained_part = r"encoder\.(patch_embed|norm|stages\.\d\.(merge|temporal))\."  # the temporal branch
 
     def __init__(

@@ -114,6 +114,10 @@ class Settings:
     lr: NonNegative
     lr_backbone: NonNegative
     weight_decay: NonNegative
+    decay_norms: bool
+    lr_scales: dict
+    freeze: list[str]
+    warmup_steps: Whole
     clip_norm: Positive | None
     schedule: Literal["constant", "multi_step", "cosine_restarts", "one_cycle"]
     milestones: list[int]
@@ -123,10 +127,12 @@ class Settings:
     device: str
     amp: Literal[AMP_NAMES]
     compile: bool
+    grad_checkpoint: bool
     graphs: bool | None
     tf32: bool
     sync_bn: bool
     seed: Seed
+    seeds: list[Seed]
 
     val_every: Count
     val_batch_size: Count
@@ -141,6 +147,7 @@ class Settings:
     save_steps: Count | None
     keep_best: Count
     tensorboard: bool
+    log: Literal["tensorboard", "wandb"]
     final_test: bool
 
     @property
@@ -211,6 +218,9 @@ def merge_settings(config: str | None, given: dict[str, Any], saved: dict[str, A
         values |= layer | {name: options | layer.get(name, {}) for name, options in kept.items()}
     values["model_options"] = check_options(values["model"], values["model_options"])
     values["loss_options"] = check_loss_options(values["loss"], values["loss_options"])
+    values["lr_scales"] = {
+        pattern: convert(f"lr_scales {pattern}", scale, NonNegative) for pattern, scale in values["lr_scales"].items()
+    }
     weights = values["output_weights"].items()
     values["output_weights"] = {
         name: convert(f"output_weights {name}", weight, NonNegative) for name, weight in weights
@@ -250,7 +260,7 @@ def check_datasets(settings: Settings) -> None:
 def changed_settings(old: dict[str, Any], new: Settings) -> list[str]:
     """'name old -> new' for every setting that differs from those saved with a run, but for where and how it runs."""
     place = {"resume", "data_root", "output_root", "experiment_name"}
-    place |= {"num_workers", "compile", "graphs", "save_steps", "tensorboard"}
+    place |= {"num_workers", "compile", "graphs", "grad_checkpoint", "save_steps", "tensorboard", "log", "seeds"}
     before = renamed(old)
     return [
         f"{name} {before[name]} -> {value}"

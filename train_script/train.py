@@ -1,8 +1,9 @@
 """Train a network: `python -m train_script.train --help`."""
 
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,15 +16,18 @@ from istd.train_script import data, run_folder
 from istd.train_script.data_parallel import ProcessAverage, broadcast_weights
 from istd.train_script.graphs import uses_graphs
 from istd.train_script.holdout import describe_holdout
-from istd.train_script.optim import build_optimizer, build_schedule
+from istd.train_script.optim import build_optimizer, build_schedule, freeze
+from istd.train_script.recompute import recompute_blocks
 from istd.train_script.run_folder import LAST, Log
 from istd.train_script.run_record import check_data, describe_data, describe_record, write_record
 from istd.train_script.settings import DEMO, Settings, changed_settings, parse_command_line
+from istd.train_script.several_seeds import starts_of_seeds, train_seeds
 from istd.train_script.starting_point import StartingPoint, already_begun, find_start
 from istd.train_script.state import Interrupted, Training, caught_signals, exit_status, restore
 from istd.train_script.synced_layers import synchronise_layers
 from istd.train_script.tensorboard import open_writer
 from istd.train_script.trainer import Run, run_epochs, validate_start
+from istd.train_script.wandb_writer import WandbWriter
 from istd.train_script.weight_average import WeightAverage
 from istd.utils.checkpoint import Checkpoint
 from istd.utils.config import write_settings
@@ -42,10 +46,14 @@ MEMORY_ADVICE = "lower --batch_size and raise --accumulate as much, or lower --t
 
 def main(argv: list[str] | None = None) -> int:
     """Train as the command line says; returns 0 when done, and after a signal, with everything saved, `exit_status`."""
-    start = find_start(*parse_command_line(argv))
-    precision = float32_precision(start.settings.tf32, benchmark=True)  # training samples have one size
-    with process_group(start.settings.device) as device, precision:
-        return train(start, device, Log())
+    config, given = parse_command_line(argv)
+    starts = starts_of_seeds(config, given) if given.get("seeds") else [find_start(config, given)]
+    settings = starts[0].settings
+    precision = float32_precision(settings.tf32, benchmark=True)  # training samples have one size
+    with process_group(settings.device) as device, precision:
+        if len(starts) > 1:
+            return train_seeds(starts, lambda start: train(start, device, Log()))
+        return train(starts[0], device, Log())
 
 
 def train(start: StartingPoint, device: torch.device, log: Log) -> int:
@@ -107,9 +115,7 @@ def train(start: StartingPoint, device: torch.device, log: Log) -> int:
                 schedule=build_schedule(settings, batches.steps),
                 log=log,
                 stop=stop,
-                writer=open_writer(folder, progress.epoch * batches.steps + progress.step)
-                if settings.tensorboard and is_main()
-                else None,
+                writer=choose_writer(settings, folder, progress.epoch * batches.steps + progress.step),
             )
             announce(run, indices, network, [*notes, *data.mask_notes(train_data)])
             try:
@@ -127,6 +133,13 @@ def train(start: StartingPoint, device: torch.device, log: Log) -> int:
                 if run.writer:
                     run.writer.close()
         return 0
+
+
+def choose_writer(settings: Settings, folder: Path, first_step: int) -> Any:
+    """TensorBoard's writer, or one with its methods for Weights & Biases, on the main process; None if turned off."""
+    if not settings.tensorboard or not is_main():
+        return None
+    return WandbWriter(folder, asdict(settings)) if settings.log == "wandb" else open_writer(folder, first_step)
 
 
 def open_datasets(settings: Settings, saved: Checkpoint | None) -> list[DatasetIndex]:
@@ -171,7 +184,13 @@ def build_training(
         broadcast_weights(network)
         if settings.sync_bn:
             synchronise_layers(network)
+    if settings.freeze:
+        freeze(network, settings.freeze)
     ema = WeightAverage(network, settings.ema) if settings.ema else None
+    if settings.grad_checkpoint:
+        if settings.sync_bn and world_size() > 1:
+            raise InputError("grad_checkpoint cannot repeat the draws of sync_bn; leave one of them out")
+        recompute_blocks(network)
     model = network
     if uses_graphs(settings, device):
         model = GraphRunner(network, required=bool(settings.graphs))
@@ -193,6 +212,13 @@ def continue_from(saved: Checkpoint, training: Training, settings: Settings, fol
         raise InputError(
             f"{saved.path} is a run of a network with options {saved.options}, expected {training.network.options}"
         )
+    for name, default in {"freeze": [], "lr_scales": {}, "decay_norms": True}.items():
+        before, now = saved.settings.get(name, default), getattr(settings, name)
+        if before != now:  # the optimiser's state is by groups
+            raise InputError(
+                f"{saved.path} was trained with {name} {before}, now it is {now}; leave it as it was, or begin another "
+                "run with --init_weights"
+            )
     restore(training, saved.weights, saved.training)
     progress = training.progress
     log(f"continuing {saved.path} after epoch {progress.epoch}" + f", step {progress.step}" * (progress.step > 0))

@@ -22,7 +22,7 @@ from istd.train_script.data import EpochBatches, EvaluatedSet, evenly, stop_load
 from istd.train_script.data_parallel import seed_draws
 from istd.train_script.losses import LOSSES, MAIN, LossProgress, total_loss
 from istd.train_script.norm_statistics import estimate_statistics, kept_statistics
-from istd.train_script.optim import set_learning_rates
+from istd.train_script.optim import set_learning_rates, train_mode
 from istd.train_script.run_folder import BEST, Log, append_metrics, prune_checkpoints, save_best, save_last, save_result
 from istd.train_script.run_record import data_digest
 from istd.train_script.settings import Settings
@@ -112,7 +112,7 @@ def train_one_epoch(run: Run, training: Training) -> None:
     On a GPU the losses of several steps are read, and checked, together: nothing is saved before that.
     """
     progress, settings, steps = training.progress, run.settings, run.batches.steps
-    training.network.train()
+    train_mode(training.network)
     run.batches.start(progress.epoch, progress.step)
     run.train_loader.dataset.set_epoch(progress.epoch)
     parts = iter(run.train_loader)
@@ -296,7 +296,9 @@ def validate(run: Run, training: Training, epoch: int, row: dict[str, Any]) -> s
             row |= {"val_by_dataset": by_dataset}
             line = "".join(f"\n  {name}: {metrics_line(values)}" for name, values in by_dataset.items()) + "\n  mean"
         line += f"; validation ({run.settings.select_on}, {run.protocol}): {metrics_line(metrics)}, {seconds:.0f} s"
-        return line + keep_if_best(run, training, metrics[run.select_by], epoch)
+        line += keep_if_best(run, training, metrics[run.select_by], epoch)
+        row["best_epoch"] = int(training.progress.best[0][1])
+        return line
 
 
 def keep_last(run: Run, training: Training, epoch: int) -> str:

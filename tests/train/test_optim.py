@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from istd.train_script.optim import build_optimizer, build_schedule, set_learning_rates
+from istd.train_script.optim import build_optimizer, build_schedule, freeze, set_learning_rates, train_mode
 from istd.train_script.settings import merge_settings
 from istd.train_script.weight_average import WeightAverage
+from istd.utils.errors import InputError
 
 
 class TwoParts(nn.Module):
@@ -131,3 +132,57 @@ def test_the_average_stays_in_a_step_that_is_skipped():
     taken.update(8, torch.tensor(True))  # decay 0.5
     assert skipped.module.weight.item() == before
     assert taken.module.weight.item() == pytest.approx((before + 3) / 2)
+
+
+def group_names(model, **given):
+    """Name of each group -> names of its parameters, and its other values."""
+    optimizer = build_optimizer(model, merge_settings(None, given))
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {
+        group["name"]: ([names[id(value)] for value in group["params"]], group["lr"], group["weight_decay"])
+        for group in optimizer.param_groups
+    }
+
+
+def test_norms_and_biases_go_without_decay_if_asked():
+    given = {"decay_norms": False, "weight_decay": 0.5, "lr": 0.1, "lr_backbone": 0.2}
+    assert group_names(TwoParts(), **given) == {
+        "main": (["fusion.weight"], 0.1, 0.5),
+        "main without decay": (["fusion.bias", "norm.weight", "norm.bias"], 0.1, 0.0),
+        "backbone": (["encoder.weight"], 0.2, 0.5),
+        "backbone without decay": (["encoder.bias"], 0.2, 0.0),
+    }
+
+
+def test_rates_are_scaled_by_patterns_of_which_the_first_counts():
+    given = {"lr_scales": {"fusion.w": "0.5", "fus|encoder": 0.1}, "lr": 1.0, "lr_backbone": 2.0, "weight_decay": 0}
+    assert group_names(TwoParts(), **given) == {
+        "main x 0.5": (["fusion.weight"], 0.5, 0),
+        "main x 0.1": (["fusion.bias"], 0.1, 0),
+        "main": (["norm.weight", "norm.bias"], 1.0, 0),
+        "backbone x 0.1": (["encoder.weight", "encoder.bias"], 0.2, 0),
+    }
+    with pytest.raises(
+        InputError, match=r"lr_scales has 'weight', which no parameter's name matches.*encoder, fusion, norm"
+    ):
+        group_names(TwoParts(), lr_scales={"weight": 1})
+    with pytest.raises(InputError, match="no regular expression"):
+        group_names(TwoParts(), lr_scales={"(": 1})
+
+
+def test_frozen_parts_keep_weights_and_statistics():
+    model = TwoParts()
+    freeze(model, ["enc", "norm"])
+    assert [name for name, value in model.named_parameters() if value.requires_grad] == ["fusion.weight", "fusion.bias"]
+    assert group_names(model).keys() == {"main"}
+    train_mode(model)
+    assert model.training and model.fusion.training and not model.norm.training
+    with pytest.raises(InputError, match="nothing is left to train"):
+        freeze(model, ["."])
+
+
+def test_the_rate_warms_up_evenly():
+    assert ours({"warmup_steps": 4}, 6, 2, 0.8) == pytest.approx([0.2, 0.4, 0.6, 0.8, 0.8, 0.8])
+    given = {"schedule": "one_cycle", "epochs": 3}
+    plain, warmed = ours(given, 30, 10, 1.0), ours(given | {"warmup_steps": 2}, 30, 10, 1.0)
+    assert warmed == [plain[0] / 2, *plain[1:]]

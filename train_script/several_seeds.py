@@ -1,0 +1,70 @@
+"""One recipe with several seeds (`--seeds 1 2 3`): a run for each, and the mean and the spread of their metrics."""
+
+import json
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from istd.train_script.run_folder import METRICS
+from istd.train_script.starting_point import StartingPoint, find_start
+from istd.utils.distributed import is_main
+from istd.utils.errors import InputError
+from istd.utils.files import write_json
+from istd.utils.metrics.tables import metrics_table
+
+Metrics = dict[str, float | None]
+
+
+def starts_of_seeds(config: str | None, given: dict[str, Any]) -> list[StartingPoint]:
+    """The starting point of each seed; its run is called after the recipe's and the seed."""
+    seeds = given["seeds"]
+    if len(set(seeds)) < 2 or len(set(seeds)) < len(seeds):
+        raise InputError(f"seeds is {seeds}, expected two or more different ones; one is given with --seed")
+    if given.get("resume") not in (None, "auto"):
+        raise InputError(f"several seeds continue with --resume auto, not with {given['resume']}")
+    rest = {name: value for name, value in given.items() if name != "seeds"}
+    name = find_start(config, rest | {"resume": "auto"}).folder.parent.name
+    return [find_start(config, rest | {"seed": seed, "experiment_name": f"{name}_seed{seed}"}) for seed in seeds]
+
+
+def train_seeds(starts: list[StartingPoint], train: Callable[[StartingPoint], int]) -> int:
+    """Train them one after the other and print the table; the status of the first that was interrupted, or 0."""
+    for start in starts:
+        if status := train(start):
+            return status
+    if is_main():
+        report_seeds([(start.settings.seed, start.folder) for start in starts])
+    return 0
+
+
+def report_seeds(runs: list[tuple[int, Path]]) -> None:
+    """Print the metrics of the runs (seed, folder) with mean and standard deviation, and write them to seeds.json."""
+    by_seed = {seed: result_metrics(folder) for seed, folder in runs}
+    part = "test set" if all((folder / "test.json").exists() for _, folder in runs) else "validation"
+    summary = {"mean": summarise(by_seed, statistics.mean), "std": summarise(by_seed, statistics.stdev)}
+    rows = {f"seed {seed}": metrics for seed, metrics in by_seed.items()}
+    print(f"{len(runs)} seeds, {part}; std is that of a sample (n - 1)")
+    print(metrics_table(rows | summary, "seed"), flush=True)
+    folder = runs[0][1].parent
+    path = folder.with_name(folder.name.rsplit("_seed", 1)[0] + "_seeds.json")
+    write_json(path, {"part": part, "seeds": {str(seed): metrics for seed, metrics in by_seed.items()}, **summary})
+
+
+def result_metrics(folder: Path) -> Metrics:
+    """The test metrics of a run, or without a test those of its best validation."""
+    if (folder / "test.json").exists():
+        return json.loads((folder / "test.json").read_text(encoding="utf-8"))["metrics"]
+    rows = [json.loads(line) for line in (folder / METRICS).read_text(encoding="utf-8").splitlines()]
+    validated = [row for row in rows if "val" in row]
+    if not validated:
+        raise InputError(f"{folder} was neither validated nor tested, so that there is nothing to compare")
+    best = max(row.get("best_epoch", 0) for row in validated)
+    return next(row for row in validated if row["epoch"] == best)["val"]
+
+
+def summarise(by_seed: dict[int, Metrics], statistic: Callable[[list[float]], float]) -> Metrics:
+    """A statistic of each metric that all runs define; the others are undefined."""
+    names = dict.fromkeys(name for metrics in by_seed.values() for name in metrics)
+    values = {name: [metrics.get(name) for metrics in by_seed.values()] for name in names}
+    return {name: None if None in numbers else statistic(numbers) for name, numbers in values.items()}
