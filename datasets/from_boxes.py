@@ -25,7 +25,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
@@ -38,7 +37,8 @@ from istd.utils.coco import encode_rle, ground_truth
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import check_writable, write_json
 from istd.utils.folder_lock import locked_folder
-from istd.utils.images import encode_png, read_pixels
+from istd.utils.images import encode_png, one_channel, read_pixels
+from istd.utils.video import open_video
 
 SHARD_IMAGES = 64  # images that are finished together; of a video, all
 UNFINISHED = ".from_boxes"  # folder of what an interrupted run has done
@@ -199,7 +199,7 @@ def _read(items: list[Item]) -> Iterator[np.ndarray]:
         yield from (read_pixels(item.source.path) for item in items)
         return
     video = items[0].source.path
-    capture, number = cv2.VideoCapture(str(video)), 0
+    capture, number = open_video(video), 0
     try:
         for item in items:
             while number < item.source.number and capture.grab():
@@ -209,7 +209,7 @@ def _read(items: list[Item]) -> Iterator[np.ndarray]:
             if not good:
                 text = f"frame {item.source.number} of video {video} cannot be read"
                 raise InputError(f"{text}; convert the video to mp4, or leave out its annotations from there on")
-            yield cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+            yield one_channel(image)
     finally:
         capture.release()
 

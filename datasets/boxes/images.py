@@ -11,8 +11,8 @@ from istd.datasets.boxes.annotations import ANTI_UAV, CSV, Annotations
 from istd.datasets.boxes.readers import PARTS, AnnotatedImage
 from istd.utils.errors import InputError
 from istd.utils.images import IMAGE_SUFFIXES, file_key, numeric_key
+from istd.utils.video import VIDEO_SUFFIXES, open_video
 
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".m4v", ".wmv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".flv")
 NO_SEQUENCE = {"images", "image", "imgs", "img", "frames", "data", "jpegimages", "obj_train_data", *PARTS}
 NO_CLIP = {"infrared", "ir", "video"}  # names of videos that are called by their folder
 SURE_COMPONENTS = 2  # file name and folder: as much of two paths must agree where both have other folders before
@@ -168,14 +168,12 @@ class ImageFiles:
 
 
 def frame_count(video: Path) -> int:
-    """Number of frames of a video as its container says; `InputError` where OpenCV cannot open it."""
-    capture = cv2.VideoCapture(str(video))
-    try:
-        count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
-    finally:
-        capture.release()
+    """Number of frames of a video as its container says; `InputError` where it does not, or OpenCV cannot open it."""
+    capture = open_video(video)
+    count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    capture.release()
     if count <= 0:
-        raise InputError(f"cannot read video {video}; convert it to mp4")
+        raise InputError(f"video {video} does not say how many frames it has; convert it to mp4")
     return count
 
 

@@ -18,13 +18,12 @@ from istd.utils.grey_levels import SEQUENCE, GreyScale, spread, to_unit
 from istd.utils.image_stacks import STACK_SUFFIXES, stack_pages
 from istd.utils.images import IMAGE_SUFFIXES, decode_pixels, image_files, numeric_key, one_channel, read_pixels
 from istd.utils.names import folder_name, printable
+from istd.utils.video import VIDEO_SUFFIXES, keep_depth
 
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".m4v", ".wmv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".flv")
 EXPECTED = (
     "an image, a folder of images, a folder of such folders, a video file, a camera's number or URL, or - for a pipe"
 )
 PIPE = "-"
-GREY_16_BIT = int.from_bytes(b"Y1\x00\x10", "little")  # FFmpeg's tag of gray16le
 UNRELATED = ("image", "images")  # kinds of sources whose images are no sequence
 MIN_CORRELATION = 0.5  # of thumbnails of neighbouring frames; a clear sky has less, but hardly changes
 MAX_CHANGE = 0.05  # mean change of these thumbnails' pixels, of 0..1
@@ -203,8 +202,7 @@ def open_video(path: Path | str | int) -> cv2.VideoCapture:
             address = public_address(path)
             raise InputError(f"cannot open camera {address}; check its number or URL, and that nothing else uses it")
         raise InputError(f"cannot open video {path}: damaged, or a format that OpenCV cannot decode; convert it to mp4")
-    if int(capture.get(cv2.CAP_PROP_CODEC_PIXEL_FORMAT) or 0) & 0xFFFFFFFF == GREY_16_BIT:
-        capture.set(cv2.CAP_PROP_CONVERT_RGB, 0)  # else frames come with 8 bits
+    keep_depth(capture)
     return capture
 
 

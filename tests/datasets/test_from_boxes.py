@@ -309,3 +309,18 @@ def test_real_boxes_give_nearly_the_masks_of_the_dataset(tmp_path):
     for path in masks:
         ours, theirs = read_mask(path), read_mask(source / "masks" / name / path.name)
         assert (ours & theirs).sum() >= 0.9 * (ours | theirs).sum()
+
+
+def test_a_video_of_16_bits_keeps_them(tmp_path):
+    av = pytest.importorskip("av")
+    with av.open(str(tmp_path / "raw.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "gray16le"
+        for packet in stream.encode(av.VideoFrame.from_ndarray(frame().astype(np.uint16) * 4 + 7000, "gray16le")):
+            container.mux(packet)
+        container.mux(stream.encode())
+    (tmp_path / "boxes.csv").write_text("sequence,frame,x0,y0,width,height\nraw,0,10,5,4,3\n")
+    convert(tmp_path / "boxes.csv", tmp_path / "raw.mkv", tmp_path / "new", "--kind", "sequences")
+    image = cv2.imread(str(tmp_path / "new" / "images" / "raw" / "000000.png"), cv2.IMREAD_UNCHANGED)
+    assert (image.dtype, image.min(), image.max()) == (np.uint16, 7200, 7800)
+    assert_marks_the_target(tmp_path / "new" / "masks" / "raw" / "000000.png")
