@@ -2,11 +2,12 @@
 
     python -m test_script.benchmark --model sgmp_unet --size 320 320 --device cuda --amp bf16 --output speed.json
 
-Weights are random: none of the metrics depends on them. FLOPs are those of matrix products, convolutions and attention
-as PyTorch carries them out (an addition and a multiplication are two); normalisations, activations and sums are left
-out. Latency is the wall time of a forward pass of a batch that already lies on the device, in eval mode. Memory, at its
-peak and what the forward pass added to the weights and the input, is that of PyTorch's allocator on a CUDA device, and
-the resident memory of a fresh process on a CPU (Linux only; the peak includes Python's and PyTorch's own code).
+The network is that of a checkpoint (--weights), or --model with random weights: no metric depends on weights. FLOPs are
+those of matrix products, convolutions and attention as PyTorch carries them out (an addition and a multiplication are
+two); normalisations, activations and sums are left out. Latency is the wall time of a forward pass of a batch that
+already lies on the device, in eval mode. Memory, at its peak and what the forward pass added to the weights and the
+input, is that of PyTorch's allocator on a CUDA device, and the resident memory of a fresh process on a CPU (Linux only;
+the peak includes Python's and PyTorch's own code).
 """
 
 import argparse
@@ -23,8 +24,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from istd.models import MODELS, build_model
-from istd.test_script.options import add_device_options, command_parser
+from istd.models import MODELS, build_model, load_model
+from istd.test_script.options import add_checkpoint_option, add_device_options, command_parser
 from istd.utils.config import add_pairs_option, convert
 from istd.utils.cuda_graphs import PASSES_BEFORE_CAPTURE, GraphRunner
 from istd.utils.device import amp_name, autocast, choose_amp, choose_device, float32_precision
@@ -44,7 +45,13 @@ def main(argv: list[str] | None = None) -> None:
     choose_amp(args.amp, device)  # an unknown name is reported before long work
     options = convert("--model_options", args.model_options, dict)
     interface = convert("--interface", args.interface, dict)
-    model = build_model(args.model, interface, **options).eval()
+    name = args.model
+    if args.model_path:
+        model = load_model(args.model_path, [name] if name else (), interface, **options)
+        name, options = name or model.name, model.options
+        interface = getattr(model, "code", {}).get("interface", {})
+    else:
+        model = build_model(name, interface, **options).eval()
     multiple = model.size_multiple
     if any(side <= 0 or side % multiple for side in args.size):
         size = " ".join(map(str, args.size))
@@ -56,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
     used, unused = count_parameters(model)
     metrics = {"parameters": used, "parameters_unused": unused, "flops_per_frame": count_flops(model, shape)}
     if device.type == "cpu" and not args.compile:  # compiling would be measured too
-        metrics["memory"] = in_fresh_process(forward_memory_cpu, args.model, interface, options, shape, args.amp)
+        metrics["memory"] = in_fresh_process(forward_memory_cpu, name, interface, options, shape, args.amp)
     model.to(device)
     clip = torch.rand(shape).to(device)  # which waits for the device
     if device.type == "cuda":
@@ -84,7 +91,8 @@ def main(argv: list[str] | None = None) -> None:
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = command_parser("benchmark", __doc__)
     add = parser.add_argument
-    add("--model", required=True, help=f"network: {', '.join(MODELS)}, or your code, FILE.py:CLASS")
+    add_checkpoint_option(parser, required=False)
+    add("--model", help=f"network: {', '.join(MODELS)}, or your code, FILE.py:CLASS")
     add_pairs_option(parser, "interface", "what your network takes and gives; see models/external.py", [])
     add_pairs_option(parser, "model_options", "options of the network", ["num_frames", "image_size"])
     add("--size", type=int, nargs=2, default=(256, 256), metavar=("H", "W"), help="of the frames; default 256 256")
@@ -95,6 +103,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--runs", type=int, default=20, help="measured passes; default 20")
     add("--output", type=Path, help="JSON file to write the metrics to")
     args = parser.parse_args(argv)
+    if not (args.model or args.model_path):
+        raise InputError("which network? give --weights NAME or FILE, or --model NAME")
     for name, minimum in (("batch_size", 1), ("warmup", 0), ("runs", 1)):
         if getattr(args, name) < minimum:
             raise InputError(f"--{name} is {getattr(args, name)}; give {minimum} or more")

@@ -13,6 +13,7 @@ from istd.models import build_model
 from istd.models.ops.mlp import chunked_mlp
 from istd.models.ops.window_attention import FastWindowAttention3d
 from istd.test_script import benchmark
+from istd.utils.checkpoint import save_checkpoint
 from istd.utils.errors import InputError
 
 SMALL = ["--size", "64", "64", "--runs", "3", "--warmup", "1", "--device", "cpu"]
@@ -133,3 +134,12 @@ def test_autocast_and_a_clip_length(amp, monkeypatch, capsys):
 def test_wrong_input_is_explained(arguments, message):
     with pytest.raises(InputError, match=message):
         benchmark.main(arguments)
+
+
+def test_a_checkpoint_brings_its_network_and_options(tmp_path, capsys):
+    save_checkpoint(tmp_path / "best.pth", build_model("datransnet", width=4, image_size=64), {})
+    benchmark.main(["--weights", str(tmp_path / "best.pth"), *SMALL, "--output", str(tmp_path / "speed.json")])
+    settings = json.loads((tmp_path / "speed.json").read_text())["settings"]
+    assert (settings["model"], settings["options"]) == ("datransnet", {"image_size": 64, "width": 4})
+    with pytest.raises(InputError, match="which network"):
+        benchmark.main(SMALL)
