@@ -33,7 +33,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from istd.test_script.media.frame_sources import LARGEST_FPS, UNRELATED, Source, find_sources, public_address
+from istd.test_script.media.frame_sources import MAX_FPS, UNRELATED, Source, find_sources, public_address
 from istd.test_script.media.overlay import OverlayVideo, Thumbnails, Trails, draw_overlay
 from istd.test_script.options import (
     TRACK_OPTIONS,
@@ -118,8 +118,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--deterministic", action="store_true", help=same_bits)
     args = parser.parse_args(argv)
     check_track_options(args.min_track, args.track_speed)
-    if args.fps is not None and not 0 < args.fps < LARGEST_FPS:
-        raise InputError(f"--fps is {args.fps:g}; expected a number above 0, below {LARGEST_FPS}")
+    if args.fps is not None and not 0 < args.fps < MAX_FPS:
+        raise InputError(f"--fps is {args.fps:g}; expected a number above 0, below {MAX_FPS}")
     if args.model_path is None:
         args.model_path = find_checkpoint(DEFAULT_WEIGHTS)
         print(f"network: weights/{args.model_path.name} (of {', '.join(shipped_weights())}; choose with --weights)")

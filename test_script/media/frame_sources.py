@@ -29,7 +29,7 @@ MIN_CORRELATION = 0.5  # of thumbnails of neighbouring frames; a clear sky has l
 MAX_CHANGE = 0.05  # mean change of these thumbnails' pixels, of 0..1
 COMPARED, THUMBNAIL = 8, (32, 32)  # pairs of neighbours; width and height, px
 DEFAULT_FPS = 25.0  # of the overlay video of an image sequence
-LARGEST_FPS = 1000
+MAX_FPS = 1000
 FAILED_READS = 64  # consecutive undecodable frames after which a video is taken to have ended
 END_TOLERANCE = 0.01  # relative error of frame counts in video containers
 
@@ -156,7 +156,17 @@ def camera_source(address: str) -> Source:
     url = urlsplit(public_address(address))
     name = f"{url.hostname}{url.path}" if url.hostname else f"camera{url.path}"
     source = video_source(int(address) if address.isdecimal() else address)
-    return source._replace(name=re.sub(r"\W+", "_", name).strip("_"), kind="live")
+
+    def frames(on_bad: OnBad) -> Frames:
+        count = 0
+        for frame in source.frames(on_bad):
+            yield frame
+            count += 1
+        if source.length is None:  # such a stream does not end by itself
+            reason = f"{public_address(address)} gave no further frame after {count}: it ended, or was cut off"
+            on_bad(f"{count:06d}", reason)
+
+    return source._replace(name=re.sub(r"\W+", "_", name).strip("_"), kind="live", frames=frames)
 
 
 def public_address(address: Path | str | int) -> str:
@@ -173,7 +183,7 @@ def video_source(path: Path | str | int) -> Source:
     capture = open_video(path)
     count, fps = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), capture.get(cv2.CAP_PROP_FPS)
     length = count if count > 0 else None
-    fps = fps if 0 < fps < LARGEST_FPS else DEFAULT_FPS
+    fps = fps if 0 < fps < MAX_FPS else DEFAULT_FPS
     name = public_address(path)
     sample = partial(sample_video, path, length) if isinstance(path, Path) and length else None
     scale = GreyScale(sample=sample)

@@ -54,12 +54,12 @@ def draw_overlay(
         return picture
     lines = [np.rint((path + 0.5) * factor).astype(np.int32) for path in trails]
     cv2.polylines(picture, lines, False, TRAIL, 1, cv2.LINE_AA)
-    for found, track in zip_longest(detections, tracks, fillvalue=0):
-        left, top = found.left * factor - BOX_MARGIN, found.top * factor - BOX_MARGIN
-        right = (found.left + found.width) * factor + BOX_MARGIN
-        bottom = (found.top + found.height) * factor + BOX_MARGIN
+    for detection, track in zip_longest(detections, tracks, fillvalue=0):
+        left, top = detection.left * factor - BOX_MARGIN, detection.top * factor - BOX_MARGIN
+        right = (detection.left + detection.width) * factor + BOX_MARGIN
+        bottom = (detection.top + detection.height) * factor + BOX_MARGIN
         cv2.rectangle(picture, (left, top), (right, bottom), FOUND, 1)
-        text = f"#{track} {found.peak_score:.2f}" if track else f"{found.peak_score:.2f}"
+        text = f"#{track} {detection.peak_score:.2f}" if track else f"{detection.peak_score:.2f}"
         place = (max(0, min(left, picture.shape[1] - 8 * len(text))), top - 4 if top > 16 else bottom + 13)
         cv2.putText(picture, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.42, FOUND, 1, cv2.LINE_AA)
     return picture
@@ -75,8 +75,8 @@ class Trails:
     def add(self, detections: list[Detection], tracks: list[int]) -> list[np.ndarray]:
         """Add a frame; returns the paths of two points or more, float [points, (x, y)]."""
         self._frames += 1
-        for found, track in zip(detections, tracks, strict=True):
-            self._paths.setdefault(track, deque()).append((self._frames, found.x, found.y))
+        for detection, track in zip(detections, tracks, strict=True):
+            self._paths.setdefault(track, deque()).append((self._frames, detection.x, detection.y))
         for path in self._paths.values():
             while path and path[0][0] <= self._frames - TRAIL_FRAMES:
                 path.popleft()

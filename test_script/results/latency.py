@@ -6,6 +6,8 @@ from typing import TextIO
 
 import numpy as np
 
+from istd.utils.files import csv_cells
+
 LATENCY_COLUMNS = ("sequence", "frame", "latency_ms")
 SUMMARISED = 100_000  # frames, the last ones, so that memory is bounded
 
@@ -19,7 +21,7 @@ class Latency:
         self._last: deque[float] = deque(maxlen=SUMMARISED)
 
     def add(self, sequence: str, frame: str, seconds: float) -> None:
-        self._csv.writerow([sequence, frame, f"{1000 * seconds:.1f}"])
+        self._csv.writerow(csv_cells([sequence, frame, f"{1000 * seconds:.1f}"]))
         self._last.append(1000 * seconds)
 
     def summary(self) -> str:

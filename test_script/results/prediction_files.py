@@ -76,8 +76,8 @@ class DetectionFiles:
         """Append the detections of the next frame, whose `mask` is bool [H, W], and the numbers of their tracks."""
         self._images += 1
         entries = coco_entries(self._images, f"{printable(sequence)}/{printable(name)}", detections, mask)
-        for found, track, entry in zip(detections, tracks, entries, strict=True):
-            row = detection_row(sequence, name, found)
+        for detection, track, entry in zip(detections, tracks, entries, strict=True):
+            row = detection_row(sequence, name, detection)
             self._csv.writerow(csv_cells(row))
             self._tracks.writerow(csv_cells(track_row(row, track)))
             start = ",\n" if self.count else "\n"

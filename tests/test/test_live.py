@@ -245,6 +245,13 @@ def test_no_message_repeats_the_password_of_a_camera(monkeypatch):
     assert len(list(source.frames(lambda name, reason: reasons.append(reason)))) == 2
     assert opened == ["rtsp://me:sec@ret@host/live/1?pwd=secret"] and source.name == "host_live_1"
     assert reasons == ["video rtsp://host/live/1 ends after 2 of 9 frames; its end is missing or damaged"]
+    facts_of_a_camera = {cv2.CAP_PROP_FRAME_COUNT: 0, cv2.CAP_PROP_FPS: 25}
+    stalled = SimpleNamespace(**vars(capture(0)) | {"get": lambda fact: facts_of_a_camera.get(fact, 0)})
+    monkeypatch.setattr(cv2, "VideoCapture", lambda _: stalled)
+    (source,), reasons = find_sources("rtsp://me:secret@host/live"), []
+    assert len(list(source.frames(lambda name, reason: reasons.append((name, reason))))) == 2
+    reason = "rtsp://host/live gave no further frame after 2: it ended, or was cut off"
+    assert reasons == [("000002", reason)]
     monkeypatch.setattr(cv2, "VideoCapture", lambda _: SimpleNamespace(isOpened=lambda: False))
     with pytest.raises(InputError, match="cannot open camera rtsp://host/live;"):
         find_sources("rtsp://me:secret@host/live")
