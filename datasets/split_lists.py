@@ -74,8 +74,8 @@ def find_split(
 
 def _shipped_lists(published: str | None) -> dict[str, Path]:
     """The lists in datasets/splits/ by their stems."""
-    files = [] if published is None else sorted((PUBLISHED_SPLITS / published).glob("*.txt"))
-    return {path.stem: path for path in files}
+    files = [] if published is None else (PUBLISHED_SPLITS / published).glob("*.txt")
+    return {path.stem: path for path in sorted(files, key=lambda path: (path.stem != "train", path.stem))}
 
 
 def choose_lists(root: Path, names: list[str], folder: str | None = None) -> dict[str, Path]:

@@ -3,6 +3,7 @@
 from collections import Counter
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -20,10 +21,14 @@ from istd.train_script.data import (
     epoch_counts,
     evenly,
     number_repeats,
+    open_datasets,
     stop_loading,
 )
+from istd.train_script.run_record import describe_data
 from istd.train_script.settings import merge_settings
-from tests.reference.datasets_folders import write_pairs
+from istd.utils.errors import InputError
+from istd.utils.grey_levels import GreyRange
+from tests.reference.datasets_folders import write_image, write_lists, write_pairs
 
 
 def sequences(count):
@@ -154,3 +159,25 @@ def test_processes_that_load_for_evaluation_keep_few_frames(tmp_path, workers, l
     settings = merge_settings(None, {"num_workers": workers, "preset": "fast"})
     part = build_evaluated_set(settings, [Sequence("a", (frame,))], "name", network, None, torch.device("cpu"))
     assert part.dataset.cache_bytes == part.loader.dataset.dataset.cache_bytes == limit
+
+
+def test_what_a_run_will_use_is_checked_before_it_begins(tmp_path):
+    """A test image whose mask has another size fails at once, or is left out, instead of failing after all epochs."""
+    write_pairs(tmp_path / "images", tmp_path / "masks", [*"abcdef"])
+    write_lists(tmp_path, train=[*"abc"], test=[*"def"])
+    write_image(tmp_path / "masks" / "e.png", np.zeros((30, 40), np.uint8))
+    given = {"dataset": str(tmp_path), "data_root": None}
+    with pytest.raises(InputError, match=r"e\.png is 40 x 30, .*--skip_unusable"):
+        open_datasets(merge_settings(None, given))
+    (index,) = open_datasets(merge_settings(None, given | {"skip_unusable": True}))
+    assert [sequence.name for sequence in index.split("test")] == ["d", "f"] and len(index.left_out) == 1
+    (record,) = describe_data([index], [index.parts])
+    assert record["left_out"] == list(index.left_out) and record["split_source"] == "train.txt, test.txt"
+    (unused,) = open_datasets(merge_settings(None, given | {"final_test": False}))
+    assert len(unused.split("test")) == 3, "what the run does not use is not looked at"
+    settings = merge_settings(None, given | {"range": ["7000", "7600"]})
+    network = build_model("datransnet")
+    data = build_train_dataset(settings, unused.split("train"), "raw", network)
+    assert data.grey_range == GreyRange(7000, 7600)
+    with pytest.raises(InputError, match="two numbers LOW HIGH"):
+        merge_settings(None, given | {"range": ["wide"]})
