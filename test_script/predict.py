@@ -107,7 +107,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     add_model_options(parser, path_required=False)
     add("--output_dir", help="output folder, whose earlier predictions are replaced; default predict/<input>")
-    folder = "frames of one sequence, or unrelated; default: what sizes, names and likeness of neighbours suggest"
+    folder = "frames of one sequence, or unrelated; default: what their sizes and the likeness of neighbours suggest"
     add("--folder_of", dest="sequence", choices=("frames", "images"), help=f"what a folder holds: {folder}")
     add("--threshold", type=float, default=0.5, help="probability threshold; default 0.5")
     add_track_options(parser)

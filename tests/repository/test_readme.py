@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from istd.datasets.catalog import CATALOG
-from istd.models import MODELS, build_model
+from istd.models import MODELS, DATransNet, build_model
 from istd.train_script import demo
 from istd.train_script.settings import config_names, merge_settings, parse_command_line
 from istd.utils.metrics import PROTOCOLS
@@ -108,7 +108,7 @@ def test_the_commands_of_make_demo_parse(tmp_path, monkeypatch):
 def test_the_python_examples_run(tmp_path, monkeypatch):
     (tmp_path / "weights").symlink_to(REPOSITORY / "weights")
     monkeypatch.chdir(tmp_path)
-    first, notebook = (
+    first, notebook, hub, _ = (  # the last one, an ONNX file's, runs in tests/test/test_export.py
         content for kind, content in BLOCK.findall(PAGES["docs/python_and_export.md"]) if kind == "python"
     )
     frames = np.random.default_rng(0).random((2, 40, 50), dtype=np.float32)
@@ -122,6 +122,11 @@ def test_the_python_examples_run(tmp_path, monkeypatch):
     assert 0.2 < names["metrics"]["pd"] <= 1
     assert (tmp_path / "example.png").is_file()
     assert names["probability"].shape == (6, 1, 96, 128)
+
+    pushed = []
+    monkeypatch.setattr(DATransNet, "push_to_hub", lambda network, name: pushed.append(name))
+    exec(hub, {})
+    assert pushed == ["user/datransnet"] and (tmp_path / "datransnet-folder" / "config.json").is_file()
 
 
 @pytest.mark.parametrize("model", ["sgmp_unet_small", "datransnet"])
@@ -229,7 +234,7 @@ def test_the_packages_that_we_import_are_required():
     }
     if "torch.utils.tensorboard" in modules:
         modules.add("tensorboard")
-    ours_or_optional = {"istd", "onnx", "onnxruntime", "onnxscript", "h5py"}
+    ours_or_optional = {"istd", "onnx", "onnxruntime", "onnxscript", "onnx_ir", "h5py", "wandb"}
     names = {"cv2": "opencv-python-headless", "PIL": "pillow", "skimage": "scikit-image", "yaml": "pyyaml"}
     roots = {module.split(".")[0] for module in modules} - ours_or_optional - sys.stdlib_module_names
     needed = {names.get(root, root) for root in roots}
