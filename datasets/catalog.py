@@ -66,7 +66,7 @@ def _sgmp(
     name: str, page: str, code: str, metrics_2025: tuple[float, ...], metrics_2026: tuple[float, ...]
 ) -> DatasetInfo:
     published = ((SGMP_2025, "sgmp-2025", *metrics_2025), (SGMP_2026, "sgmp-2026", *metrics_2026))
-    metrics, links = tuple(PublishedMetrics(*one) for one in published), (Link(f"{BAIDU}/{page}", code),)
+    metrics, links = tuple(PublishedMetrics(*row) for row in published), (Link(f"{BAIDU}/{page}", code),)
     return DatasetInfo(name, "sequences", "sgmp-2026", "sgmp_unet", 320, True, metrics, links)
 
 

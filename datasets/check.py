@@ -76,9 +76,9 @@ def check_dataset(index: DatasetIndex) -> tuple[dict[str, list[str]], dict[str, 
         if report.problem:
             problems[report.problem[0]].append(report.problem[1])
         # A target may leave a sequence, and a frame may be context only; a single image needs a mask with a target.
-        found = problems if index.info.kind == "images" else notes
+        findings = problems if index.info.kind == "images" else notes
         if report.targets == []:
-            found["empty masks"].append(str(frame.mask))
+            findings["empty masks"].append(str(frame.mask))
         if report.levels > 2:
             text = f"{frame.mask} ({report.levels} levels)"
             notes["masks of more than two levels, of which what is above half of the maximum is target"].append(text)
@@ -86,7 +86,7 @@ def check_dataset(index: DatasetIndex) -> tuple[dict[str, list[str]], dict[str, 
             text = f"{frame.mask} ({report.share:.0%})"
             problems["masks that make most of the image target (inverted?)"].append(text)
         if not frame.has_mask:
-            found["images without mask"].append(str(frame.image))
+            findings["images without mask"].append(str(frame.image))
     if all(not frame.has_mask for frame in frames):
         problems["images without mask"].append("the whole dataset")
     problems["masks without image"] += map(str, index.masks_without_image)
@@ -97,7 +97,7 @@ def check_dataset(index: DatasetIndex) -> tuple[dict[str, list[str]], dict[str, 
         if not index.parts.get(part):
             problems["empty parts"].append(f"{part} has no frames (split from {index.split_source})")
     problems["frames in train and in another split"] += shared_frames(index, index.parts)
-    problems, notes = ({kind: texts for kind, texts in found.items() if texts} for found in (problems, notes))
+    problems, notes = ({kind: texts for kind, texts in kinds.items() if texts} for kinds in (problems, notes))
     return problems, notes, _summary(reports)
 
 

@@ -38,15 +38,15 @@ class DatasetIndex:
         if not self.parts[name]:
             entries = self.missing_entries.get(name)
             first = f", for instance {entries[0]!r}{nearest_entry(entries[0], self.sequences)}" if entries else ""
-            found = f"none of its entries is in {self.root} (split from {self.split_source}){first}"
-            raise InputError(f"split {name!r} of {self.info.name} is empty: {found}; add the images or the lists")
+            reason = f"none of its entries is in {self.root} (split from {self.split_source}){first}"
+            raise InputError(f"split {name!r} of {self.info.name} is empty: {reason}; add the images or the lists")
         return self.parts[name]
 
     @property
     def summary(self) -> str:
         """One line: layout, source of the split, counts, and missing entries."""
         parts = ", ".join(f"{name} {_count(self.info.kind, sequences)}" for name, sequences in self.parts.items())
-        found = f"{_count(self.info.kind, self.sequences)} in {self.root}, layout {self.layout}"
+        contents = f"{_count(self.info.kind, self.sequences)} in {self.root}, layout {self.layout}"
         lost = "".join(
             f"; MISSING: {len(entries)} entries of {part} have no file "
             f"(first: {entries[0]}{nearest_entry(entries[0], self.sequences)})"
@@ -54,7 +54,7 @@ class DatasetIndex:
         )
         skipped = "".join(f"\n    left out: {text}" for text in self.left_out)
         lost += f"; LEFT OUT by --skip_unusable: {len(self.left_out)}{skipped}" if self.left_out else ""
-        return f"{self.info.name}: {found}; split from {self.split_source}: {parts}{lost}"
+        return f"{self.info.name}: {contents}; split from {self.split_source}: {parts}{lost}"
 
 
 def open_dataset(
@@ -91,9 +91,9 @@ def open_datasets(
 ) -> list[DatasetIndex]:
     """`open_dataset` for one or several names or folders joined by '+'; `InputError` where two have the same name."""
     indices = [open_dataset(name, data_root, split_folder) for name in split_names(names)]
-    found = [index.info.name for index in indices]
-    if len(set(found)) < len(found):
-        raise InputError(f"{names} has datasets called {found}; expected datasets of different names")
+    names_found = [index.info.name for index in indices]
+    if len(set(names_found)) < len(names_found):
+        raise InputError(f"{names} has datasets called {names_found}; expected datasets of different names")
     return indices
 
 

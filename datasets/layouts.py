@@ -94,8 +94,8 @@ def find_layout(root: Path) -> Layout:
         return layout
     if unpacked:
         return find_layout(inner[0])
-    found = ", ".join(sorted(path.name for path in root.iterdir())[:8]) or "nothing"
-    raise InputError(f"no dataset layout recognised in {root} (it contains: {found}); {EXPECTED_LAYOUTS}")
+    contents = ", ".join(sorted(path.name for path in root.iterdir())[:8]) or "nothing"
+    raise InputError(f"no dataset layout recognised in {root} (it contains: {contents}); {EXPECTED_LAYOUTS}")
 
 
 def _split_folders(root: Path) -> Layout | None:
@@ -188,11 +188,11 @@ def _pair_in(folder: Path) -> tuple[Path, Path] | None:
 
 def _match(images: Path, masks: Path) -> tuple[list[Frame], list[Path]]:
     """Frames of a folder in order, each with its mask if there is one; and the masks without an image."""
-    found = image_files(images, key=lambda path: file_key(path.stem))
+    image_by_key = image_files(images, key=lambda path: file_key(path.stem))
     mask_files = image_files(masks, key=lambda path: file_key(path.stem).removesuffix(MASK_ENDING))
-    frames = [Frame(path.stem, path, mask_files.get(key)) for key, path in found.items()]
+    frames = [Frame(path.stem, path, mask_files.get(key)) for key, path in image_by_key.items()]
     frames.sort(key=lambda frame: _frame_key(frame.name))
-    return frames, [path for key, path in mask_files.items() if key not in found]
+    return frames, [path for key, path in mask_files.items() if key not in image_by_key]
 
 
 def _match_sequences(pairs: dict[str, tuple[Path, Path]]) -> tuple[list[Sequence], list[Path]]:
@@ -212,5 +212,5 @@ def _image_names(folder: Path) -> list[str]:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    found = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
-    return sorted(found, key=lambda path: numeric_key(path.name))
+    folders = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
+    return sorted(folders, key=lambda path: numeric_key(path.name))

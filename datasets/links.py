@@ -18,10 +18,10 @@ def dataset_table() -> str:
 def checkpoint_table() -> str:
     """Markdown table: the authors' checkpoints, where to unpack them, the options that give the published metrics."""
     rows = []
-    for one in PUBLISHED_CHECKPOINTS:
-        folder = f"data/checkpoints/{one.model.split(' release')[0].replace(' (', '-')}/{one.dataset}"
-        options = f"`--dataset {one.dataset} {one.options}`"
-        rows.append((one.model, one.dataset, _markdown(one.link), f"`{folder}`", options))
+    for checkpoint in PUBLISHED_CHECKPOINTS:
+        folder = f"data/checkpoints/{checkpoint.model.split(' release')[0].replace(' (', '-')}/{checkpoint.dataset}"
+        options = f"`--dataset {checkpoint.dataset} {checkpoint.options}`"
+        rows.append((checkpoint.model, checkpoint.dataset, _markdown(checkpoint.link), f"`{folder}`", options))
     command = "after `python -m test_script.inference --model_path FILE`"
     return _table(("network", "trained on", "download", "unpack to", command), rows)
 

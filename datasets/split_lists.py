@@ -106,8 +106,10 @@ def choose_lists(root: Path, names: list[str], folder: str | None = None) -> dic
     inside = {path: lists for path, lists in lists_by_folder.items() if lists}
     complete = {path: lists for path, lists in inside.items() if {"train", "test"} <= lists.keys()} or inside
     if len({_content(lists) for lists in complete.values()}) > 1:
-        found = ", ".join(path.relative_to(root).as_posix() for path in complete)
-        raise InputError(f"{root} has different lists in {found}; choose with --split_folder {found.split(', ')[0]}")
+        folders = ", ".join(path.relative_to(root).as_posix() for path in complete)
+        raise InputError(
+            f"{root} has different lists in {folders}; choose with --split_folder {folders.split(', ')[0]}"
+        )
     return next(iter(complete.values()), {})
 
 
@@ -117,7 +119,7 @@ def _content(lists: dict[str, Path]) -> tuple:
 
 def _list_folders(root: Path) -> list[Path]:
     """Subfolders that may hold lists, down to LIST_DEPTH, without those of images and masks and sequences of them."""
-    found, level = [], [root]
+    folders, level = [], [root]
     for _ in range(LIST_DEPTH):
         level = [
             path
@@ -125,8 +127,8 @@ def _list_folders(root: Path) -> list[Path]:
             for path in sorted(parent.iterdir())
             if path.is_dir() and not SKIPPED_FOLDERS.fullmatch(path.name) and not (path / "images").is_dir()
         ]
-        found += level
-    return [path for path in found if path != root / LIST_FOLDER]
+        folders += level
+    return [path for path in folders if path != root / LIST_FOLDER]
 
 
 def _lists_in(folder: Path, names: list[str], strict: bool = False) -> dict[str, Path]:
@@ -144,20 +146,20 @@ def _lists_in(folder: Path, names: list[str], strict: bool = False) -> dict[str,
             candidates[ROLES[word]].append((path, word, match[2]))
     chosen: dict[str, Path] = {}
     lower = [name.lower() for name in names]
-    for part, found in candidates.items():
-        named = [path for path, _, ending in found if ending and ending.lower() in lower]
-        plain = {word: path for path, word, ending in reversed(found) if (ending or "").lower() in PLAIN_ENDINGS}
+    for part, listed in candidates.items():
+        named = [path for path, _, ending in listed if ending and ending.lower() in lower]
+        plain = {word: path for path, word, ending in reversed(listed) if (ending or "").lower() in PLAIN_ENDINGS}
         order = ("trainval", "train") if part == "train" else ("test", "val")
         plain_path = next((plain[word] for word in order if word in plain), None)
-        if named or plain_path or len(found) == 1:
-            chosen[part] = named[0] if named else plain_path or found[0][0]
-        elif found and (strict or len(lists) == sum(map(len, candidates.values()))):
+        if named or plain_path or len(listed) == 1:
+            chosen[part] = named[0] if named else plain_path or listed[0][0]
+        elif listed and (strict or len(lists) == sum(map(len, candidates.values()))):
             counts = " and ".join(f"{len(paths)} {name}" for name, paths in candidates.items())
             text = f"{folder} contains {counts} lists, none named after {' or '.join(names)}"
             raise InputError(f"{text}; expected train_{names[0]}.txt and test_{names[0]}.txt; rename or remove lists")
     if not chosen:
         return {}
-    rest = {path.stem: path for found in candidates.values() for path, *_ in found if path not in chosen.values()}
+    rest = {path.stem: path for rows in candidates.values() for path, *_ in rows if path not in chosen.values()}
     return chosen | {stem: path for stem, path in rest.items() if stem not in chosen}
 
 
@@ -217,7 +219,7 @@ def _split_by(lists: dict[str, Path], layout: Layout, source: str, by_number: bo
     used = {
         part: both for part, both in resolved.items() if both[0] or part in ("train", "test")
     }  # others may be foreign
-    parts = {part: found for part, (found, _) in used.items()}
+    parts = {part: sequences for part, (sequences, _) in used.items()}
     return Split(source, parts, {part: missing for part, (_, missing) in used.items() if missing})
 
 
@@ -225,7 +227,7 @@ def _resolve(entries: list[str], layout: Layout, by_number: bool) -> tuple[list[
     """Entries -> sequences in numeric order (images: in list order), and the entries without a file."""
     by_name = {file_key(sequence.name): sequence for sequence in layout.sequences}
     numbers = {_last_number(name): sequence for name, sequence in by_name.items()} if by_number else {}
-    found: dict[str, Sequence] = {}
+    resolved: dict[str, Sequence] = {}
     missing: list[str] = []
     chosen_frames: dict[str, set[str]] = {}  # for lists of frames, such as 44/1(814)
     complete: set[str] = set()  # sequences that an entry names without a frame
@@ -235,29 +237,30 @@ def _resolve(entries: list[str], layout: Layout, by_number: bool) -> tuple[list[
             parts = [file_key(part) for part in form.split("/") if part not in (".", "")]
             if layout.kind == "images":
                 if parts and parts[-1] in by_name:
-                    found[parts[-1]] = by_name[parts[-1]]
+                    resolved[parts[-1]] = by_name[parts[-1]]
                     break
                 continue
-            place = next((at for at in reversed(range(len(parts))) if parts[at] in by_name), None)
-            sequence = by_name[parts[place]] if place is not None else None
-            if sequence is None and parts and by_number:
-                place, sequence = 0, numbers.get(_last_number(parts[0]))
-            if sequence is None:
-                continue
-            rest = [part for part in parts[place + 1 :] if part not in ("images", "image")]
-            if not rest:
+            parts = [part for part in parts if part not in ("images", "image")]
+            if parts and by_number and not any(part in by_name for part in parts):
+                numbered = numbers.get(_last_number(parts[0]))
+                parts = [file_key(numbered.name), *parts[1:]] if numbered else parts
+            # a frame may have the name of another sequence: 1/2 is frame 2 of sequence 1
+            before = [by_name[part] for part in parts[:-1] if part in by_name]
+            sequence = next((owner for owner in reversed(before) if parts[-1] in frames[owner.name]), None)
+            if sequence:
+                chosen_frames.setdefault(sequence.name, set()).add(parts[-1])
+            elif parts and not before and parts[-1] in by_name:
+                sequence = by_name[parts[-1]]
                 complete.add(sequence.name)
-            elif rest[-1] in frames[sequence.name]:
-                chosen_frames.setdefault(sequence.name, set()).add(rest[-1])
             else:
                 continue
-            found[sequence.name] = sequence
+            resolved[sequence.name] = sequence
             break
         else:
             missing.append(entry)
     if layout.kind == "images":
-        return list(found.values()), missing
-    ordered = sorted(found.values(), key=lambda sequence: numeric_key(sequence.name))
+        return list(resolved.values()), missing
+    ordered = sorted(resolved.values(), key=lambda sequence: numeric_key(sequence.name))
     chosen = (None if sequence.name in complete else chosen_frames[sequence.name] for sequence in ordered)
     return [_only(sequence, names) for sequence, names in zip(ordered, chosen, strict=True)], missing
 

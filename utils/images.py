@@ -161,8 +161,8 @@ def _decode(data: bytes, name: str) -> np.ndarray:
     """The bytes of a file -> array as stored, [H, W] or [H, W, 3 or 4] in OpenCV's channel order."""
     if header := claimed_size(data):
         check_pixels(header, name)
-    whole = data and not _is_truncated(data)
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if whole else None
+    is_complete = data and not _is_truncated(data)
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if is_complete else None
     if image is None and data.startswith(TIFF_STARTS):  # float16, BigTIFF
         with suppress(Exception):
             image = in_opencv_order(tifffile.imread(io.BytesIO(data), key=0))

@@ -166,6 +166,15 @@ def test_unknown_frames_do_not_bring_in_their_sequence(tmp_path):
     assert "did you mean 0002?" in index.summary
 
 
+def test_a_frame_may_have_the_name_of_a_sequence(tmp_path):
+    write_sequences(tmp_path, ["1", "2", "9"], frames=3)
+    write_lists(tmp_path, train=["9"], test=["1/2", "2/1", "1/9"])
+    index = open_dataset(tmp_path)
+    found = {sequence.name: [frame.has_mask for frame in sequence.frames] for sequence in index.split("test")}
+    assert found == {"1": [False, False, True], "2": [False, True, False]}
+    assert index.missing_entries == {"test": ["1/9"]}
+
+
 def test_one_list_of_frames_leaves_the_rest_of_their_sequences_to_the_other_part(tmp_path):
     write_sequences(tmp_path, ["s", "t"], frames=3)
     write_lists(tmp_path, test=["s/2"])
