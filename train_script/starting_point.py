@@ -32,8 +32,11 @@ def find_start(config: str | None, given: dict[str, Any]) -> StartingPoint:
         check_code_is_named(saved, given)
         return StartingPoint(merge_settings(None, given, saved.settings), folder, saved, [])
     if saved and settings.init_weights:
-        preset = chosen_preset(config, given) or saved.settings.get("preset", settings.preset)
-        return StartingPoint(merge_settings(config, given | {"preset": preset}), folder, saved, [])
+        taken = {"preset": chosen_preset(config, given) or saved.settings.get("preset", settings.preset)}
+        if not names_network(config, given):
+            options = saved.settings.get("model_options", {}) | given.get("model_options", {})
+            taken |= {"model": saved.settings.get("model", settings.model), "model_options": options}
+        return StartingPoint(merge_settings(config, given | taken), folder, saved, [])
     return StartingPoint(settings, folder, saved, notes)
 
 
@@ -41,13 +44,18 @@ def start_from_weights(config: str | None, given: dict[str, Any]) -> tuple[Setti
     """The merged settings, with the preset of the weights that the run starts from; and what to say of that."""
     settings = merge_settings(config, given)
     path = settings.init_weights
-    if path is None or (settings.resume and not Path(path).exists()):  # a run that is continued does not need them
+    if path is None:
         return settings, []
-    weights = read_checkpoint(path)
+    try:
+        weights = read_checkpoint(path)
+    except InputError:
+        if settings.resume:  # a run that is continued does not need them
+            return settings, []
+        raise
     if weights.kind != "ours":
         return settings, []
     taken = {}
-    if "model" not in (read_config(config) if config else {}) | given and not weights.code:
+    if not names_network(config, given) and not weights.code:
         options = weights.options | given.get("model_options", {})
         taken |= {"model": weights.model_name, "model_options": options}
     preset, chosen = weights.settings.get("preset"), chosen_preset(config, given)
@@ -59,6 +67,11 @@ def start_from_weights(config: str | None, given: dict[str, Any]) -> tuple[Setti
     elif preset and preset != chosen:
         notes.append(f"warning: {path} was trained with preset {preset}, this run shows it frames of preset {chosen}")
     return merge_settings(config, given | taken), notes
+
+
+def names_network(config: str | None, given: dict[str, Any]) -> bool:
+    """Whether the command line or the configuration chooses a network."""
+    return "model" in given or (config is not None and "model" in read_config(config))
 
 
 def chosen_preset(config: str | None, given: dict[str, Any]) -> str | None:

@@ -19,7 +19,8 @@ class WandbWriter:
         try:
             import wandb
         except ImportError as error:
-            raise InputError("--log wandb needs the package wandb; pip install wandb, or leave --log out") from error
+            advice = "pip install wandb, or leave --log out"
+            raise InputError(f"--log wandb needs the package wandb; {advice}") from error
         self.wandb = wandb
         identity = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
         name = "/".join(folder.parts[-3:-1])  # dataset and experiment

@@ -165,3 +165,18 @@ def test_weights_that_fit_in_part_are_loaded_and_the_rest_is_listed(dataset, unb
                 init_partial=True,
             )
         )
+
+
+def test_fine_tuning_continues_with_the_network_and_preset_of_its_weights(dataset, tmp_path, capsys):  # noqa: F811
+    assert main(arguments(dataset, tmp_path, "first", epochs=1, preset="contrast")) == 0
+    weights = folder_of(tmp_path, "first") / "checkpoint_best.pth"
+    words = arguments(dataset, tmp_path, "tuned", epochs=1, init_weights=weights, resume="auto", config="fine_tune")
+    for option in ("--model", "--model_options"):
+        del words[words.index(option) : words.index(option) + 2]
+    assert main(words) == 0
+    weights.unlink()
+    capsys.readouterr()
+    assert main([*words, "--epochs", "2"]) == 0
+    assert "an unbroken one: epochs 1 -> 2\n" in capsys.readouterr().out
+    saved = read_checkpoint(folder_of(tmp_path, "tuned") / "checkpoint_last.pth")
+    assert (saved.model_name, saved.settings["preset"], saved.settings["lr"]) == ("datransnet", "contrast", 0.0001)
