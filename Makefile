@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 .PHONY: demo test gpu-check lint format clean
 
-# The shipped weights at work, a short fine-tuning, and a report. Interrupted, `make demo` continues where it stopped.
+# The shipped weights on real frames, a short fine-tuning, and reports. Interrupted, `make demo` continues where it stopped.
 demo: .venv/.installed
 	$(BIN)/python -m train_script.demo
 

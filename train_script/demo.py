@@ -1,8 +1,9 @@
-"""A result in a few minutes: `python -m train_script.demo`, which `make demo` runs after the install.
+"""What the networks can do, in a few minutes: `python -m train_script.demo`, which `make demo` runs after the install.
 
-First the shipped SGMP-UNet (small) finds bright targets in rendered frames. Then it is measured on sequences with
-dimmer targets, fine-tuned briefly on others of that kind, and measured again. Each step prints its command and how long
-it took. Rendered data that exists is used again, and an interrupted training continues.
+First the shipped DATransNet finds the targets in real frames and a real clip that ship with this repository. Then it is
+measured on rendered sequences with dim targets, fine-tuned briefly on others of that kind, and measured again. Each
+step prints its command and how long it took. Rendered data that exists is used again, and an interrupted training
+continues.
 """
 
 import json
@@ -12,32 +13,45 @@ from collections.abc import Callable
 from pathlib import Path
 
 from istd.datasets import synthetic
-from istd.test_script import inference
+from istd.test_script import figure, inference, predict
 from istd.train_script import train
 from istd.utils.errors import run_main
 from istd.utils.metrics.tables import metrics_table
 
-BRIGHT, TRAIN, TEST = Path("data/demo_bright"), Path("data/demo_train"), Path("data/demo_test")
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLE = ROOT / "docs" / "example"
+TRAIN, TEST = Path("data/demo_train"), Path("data/demo_test")
 OUTPUT = Path("predict/demo")
-SHIPPED = "weights/sgmp_unet_small.pth"
+SHIPPED = "datransnet"
 FINE_TUNED = "outputs/demo_train/make_demo/train/checkpoint_best.pth"
-DIMMER = "--size 128 128 --snr 4 10"
+DIM = "--size 128 128 --snr 4 10"
+# 120 steps of 8 crops of 64 px, about a minute's work for one core
+SHORT = (
+    "--train_size 64 --batch_size 8 --epochs 4 --epoch_samples 240 --lr 0.0005 --ema 0.98 --val_every 2 --limit_val 24 "
+    "--final_test false"
+)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run the steps of the demo."""
     start = time.perf_counter()
-    render(BRIGHT, "--size 128 128 --snr 10 20 --sequences 3 --frames 4 --val_share 1 --seed 3")
-    measure("Find bright targets with the shipped weights", SHIPPED, BRIGHT, "bright", "")
-    render(TRAIN, f"{DIMMER} --sequences 24 --frames 12 --seed 4")
-    render(TEST, f"{DIMMER} --sequences 3 --frames 8 --val_share 1 --seed 5")
-    measure("Measure the shipped weights on dimmer targets", SHIPPED, TEST, "before", "--flip --msc")
-    options = f"--config demo --dataset {TRAIN} --experiment_name make_demo --init_weights {SHIPPED} --resume auto"
-    step("Fine-tune them on such sequences", train.main, options)
-    measure("Measure the fine-tuned network", FINE_TUNED, TEST, "after", "--flip --msc")
+    measure("Find the targets in real frames", SHIPPED, EXAMPLE, "real")
+    clip, folder, picture = EXAMPLE / "drone.mp4", OUTPUT / "clip", OUTPUT / "real.png"
+    step("Find the drone in a real clip", predict.main, f"--input {quoted(clip)} --output_dir {folder}")
+    step("Draw a picture", figure.main, f"--input {quoted(EXAMPLE / 'images' / 'airplane.png')} --output {picture}")
+    print(f"   look at {picture} and {folder / 'overlays' / 'drone.mp4'}")
+
+    render(TRAIN, f"{DIM} --sequences 24 --frames 12 --seed 4")
+    render(TEST, f"{DIM} --sequences 3 --frames 8 --val_share 1 --seed 5")
+    measure("Measure the same network on rendered, dim targets", SHIPPED, TEST, "before")
+    options = f"--dataset {TRAIN} --experiment_name make_demo --init_weights {SHIPPED} --resume auto"
+    step("Fine-tune it on such sequences", train.main, f"--config fine_tune {options} {SHORT}")
+    measure("Measure the fine-tuned network", FINE_TUNED, TEST, "after")
+
     results = {name: standard_metrics(OUTPUT / name) for name in ("before", "after")}
-    print(f"\nSGMP-UNet (small) on {TEST}, before and after fine-tuning:\n{metrics_table(results, 'standard')}")
-    print(f"{time.perf_counter() - start:.0f} s in all; open {OUTPUT / 'after' / 'report.html'} in a browser")
+    print(f"\nDATransNet on {TEST}, before and after fine-tuning:\n{metrics_table(results, 'standard')}")
+    print(f"{time.perf_counter() - start:.0f} s in all; look at {picture}, and open in a browser:")
+    print(f"{OUTPUT / 'real' / 'report.html'} (real frames), {OUTPUT / 'after' / 'report.html'} (after fine-tuning)")
 
 
 def step(title: str, command: Callable[[list[str]], object], options: str) -> None:
@@ -55,9 +69,16 @@ def render(folder: Path, options: str) -> None:
         step(f"Render {folder}", synthetic.main, f"--output {folder} {options}")
 
 
-def measure(title: str, checkpoint: str, dataset: Path, name: str, passes: str) -> None:
+def measure(title: str, checkpoint: str, dataset: Path, name: str) -> None:
     """Run inference on a dataset of the demo, with its results in the folder `name`."""
-    step(title, inference.main, f"--model_path {checkpoint} --dataset {dataset} {passes} --output_dir {OUTPUT / name}")
+    options = f"--model_path {checkpoint} --dataset {quoted(dataset)} --output_dir {OUTPUT / name}"
+    step(title, inference.main, options)
+
+
+def quoted(path: Path) -> str:
+    """The path, as short as possible, for a command line."""
+    short = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    return shlex.quote(str(short))
 
 
 def standard_metrics(folder: Path) -> dict[str, float | None]:

@@ -99,7 +99,7 @@ def test_the_commands_of_make_demo_parse(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "standard_metrics", lambda folder: {"iou": 0.5, "pd": 1.0})
     demo.main()
     assert [module.rpartition(".")[2] for module, _ in steps] == [
-        "synthetic", "inference", "synthetic", "synthetic", "inference", "train", "inference",
+        "inference", "predict", "figure", "synthetic", "synthetic", "inference", "train", "inference",
     ]  # fmt: skip
     for module, options in steps:
         accept(module, shlex.split(options), monkeypatch)

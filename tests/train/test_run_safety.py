@@ -9,7 +9,7 @@ import yaml
 
 from istd.train_script import trainer
 from istd.train_script.run_folder import Log, append_metrics
-from istd.train_script.starting_point import folder_name
+from istd.train_script.starting_point import folder_name, start_from_weights
 from istd.train_script.state import Progress
 from istd.train_script.train import main
 from istd.utils.checkpoint import read_checkpoint
@@ -180,3 +180,9 @@ def test_fine_tuning_continues_with_the_network_and_preset_of_its_weights(datase
     assert "an unbroken one: epochs 1 -> 2\n" in capsys.readouterr().out
     saved = read_checkpoint(folder_of(tmp_path, "tuned") / "checkpoint_last.pth")
     assert (saved.model_name, saved.settings["preset"], saved.settings["lr"]) == ("datransnet", "contrast", 0.0001)
+
+
+def test_weights_that_are_named_bring_their_network_to_a_run_that_may_be_continued():
+    given = {"init_weights": "datransnet", "resume": "auto", "dataset": "demo"}
+    settings, _ = start_from_weights("fine_tune", given)
+    assert (settings.model, settings.preset) == ("datransnet", "fast")
