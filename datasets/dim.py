@@ -15,7 +15,6 @@ before the noise, over the local standard deviation of the dimmed frame. `utils.
 
 import argparse
 import math
-import os
 from collections import Counter
 from functools import partial
 from itertools import chain
@@ -31,6 +30,7 @@ from istd.datasets.rendering import NOISE
 from istd.datasets.snr import local_statistics
 from istd.datasets.synthetic import PNG_OPTIONS, golden_share
 from istd.datasets.targets import TARGET_TABLE, TargetRow, write_targets
+from istd.utils.distributed import cores_of_process
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import new_folder
 from istd.utils.grey_levels import GreyScale, spread
@@ -141,7 +141,7 @@ def main(argv: list[str] | None = None) -> None:
     with new_folder(args.output) as folder:
         dim = partial(dim_sequence, snr=args.snr, seed=args.seed, output=folder)
         jobs = (index.sequences, range(len(index.sequences)))
-        rows = list(chain(*thread_map(dim, *jobs, max_workers=os.cpu_count(), desc="dimming", disable=None)))
+        rows = list(chain(*thread_map(dim, *jobs, max_workers=cores_of_process(), desc="dimming", disable=None)))
         write_targets(folder / TARGET_TABLE, rows)
         for part, sequences in index.parts.items():
             write_split(folder / f"{part}.txt", sequences, index.sequences)

@@ -34,6 +34,7 @@ from istd.datasets.boxes.masks import MASKS, box_pixels, clip_box, draw_mask
 from istd.datasets.boxes.readers import AnnotatedImage, Box
 from istd.datasets.coco_truth import BOXES_FILE
 from istd.utils.coco import encode_rle, ground_truth
+from istd.utils.distributed import cores_of_process
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import check_writable, write_json
 from istd.utils.folder_lock import locked_folder
@@ -106,7 +107,7 @@ def make_dataset(annotations: Annotations, plan: Plan, output: Path, masks: str)
                 progress.update(len(shards[number]))
             return done
 
-        with ThreadPoolExecutor(min(WORKERS, os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(min(WORKERS, cores_of_process())) as pool:
             results = list(pool.map(work, range(len(shards))))
     rows = [row for result in results for row in result["rows"]]
     counts = sum((Counter(result["counts"]) for result in results), Counter())

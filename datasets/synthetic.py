@@ -2,7 +2,6 @@
 
 import argparse
 import math
-import os
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import chain
@@ -17,6 +16,7 @@ from istd.datasets.backgrounds import CLUTTERS
 from istd.datasets.rendering import RenderConfig, frame_name, render_sequence
 from istd.datasets.targets import TARGET_TABLE, TargetRow, write_targets
 from istd.datasets.varied_scenes import render_varied_sequence
+from istd.utils.distributed import cores_of_process
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import new_folder, write_json
 from istd.utils.images import encode_png
@@ -38,7 +38,9 @@ def render_dataset(output: str | Path, settings: RenderConfig) -> None:
     names = [f"seq_{number:03d}" for number in range(settings.sequences)]
     with new_folder(output) as folder:
         render = partial(_render, folder, settings)
-        parts = thread_map(render, range(len(names)), names, max_workers=os.cpu_count(), desc="rendering", disable=None)
+        parts = thread_map(
+            render, range(len(names)), names, max_workers=cores_of_process(), desc="rendering", disable=None
+        )
         write_targets(folder / TARGET_TABLE, chain(*parts))
         min_val = int(settings.val_share > 0 and settings.sequences > 1)
         trained = settings.sequences - max(min_val, round(settings.val_share * settings.sequences))

@@ -8,7 +8,6 @@ of the same options wrote are kept.
 
 import argparse
 import json
-import os
 from pathlib import Path
 
 from tqdm.contrib.concurrent import thread_map
@@ -17,6 +16,7 @@ from istd.datasets import Frame, open_dataset
 from istd.test_script.classical_detectors import DETECTORS
 from istd.test_script.options import command_parser
 from istd.test_script.results.result_files import frame_file, write_map
+from istd.utils.distributed import cores_of_process
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import write_json
 from istd.utils.folder_lock import locked_folder
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
             if not path.exists():
                 write_map(path, DETECTORS[args.method](read_grey(frame.image)))
 
-        thread_map(write, frames, max_workers=os.cpu_count(), desc=args.method, unit="image", disable=None)
+        thread_map(write, frames, max_workers=cores_of_process(), desc=args.method, unit="image", disable=None)
     print(f"{len(frames)} maps in {output}; measure them with --normalize of test_script.evaluate")
 
 

@@ -67,7 +67,7 @@ def read_annotations(path: Path) -> Annotations:
     paths = [path] if path.is_file() else _files_in(path)
     recognised: dict[Format, list[AnnotationFile]] = {}
     others: list[AnnotationFile] = []
-    for file in (_load(one, root) for one in paths):
+    for file in (_load(entry, root) for entry in paths):
         form = recognise(file)
         others.append(file) if form is None else recognised.setdefault(form, []).append(file)
     if {YOLO, YOLOX} <= recognised.keys() and not any(map(readers.has_yolox_boxes, recognised[YOLOX])):

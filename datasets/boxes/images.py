@@ -50,40 +50,40 @@ def make_plan(annotations: Annotations, images: Path, kind: str | None, stride: 
     Raises `InputError` where none is found.
     """
     files = ImageFiles(images)
-    found: dict[Source, AnnotatedImage] = {}
+    matched: dict[Source, AnnotatedImage] = {}
     missing = []
     for annotation in annotations.images:
         source = files.find(annotation)
         if source is None:
             missing.append(_shown(annotation))
-        elif source in found:
-            raise InputError(f"{_shown(found[source])} and {_shown(annotation)} both name {source.path}; rename one")
+        elif source in matched:
+            raise InputError(f"{_shown(matched[source])} and {_shown(annotation)} both name {source.path}; rename one")
         else:
-            found[source] = annotation
-    if not found:
+            matched[source] = annotation
+    if not matched:
         first = f"{len(missing)} annotated images, the first {missing[0]}" if missing else "no annotated image"
         raise InputError(f"--images {images} has none of {first}; give the folder that they lie in, or the video")
-    rest = [source for source in files.sources() if source not in found]
+    rest = [source for source in files.sources() if source not in matched]
     if annotations.format.unnamed_is_empty:
         # of a csv, the frames of sequences that it has; of YOLO labels, all images
-        places = {_place(source) for source in found}
+        places = {_place(source) for source in matched}
         empty = [source for source in rest if annotations.format is not CSV or _place(source) in places]
-        parts = {_place(source): annotation.part for source, annotation in found.items()}
+        parts = {_place(source): annotation.part for source, annotation in matched.items()}
         for source in empty:
             name = source.path.relative_to(files.root).as_posix()
             part = parts.get(_place(source)) if annotations.format is CSV else annotations.part_of(name)
-            found[source] = AnnotatedImage(name, [], part)
-        rest = [source for source in rest if source not in found]
-    sequences = kind == "sequences" or (kind is None and _is_sequences(annotations, found, files.root))
-    names = _names(found, files.root, sequences)
-    ordered = sorted(found, key=lambda source: (numeric_key(names[source][0] or ""), numeric_key(names[source][1])))
+            matched[source] = AnnotatedImage(name, [], part)
+        rest = [source for source in rest if source not in matched]
+    sequences = kind == "sequences" or (kind is None and _is_sequences(annotations, matched, files.root))
+    names = _names(matched, files.root, sequences)
+    ordered = sorted(matched, key=lambda source: (numeric_key(names[source][0] or ""), numeric_key(names[source][1])))
     if sequences:
         position: dict[str, int] = defaultdict(lambda: -1)
         for source in ordered:
             position[names[source][0]] += 1
             if position[names[source][0]] % stride:
-                del found[source]
-    items = [Item(*names[source], source, found[source]) for source in ordered if source in found]
+                del matched[source]
+    items = [Item(*names[source], source, matched[source]) for source in ordered if source in matched]
     return Plan(items, missing, [str(source.path) for source in rest if source.number is None])
 
 
@@ -134,8 +134,8 @@ class ImageFiles:
         number = _last_number(parts[-1])
         if number is None:
             return None
-        if parts[-1].isdecimal() and (found := self._by_number.get((*map(file_key, parts[-2:-1]), number))):
-            return Source(found)
+        if parts[-1].isdecimal() and (path := self._by_number.get((*map(file_key, parts[-2:-1]), number))):
+            return Source(path)
         return self._find_frame(parts[:-1], number) if self.videos else None
 
     def _find_frame(self, sequence: tuple[str, ...], number: int) -> Source | None:
@@ -199,10 +199,10 @@ def _shown(annotation: AnnotatedImage) -> str:
     return annotation.name if annotation.number is None else f"{annotation.name}, frame {annotation.number}"
 
 
-def _is_sequences(annotations: Annotations, found: Iterable[Source], root: Path) -> bool:
+def _is_sequences(annotations: Annotations, matched: Iterable[Source], root: Path) -> bool:
     if annotations.format in (ANTI_UAV, CSV):
         return True
-    return all(source.number is not None or _folders(source.path, root) for source in found)
+    return all(source.number is not None or _folders(source.path, root) for source in matched)
 
 
 def _folders(path: Path, root: Path) -> tuple[str, ...]:
@@ -210,22 +210,22 @@ def _folders(path: Path, root: Path) -> tuple[str, ...]:
     return tuple(part for part in path.relative_to(root).parts[:-1] if part.lower() not in NO_SEQUENCE)
 
 
-def _names(found: Iterable[Source], root: Path, sequences: bool) -> dict[Source, tuple[str | None, str]]:
+def _names(matched: Iterable[Source], root: Path, sequences: bool) -> dict[Source, tuple[str | None, str]]:
     """Sequence (None for single images) and frame of every source; what would have the same name gets its folders."""
     if not sequences:
-        stems = Counter(source.path.stem for source in found)
-        if len({source.path.parent for source in found}) == 1 or max(stems.values()) == 1:
-            return {source: (None, _frame_name(source)) for source in found}
+        stems = Counter(source.path.stem for source in matched)
+        if len({source.path.parent for source in matched}) == 1 or max(stems.values()) == 1:
+            return {source: (None, _frame_name(source)) for source in matched}
         return {
             source: (None, "_".join((*source.path.relative_to(root).parts[:-1], _frame_name(source))))
-            for source in found
+            for source in matched
         }
-    places = dict.fromkeys(map(_place, found))
+    places = dict.fromkeys(map(_place, matched))
     short = {place: _sequence_name(place, root) for place in places}
     counts = Counter(short.values())
     full = {place: "_".join(place.relative_to(root).with_suffix("").parts) for place in places}
     names = {place: name if counts[name] == 1 else full[place] for place, name in short.items()}
-    return {source: (names[_place(source)], _frame_name(source)) for source in found}
+    return {source: (names[_place(source)], _frame_name(source)) for source in matched}
 
 
 def _sequence_name(place: Path, root: Path) -> str:

@@ -28,12 +28,12 @@ def coco_entries(
         {
             "image_id": image_id,
             "category_id": CATEGORY["id"],
-            "bbox": [found.left, found.top, found.width, found.height],
-            "score": found.peak_score,
+            "bbox": [detection.left, detection.top, detection.width, detection.height],
+            "score": detection.peak_score,
             "file_name": file_name,
             **{key: value for key, value in outline.items() if key == "segmentation"},
         }
-        for found, outline in zip(detections, outlines, strict=True)
+        for detection, outline in zip(detections, outlines, strict=True)
     ]
 
 

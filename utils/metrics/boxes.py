@@ -103,7 +103,7 @@ def _check(truth: Mapping, detections: list[Mapping], by_category: bool) -> None
             lacking = [key for key in keys if not isinstance(entry, Mapping) or entry.get(key) is None]
             if lacking or ("bbox" in keys and len(entry["bbox"]) != 4):
                 raise InputError(f"entry {number} of the {what} lacks {', '.join(lacking) or 'a box of 4 numbers'}")
-    repeated = [number for number, count in Counter(one["id"] for one in truth["annotations"]).items() if count > 1]
+    repeated = [number for number, count in Counter(entry["id"] for entry in truth["annotations"]).items() if count > 1]
     if repeated:
         raise InputError(f"{len(repeated)} ids of annotations occur twice, the first {repeated[0]}; number them anew")
     known = {image["id"] for image in truth["images"]}
@@ -135,12 +135,12 @@ def _match_images(
     scores, right, counted, boxes = [], [], [], 0
     for image in images:
         truths = [entry for category in categories for entry in annotated.get((image, category), ())]
-        found = [entry for category in categories for entry in detected.get((image, category), ())]
+        chosen = [entry for category in categories for entry in detected.get((image, category), ())]
         truths.sort(key=lambda entry: bool(entry.get("iscrowd")))  # crowds last
-        found = sorted(found, key=lambda entry: -entry["score"])[:MAX_DETECTIONS]
+        chosen = sorted(chosen, key=lambda entry: -entry["score"])[:MAX_DETECTIONS]
         boxes += sum(not entry.get("iscrowd") for entry in truths)
-        matched = match(truths, found)
-        scores += [entry["score"] for entry in found]
+        matched = match(truths, chosen)
+        scores += [entry["score"] for entry in chosen]
         # An annotation with the id 0 counts as not found in COCOeval, whose matches are ids.
         right += [truth is not None and truth["id"] != 0 for truth in matched]
         counted += [truth is None or not truth.get("iscrowd") for truth in matched]
