@@ -30,7 +30,7 @@ from istd.utils.errors import InputError, run_main
 from istd.utils.files import atomic_path, check_writable, write_json
 from istd.utils.images import (
     IMAGE_SUFFIXES,
-    mask_oddities,
+    inspect_mask,
     numeric_key,
     size_text,
     to_unit,
@@ -104,7 +104,8 @@ def check_dataset(index: DatasetIndex) -> tuple[dict[str, list[str]], dict[str, 
 def read_frame(frame: Frame) -> FrameReport:
     """Read a frame and its mask and measure the targets."""
     try:
-        pixels, mask = frame.read_image(), frame.read_mask()
+        pixels = frame.read_image()
+        mask, levels = inspect_mask(frame.mask) if frame.has_mask else (None, 0)
     except InputError as error:
         return FrameReport(problem=("unreadable files", str(error)))
     digest = hashlib.blake2b(pixels.tobytes(), digest_size=16).digest()
@@ -114,8 +115,8 @@ def read_frame(frame: Frame) -> FrameReport:
     if mask.shape != pixels.shape:
         text = f"{frame.mask} is {size_text(mask)}, its image {frame.image} {size_text(pixels)}"
         return FrameReport(**report, problem=("masks that differ in size from their image", text))
-    levels, share = mask_oddities(frame.mask)
-    return FrameReport(**report, targets=measure_targets(to_unit(pixels), mask), levels=levels, share=share)
+    targets = measure_targets(to_unit(pixels), mask)
+    return FrameReport(**report, targets=targets, levels=levels, share=float(mask.mean()))
 
 
 def measure_targets(grey: np.ndarray, mask: np.ndarray) -> list[TargetStatistics]:

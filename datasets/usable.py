@@ -12,7 +12,7 @@ from istd.datasets.layouts import Frame, Sequence
 from istd.datasets.split_lists import PUBLISHED_SPLITS
 from istd.utils.errors import InputError
 from istd.utils.image_headers import read_header
-from istd.utils.images import mask_oddities, read_list
+from istd.utils.images import inspect_mask, read_list
 
 MAX_TARGET_SHARE = 0.5  # of an image; a mask of more is probably inverted
 MASKS_LOOKED_AT = 64  # spread over a dataset, before it is used; datasets.check looks at all
@@ -127,7 +127,8 @@ def mask_lines(name: str, sequences: Iterable[Sequence]) -> list[str]:
     step = max(1, len(masks) // MASKS_LOOKED_AT)
     grey, large = [], []
     for path in masks[::step]:
-        levels, share = mask_oddities(path)
+        mask, levels = inspect_mask(path)
+        share = float(mask.mean())
         if levels > 2:
             grey.append(f"{path} ({levels} levels)")
         if share > MAX_TARGET_SHARE:

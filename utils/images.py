@@ -137,11 +137,11 @@ def is_two_valued(levels: np.ndarray) -> bool:
     return bool(((levels == levels.min()) | (levels == levels.max())).all())
 
 
-def mask_oddities(path: str | Path) -> tuple[int, float]:
-    """How many levels a mask's file has, and which share of its pixels is target."""
+def inspect_mask(path: str | Path) -> tuple[np.ndarray, int]:
+    """The mask in a file, bool [H, W], and the number of levels that the file has."""
     image = _read(path)
     levels = mask_levels(image)
-    return (2 if is_two_valued(levels) else len(np.unique(levels))), float(mask_of(image).mean())
+    return mask_of(image), 2 if is_two_valued(levels) else len(np.unique(levels))
 
 
 def encode_png(image: np.ndarray, options: tuple[int, ...] = ()) -> bytes:
