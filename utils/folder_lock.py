@@ -21,7 +21,8 @@ def locked_folder(folder: str | Path) -> Iterator[None]:
         Path(folder).mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError as error:
-        raise InputError(f"cannot write to {folder}: {error.strerror}; choose another folder") from error
+        reason = f"{folder} is not a folder" if Path(folder).is_file() else error.strerror
+        raise InputError(f"cannot write to {folder}: {reason}; choose another folder") from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

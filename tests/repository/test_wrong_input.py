@@ -179,7 +179,7 @@ CASES = [
     ("track_curves", "--predictions {video}/masks --dataset {video} --output {out}/curves.csv", "ends in .png"),
     ("export", "--output {out}/m.onnx", "--model_path"),
     ("export", "--model_path {nowhere} --output {out}/m.onnx", "no checkpoint file"),
-    ("export", "--model_path {net.pth} --output {out}/m.onnx --size 0 0", "multiples of 32"),
+    ("export", "--model_path {net.pth} --output {out}/m.onnx --size 0 0", "--size 0 0; expected the height and width"),
     ("export", "--model_path {net.pth} --output {empty}", "it is a folder"),
     ("benchmark", "--model datransnet --output {empty}", "it is a folder"),
     ("check", "", "--dataset"),
