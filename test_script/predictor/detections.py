@@ -26,6 +26,10 @@ class Detection(NamedTuple):
     mean_score: float  # of the mean log-odds over the region, in 0..1: see above
     peak_score: float  # of the highest log-odds
 
+    def __repr__(self) -> str:
+        box = f"{self.width} x {self.height} px, area {self.area}"
+        return f"Detection(x {self.x:.1f}, y {self.y:.1f}, {box}, peak score {self.peak_score:.3f})"
+
 
 DETECTION_COLUMNS = ("sequence", "frame", *Detection._fields)
 

@@ -36,6 +36,12 @@ class ScoreMaps(NamedTuple):
     logit: np.ndarray | None  # mean over flips of the logits at scale 1
     log_odds: np.ndarray | None = None  # logit of `probability` before rounding: it ranks what float32 rounds to 1
 
+    def __repr__(self) -> str:
+        sizes = (
+            f"{name} {map_.shape[0]} x {map_.shape[1]}" for name, map_ in self._asdict().items() if map_ is not None
+        )
+        return f"ScoreMaps({', '.join(sizes)})"
+
 
 class Prediction(NamedTuple):
     """Results for N frames, at their own size."""
@@ -43,6 +49,11 @@ class Prediction(NamedTuple):
     probability: np.ndarray  # float32 [N, H, W], 0..1
     mask: np.ndarray  # bool [N, H, W], probability > threshold
     detections: list[list[Detection]]  # by frame
+
+    def __repr__(self) -> str:
+        frames, height, width = self.mask.shape
+        found = counted(sum(map(len, self.detections)), "detection")
+        return f"Prediction({counted(frames, 'frame')} of {height} x {width} px, {found})"
 
 
 class FrameResult(NamedTuple):
@@ -52,6 +63,15 @@ class FrameResult(NamedTuple):
     probability: np.ndarray  # float32 [H, W]
     mask: np.ndarray  # bool [H, W]
     detections: list[Detection]
+
+    def __repr__(self) -> str:
+        height, width = self.mask.shape
+        return f"FrameResult({height} x {width} px, {counted(len(self.detections), 'detection')})"
+
+
+def counted(number: int, noun: str) -> str:
+    """ "1 frame", "2 frames"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 class Predictor:

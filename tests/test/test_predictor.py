@@ -15,8 +15,8 @@ import istd.test_script.predictor
 from istd.datasets.presets import build_transform
 from istd.datasets.rendering import RenderConfig, render_sequence
 from istd.models import Network, build_model
-from istd.test_script.predictor import Predictor
-from istd.test_script.predictor.detections import find_detections, ranking_scores
+from istd.test_script.predictor import FrameResult, Prediction, Predictor, ScoreMaps
+from istd.test_script.predictor.detections import Detection, find_detections, ranking_scores
 from istd.test_script.predictor.predictor import mean_log_odds
 from istd.test_script.predictor.preparation import (
     as_grey_frames,
@@ -411,3 +411,13 @@ def test_frames_are_prepared_as_training_validates_them(preset):
     prepare_frame = frame_preparation(eval_transform(model, {"preset": preset}))
     one_by_one = torch.stack([prepare_frame(frame) for frame in clip])
     torch.testing.assert_close(one_by_one, validated, rtol=0, atol=1e-6)
+
+
+def test_results_print_in_a_line():
+    """A notebook shows the last value of a cell: no arrays of hundreds of thousands of pixels."""
+    detection = Detection(1, 30.25, 40.5, 29, 40, 3, 2, 5, 0.75, 0.9)
+    assert repr(detection) == "Detection(x 30.2, y 40.5, 3 x 2 px, area 5, peak score 0.900)"
+    scores, mask = np.zeros((2, 60, 80), np.float32), np.zeros((2, 60, 80), bool)
+    assert repr(Prediction(scores, mask, [[detection], []])) == "Prediction(2 frames of 60 x 80 px, 1 detection)"
+    assert repr(FrameResult(scores[0], scores[0], mask[0], [])) == "FrameResult(60 x 80 px, 0 detections)"
+    assert repr(ScoreMaps(scores[0], None)) == "ScoreMaps(probability 60 x 80)"
