@@ -7,7 +7,7 @@ import pytest
 
 from istd.datasets import open_dataset
 from istd.datasets.presets import PRESETS
-from istd.test_script import evaluate, inference
+from istd.test_script import evaluate, inference, measurement
 from istd.test_script.predictor import Predictor
 from istd.train_script.train import main
 from istd.utils.images import read_mask
@@ -45,7 +45,7 @@ def recorded(monkeypatch):
         return result
 
     monkeypatch.setattr(Predictor, "score_maps", score_maps)
-    monkeypatch.setattr(inference, "write_report", lambda *_: None)  # it would score examples again
+    monkeypatch.setattr(measurement, "write_report", lambda *_: None)  # it would score examples again
     return maps
 
 
