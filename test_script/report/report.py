@@ -23,9 +23,10 @@ from istd.utils.drawing import FOUND, TRUTH
 from istd.utils.files import json_ready, write_text
 from istd.utils.metrics import MetricAccumulator
 from istd.utils.metrics.accumulator import group_rows
+from istd.utils.metrics.boxes import BOX_HEADINGS, box_cells
 from istd.utils.metrics.curves import merge_curves
 from istd.utils.metrics.hierarchical import LOC_ERRORS, hierarchical_parts
-from istd.utils.metrics.tables import ERRORS, HEADINGS, format_metric
+from istd.utils.metrics.tables import ERRORS, HEADINGS, format_metric, interval_rows
 from istd.utils.metrics.track_metrics import track_cells
 from istd.utils.plots import COLUMNS
 from istd.utils.provenance import ROOT, commit
@@ -87,6 +88,9 @@ def write_report(
         notes=notes,
         protocols=table("protocol", [(name, one, {}) for name, one in (metrics | published_lines(published)).items()]),
         measured=len(metrics),
+        intervals=text_cells(interval_rows(metrics, "protocol")),
+        resampled=interval_facts(shown),
+        boxes=text_cells(box_rows(shown)),
         errors=error_rows(results.metrics, metrics),
         areas=table("target area", areas),
         tracks=text_cells(track_cells(tracks)) if tracks else None,
@@ -132,7 +136,23 @@ def error_rows(accumulators: Mapping[str, MetricAccumulator], metrics: Mapping[s
 
 def text_cells(lines: list[list[str]]) -> dict[str, list]:
     """Lines of text, the heading first, as `table` returns them."""
-    return {"head": lines[0], "rows": [[(cell, cell) for cell in line] for line in lines[1:]]}
+    rows = [[(cell, cell) for cell in line] for line in lines[1:]]
+    return {"head": lines[0] if lines else [], "rows": rows}
+
+
+def box_rows(metrics: Mapping) -> list[list[str]]:
+    """The metrics of boxes, the heading first; none where the dataset has no annotated boxes."""
+    if "boxes" not in metrics:
+        return []
+    boxes = metrics["boxes"]
+    head = ["boxes, IoU 0.5", *(f"{name} %" for name in BOX_HEADINGS.values()), "annotated", "detected"]
+    return [head, ["all frames", *box_cells(boxes), str(boxes["boxes"]), str(boxes["detections"])]]
+
+
+def interval_facts(metrics: Mapping) -> str:
+    """What the bootstrap intervals of a protocol hold, and what was resampled for them."""
+    intervals = metrics["intervals"]
+    return f"{100 * intervals['coverage']:g} % bootstrap intervals over {intervals['units']} {intervals['unit']}"
 
 
 def sequence_rows(metric: MetricAccumulator, sequences: Mapping[str, dict]) -> list[tuple]:

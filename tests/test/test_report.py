@@ -89,6 +89,8 @@ def test_the_page_shows_metrics_sequences_and_frames(report):
     page = Page(text)
     assert "<easy>" in page.texts and "dim" in page.texts  # escaped, not taken for tags
     assert "83.33" in page.texts  # Pd: five of six
+    assert "66.67-100.00" in page.texts  # of its resamples: "dim" twice, and "<easy>" twice
+    assert "95 % bootstrap intervals over 2 sequences" in text and "annotated" not in text
     shares = {name: page.texts[page.texts.index(name) + 1] for name in ("hIoU", "missed", "false")}
     assert shares["missed"] == "16.67" and shares["false"] == "0.00"  # one target of six
     bar = [float(width) for width in re.findall(r'style="width: ([\d.]+)%"', text)]

@@ -21,6 +21,7 @@ MIN_IOU = 0.5
 MAX_DETECTIONS = 100  # of an image and category, those with the highest scores
 RECALL_LEVELS = np.linspace(0.0, 1.0, 101)
 TRUTH_KEYS = {"images": ("id",), "categories": ("id",), "annotations": ("id", "image_id", "category_id", "bbox")}
+BOX_HEADINGS = {"ap50": "AP50", "precision": "precision", "recall": "recall", "f1": "F1"}
 DETECTION_KEYS = ("image_id", "category_id", "bbox", "score")
 
 
@@ -84,9 +85,13 @@ def read_box_files(truth: Path, detections: Path) -> tuple[dict, list[dict]]:
 
 def box_line(metrics: Mapping) -> str:
     """The four metrics of `BoxMetrics._asdict()` in a line, in percent."""
-    titles = {"ap50": "AP50", "precision": "precision", "recall": "recall", "f1": "F1"}
-    values = {name: "-" if metrics[key] is None else f"{100 * metrics[key]:.2f}" for key, name in titles.items()}
-    return "boxes, IoU 0.5, in %: " + ", ".join(f"{name} {value}" for name, value in values.items())
+    values = zip(BOX_HEADINGS.values(), box_cells(metrics), strict=True)
+    return "boxes, IoU 0.5, in %: " + ", ".join(f"{name} {value}" for name, value in values)
+
+
+def box_cells(metrics: Mapping) -> list[str]:
+    """The values of `BOX_HEADINGS` in percent, '-' where a metric is undefined."""
+    return ["-" if metrics[name] is None else f"{100 * metrics[name]:.2f}" for name in BOX_HEADINGS]
 
 
 def _read(path: Path) -> dict | list:

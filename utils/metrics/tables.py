@@ -75,14 +75,21 @@ def metrics_table(results: Mapping[str, Mapping[str, float | None]], title: str)
 
 def interval_table(results: Mapping[str, Mapping], title: str) -> str:
     """A table of the bootstrap intervals in sets of metrics, as "low-high"; "" if none has any."""
+    rows = interval_rows(results, title)
+    return text_table(rows) if rows else ""
+
+
+def interval_rows(results: Mapping[str, Mapping], title: str) -> list[list[str]]:
+    """The cells of `interval_table`, the heading first; none without intervals."""
     known = {name: result["intervals"]["metrics"] for name, result in results.items() if result.get("intervals")}
     known = {name: intervals for name, intervals in known.items() if intervals}
     shown = [name for name in HEADINGS if any(name in intervals for intervals in known.values())]
-    rows = [[title, *(HEADINGS[name][0] for name in shown)]]
-    for key, intervals in known.items():
-        cells = ["-".join(format_metric(name, end) for end in intervals.get(name, ())) or "-" for name in shown]
-        rows.append([key, *cells])
-    return text_table(rows) if known else ""
+    rows = [[title, *(HEADINGS[name][0] for name in shown)]] if known else []
+    for name, intervals in known.items():
+        ends = (intervals.get(metric, ()) for metric in shown)
+        cells = ["-".join(format_metric(metric, end) for end in pair) for metric, pair in zip(shown, ends, strict=True)]
+        rows.append([name, *(cell or "-" for cell in cells)])
+    return rows
 
 
 def error_table(results: Mapping[str, Mapping[str, float | None]], title: str = "") -> str:
