@@ -18,6 +18,7 @@ from PIL import Image
 from istd.test_script.media.frame_sources import find_sources
 from istd.test_script.media.overlay import Trails, draw_overlay
 from istd.test_script.options import add_model_options, code_options, command_parser, predictor_options
+from istd.test_script.predict import DEFAULT_WEIGHTS
 from istd.test_script.predictor import FrameResult, Predictor
 from istd.test_script.results.result_files import write_png
 from istd.test_script.results.tracks import TrackFilter
@@ -27,7 +28,6 @@ from istd.utils.errors import InputError, run_main
 from istd.utils.files import atomic_path
 from istd.utils.tracking import TARGET_SPEED
 
-DEFAULT_WEIGHTS = "datransnet"
 ANIMATED = (".webp", ".gif")
 GAP = 8  # px between the halves
 MAGNIFIED_SIDE = 21  # px of the frame
