@@ -6,7 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from torch import nn
 
+from istd.models.weights import load_fitting
 from istd.train_script import trainer
 from istd.train_script.run_folder import Log, append_metrics
 from istd.train_script.starting_point import folder_name, start_from_weights
@@ -155,16 +157,10 @@ def test_weights_that_fit_in_part_are_loaded_and_the_rest_is_listed(dataset, unb
     first, second = (read_checkpoint(path).weights for path in (weights, folder_of(tmp_path) / "checkpoint_last.pth"))
     same = [name for name in first if first[name].shape == second[name].shape and "running" not in name]
     assert same and all(first[name].equal(second[name]) for name in same if "num_batches" not in name)
-    with pytest.raises(InputError, match=r"no weight of .* fits sgmp_unet"):
-        main(
-            arguments(
-                dataset,
-                tmp_path,
-                "other",
-                **given | {"model": "sgmp_unet", "model_options": "width=48"},
-                init_partial=True,
-            )
-        )
+    other = nn.Linear(1, 1)
+    other.name = "other"
+    with pytest.raises(InputError, match=r"no weight of .* fits other"):
+        load_fitting(other, weights)
 
 
 def test_fine_tuning_continues_with_the_network_and_preset_of_its_weights(dataset, tmp_path, capsys):  # noqa: F811
