@@ -34,7 +34,8 @@ import numpy as np
 from tqdm import tqdm
 
 from istd.test_script.media.frame_sources import MAX_FPS, UNRELATED, Source, find_sources, public_address
-from istd.test_script.media.overlay import OverlayVideo, Thumbnails, Trails, draw_overlay
+from istd.test_script.media.overlay import OverlayVideo, Trails, draw_overlay
+from istd.test_script.media.thumbnails import Thumbnails
 from istd.test_script.options import (
     TRACK_OPTIONS,
     add_model_options,
@@ -178,7 +179,7 @@ def predict_source(
             files.add_frame(source.name, name, result.mask, result.detections, tracks)
             paths = () if unrelated else trails.add(result.detections, tracks)
             picture = draw_overlay(result.frame, result.mask, result.detections, paths, tracks, name)
-            thumbnails.add(name, picture)
+            thumbnails.add(name, result.frame, result.mask, result.detections)
             if video is None:
                 write_png(output / "overlays" / f"{name}.png", picture)
             else:

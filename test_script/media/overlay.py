@@ -1,4 +1,4 @@
-"""Predictions drawn onto frames: overlay pictures, the overlay video, and the thumbnails of a contact sheet."""
+"""Predictions drawn onto frames: overlay pictures and the overlay video."""
 
 from collections import deque
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from istd.test_script.predictor.detections import Detection
-from istd.utils.drawing import FOUND, contact_sheet, enlarge, grey_to_rgb, outline
+from istd.utils.drawing import FOUND, enlarge, grey_to_rgb, outline
 from istd.utils.errors import InputError
 from istd.utils.names import drawn
 
@@ -20,15 +20,12 @@ BOX_MARGIN = 5  # px between a region and its box in the enlarged picture
 MAX_BOXES = 50  # more boxes or trails would hide the frame, so none is drawn
 TRAIL_FRAMES = 30  # for which the path of a track stays visible
 TRAIL = (255, 205, 60)
-SHEET_TILES = 24
 MAX_FPS_DENOMINATOR = 1001  # as in 30000/1001
 CODECS = {  # that browsers play, the first that PyAV has; with the options of good quality
     "libx264": {"crf": "18", "preset": "veryfast"},
     "libvpx-vp9": {"crf": "24", "b": "0", "deadline": "realtime", "cpu-used": "6"},
     "libsvtav1": {"crf": "24", "preset": "10"},
 }
-SHEET_COLUMNS = 6
-THUMBNAIL_SIDE = 240
 
 
 def draw_overlay(
@@ -124,30 +121,6 @@ class OverlayVideo:
         self._container = av.open(str(self.path), "w", format="mp4", options={"movflags": "faststart"})
         self._stream = self._container.add_stream(codec, rate=self.rate, options=CODECS[codec])
         self._stream.height, self._stream.width, self._stream.pix_fmt = height, width, "yuv420p"
-
-
-class Thumbnails:
-    """Thumbnails spread evenly over a stream of unknown length; holds fewer than `2 * SHEET_TILES`."""
-
-    def __init__(self) -> None:
-        self._count, self._stride = 0, 1
-        self._kept: list[tuple[str, np.ndarray]] = []
-
-    def add(self, name: str, picture: np.ndarray) -> None:
-        """Add the next picture of the stream, uint8 [H, W, 3], which is kept or skipped."""
-        if self._count % self._stride == 0:
-            scale = THUMBNAIL_SIDE / max(picture.shape[:2])
-            sides = [max(1, round(side * scale)) for side in picture.shape[1::-1]]
-            self._kept.append((name, cv2.resize(picture, sides, interpolation=cv2.INTER_AREA)))
-            if len(self._kept) >= 2 * SHEET_TILES:
-                self._kept = self._kept[::2]
-                self._stride *= 2
-        self._count += 1
-
-    def sheet(self) -> np.ndarray:
-        count = min(len(self._kept), SHEET_TILES)
-        tiles = [self._kept[index * len(self._kept) // count] for index in range(count)]
-        return contact_sheet([picture for _, picture in tiles], [name for name, _ in tiles], SHEET_COLUMNS)
 
 
 def fit(picture: np.ndarray, height: int, width: int) -> np.ndarray:

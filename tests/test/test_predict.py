@@ -16,11 +16,14 @@ import torch
 from istd.models import build_model
 from istd.test_script import predict
 from istd.test_script.media.frame_sources import find_sources, is_sequence
-from istd.test_script.media.overlay import SHEET_TILES, OverlayVideo, Thumbnails, draw_overlay
+from istd.test_script.media.overlay import OverlayVideo, draw_overlay
+from istd.test_script.media.thumbnails import CROPS_SIDE, SHEET_TILES, Thumbnails, draw_crop, tile_label
 from istd.test_script.predictor import Predictor
+from istd.test_script.predictor.detections import find_detections
 from istd.utils import checkpoint_files
 from istd.utils.checkpoint import save_checkpoint
 from istd.utils.checkpoint_files import WEIGHTS, shipped_weights
+from istd.utils.drawing import FOUND
 from istd.utils.errors import InputError
 from istd.utils.folder_lock import locked_folder
 from istd.utils.images import read_grey
@@ -259,11 +262,25 @@ def test_thumbnails_spread_over_a_stream_of_any_length():
     for count in (1, 10, 30, 500):
         thumbnails = Thumbnails()
         for index in range(count):
-            thumbnails.add(str(index), np.zeros((60, 80, 3), np.uint8))
-        names = [int(name) for name, _ in thumbnails._kept]
+            thumbnails.add(str(index), np.zeros((60, 80)), np.zeros((60, 80), bool), [])
+        names = [int(label.removesuffix(": no detection")) for label, _ in thumbnails._kept]
         assert len(names) < 2 * SHEET_TILES and names[0] == 0
         assert len(set(np.diff(names))) <= 1 and count - names[-1] <= max(1, count // SHEET_TILES + 1)
         assert thumbnails.sheet().shape[1] >= 240
+
+
+def test_a_crop_of_a_contact_sheet_enlarges_a_detection_at_the_edge():
+    """A crop of 32 px from the frame's corner, six times enlarged; the outline lies just outside the detection."""
+    grey, mask = np.full((60, 80), 0.5), np.zeros((60, 80), bool)
+    grey[2:4, 3:6], mask[2:4, 3:6] = 0.75, True
+    (detection,) = find_detections(mask, np.where(mask, 1.0, -1.0))
+    crop = draw_crop(grey, mask, detection, CROPS_SIDE)
+    assert crop.shape == (192, 192, 3)
+    assert (crop[12:24, 18:36] == 255).all() and (crop[40:, 40:] == 0).all()  # in its own contrast
+    ring = np.argwhere((crop == FOUND).all(axis=2))
+    assert ring.min(axis=0).tolist() == [11, 17] and ring.max(axis=0).tolist() == [24, 36]
+    assert tile_label("7", [detection]) == "7: score 0.75"
+    assert tile_label("7", [detection] * 3) == "7: 3 detections, highest score 0.75"
 
 
 def test_unrelated_images_have_pictures_each_and_no_tracks(tmp_path, capsys):
