@@ -32,8 +32,8 @@ assert isinstance(load_model("datransnet"), models.datransnet.DATransNet)
 assert models is istd.models and ClipDataset is istd.datasets.ClipDataset
 assert utils.metrics.build_metric is istd.utils.metrics.build_metric
 assert models.datransnet.__spec__.name == "istd.models.datransnet"
-import train_script.train, istd.train_script.train
-assert train_script.train.main is istd.train_script.train.main
+import train_script.losses, istd.train_script.losses
+assert train_script.losses.LOSSES is istd.train_script.losses.LOSSES
 """
 
 

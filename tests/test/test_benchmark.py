@@ -136,7 +136,8 @@ def test_wrong_input_is_explained(arguments, message):
         benchmark.main(arguments)
 
 
-def test_a_checkpoint_brings_its_network_and_options(tmp_path, capsys):
+def test_a_checkpoint_brings_its_network_and_options(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "in_fresh_process", lambda function, *arguments: None)
     save_checkpoint(tmp_path / "best.pth", build_model("datransnet", width=4, image_size=64), {})
     benchmark.main(["--weights", str(tmp_path / "best.pth"), *SMALL, "--output", str(tmp_path / "speed.json")])
     settings = json.loads((tmp_path / "speed.json").read_text())["settings"]
