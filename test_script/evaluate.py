@@ -21,7 +21,14 @@ from istd.datasets.fingerprint import fingerprint
 from istd.datasets.layouts import Frame
 from istd.test_script.map_sources import saved_maps
 from istd.test_script.measurement import Job, measure_maps, measure_set
-from istd.test_script.options import TRACK_OPTIONS, add_track_options, check_track_options, command_parser
+from istd.test_script.options import (
+    TRACK_OPTIONS,
+    add_pictures_option,
+    add_track_options,
+    check_pictures,
+    check_track_options,
+    command_parser,
+)
 from istd.test_script.results.coco_results import box_metrics, set_entries
 from istd.test_script.results.frame_set import FrameSet, dataset_frames, dataset_pairs, pair_frames
 from istd.test_script.results.result_files import write_image_metrics
@@ -58,6 +65,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--images", type=Path, help="folder of the images of --masks, for the pictures of the report")
     folder = "write the report, tables, curves, detections and tracks as inference does"
     add("--output_dir", type=Path, metavar="DIR", help=folder)
+    add_pictures_option(parser)
     add_track_options(parser)
     protocols = "protocols to use, or 'all'; default standard"
     add("--protocol", nargs="+", action="extend", metavar="NAME", help=protocols)
@@ -175,7 +183,7 @@ def prepare_job(args: argparse.Namespace) -> tuple[Job, list[Pair]]:
         "protocols": [protocol.name for protocol in protocols],
     }
     maps = partial(saved_maps, pairs=pairs, scale=scale, two_values=two_values)
-    return Job(frames, maps, protocols, facts, notes, with_curves=two_values is None), pairs
+    return Job(frames, maps, protocols, facts, notes, two_values is None, check_pictures(args.report_pictures)), pairs
 
 
 def pair_sequences(pairs: list[Pair]) -> list[Sequence]:

@@ -36,8 +36,10 @@ from istd.test_script.measurement import Job, measure_set
 from istd.test_script.options import (
     TRACK_OPTIONS,
     add_model_options,
+    add_pictures_option,
     add_range_option,
     add_track_options,
+    check_pictures,
     check_track_options,
     code_options,
     command_parser,
@@ -86,6 +88,7 @@ def prepare_jobs(indices: list[DatasetIndex], args: argparse.Namespace, device: 
     if args.num_workers is not None and args.num_workers < 0:
         raise InputError(f"--num_workers is {args.num_workers}; expected 0 or more")
     check_track_options(args.min_track, args.track_speed)
+    pictures = check_pictures(args.report_pictures)
     model, settings = load_recipe(
         args.model_path, args.image_size, [index.info for index in indices], **code_options(args)
     )
@@ -127,7 +130,7 @@ def prepare_jobs(indices: list[DatasetIndex], args: argparse.Namespace, device: 
         maps = partial(network_maps, dataset=dataset, predictor=predictor, scales=scales, num_workers=workers)
         trained = trained_on_line(index, args.split, split_names(settings.get("dataset") or ""))
         notes = [*([trained] if trained else []), *data_lines(dataset), *protocol_notes(facts)]
-        jobs.append(Job(dataset_frames(index, dataset.sequences), maps, protocols, facts, notes))
+        jobs.append(Job(dataset_frames(index, dataset.sequences), maps, protocols, facts, notes, pictures=pictures))
     return jobs
 
 
@@ -168,6 +171,7 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--data_root", help="folder that holds the datasets by name; default datasets/path_config.py")
     add_range_option(parser)
+    add_pictures_option(parser)
     folder = "folder below the dataset's that holds its lists, such as 50_50, where several do"
     add("--split_folder", metavar="NAME", help=folder)
     skipped = "leave out files that cannot be used: no image, no mask, or a mask of another size; they are listed"

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from istd.datasets.coco_truth import read_boxes
 from istd.test_script.map_sources import MappedFrame, MapSource
 from istd.test_script.predictor.detections import detection_row, find_detections
+from istd.test_script.report.frame_pictures import MAX_PICTURES, picture_stride, write_picture
 from istd.test_script.report.report import write_report
 from istd.test_script.report.report_cases import KeptFrames
 from istd.test_script.report.trails import draw_trails
@@ -37,7 +38,7 @@ class Job(NamedTuple):
     """A set of frames to measure: by which protocols, the source of its maps, and what is said of them.
 
     `facts`: what decides the results, for run.json and metrics.json; `notes`: lines for the report. `with_curves`: not
-    where the maps are masks, of two values.
+    where the maps are masks, of two values. `pictures`: at most so many frames get a picture beside the report.
     """
 
     frames: FrameSet
@@ -46,6 +47,7 @@ class Job(NamedTuple):
     facts: dict[str, Any]
     notes: list[str]
     with_curves: bool = True
+    pictures: int = MAX_PICTURES
 
 
 class Measured(NamedTuple):
@@ -110,10 +112,13 @@ class Measurement:
 
 
 class FrameFiles:
-    """Writes the files of each frame into `output`: its mask, its maps if `save_maps`, its picture for the report."""
+    """Writes the files of each frame into `output`: its mask, its maps if `save_maps`, its pictures for the report.
 
-    def __init__(self, output: Path, save_maps: str | None, run: str):
-        self._output, self._save_maps, self._run = output, save_maps, run
+    Every `stride`-th frame has a picture in a file, none if it is 0.
+    """
+
+    def __init__(self, output: Path, save_maps: str | None, run: str, stride: int):
+        self._output, self._save_maps, self._run, self._stride = output, save_maps, run, stride
         self._kept = KeptFrames(output / REPORT_FRAMES)
 
     def save(self, shard: Shard) -> None:
@@ -131,6 +136,8 @@ class FrameFiles:
             write_map(file("probabilities", f".{self._save_maps}"), mapped.score("probability"))
         if self._save_maps == "npy" and mapped.maps.logit is not None:
             write_map(file("logits", ".npy"), mapped.maps.logit)
+        if self._stride and mapped.item % self._stride == 0:
+            write_picture(self._output / REPORT_FRAMES, mapped.item, frame.image, mask, mapped.mask)
         self._kept.offer(mapped.item, counts, frame.image, mapped.score("log_odds"), mapped.mask)
 
 
@@ -176,7 +183,7 @@ def _measure_locked(job: Job, output: Path, resume: bool) -> Measured | None:
         print(f"resuming: {len(shards) - len(todo)} of {len(shards)} parts are done")
     barrier()  # every process has looked before any one writes
     mine = todo[rank() :: world_size()]
-    files = FrameFiles(output, facts["save_maps"], run_key(facts))
+    files = FrameFiles(output, facts["save_maps"], run_key(facts), picture_stride(len(frames.frames), job.pictures))
     measure = Measurement(frames, job.protocols, shard_of(mine), job.with_curves, files)
     observe_maps(job.maps, [shard.items for shard in mine], measure, frames.name)
     barrier()

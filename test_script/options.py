@@ -5,6 +5,7 @@ import math
 from typing import Any
 
 from istd.test_script.predictor.predictor import PUBLISHED_SCALES
+from istd.test_script.report.frame_pictures import MAX_PICTURES
 from istd.utils.checkpoint_files import find_checkpoint, shipped_weights
 from istd.utils.config import add_pairs_option, convert
 from istd.utils.device import AMP_HELP, AMP_NAMES
@@ -113,6 +114,20 @@ class RangeAction(argparse.Action):
 
     def __call__(self, parser, namespace, values, option_string=None) -> None:
         setattr(namespace, self.dest, parse_range(values))
+
+
+def add_pictures_option(parser: argparse.ArgumentParser) -> None:
+    """Add --report_pictures; `args.report_pictures` is the number of frames with a picture beside the report."""
+    pictures = "frames, at most, that get a small picture beside report.html, which its table opens; default "
+    help_text = f"{pictures}{MAX_PICTURES}, spread evenly; 0 makes a report of a single file"
+    parser.add_argument("--report_pictures", type=int, default=MAX_PICTURES, metavar="N", help=help_text)
+
+
+def check_pictures(pictures: int) -> int:
+    """Return the value of --report_pictures; `InputError` if it is negative."""
+    if pictures < 0:
+        raise InputError(f"--report_pictures {pictures}; expected 0 or more")
+    return pictures
 
 
 def add_track_options(parser: argparse.ArgumentParser) -> None:

@@ -235,11 +235,29 @@ function sortTable(table, column, button) {
 for (const table of document.querySelectorAll("table.sortable"))
   table.querySelectorAll("th button").forEach((button, i) => button.onclick = () => sortTable(table, i, button));
 
-// A row opens its frame, or the first one shown of its sequence.
+// A row opens its pictures, which are files beside the page; without them the first frame shown of its name or sequence.
+const viewer = document.getElementById("viewer");
+function openPictures(name) {
+  viewer.querySelector("h3").textContent = name;
+  viewer.querySelector("span").textContent = "";
+  viewer.querySelector("div").replaceChildren(...PICTURES[name].map(([frame, file, counts]) => {
+    const figure = document.createElement("figure"), picture = new Image(), caption = document.createElement("figcaption");
+    picture.loading = "lazy"; picture.alt = frame; picture.src = file;
+    picture.onerror = () => {
+      viewer.querySelector("span").textContent = "Pictures are missing: keep the folder report_frames beside this page.";
+    };
+    caption.textContent = `${frame}: ${counts}`;
+    figure.append(picture, caption);
+    return figure;
+  }));
+  viewer.showModal();
+}
+viewer.onclick = event => { if (event.target === viewer) viewer.close(); };
 const shownNames = Array.from(document.querySelectorAll(".case"), section => [section.querySelector("h4").firstChild.textContent, section]);
 for (const row of document.querySelectorAll("table.sortable tbody tr")) {
   const name = row.cells[0].textContent, shown = shownNames.find(([text]) => text === name || text.startsWith(name + "/"));
-  if (!shown) continue;
+  const pictured = Object.hasOwn(PICTURES, name);
+  if (!pictured && !shown) continue;
   row.classList.add("opens");
-  row.onclick = () => shown[1].scrollIntoView({behavior: "smooth"});
+  row.onclick = () => pictured ? openPictures(name) : shown[1].scrollIntoView({behavior: "smooth"});
 }

@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from istd.datasets.catalog import PublishedMetrics
+from istd.test_script.report.frame_pictures import picture_rows
 from istd.test_script.report.report_cases import (
     MIDDLE_STEP,
     STEPS,
@@ -97,6 +98,7 @@ def write_report(
         trails=trails,
         curve=lambda name: data_url((output / "curves" / name).read_bytes()),
         details=details,
+        pictures=picture_rows(kept, metric.rows),
     )
     write_text(output / "report.html", page)
 

@@ -14,7 +14,11 @@ import torch
 from scipy.special import logit
 
 from istd.test_script import inference
+from istd.test_script.map_sources import MappedFrame
+from istd.test_script.measurement import FrameFiles
+from istd.test_script.predictor.predictor import ScoreMaps
 from istd.test_script.report import report_cases
+from istd.test_script.report.frame_pictures import draw_picture, picture_stride
 from istd.test_script.report.report import css_color
 from istd.test_script.report.report_cases import (
     BEST,
@@ -27,6 +31,7 @@ from istd.test_script.report.report_cases import (
     frame_picture,
     show_case,
 )
+from istd.test_script.results.frame_set import FrameRef
 from istd.utils.drawing import FOUND, TRUTH
 from istd.utils.metrics import build_metric
 from istd.utils.metrics.curves import CurveAccumulator
@@ -116,6 +121,38 @@ def test_the_page_shows_metrics_sequences_and_frames(report):
     assert curves["pd"][curves["logit"].index(0)] == pytest.approx(5 / 6)  # of all frames, at the threshold 0.5
 
 
+def test_every_frame_has_a_picture_beside_the_page(report):
+    pictures = json.loads(re.search("const PICTURES = (.*);", report.read_text(encoding="utf-8"))[1])
+    assert {name: len(frames) for name, frames in pictures.items()} == {"<easy>": 3, "dim": 3}
+    frame, file, counts = pictures["dim"][1]
+    assert (frame, counts) == ("1", "IoU 0.00 %, 0 of 1 targets found, 0 false-alarm px")
+    assert cv2.imread(str(report.parent / file)).shape == (240, 320 + 4 + 4 * 48, 3)
+
+
+def test_a_picture_shows_a_missed_target_enlarged():
+    frame, mask, truth = np.zeros((60, 80, 3), np.uint8), np.zeros((60, 80), bool), np.zeros((60, 80), bool)
+    truth[30:32, 10:12] = truth[30:32, 60:63] = mask[30:32, 60:63] = True  # the first is missed
+    frame[truth] = 100
+    picture = draw_picture(frame, mask, truth)
+    crop = picture[:192, 324:]
+    assert {tuple(color) for color in crop.reshape(-1, 3).tolist()} == {(0, 0, 0), (255, 255, 255), TRUTH}
+    assert (crop[96:104, 40:48] == 255).all() and (crop == 255).all(axis=2).sum() == 8 * 8
+    assert (picture[:, :320] == FOUND).all(axis=2).any()
+    assert draw_picture(frame, np.zeros_like(mask), np.zeros_like(mask)).shape == (240, 320, 3)
+
+
+def test_pictures_are_spread_over_many_frames(tmp_path):
+    assert [picture_stride(frames, 2000) for frames in (0, 1, 2000, 2001, 20000)] == [0, 1, 1, 2, 10]
+    assert picture_stride(20000, 0) == 0
+    files = FrameFiles(tmp_path, None, "", stride=2)
+    counts = rows((None, True))[0]
+    mask = np.zeros((8, 8), bool)
+    for item in range(5):
+        frame = FrameRef(None, f"{item}", item, tmp_path, None, "", item)
+        files.write(MappedFrame(item, ScoreMaps(*[mask.astype(np.float32)] * 3), mask), frame, mask, counts)
+    assert sorted(path.stem for path in tmp_path.rglob("*.jpg")) == ["000000", "000002", "000004"]
+
+
 def test_the_page_runs_in_a_browser(report, tmp_path):
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
@@ -125,6 +162,7 @@ def test_the_page_runs_in_a_browser(report, tmp_path):
     window.addEventListener("load", () => {
       const start = document.getElementById("pd").textContent;
       slider.value = 0; slider.dispatchEvent(new Event("input")); drawAll();
+      document.querySelector("table.sortable tbody tr").click();
       document.title = start + "|" + document.getElementById("pd").textContent + "|" + cases[0].crop.levels.join(" ");
     });</script>"""
     probe.write_text(report.read_text(encoding="utf-8").replace("</body>", click + "</body>"), encoding="utf-8")
@@ -136,7 +174,10 @@ def test_the_page_runs_in_a_browser(report, tmp_path):
     table = shown[shown.index('class="sortable"') :]
     assert table.index("&lt;easy&gt;") < table.index(">dim<")
     assert 'aria-sort="descending"' in table
-    assert table.count('<tr class="opens">') == 2  # both sequences have frames on the page
+    assert table.count('<tr class="opens">') == 2  # both sequences have pictures
+    viewer = shown[shown.index("<dialog") : shown.index("</dialog>")]
+    assert re.findall(r'src="([^"]+)"', viewer) == [f"report_frames/00000{item}.jpg" for item in range(3)]  # of <easy>
+    assert "1: IoU" in viewer and 'open=""' in viewer
     start, moved, levels = re.search("<title>(.*?)</title>", shown)[1].split("|")
     assert start == "83.3 % (5 of 6)" and moved == "100.0 % (6 of 6)"  # at thresholds 0.5 and 0.02
     crop = next(a["src"] for _, a in Page(shown).tags if a.get("class") == "crop")
