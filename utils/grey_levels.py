@@ -191,7 +191,7 @@ def describe_range(scale: GreyScale) -> str:
 
 
 def spread(count: int, limit: int = RANGE_FRAMES) -> list[int]:
-    """Indices of the frames from which the range of a sequence of `count` frames is taken."""
+    """Indices of up to `limit` of `count` frames, evenly spread."""
     return [index * count // min(limit, count) for index in range(min(limit, count))]
 
 

@@ -1,7 +1,6 @@
 """Size and depth of an image from the first bytes of its file, and whether the file is complete."""
 
 import os
-import re
 import stat
 import struct
 from pathlib import Path
@@ -10,12 +9,9 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from istd.utils.errors import InputError
+from istd.utils.image_scan import JPG_END, JPG_START, PNG_END, PNG_SIGNATURE, ImageScan
 
 MAX_PIXELS = 1 << 28  # of one image; more is a damaged header, or an attack
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-JPG_START, JPG_SCAN, JPG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
-JPG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # that ends a scan: no stuffed byte, restart or fill byte
-JPG_SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # markers of the segments that hold the size
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two: BigTIFF
 TIFF_WIDTH, TIFF_HEIGHT, TIFF_BITS = 256, 257, 258
 
@@ -50,7 +46,8 @@ def open_image(path: str | Path) -> BinaryIO:
 
 
 def read_header(path: str | Path) -> Header:
-    """The header of a png, jpg, bmp, tiff or npy file; raises `InputError` if there is none or the end is missing."""
+    """The header of a png, jpg, bmp, tiff or npy file; raises `InputError` if there is none, or a png or
+    jpg lacks its end."""
     with open_image(path) as file:
         start = file.read(26)
         try:
@@ -106,34 +103,20 @@ def is_whole_png(file: BinaryIO) -> bool:
     """Whether the chunks of a png go on to its end marker; what cameras append after it does not count."""
     file.seek(len(PNG_SIGNATURE))
     while len(chunk := file.read(8)) == 8:
-        if chunk[4:] == b"IEND":
+        if chunk[4:] == PNG_END:
             return True
         file.seek(int.from_bytes(chunk[:4], "big") + 4, os.SEEK_CUR)
     return False
 
 
 def jpg_header(data: bytes) -> Header | None:
-    """The header of a jpg in memory; None if its end marker is missing. What follows that marker does not count.
-
-    Segments are skipped by their lengths, since a thumbnail in one of them has an end marker of its own.
-    """
-    header, at = None, len(JPG_START)
-    while at + 4 <= len(data) or data[at : at + 2] == JPG_END:
-        marker = data[at : at + 2]
-        if marker == JPG_END:
-            return header
-        if marker[0] != 0xFF:
-            return None
-        if marker[1] in JPG_SIZES and at + 9 <= len(data):
-            bits, height, width = struct.unpack(">BHH", data[at + 4 : at + 9])
-            header = Header(width, height, bits)
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-        if marker == JPG_SCAN:
-            following = JPG_MARKER.search(data, at)
-            if following is None:
-                return None
-            at = following.start()
-    return None
+    """The header of a jpg in memory; None if its end marker is missing. What follows that marker does not count."""
+    scan = ImageScan()
+    end = scan.end(data)
+    if scan.jpg_frame is None or data[max(0, end - 2) : end] != JPG_END:
+        return None
+    bits, height, width = scan.jpg_frame
+    return Header(width, height, bits)
 
 
 def _tiff_header(file: BinaryIO, order: str, big: bool) -> Header | None:

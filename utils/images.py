@@ -15,12 +15,12 @@ import tifffile
 from istd.utils.errors import InputError
 from istd.utils.grey_levels import to_unit
 from istd.utils.image_headers import TIFF_STARTS, check_pixels, claimed_size, is_whole_png, jpg_header, open_image
+from istd.utils.image_scan import JPG_START
 from istd.utils.image_stacks import StackPage, in_opencv_order, read_array
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 MASK_ENDING = "_pixels0"  # NUAA-SIRST is released with masks named NAME_pixels0.png
-PNG_START, PNG_END = b"\x89PNG", b"IEND"
-JPG_START, JPG_SCAN, JPG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
+PNG_START = b"\x89PNG"
 
 
 def numeric_key(name: str) -> tuple:

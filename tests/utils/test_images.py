@@ -4,6 +4,7 @@ import pytest
 from PIL import Image
 
 from istd.utils.errors import InputError
+from istd.utils.image_headers import read_header
 from istd.utils.images import image_files, numeric_key, read_grey, read_mask, read_pixels, size_text
 from tests.reference.datasets_folders import write_image
 
@@ -99,6 +100,15 @@ def test_a_thumbnail_in_a_jpg_is_not_its_end(tmp_path):
     path.write_bytes(data[:-1000])
     with pytest.raises(InputError, match=r"image\.jpg"):
         read_pixels(path)
+
+
+def test_fill_bytes_between_the_segments_of_a_jpg(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (24, 32), dtype=np.uint8)
+    plain = cv2.imencode(".jpg", noise)[1].tobytes()
+    path = tmp_path / "image.jpg"
+    path.write_bytes(plain[:2] + b"\xff\xff" + plain[2:])
+    assert read_header(path) == (32, 24, 8)
+    np.testing.assert_array_equal(read_pixels(path), cv2.imdecode(np.frombuffer(plain, np.uint8), -1))
 
 
 @pytest.mark.parametrize("content", [b"", b"no image at all"])
