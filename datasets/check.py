@@ -8,7 +8,6 @@ that option is listed as such and is no problem.
 import argparse
 import hashlib
 import math
-import os
 from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from istd.datasets.layouts import Frame
 from istd.datasets.snr import SNR_GUARD, local_statistics
 from istd.datasets.synthetic import golden_share
 from istd.datasets.usable import MAX_TARGET_SHARE, check_usable, shared_frames
+from istd.utils.distributed import cores_of_process
 from istd.utils.drawing import TRUTH, contact_sheet, grey_to_rgb, outline, stretch_contrast
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import atomic_path, check_writable, write_json
@@ -69,7 +69,7 @@ def check_dataset(index: DatasetIndex) -> tuple[dict[str, list[str]], dict[str, 
     """Read every file of a dataset; returns problems and notes (kind -> texts), and a summary in lines."""
     frames = list({frame.image: frame for sequence in index.sequences for frame in sequence.frames}.values())
     title = f"reading {index.info.name}"
-    reports = thread_map(read_frame, frames, max_workers=os.cpu_count(), desc=title, disable=None)
+    reports = thread_map(read_frame, frames, max_workers=cores_of_process(), desc=title, disable=None)
     problems: dict[str, list[str]] = defaultdict(list)
     notes: dict[str, list[str]] = defaultdict(list)
     for frame, report in zip(frames, reports, strict=True):

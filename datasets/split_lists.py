@@ -309,6 +309,16 @@ def _unrecognised_list(layout: Layout) -> Path | None:
 
 
 def _seeded(layout: Layout) -> Split:
+    """At random; of an only sequence, the end is for testing."""
+    frames = [frame for sequence in layout.sequences for frame in sequence.frames if frame.has_mask]
+    if len(layout.sequences) == 1 and len(frames) > 1:
+        count = min(round(TRAIN_SHARE * len(frames)), len(frames) - 1)
+        names = {"train": frames[:count], "test": frames[count:]}
+        parts = {
+            part: [_only(layout.sequences[0], {file_key(frame.name) for frame in chosen})]
+            for part, chosen in names.items()
+        }
+        return Split(f"no list found: of the only sequence, the first {TRAIN_SHARE:.0%} for training", parts, {})
     order = list(range(len(layout.sequences)))
     random.Random(SPLIT_SEED).shuffle(order)
     count = min(round(TRAIN_SHARE * len(order)), max(1, len(order) - 1))  # of two, one is to test

@@ -11,8 +11,9 @@ from istd.datasets.index import DatasetIndex
 from istd.datasets.layouts import Frame, Sequence
 from istd.datasets.split_lists import PUBLISHED_SPLITS
 from istd.utils.errors import InputError
+from istd.utils.grey_levels import spread
 from istd.utils.image_headers import read_header
-from istd.utils.images import inspect_mask, read_list
+from istd.utils.images import inspect_mask, read_list, read_pixels
 
 MAX_TARGET_SHARE = 0.5  # of an image; a mask of more is probably inverted
 MASKS_LOOKED_AT = 64  # spread over a dataset, before it is used; datasets.check looks at all
@@ -29,14 +30,24 @@ class Unusable(NamedTuple):
 def find_faults(frame: Frame) -> Unusable | None:
     """What is wrong with the files of a frame, as far as their headers tell."""
     try:
-        image = read_header(frame.image)
-        mask = None if frame.mask is None else read_header(frame.mask)
+        image = _size(frame.image)
+        mask = None if frame.mask is None else _size(frame.mask)
     except InputError as error:
         return Unusable("unreadable files", str(error))
-    if mask and mask.size != image.size:
-        text = f"mask {frame.mask} is {mask.size_text}, its image {frame.image} {image.size_text}; expected one size"
+    if mask and mask != image:
+        sizes = (f"{width} x {height}" for width, height in (mask, image))
+        text = f"mask {frame.mask} is {next(sizes)}, its image {frame.image} {next(sizes)}; expected one size"
         return Unusable("masks that differ in size from their image", text)
     return None
+
+
+def _size(path: str | Path) -> tuple[int, int]:
+    """Width and height in px by the header of a file, or by its pixels where it is of a format without a parser."""
+    try:
+        return read_header(path).size
+    except InputError:
+        height, width = read_pixels(path).shape
+        return width, height
 
 
 def check_usable(sequences: list[Sequence], skip: bool = False) -> tuple[list[Sequence], list[Unusable]]:
@@ -49,11 +60,11 @@ def check_usable(sequences: list[Sequence], skip: bool = False) -> tuple[list[Se
     frames = [frame for sequence in sequences for frame in sequence.frames]
     with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
         faults = dict(zip(frames, pool.map(find_faults, frames), strict=True))
-    found = [fault for fault in faults.values() if fault]
-    if found and not skip:
-        more = f" ({len(found)} files cannot be used)" if len(found) > 1 else ""
-        raise InputError(f"{found[0].text}{more}; mend them, or leave them out with --skip_unusable")
-    kept, left_out = [], list(found)
+    unusable = [fault for fault in faults.values() if fault]
+    if unusable and not skip:
+        more = f" ({len(unusable)} files cannot be used)" if len(unusable) > 1 else ""
+        raise InputError(f"{unusable[0].text}{more}; mend them, or leave them out with --skip_unusable")
+    kept, left_out = [], list(unusable)
     for sequence in sequences:
         usable = [_usable_part(frame, faults[frame]) for frame in sequence.frames]
         rest = tuple(frame for frame in usable if frame is not None)
@@ -70,7 +81,7 @@ def _usable_part(frame: Frame, fault: Unusable | None) -> Frame | None:
         return frame
     if fault.kind == "unreadable files":
         try:
-            read_header(frame.image)
+            _size(frame.image)
         except InputError:
             return None
     return replace(frame, mask=None)
@@ -100,7 +111,7 @@ def trained_on_line(index: DatasetIndex, part: str, trained_datasets: Iterable[s
     trained on that name it among their `trained_datasets`."""
     known = {Path(name).name.lower() for name in trained_datasets}
     file = PUBLISHED_SPLITS / index.info.name / "train.txt"
-    if part == "train" or index.info.name.lower() not in known or not file.is_file():
+    if index.info.name.lower() not in known or not file.is_file():
         return None
     trained, tested = set(read_list(file)), [sequence.name for sequence in index.parts[part]]
     count = sum(name in trained for name in tested)
@@ -124,16 +135,16 @@ def shared_frames(index: DatasetIndex, parts: Iterable[str] = ()) -> list[str]:
 def mask_lines(name: str, sequences: Iterable[Sequence]) -> list[str]:
     """A line for each kind of mask that looks wrong, of up to MASKS_LOOKED_AT masks spread over the sequences."""
     masks = [frame.mask for sequence in sequences for frame in sequence.frames if frame.has_mask]
-    step = max(1, len(masks) // MASKS_LOOKED_AT)
+    masks = [masks[index] for index in spread(len(masks), MASKS_LOOKED_AT)]
     grey, large = [], []
-    for path in masks[::step]:
+    for path in masks:
         mask, levels = inspect_mask(path)
         share = float(mask.mean())
         if levels > 2:
             grey.append(f"{path} ({levels} levels)")
         if share > MAX_TARGET_SHARE:
             large.append(f"{path} ({share:.0%})")
-    looked = f"of {len(masks[::step])} masks looked at"
+    looked = f"of {len(masks)} masks looked at"
     lines = []
     if grey:
         rule = "have more than two levels; what is above half of the maximum is target"

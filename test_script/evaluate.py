@@ -177,9 +177,7 @@ def prepare_job(args: argparse.Namespace) -> tuple[Job, list[Pair]]:
         **{name: getattr(args, name) for name in TRACK_OPTIONS},
         "save_maps": None,
         "frames": len(pairs),
-        "data": fingerprint(
-            Sequence(pair.sequence or "", (Frame(pair.frame, pair.prediction, pair.mask),)) for pair in pairs
-        ),
+        "data": fingerprint(pair_sequences(pairs)),
         "protocols": [protocol.name for protocol in protocols],
     }
     maps = partial(saved_maps, pairs=pairs, scale=scale, two_values=two_values)

@@ -59,6 +59,7 @@ def test_a_test_on_images_of_the_published_training_list_is_said(root):
     line = trained_on_line(index, "test", ["data/NUDT-SIRST", "irstd-1k"])
     assert line.startswith("warning: 1 of the 2 images of test are in the published training list of IRSTD-1K")
     assert trained_on_line(index, "test", ["NUDT-SIRST"]) is None
+    assert "1 of the 1 images of train" in trained_on_line(index, "train", ["IRSTD-1K"])
     write_lists(root, train=["XDU1"], test=["XDU5"])
     assert trained_on_line(open_dataset(root), "test", ["IRSTD-1K"]) is None
 
@@ -181,6 +182,15 @@ def test_one_list_of_frames_leaves_the_rest_of_their_sequences_to_the_other_part
     index = open_dataset(tmp_path)
     found = {sequence.name: [frame.mask is not None for frame in sequence.frames] for sequence in index.split("train")}
     assert found == {"s": [True, True, False], "t": [True] * 3}
+
+
+def test_the_only_sequence_without_lists_is_split_in_time(tmp_path):
+    write_sequences(tmp_path, ["s"], frames=5)
+    index = open_dataset(tmp_path)
+    masks = {part: [frame.has_mask for frame in index.split(part)[0].frames] for part in ("train", "test")}
+    assert masks == {"train": [True] * 4 + [False], "test": [False] * 4 + [True]}
+    assert "of the only sequence, the first 80% for training" in index.summary
+    assert not usable_index(index, ["train", "test"]).left_out
 
 
 def test_stray_files_beside_the_sequences_do_not_count_and_are_said(tmp_path):

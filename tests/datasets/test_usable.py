@@ -147,3 +147,19 @@ def test_a_huge_claim_a_pipe_and_a_dangling_link_are_sentences(tmp_path):
 def test_real_masks_of_two_levels_are_what_they_were():
     for path in sorted((REAL / "NUAA-SIRST" / "masks").iterdir())[::20]:
         np.testing.assert_array_equal(read_mask(path), read_pixels(path) > 0)
+
+
+def test_an_image_whose_format_only_the_decoder_knows_is_usable(images):
+    data = cv2.imencode(".webp", read_pixels(images / "images" / "a.png"), (cv2.IMWRITE_WEBP_QUALITY, 101))[1]
+    (images / "images" / "a.png").write_bytes(data.tobytes())
+    kept = usable_index(open_dataset(images), ["train"], skip=True)
+    assert len(kept.parts["train"]) == 2 and not kept.left_out
+
+
+def test_at_most_64_masks_are_looked_at(images):
+    mask = read_pixels(images / "masks" / "a.png")
+    for number in range(70):
+        write_image(images / "images" / f"m{number}.png", mask)
+        write_image(images / "masks" / f"m{number}.png", cv2.GaussianBlur(mask, (5, 5), 0))
+    (line,) = mask_lines("set", open_dataset(images).sequences)
+    assert " of 64 masks looked at" in line
