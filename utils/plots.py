@@ -20,6 +20,8 @@ STYLES = ("-", "--", "-.", ":")  # a style for each round of the colours
 F1_LINES = (0.5, 0.6, 0.7, 0.8, 0.9)  # of equal F1 behind precision over recall
 GREY = "0.75"
 PLOT_SUFFIXES = (".png", ".jpg", ".jpeg", ".pdf", ".svg")  # of the formats that are written
+PLOT_HEIGHT = 4.2  # inches
+LEGEND_LINE = 0.2  # inches of an entry below the axes
 UNIT_RANGE = (-0.02, 1.02)  # limits of an axis for values in 0..1
 BETTER = {False: ("YlGnBu", "higher is better"), True: ("OrRd", "lower is better")}  # colours and text of heat maps
 
@@ -49,7 +51,7 @@ def write_curves(runs: Mapping[str, Curves], folder: str | Path, title: str = ""
 
 def _draw_precision_recall(path: Path, runs: Mapping[str, Curves], title: str) -> None:
     labels = {"xlabel": "recall of pixels", "ylabel": "precision of pixels", "xlim": UNIT_RANGE}
-    with plot(path, title, **labels) as axes:
+    with plot(path, title, lines=len(runs), **labels) as axes:
         recall = np.linspace(0.01, 1, 200)
         for f1 in F1_LINES:
             precision = f1 * recall / np.maximum(2 * recall - f1, 1e-9)
@@ -61,12 +63,11 @@ def _draw_precision_recall(path: Path, runs: Mapping[str, Curves], title: str) -
             _draw_line(
                 axes, curves, pixels.recall, pixels.precision, MIDDLE, f"{name}: AP {_percent(curves.ap)}", style
             )
-        axes.legend(loc="lower left")
 
 
 def _draw_roc(path: Path, runs: Mapping[str, Curves], title: str) -> None:
     labels = {"xlabel": "false-positive rate of pixels", "ylabel": "true-positive rate of pixels"}
-    with plot(path, title, **labels, xlim=FPR_LIMITS) as axes:
+    with plot(path, title, lines=len(runs), **labels, xlim=FPR_LIMITS) as axes:
         axes.set_xscale("log")
         chance = np.logspace(-6, 0, 100)
         axes.plot(chance, chance, color=GREY, linewidth=1, linestyle=":", zorder=1)
@@ -75,24 +76,23 @@ def _draw_roc(path: Path, runs: Mapping[str, Curves], title: str) -> None:
             rates = [np.append(1.0, rate) for rate in (curves.pixels.false_positive_rate, curves.pixels.recall)]
             rates[0] = np.maximum(rates[0], FPR_LIMITS[0])
             _draw_line(axes, curves, *rates, MIDDLE + 1, f"{name}: AUC {_percent(curves.auc)}", style)
-        axes.legend(loc="lower right")
 
 
 def _draw_pd_over_fa(path: Path, runs: Mapping[str, Curves], title: str) -> None:
     right = FA_LIMITS[1]
-    with plot(path, title, xlabel="Fa (false-alarm pixels / all pixels)", ylabel="Pd") as axes:
+    labels = {"xlabel": "Fa (false-alarm pixels / all pixels)", "ylabel": "Pd"}
+    with plot(path, title, lines=len(runs), **labels) as axes:
         axes.set_xscale("log")
         for (name, curves), style in zip(runs.items(), _styles(runs), strict=True):
             fa, pd = best_pd(curves)
             middle = curves.middle
             point = (max(curves.fa[middle], FA_LIMITS[0]), curves.pd[middle])
-            label = f"{name}: Pd {_percent(curves.pd[middle])}, Fa {_millionths(curves.fa[middle])}"
+            label = f"{name}: Pd {_percent(curves.pd[middle])}, Fa {_millionths(curves.fa[middle])} at 0.5"
             right = max(right, 10.0 ** math.ceil(math.log10(point[0]))) if math.isfinite(point[0]) else right
             if curves.ap is not None:
                 axes.plot(np.maximum(fa, FA_LIMITS[0]), pd, drawstyle="steps-post", linewidth=1.8, **style)
             axes.plot(*point, "o", markersize=6, color=style["color"], label=label)
         axes.set_xlim(FA_LIMITS[0], right)
-        axes.legend(loc="lower right", title="at threshold 0.5")
 
 
 def best_pd(curves: Curves) -> tuple[np.ndarray, np.ndarray]:
@@ -144,10 +144,15 @@ def plot_text(text: str) -> str:
 
 
 @contextmanager
-def plot(path: Path, title: str = "", width: float = 5.0, **settings: Any) -> Iterator[Any]:
-    """Yield matplotlib axes for y in 0..1 and save them, `width` inches wide, with `settings` as for `Axes.set`."""
-    with saved_axes(path, width, 4.2) as axes:
+def plot(path: Path, title: str = "", width: float = 5.0, lines: int = 0, **settings: Any) -> Iterator[Any]:
+    """Yield matplotlib axes for y in 0..1 and save them, `width` inches wide, with `settings` as for `Axes.set`.
+
+    A legend of `lines` entries stands below the axes, where it hides no curve.
+    """
+    with saved_axes(path, width, PLOT_HEIGHT + LEGEND_LINE * lines) as axes:
         yield axes
+        if lines:
+            axes.figure.legend(loc="outside lower center", fontsize=8, frameon=False)
         axes.set(title=plot_text(title), ylim=UNIT_RANGE, **settings)
         axes.grid(alpha=0.25)
 
