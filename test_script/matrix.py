@@ -121,10 +121,10 @@ def checkpoint_names(paths: list[Path]) -> list[str]:
         raise InputError(f"--models {' '.join(map(str, paths))} has a checkpoint twice; give each of them once")
     shared = 0
     shortest = min(map(len, parts))
-    while shared + 1 < shortest and len({one[-1 - shared] for one in parts}) == 1 < len(parts):
+    while shared + 1 < shortest and len({path[-1 - shared] for path in parts}) == 1 < len(parts):
         shared += 1
     for length in range(shared + 1, max(map(len, parts)) + 1):
-        names = ["_".join(one[-length : len(one) - shared]) for one in parts]
+        names = ["_".join(path[-length : len(path) - shared]) for path in parts]
         if len(set(names)) == len(names):
             break
     labels = [checkpoint_label(path).replace("/", "_") for path in paths]

@@ -88,7 +88,9 @@ class Measurement:
     def __call__(self, mapped: MappedFrame) -> None:
         """Measure the next frame of a shard, and save the shard after its last frame."""
         shard, frame, truth = self.shard_of[mapped.item], self.frames.frames[mapped.item], mapped.mask
-        scores = {scale: mapped.score(scale) for scale in {"probability", *(one.scale for one in self.protocols)}}
+        scores = {
+            scale: mapped.score(scale) for scale in {"probability", *(protocol.scale for protocol in self.protocols)}
+        }
         for protocol in self.protocols:
             metric = MetricAccumulator(protocol)
             metric.update(scores[protocol.scale], truth, frame.sequence, frame.name)

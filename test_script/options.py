@@ -132,8 +132,8 @@ def check_pictures(pictures: int) -> int:
 
 def add_track_options(parser: argparse.ArgumentParser) -> None:
     """Add the `TRACK_OPTIONS`; `check_track_options` checks their values."""
-    least = "discard tracks with fewer than N detections; default 1: keep all"
-    parser.add_argument("--min_track", type=int, default=1, metavar="N", help=least)
+    text = "discard tracks with fewer than N detections; default 1: keep all"
+    parser.add_argument("--min_track", type=int, default=1, metavar="N", help=text)
     add_track_speed(parser)
 
 

@@ -56,16 +56,16 @@ def write_report(
     first, metric = next(iter(results.metrics.items()))
     shown = metrics[first]
     items = choose_items(dict(enumerate(metric.rows)))
-    worst, best = ([show_case(metric.rows[item], frame_picture(kept, item)) for item in some] for some in items)
-    for file in set(kept.glob("*.png")) - {frame_picture(kept, item) for some in items for item in some}:
+    worst, best = ([show_case(metric.rows[item], frame_picture(kept, item)) for item in chosen] for chosen in items)
+    for file in set(kept.glob("*.png")) - {frame_picture(kept, item) for chosen in items for item in chosen}:
         file.unlink()
 
-    def found_of(one: Mapping) -> dict[str, int]:
-        return {"targets": one["targets"], "found": one["matched"]}
+    def target_counts(values: Mapping) -> dict[str, int]:
+        return {"targets": values["targets"], "found": values["matched"]}
 
-    areas = [(f"{name} px", {"pd": one["pd"]}, found_of(one)) for name, one in shown["by_area"].items()]
+    areas = [(f"{name} px", {"pd": values["pd"]}, target_counts(values)) for name, values in shown["by_area"].items()]
     if None in results.curves:  # single images
-        details = table("image", [(one["frame"], one, found_of(one)) for one in metric.image_metrics()])
+        details = table("image", [(row["frame"], row, target_counts(row)) for row in metric.image_metrics()])
     else:
         details = table("sequence", sequence_rows(metric, shown["sequences"]))
     page = PAGES.get_template("report.html").render(
@@ -87,7 +87,9 @@ def write_report(
         worst=worst,
         best=best,
         notes=notes,
-        protocols=table("protocol", [(name, one, {}) for name, one in (metrics | published_lines(published)).items()]),
+        protocols=table(
+            "protocol", [(name, values, {}) for name, values in (metrics | published_lines(published)).items()]
+        ),
         measured=len(metrics),
         intervals=text_cells(interval_rows(metrics, "protocol")),
         resampled=interval_facts(shown),
@@ -124,7 +126,7 @@ def error_rows(accumulators: Mapping[str, MetricAccumulator], metrics: Mapping[s
 
     Empty if no protocol has them, and if there are neither targets nor predicted regions.
     """
-    name = next((name for name, one in metrics.items() if one["hiou"] is not None), None)
+    name = next((name for name, values in metrics.items() if values["hiou"] is not None), None)
     if name is None or math.isnan(metrics[name]["hiou"]):
         return []
     rows = accumulators[name].rows
@@ -161,7 +163,7 @@ def sequence_rows(metric: MetricAccumulator, sequences: Mapping[str, dict]) -> l
     """A row for each sequence, for `table`."""
     groups = group_rows(metric.rows, lambda row: row.sequence)
     rows = []
-    for name, one in sequences.items():
+    for name, values in sequences.items():
         targets, found = (sum(getattr(row, count) for row in groups[name]) for count in ("targets", "matched"))
-        rows.append((name, one, {"frames": len(groups[name]), "targets": targets, "found": found}))
+        rows.append((name, values, {"frames": len(groups[name]), "targets": targets, "found": found}))
     return rows

@@ -24,13 +24,13 @@ from istd.utils.metrics.rules import image_iou
 from istd.utils.metrics.target_curve import target_curve
 
 WORST, BEST = 8, 4
-MOST_PER_SEQUENCE = 2  # of each kind, as long as there are others
+MAX_PER_SEQUENCE = 2  # of each kind, as long as there are others
 GOOD_IOU = 0.5
 THRESHOLDS = matched_logits()  # those of the curves of the whole set; the levels fit into 8 bits
 STEPS = len(THRESHOLDS) - 1
 MIDDLE_STEP = int(np.searchsorted(THRESHOLDS, 0.0))  # of the threshold 0.5
 CROP_SIDE = 48  # px of the part of the frame that is shown enlarged
-LARGEST_SIDE = 512  # px; larger frames are embedded at a reduced size
+MAX_SIDE = 512  # px; larger frames are embedded at a reduced size
 
 
 class KeptFrames:
@@ -86,12 +86,12 @@ def choose_items(rows: Mapping[int, ImageCounts]) -> tuple[list[int], list[int]]
 
 
 def _spread(order: list[int], rows: Mapping, count: int, is_clear: Callable[[int], bool]) -> list[int]:
-    """`count` items in their order: clear cases first, of them at most `MOST_PER_SEQUENCE` a sequence if possible."""
+    """`count` items in their order: clear cases first, of them at most `MAX_PER_SEQUENCE` a sequence if possible."""
     seen: Counter = Counter()
     rank = {}
     for item in order:
         sequence = rows[item].sequence
-        crowded = sequence is not None and seen[sequence] >= MOST_PER_SEQUENCE
+        crowded = sequence is not None and seen[sequence] >= MAX_PER_SEQUENCE
         rank[item] = int(crowded) if is_clear(item) else 2
         seen[sequence] += 1
     chosen = set(sorted(order, key=rank.__getitem__)[:count])
@@ -164,8 +164,8 @@ def _pixels_above(levels: np.ndarray) -> np.ndarray:
 
 
 def _reduced(picture: np.ndarray) -> np.ndarray:
-    """The picture with its longer side at most `LARGEST_SIDE`; the maxima of scores and mask stay, so none vanishes."""
-    factor = -(-max(picture.shape[:2]) // LARGEST_SIDE)
+    """The picture with its longer side at most `MAX_SIDE`; the maxima of scores and mask stay, so none vanishes."""
+    factor = -(-max(picture.shape[:2]) // MAX_SIDE)
     if factor == 1:
         return picture
     largest = cv2.dilate(picture, np.ones((factor, factor), np.uint8), anchor=(0, 0))[::factor, ::factor]

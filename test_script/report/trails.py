@@ -9,34 +9,34 @@ from istd.test_script.results.sequence_tracks import SequenceTracks
 from istd.utils.images import encode_png
 from istd.utils.metrics.track_metrics import NO_IDENTITY, count_tracks, long_tracks
 
-MOST_SEQUENCES = 6
-MOST_PATHS = 200  # of a sequence, the first ones; more would hide the frame
+MAX_SEQUENCES = 6
+MAX_PATHS = 200  # of a sequence, the first ones; more would hide the frame
 
 
-def draw_trails(sequences: list[SequenceTracks], least: int) -> list[dict[str, Any]]:
+def draw_trails(sequences: list[SequenceTracks], min_length: int) -> list[dict[str, Any]]:
     """What the page needs of the sequences with the most false tracks, then the most targets never found.
 
     `picture` is the frame in the middle, black where its image is not known, with its `height` and `width`; `targets`
-    and `tracks` (of at least `least` detections and at least two, to be a line) are lists of SVG points.
+    and `tracks` (of at least `min_length` detections and at least two, to be a line) are lists of SVG points.
     """
-    counts = [count_tracks(one.frames, least) for one in sequences]
+    counts = [count_tracks(tracked.frames, min_length) for tracked in sequences]
     order = sorted(range(len(counts)), key=lambda i: (-counts[i].false_tracks, counts[i].found - counts[i].targets, i))
     shown = []
-    for number in order[:MOST_SEQUENCES]:
-        one, count = sequences[number], counts[number]
-        picture = read_background(one.middle.image, one.size)
-        places = np.array([row[3:5] for row in one.rows]).reshape(-1, 2)  # x, y
-        long = long_tracks([one.tracks], max(2, least))
-        identities = np.concatenate([frame.targets for frame in one.frames])
-        centroids = np.concatenate(one.targets)
+    for number in order[:MAX_SEQUENCES]:
+        tracked, count = sequences[number], counts[number]
+        picture = read_background(tracked.middle.image, tracked.size)
+        places = np.array([row[3:5] for row in tracked.rows]).reshape(-1, 2)  # x, y
+        long = long_tracks([tracked.tracks], max(2, min_length))
+        identities = np.concatenate([frame.targets for frame in tracked.frames])
+        centroids = np.concatenate(tracked.targets)
         shown.append(
             {
-                "name": one.name,
+                "name": tracked.name,
                 "picture": data_url(encode_png(picture[..., 0])),
                 "height": picture.shape[0],
                 "width": picture.shape[1],
                 "targets": _paths(identities, centroids, np.unique(identities[identities != NO_IDENTITY])),
-                "tracks": _paths(one.tracks, places, long[long > 0][:MOST_PATHS]),
+                "tracks": _paths(tracked.tracks, places, long[long > 0][:MAX_PATHS]),
                 "caption": f"{count.found} of {count.targets} targets found, {count.false_tracks} false tracks",
             }
         )

@@ -70,7 +70,7 @@ def single_numbers(metrics: Mapping) -> dict:
 
 def write_image_metrics(path: Path, metrics: Mapping[str, MetricAccumulator]) -> None:
     """Write per_image.csv: the metrics of each image by each protocol."""
-    write_table(path, ({"protocol": name} | one for name, own in metrics.items() for one in own.image_metrics()))
+    write_table(path, ({"protocol": name} | row for name, metric in metrics.items() for row in metric.image_metrics()))
 
 
 def frame_file(folder: Path, sequence: str | None, frame: str, suffix: str = ".png") -> Path:

@@ -27,7 +27,7 @@ def erase_regions(mask: np.ndarray, regions: Collection[Detection]) -> np.ndarra
     """The mask bool [H, W] without the 8-connected regions that have the box and the area of one of `regions`."""
     found = find_regions(np.ascontiguousarray(mask))
     boxes = found.boxes(mask.shape[1])[:, [1, 0, 3, 2]]
-    erased = {(one.left, one.top, one.width, one.height, one.area) for one in regions}
+    erased = {(region.left, region.top, region.width, region.height, region.area) for region in regions}
     drop = np.array([(*box, area) in erased for box, area in zip(boxes.tolist(), found.areas.tolist(), strict=True)])
     result = mask.copy()
     if len(drop):
@@ -44,20 +44,20 @@ class TrackedResult(NamedTuple):
 
 
 class TrackFilter:
-    """Links the detections of one sequence frame by frame, and drops tracks of fewer than `least` detections.
+    """Links the detections of one sequence frame by frame, and drops tracks of fewer than `min_length` detections.
 
     A frame is given out once each of its detections belongs to a track that is either long enough or has ended: at once
-    if `least` is 1, else at most (least - 1) * (MAX_GAP + 1) frames later. No more frames than that are held.
+    if `min_length` is 1, else at most (min_length - 1) * (MAX_GAP + 1) frames later. No more frames than that are held.
     """
 
-    def __init__(self, least: int = 1, speed: float = TARGET_SPEED):
-        self._least, self._linker, self._time = least, Linker(speed), 0
+    def __init__(self, min_length: int = 1, speed: float = TARGET_SPEED):
+        self._min_length, self._linker, self._time = min_length, Linker(speed), 0
         self._waiting: deque[TrackedResult] = deque()
         self._known: dict[int, tuple[int, int]] = {}  # track -> its detections so far, and the frame of the last one
 
     def add(self, name: str, result: FrameResult) -> Iterator[TrackedResult]:
         """Add the next frame; yields those that are decided now, in order."""
-        points = np.array([(one.x, one.y) for one in result.detections]).reshape(-1, 2)
+        points = np.array([(detection.x, detection.y) for detection in result.detections]).reshape(-1, 2)
         tracks = self._linker.update(points, self._time).tolist()
         for track in tracks:
             self._known[track] = (self._known.get(track, (0,))[0] + (track > 0), self._time)
@@ -66,7 +66,7 @@ class TrackFilter:
             yield self._release()
         self._time += 1
         oldest = self._time - MAX_GAP - 1 - len(self._waiting)
-        self._known = {track: one for track, one in self._known.items() if one[1] >= oldest}
+        self._known = {track: seen for track, seen in self._known.items() if seen[1] >= oldest}
 
     def finish(self) -> Iterator[TrackedResult]:
         """The frames still held, at the end of the sequence."""
@@ -75,15 +75,15 @@ class TrackFilter:
 
     def _decided(self, track: int) -> bool:
         count, last = self._known[track]
-        return count >= self._least or track == 0 or self._time - last > MAX_GAP
+        return count >= self._min_length or track == 0 or self._time - last > MAX_GAP
 
     def _release(self) -> TrackedResult:
         name, result, tracks = self._waiting.popleft()
-        long = [track == 0 or self._known[track][0] >= self._least for track in tracks]
+        long = [track == 0 or self._known[track][0] >= self._min_length for track in tracks]
         if not all(long):
-            dropped = [one for one, kept in zip(result.detections, long, strict=True) if not kept]
-            found = [one for one, kept in zip(result.detections, long, strict=True) if kept]
-            found = [one._replace(id=number) for number, one in enumerate(found, start=1)]
+            dropped = [detection for detection, kept in zip(result.detections, long, strict=True) if not kept]
+            found = [detection for detection, kept in zip(result.detections, long, strict=True) if kept]
+            found = [detection._replace(id=number) for number, detection in enumerate(found, start=1)]
             result = result._replace(mask=erase_regions(result.mask, dropped), detections=found)
             tracks = [track for track, kept in zip(tracks, long, strict=True) if kept]
         return TrackedResult(name, result, tracks)

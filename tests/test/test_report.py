@@ -22,8 +22,8 @@ from istd.test_script.report.frame_pictures import draw_picture, picture_stride
 from istd.test_script.report.report import css_color
 from istd.test_script.report.report_cases import (
     BEST,
+    MAX_PER_SEQUENCE,
     MIDDLE_STEP,
-    MOST_PER_SEQUENCE,
     WORST,
     KeptFrames,
     choose_items,
@@ -203,7 +203,7 @@ def test_worst_and_best_are_spread_over_the_sequences():
     several = rows(*[(f"s{number % 10}", number % 2) for number in range(100)])
     worst, _ = choose_items(several)
     names = [several[item].sequence for item in worst]
-    assert max(names.count(name) for name in names) == MOST_PER_SEQUENCE
+    assert max(names.count(name) for name in names) == MAX_PER_SEQUENCE
     assert choose_items(rows(("a", 0))) == ([0], [])
     images = rows(*[(None, number % 2) for number in range(60)])
     assert choose_items(images)[0] == list(range(0, 16, 2))

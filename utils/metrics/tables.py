@@ -103,8 +103,8 @@ def error_table(results: Mapping[str, Mapping[str, float | None]], title: str = 
 def areas_table(by_area: Mapping[str, Mapping[str, float | int]]) -> str:
     """A table of `area_metrics`, with a column for each class of area."""
     rows = [["area", *by_area]]
-    rows += [[name, *(str(one[name]) for one in by_area.values())] for name in ("targets", "matched")]
-    return text_table([*rows, [HEADINGS["pd"][0], *(format_metric("pd", one["pd"]) for one in by_area.values())]])
+    rows += [[name, *(str(area[name]) for area in by_area.values())] for name in ("targets", "matched")]
+    return text_table([*rows, [HEADINGS["pd"][0], *(format_metric("pd", area["pd"]) for area in by_area.values())]])
 
 
 def protocols_text() -> str:

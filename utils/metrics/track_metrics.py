@@ -54,9 +54,9 @@ class TrackCounts(NamedTuple):
     false_tracks: int = 0
 
 
-def count_tracks(frames: list[TrackedFrame], least: int = 1) -> TrackCounts:
-    """The counts of one sequence, its frames in temporal order, without the tracks of fewer than `least` detections."""
-    kept = long_tracks([frame.tracks for frame in frames], least)
+def count_tracks(frames: list[TrackedFrame], min_length: int = 1) -> TrackCounts:
+    """The counts of a sequence, its frames in temporal order, without tracks of fewer than `min_length` detections."""
+    kept = long_tracks([frame.tracks for frame in frames], min_length)
     matched, seen, appeared, hits, false_pixels = set(), set(), {}, {}, 0
     lone = false_lone = 0  # detections without a track: each is one of its own
     for frame in frames:
@@ -73,26 +73,26 @@ def count_tracks(frames: list[TrackedFrame], least: int = 1) -> TrackCounts:
             appeared.setdefault(target, frame.time)
         for target, detection in zip(frame.targets[rows[chosen]].tolist(), columns[chosen], strict=True):
             hits.setdefault(target, []).append((frame.time, int(frame.tracks[detection])))
-    found = {target: own for target, own in hits.items() if target != NO_IDENTITY}
+    found = {target: matches for target, matches in hits.items() if target != NO_IDENTITY}
     return TrackCounts(
         frames=len(frames),
         pixels=sum(frame.pixels for frame in frames),
         regions=sum(len(frame.targets) for frame in frames),
-        hits=sum(len(own) for own in hits.values()),
+        hits=sum(len(matches) for matches in hits.values()),
         false_pixels=false_pixels,
         targets=len(appeared.keys() - {NO_IDENTITY}),
         found=len(found),
-        delay=sum(own[0][0] - appeared[target] for target, own in found.items()),
-        changes=sum(before[1] != after[1] for own in found.values() for before, after in pairwise(own)),
+        delay=sum(matches[0][0] - appeared[target] for target, matches in found.items()),
+        changes=sum(before[1] != after[1] for matches in found.values() for before, after in pairwise(matches)),
         tracks=len(seen) + lone,
         false_tracks=len(seen - matched) + false_lone,
     )
 
 
-def long_tracks(tracks: list[np.ndarray], least: int) -> np.ndarray:
-    """The numbers of the tracks with at least `least` detections in all frames, and 0, no track, which nobody knows."""
+def long_tracks(tracks: list[np.ndarray], min_length: int) -> np.ndarray:
+    """The numbers of the tracks with at least `min_length` detections in all frames, and 0, no track, which is kept."""
     numbers, counts = np.unique(np.concatenate([np.zeros(0, np.int64), *tracks]), return_counts=True)
-    return numbers[(numbers == 0) | (counts >= least)]
+    return numbers[(numbers == 0) | (counts >= min_length)]
 
 
 def add_counts(counts: Iterable[TrackCounts]) -> TrackCounts:
@@ -141,12 +141,12 @@ def true_identities(
         return link(frames)
     identities = []
     for (_, centroids), targets in zip(frames, listed, strict=True):
-        own = np.full(len(centroids), NO_IDENTITY)
+        frame_identities = np.full(len(centroids), NO_IDENTITY)
         for number, centroid in enumerate(centroids):
             nearest = (
                 min((np.hypot(*(place - centroid)), target) for target, place in targets.items()) if targets else None
             )
             if nearest and nearest[0] < MATCH_DISTANCE:
-                own[number] = nearest[1]
-        identities.append(own)
+                frame_identities[number] = nearest[1]
+        identities.append(frame_identities)
     return identities
