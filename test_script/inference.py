@@ -19,6 +19,7 @@ score maps, curves, and the metrics by protocol remain those of the network alon
 import argparse
 import hashlib
 from collections.abc import Iterable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ from istd.test_script.results.set_results import published_lines, write_dataset_
 from istd.utils.device import amp_name
 from istd.utils.distributed import is_main, process_group
 from istd.utils.errors import InputError, run_main
+from istd.utils.folder_lock import locked_folder
 from istd.utils.grey_levels import range_value
 from istd.utils.metrics import PROTOCOLS, Protocol, build_metrics
 from istd.utils.metrics.boxes import box_line
@@ -76,11 +78,14 @@ def run(args: argparse.Namespace, device: torch.device) -> None:
     metrics = {}
     jobs = prepare_jobs(open_datasets(args.dataset, args.data_root, args.split_folder), args, device)
     folder = args.output_dir or default_folder("+".join(job.frames.name for job in jobs), args.model_path)
-    for job in jobs:
-        name = job.frames.name
-        metrics[name] = measure_dataset(job, folder / name if len(jobs) > 1 else folder, args.resume)
-    if is_main() and len(jobs) > 1:
-        write_dataset_table(folder / "per_dataset.csv", metrics)
+    if len(jobs) == 1:
+        measure_dataset(jobs[0], folder, args.resume)
+        return
+    with locked_folder(folder) if is_main() else nullcontext():
+        for job in jobs:
+            metrics[job.frames.name] = measure_dataset(job, folder / job.frames.name, args.resume)
+        if is_main():
+            write_dataset_table(folder / "per_dataset.csv", metrics)
 
 
 def prepare_jobs(indices: list[DatasetIndex], args: argparse.Namespace, device: torch.device) -> list[Job]:

@@ -33,7 +33,7 @@ from istd.utils.metrics import PROTOCOLS
 from istd.utils.metrics.accumulator import LOWER_IS_BETTER
 from istd.utils.metrics.curves import Curves
 from istd.utils.metrics.tables import HEADINGS, format_metric, text_table
-from istd.utils.names import printable
+from istd.utils.names import folder_name, printable
 from istd.utils.plots import write_curves, write_heat_map
 
 Results = Mapping[tuple[str, str], Mapping[str, Mapping]]  # (checkpoint, dataset) -> protocol -> metrics
@@ -128,7 +128,8 @@ def checkpoint_names(paths: list[Path]) -> list[str]:
         if len(set(names)) == len(names):
             break
     labels = [checkpoint_label(path).replace("/", "_") for path in paths]
-    return labels if names[0].startswith("checkpoint") and len(set(labels)) == len(labels) else names
+    chosen = labels if names[0].startswith("checkpoint") and len(set(labels)) == len(labels) else names
+    return list(map(folder_name, chosen))
 
 
 def write_matrix(output: Path, results: Results) -> None:

@@ -12,7 +12,8 @@ of any other checkpoint.
 The output folder receives masks/<sequence>/<frame>.png, detections.csv and .json, detections_coco.json (the list that
 pycocotools' `loadRes` takes; images are numbered from 1 in the order they are read), tracks.csv (the detections linked
 into tracks over the frames), and for each sequence overlays/<sequence>.mp4, which browsers play, with the numbers of
-frames and tracks, and contact_sheets/<sequence>.png. Unrelated images have no tracks, and overlays/<image>.png each.
+frames and tracks, and contact_sheets/<sequence>.png. Unrelated images have no tracks, and overlays/<image>.png each
+(overlays/<folder>/<image>.png where the input is several folders).
 --min_track N leaves the detections of shorter tracks out of all of these; a frame is then written once each track in it
 is known to be long enough, or to have ended. An earlier prediction in that folder is removed.
 
@@ -48,7 +49,7 @@ from istd.test_script.options import (
 )
 from istd.test_script.predictor import FrameResult, Predictor
 from istd.test_script.results.latency import Latency
-from istd.test_script.results.prediction_files import DetectionFiles, prediction_folder
+from istd.test_script.results.prediction_files import RESULTS, DetectionFiles, prediction_folder
 from istd.test_script.results.result_files import background_calls, frame_file, write_mask, write_png
 from istd.test_script.results.tracks import TrackedResult, TrackFilter
 from istd.utils.checkpoint_files import find_checkpoint, shipped_weights
@@ -74,6 +75,8 @@ def main(argv: list[str] | None = None) -> None:
     for source in sources:
         source.scale.rule = predictor.grey_range
     output = Path(args.output_dir) if args.output_dir else default_output(sources, args.input)
+    if any(Path(args.input).resolve().is_relative_to((output / name).resolve()) for name in RESULTS):
+        raise InputError(f"--input {args.input} is a result in {output}, which would be removed; choose --output_dir")
     run = {name: getattr(args, name) for name in ("threshold", *TRACK_OPTIONS)}
     run |= {"model": str(args.model_path), "input": public_address(args.input)}
     run["range"] = range_value(predictor.grey_range)
@@ -81,7 +84,7 @@ def main(argv: list[str] | None = None) -> None:
     bad: list[dict] = []
     with prediction_folder(output, run) as files:
         for source in sources:
-            count, late = predict_source(source, predictor, files, bad, output, args)
+            count, late = predict_source(source, predictor, files, bad, output, args, len(sources) > 1)
             frames += count
         ranges = {source.name: source.scale.range for source in sources if source.scale.range}
         files.facts = {"frames": frames, "skipped": bad, "ranges": ranges}
@@ -134,9 +137,11 @@ def predict_source(
     bad: list[dict],
     output: Path,
     args: argparse.Namespace,
+    one_of_several: bool = False,
 ) -> tuple[int, BaseException | None]:
     """Predict one sequence and write its files; returns the number of frames, and a late error.
 
+    `one_of_several`: other sources, which may hold images of the same names, are written to the same folder.
     Unreadable frames are appended to `bad`. Where a live source fails, or the command is terminated, after frames have
     been predicted, these are written, and the error is returned for after that.
     """
@@ -181,7 +186,7 @@ def predict_source(
             picture = draw_overlay(result.frame, result.mask, result.detections, paths, tracks, name)
             thumbnails.add(name, result.frame, result.mask, result.detections)
             if video is None:
-                write_png(output / "overlays" / f"{name}.png", picture)
+                write_png(frame_file(output / "overlays", source.name if one_of_several else None, name), picture)
             else:
                 video.add(picture)
 

@@ -177,6 +177,8 @@ def _clear_errors(path: Path) -> Iterator[None]:
     """Raise an `OSError` in writing `path` as an `InputError`."""
     try:
         yield
+    except BrokenPipeError:  # of something printed while `path` is open: `run_main` knows what it means
+        raise
     except OSError as error:
         of_folder = isinstance(error, FileExistsError | NotADirectoryError)
         reason = f"{path.parent} is not a folder" if of_folder else error.strerror or error

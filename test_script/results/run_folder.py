@@ -9,6 +9,7 @@ from typing import Any
 
 from istd.utils.errors import InputError
 from istd.utils.files import write_json
+from istd.utils.names import folder_name
 from istd.utils.provenance import provenance
 
 RUN = "run.json"
@@ -36,8 +37,7 @@ def run_key(facts: dict[str, Any]) -> str:
 
 def default_folder(dataset: str, checkpoint: str | Path) -> Path:
     """Where results of a checkpoint on a dataset go by default: predict/DATASET/CHECKPOINT."""
-    names = (name.strip(".") or "unnamed" for name in (dataset, checkpoint_label(checkpoint).replace("/", "_")))
-    return Path("predict").joinpath(*names)
+    return Path("predict").joinpath(*map(folder_name, (dataset, checkpoint_label(checkpoint).replace("/", "_"))))
 
 
 def checkpoint_label(path: str | Path) -> str:

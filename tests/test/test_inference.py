@@ -225,8 +225,10 @@ def test_a_run_holds_its_folder_and_is_bound_to_its_images(checkpoint, sequences
     root, output = tmp_path / "TINY", tmp_path / "out"
     shutil.copytree(sequences, root)
     command = arguments(checkpoint, root, output, "--protocol", "standard")
-    with locked_folder(output), pytest.raises(InputError, match=r"another command is writing to .*out; wait"):
-        inference.main(command)
+    shutil.copytree(sequences, tmp_path / "OTHER")
+    for names in (root, f"{root}+{tmp_path / 'OTHER'}"):  # the folder of several datasets, too
+        with locked_folder(output), pytest.raises(InputError, match=r"another command is writing to .*out; wait"):
+            inference.main(arguments(checkpoint, names, output, "--protocol", "standard"))
     inference.main(command)
     for file in (root / "masks").rglob("*.png"):
         cv2.imwrite(str(file), np.zeros((HEIGHT, WIDTH), np.uint8))
@@ -239,6 +241,19 @@ def test_a_run_holds_its_folder_and_is_bound_to_its_images(checkpoint, sequences
     inference.main([*command, "--resume"])
     assert {row["sequence"] for row in table(output / "per_sequence.csv")} == {"a", "c"}
     assert not (output / "masks" / "b").exists()
+
+
+def test_maps_that_are_not_finite_are_an_error(checkpoint, sequences, tmp_path, monkeypatch):
+    score_maps = Predictor.score_maps
+
+    def overflowing(*arguments, **options):
+        *good, last = score_maps(*arguments, **options)
+        return [*good, last._replace(log_odds=np.full_like(last.log_odds, np.nan))]
+
+    monkeypatch.setattr(Predictor, "score_maps", overflowing)
+    with pytest.raises(InputError, match=r"the network's map of \w/\S+ is not finite; check the weights"):
+        inference.main(arguments(checkpoint, sequences, tmp_path))
+    assert not (tmp_path / "metrics.json").exists() and not (tmp_path / "report.html").exists()
 
 
 def test_single_images_of_mixed_sizes(checkpoint, tmp_path):

@@ -127,6 +127,7 @@ def test_checkpoints_are_named_by_what_tells_them_apart():
     both = [f"o/fast/train/checkpoint_{name}.pth" for name in ("best", "last")]
     assert checkpoint_names(both) == ["fast_checkpoint_best", "fast_checkpoint_last"]
     assert checkpoint_names(["/best.pth", "/runs/best.pth"]) == ["best", "runs_best"]
+    assert checkpoint_names(["x/...pth"]) == ["__"]  # a folder below --output_dir, not ".."
     with pytest.raises(InputError, match="twice"):
         checkpoint_names(["a.pth", "./a.pth"])
 

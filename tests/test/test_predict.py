@@ -335,6 +335,22 @@ def test_a_rerun_leaves_nothing_of_the_old_input_and_touches_nothing_else(tmp_pa
     assert {path.name for path in tmp_path.iterdir()} == {"predict", "long", "short", "truth", "...png"}
 
 
+def test_an_input_among_the_results_is_kept(tmp_path):
+    write_folder(tmp_path / "flight", 2)
+    run(tmp_path / "flight", tmp_path / "out")
+    with pytest.raises(InputError, match=r"flight.mp4 is a result in .*out, which would be removed"):
+        run(tmp_path / "out" / "overlays" / "flight.mp4", tmp_path / "out")
+    assert (tmp_path / "out" / "overlays" / "flight.mp4").exists()
+
+
+def test_folders_of_unrelated_images_keep_images_of_one_name_apart(tmp_path):
+    for folder in ("a", "b"):
+        write_folder(tmp_path / "set" / folder, 2)
+    run(tmp_path / "set", tmp_path / "out", "--folder_of", "images")
+    pictures = {path.relative_to(tmp_path / "out" / "overlays") for path in (tmp_path / "out").rglob("overlays/*/*")}
+    assert pictures == {Path(folder) / f"frame({index}).png" for folder in "ab" for index in range(2)}
+
+
 def test_maps_that_are_not_finite_are_an_error(tmp_path, monkeypatch):
     write_folder(tmp_path / "flight", 2)
     monkeypatch.setattr(LocalContrast, "forward", lambda self, clip: clip[:, 0] * float("nan"))

@@ -97,4 +97,4 @@ def test_default_folders_and_names_of_checkpoints():
     assert checkpoint_label("runs/a/checkpoint_last.pth") == "a/checkpoint_last"
     assert checkpoint_label("weights/datransnet.pth") == "datransnet"
     assert default_folder("X", "o/fast/train/checkpoint_best.pth").as_posix() == "predict/X/fast_checkpoint_best"
-    assert default_folder("..", "...pth").as_posix() == "predict/unnamed/unnamed"  # not beside predict/
+    assert default_folder("..", "...pth").as_posix() == "predict/__/__"  # not beside predict/

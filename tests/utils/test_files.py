@@ -102,3 +102,9 @@ def test_what_cannot_be_written_is_said_at_once(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"cannot write .*out\.json: No space left"):
         check_writable(tmp_path / "out.json")
     assert names(tmp_path) == ["file"]
+
+
+def test_a_closed_stdout_is_no_fault_of_the_file(tmp_path):
+    with pytest.raises(BrokenPipeError), atomic_path(tmp_path / "a.csv"):
+        raise BrokenPipeError  # by a print while the file is open
+    assert names(tmp_path) == []
