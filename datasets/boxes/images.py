@@ -11,7 +11,7 @@ from istd.datasets.boxes.annotations import ANTI_UAV, CSV, Annotations
 from istd.datasets.boxes.readers import PARTS, AnnotatedImage
 from istd.utils.errors import InputError
 from istd.utils.images import IMAGE_SUFFIXES, file_key, numeric_key
-from istd.utils.video import VIDEO_SUFFIXES, open_video
+from istd.utils.video import VIDEO_SUFFIXES, depth_note, open_video
 
 NO_SEQUENCE = {"images", "image", "imgs", "img", "frames", "data", "jpegimages", "obj_train_data", *PARTS}
 NO_CLIP = {"infrared", "ir", "video"}  # names of videos that are called by their folder
@@ -171,6 +171,8 @@ def frame_count(video: Path) -> int:
     """Number of frames of a video as its container says; `InputError` where it does not, or OpenCV cannot open it."""
     capture = open_video(video)
     count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    if note := depth_note(capture, str(video)):
+        print(note)
     capture.release()
     if count <= 0:
         raise InputError(f"video {video} does not say how many frames it has; convert it to mp4")

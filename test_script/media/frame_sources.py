@@ -18,7 +18,7 @@ from istd.utils.grey_levels import SEQUENCE, GreyScale, spread, to_unit
 from istd.utils.image_stacks import STACK_SUFFIXES, stack_pages
 from istd.utils.images import IMAGE_SUFFIXES, decode_pixels, image_files, numeric_key, one_channel, read_pixels
 from istd.utils.names import folder_name, printable
-from istd.utils.video import VIDEO_SUFFIXES, keep_depth
+from istd.utils.video import VIDEO_SUFFIXES, depth_note, keep_depth, open_video
 
 EXPECTED = (
     "an image, a folder of images, a folder of such folders, a video file, a camera's number or URL, or - for a pipe"
@@ -180,11 +180,13 @@ def public_address(address: Path | str | int) -> str:
 
 def video_source(path: Path | str | int) -> Source:
     """A video file, or another source of OpenCV; frames are named by their numbers, from 000000."""
-    capture = open_video(path)
+    capture = open_stream(path)
     count, fps = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), capture.get(cv2.CAP_PROP_FPS)
     length = count if count > 0 else None
     fps = fps if 0 < fps < MAX_FPS else DEFAULT_FPS
     name = public_address(path)
+    if note := depth_note(capture, name):
+        print(printable(note))
     sample = partial(sample_video, path, length) if isinstance(path, Path) and length else None
     scale = GreyScale(sample=sample)
     frames = partial(read_video, capture, name, length, fps, scale=scale)
@@ -193,7 +195,7 @@ def video_source(path: Path | str | int) -> Source:
 
 def sample_video(path: Path, length: int) -> Iterator[np.ndarray]:
     """Stored frames spread over a video."""
-    capture = open_video(path)
+    capture = open_stream(path)
     try:
         for index in spread(length):
             capture.set(cv2.CAP_PROP_POS_FRAMES, index)
@@ -204,14 +206,14 @@ def sample_video(path: Path, length: int) -> Iterator[np.ndarray]:
         capture.release()
 
 
-def open_video(path: Path | str | int) -> cv2.VideoCapture:
+def open_stream(path: Path | str | int) -> cv2.VideoCapture:
     """Open a video or a camera; raises `InputError` if OpenCV cannot decode it."""
-    capture = cv2.VideoCapture(path if isinstance(path, int) else str(path))
+    if isinstance(path, Path):
+        return open_video(path)
+    capture = cv2.VideoCapture(path)
     if not capture.isOpened():
-        if not isinstance(path, Path):
-            address = public_address(path)
-            raise InputError(f"cannot open camera {address}; check its number or URL, and that nothing else uses it")
-        raise InputError(f"cannot open video {path}: damaged, or a format that OpenCV cannot decode; convert it to mp4")
+        address = public_address(path)
+        raise InputError(f"cannot open camera {address}; check its number or URL, and that nothing else uses it")
     keep_depth(capture)
     return capture
 
