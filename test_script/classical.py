@@ -9,50 +9,53 @@ of the same options wrote are kept.
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from tqdm.contrib.concurrent import thread_map
 
-from istd.datasets import Frame, open_dataset
+from istd.datasets import Frame, Sequence
 from istd.test_script.classical_detectors import DETECTORS
-from istd.test_script.options import command_parser
+from istd.test_script.options import add_part_options, add_range_option, command_parser, open_part
 from istd.test_script.results.result_files import frame_file, write_map
 from istd.utils.distributed import cores_of_process
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import write_json
 from istd.utils.folder_lock import locked_folder
-from istd.utils.images import read_grey, read_list
+from istd.utils.grey_levels import SEQUENCE, GreyScale, RangeRule, range_value, spread
+from istd.utils.images import read_list
 from istd.utils.metrics.saved_maps import key_names
 
 
 def main(argv: list[str] | None = None) -> None:
     """Write the responses of a detector to the frames of a dataset that have a mask."""
     args = parse_arguments(argv)
-    index = open_dataset(args.dataset, args.data_root)
+    index = open_part(args)
     print(index.summary)
-    single = index.info.kind == "images"
+    single, rule = index.info.kind == "images", args.range or SEQUENCE
     frames = [
-        (None if single else sequence.name, frame)
+        (None if single else sequence.name, frame, scale)
         for sequence in index.split(args.split)
+        for scale in [grey_scale(sequence, rule)]
         for frame in sequence.frames
         if frame.has_mask
     ]
     if args.list:
         names = set(read_list(args.list))
-        frames = [(sequence, frame) for sequence, frame in frames if names & set(key_names((sequence, frame.name)))]
+        frames = [row for row in frames if names & set(key_names((row[0], row[1].name)))]
     if not frames:
         raise InputError(f"--list {args.list} names no frame of {index.info.name} ({args.split}); check its names")
     output = args.output_dir or Path("predict") / index.info.name / args.method
-    run = {"method": args.method, "dataset": index.info.name, "root": str(index.root)}
+    run = {"method": args.method, "dataset": index.info.name, "root": str(index.root), "range": range_value(rule)}
     with locked_folder(output):
         if not _same_run(output / "run.json", run) and any(output.rglob("*.npy")):
             raise InputError(f"{output} holds the maps of another run; choose another --output_dir, or remove it")
         write_json(output / "run.json", run)
 
-        def write(job: tuple[str | None, Frame]) -> None:
-            sequence, frame = job
+        def write(job: tuple[str | None, Frame, GreyScale]) -> None:
+            sequence, frame, scale = job
             path = frame_file(output, sequence, frame.name, ".npy")
             if not path.exists():
-                write_map(path, DETECTORS[args.method](read_grey(frame.image)))
+                write_map(path, DETECTORS[args.method](scale(frame.read_image())))
 
         thread_map(write, frames, max_workers=cores_of_process(), desc=args.method, unit="image", disable=None)
     print(f"{len(frames)} maps in {output}; measure them with --normalize of test_script.evaluate")
@@ -63,14 +66,19 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--method", required=True, choices=tuple(DETECTORS), help="the detector")
     add("--dataset", required=True, help="name from datasets/path_config.py, or a folder")
-    add("--data_root", help="folder that contains the datasets by name")
-    add("--split", default="test", help="train, test or another list of the dataset; default test")
+    add_part_options(parser)
+    add_range_option(parser)
     add("--list", type=Path, metavar="FILE", help="only these images or sequences, one per line")
     add("--output_dir", type=Path, metavar="DIR", help="where to write; default predict/<dataset>/<method>")
     return parser.parse_args(argv)
 
 
-def _same_run(path: Path, run: dict[str, str]) -> bool:
+def grey_scale(sequence: Sequence, rule: RangeRule) -> GreyScale:
+    """What brings the frames of a sequence to 0..1."""
+    return GreyScale(rule, lambda: (sequence.frames[index].read_image() for index in spread(len(sequence.frames))))
+
+
+def _same_run(path: Path, run: dict[str, Any]) -> bool:
     return path.is_file() and json.loads(path.read_text(encoding="utf-8")) == run
 
 

@@ -16,18 +16,20 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from istd.datasets import Sequence, open_dataset
+from istd.datasets import Sequence
 from istd.datasets.fingerprint import fingerprint
 from istd.datasets.layouts import Frame
 from istd.test_script.map_sources import saved_maps
 from istd.test_script.measurement import Job, measure_maps, measure_set
 from istd.test_script.options import (
     TRACK_OPTIONS,
+    add_part_options,
     add_pictures_option,
     add_track_options,
     check_pictures,
     check_track_options,
     command_parser,
+    open_part,
 )
 from istd.test_script.results.coco_results import box_metrics, set_entries
 from istd.test_script.results.frame_set import FrameSet, dataset_frames, dataset_pairs, pair_frames
@@ -60,8 +62,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--predictions", type=Path, help="folder of NAME.npy, .mat or .png, or of a folder for each sequence")
     add("--masks", type=Path, help="folder of masks of the same names, in the same folders")
     add("--dataset", help="instead of --masks, the dataset that has them: a known name, or a folder")
-    add("--data_root", help="folder that holds the datasets by name; default datasets/path_config.py")
-    add("--split", default="test", help="split of --dataset to measure; default test")
+    add_part_options(parser)
     add("--images", type=Path, help="folder of the images of --masks, for the pictures of the report")
     folder = "write the report, tables, curves, detections and tracks as inference does"
     add("--output_dir", type=Path, metavar="DIR", help=folder)
@@ -152,12 +153,14 @@ def prepare_job(args: argparse.Namespace) -> tuple[Job, list[Pair]]:
     if args.dataset:
         if args.images:
             raise InputError("--images is for --masks; a --dataset has its images")
-        index = open_dataset(args.dataset, args.data_root)
+        index = open_part(args)
+        origin = {"split_source": index.split_source, "left_out": list(index.left_out)}
         frames, part = dataset_frames(index, index.split(args.split)), args.split
         if names:
             frames, part = choose_frames(frames, names), f"{part}, {args.list.stem}"
         pairs = dataset_pairs(args.predictions, frames.frames, args.suffix)
     else:
+        origin = {}
         pairs = find_pairs(args.predictions, args.masks, names, args.suffix)
         part = args.list.stem if args.list else "all"
         frames = pair_frames(args.masks.resolve().parent.name, pairs, find_images(args.images, pairs))
@@ -170,6 +173,7 @@ def prepare_job(args: argparse.Namespace) -> tuple[Job, list[Pair]]:
     facts = {
         "dataset": frames.name,
         "split": part,
+        **origin,
         "model": method_name(args.predictions),
         "predictions": str(args.predictions),
         "logits": args.logits,

@@ -37,6 +37,7 @@ from istd.test_script.measurement import Job, measure_set
 from istd.test_script.options import (
     TRACK_OPTIONS,
     add_model_options,
+    add_part_options,
     add_pictures_option,
     add_range_option,
     add_track_options,
@@ -173,16 +174,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def add_reading_options(parser: argparse.ArgumentParser) -> None:
     """Add where the datasets are, which part of them is measured, and how they are read."""
-    add = parser.add_argument
-    add("--data_root", help="folder that holds the datasets by name; default datasets/path_config.py")
+    add_part_options(parser)
     add_range_option(parser)
     add_pictures_option(parser)
-    folder = "folder below the dataset's that holds its lists, such as 50_50, where several do"
-    add("--split_folder", metavar="NAME", help=folder)
-    skipped = "leave out files that cannot be used: no image, no mask, or a mask of another size; they are listed"
-    add("--skip_unusable", action="store_true", help=skipped)
-    add("--split", default="test", help="train, test or another list of the dataset; default test")
-    add("--num_workers", type=int, help="processes that read frames; default 4 with a GPU, else none")
+    parser.add_argument("--num_workers", type=int, help="processes that read frames; default 4 with a GPU, else none")
 
 
 def choose_protocols(asked: list[str] | None, info: DatasetInfo) -> list[Protocol]:

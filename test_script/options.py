@@ -4,6 +4,8 @@ import argparse
 import math
 from typing import Any
 
+from istd.datasets import DatasetIndex, open_dataset
+from istd.datasets.usable import usable_index
 from istd.test_script.predictor.predictor import PUBLISHED_SCALES
 from istd.test_script.report.frame_pictures import MAX_PICTURES
 from istd.utils.checkpoint_files import find_checkpoint, shipped_weights
@@ -107,6 +109,23 @@ def add_range_option(parser: argparse.ArgumentParser) -> None:
         "sequence; or frame: from each frame's minimum to its maximum. Default: as in training, else sequence"
     )
     parser.add_argument("--range", nargs="+", action=RangeAction, metavar=("LOW", "HIGH"), help=text)
+
+
+def add_part_options(parser: argparse.ArgumentParser) -> None:
+    """Add where the datasets are, which part of them is taken, and what of it is left out; see `open_part`."""
+    add = parser.add_argument
+    add("--data_root", help="folder that holds the datasets by name; default datasets/path_config.py")
+    folder = "folder below the dataset's that holds its lists, such as 50_50, where several do"
+    add("--split_folder", metavar="NAME", help=folder)
+    skipped = "leave out files that cannot be used: no image, no mask, or a mask of another size; they are listed"
+    add("--skip_unusable", action="store_true", help=skipped)
+    add("--split", default="test", help="train, test or another list of the dataset; default test")
+
+
+def open_part(args: argparse.Namespace) -> DatasetIndex:
+    """The dataset of --dataset with what can be used of its part --split; `InputError` as `usable_index` raises it."""
+    index = open_dataset(args.dataset, args.data_root, args.split_folder)
+    return usable_index(index, [args.split], args.skip_unusable)
 
 
 class RangeAction(argparse.Action):

@@ -173,14 +173,15 @@ class GreyScale:
     def range_for(self, pixels: np.ndarray) -> GreyRange:
         """The range of a raw frame, the next of the sequence."""
         if isinstance(self.rule, GreyRange):
-            self.range = self.rule
+            chosen = self.rule
         elif self.rule == FRAME:
-            self.range = frame_range(pixels)
+            chosen = frame_range(pixels)
         elif self.moving:
-            self.range = self.moving.update(pixels)
-        elif self.range is None:
-            self.range = sequence_range([frame for frame in self._sample() if is_raw(frame)] or [pixels])
-        return self.range
+            chosen = self.moving.update(pixels)
+        else:
+            chosen = self.range or sequence_range([f for f in self._sample() if is_raw(f)] or [pixels])
+        self.range = chosen
+        return chosen  # not `self.range`, which another thread may have replaced
 
 
 def describe_range(scale: GreyScale) -> str:

@@ -5,8 +5,9 @@ from scipy.ndimage import uniform_filter, white_tophat
 from istd.test_script.classical import main
 from istd.test_script.classical_detectors import ipi, low_rank_and_sparse, mpcm, shrink_singular_values, top_hat
 from istd.utils.errors import InputError
+from istd.utils.grey_levels import frame_range, sequence_range, to_unit
 from istd.utils.images import read_grey
-from tests.reference.datasets_folders import write_lists, write_pairs, write_sequences
+from tests.reference.datasets_folders import write_image, write_lists, write_pairs, write_sequences
 
 
 def scene(seed=0, shape=(40, 44), at=(20, 30)):
@@ -113,6 +114,22 @@ def test_the_command_writes_a_map_for_each_frame(tmp_path, capsys):
     assert np.load(tmp_path / "maps" / "b" / "0.npy").shape == (3,), "what is there is kept"
     with pytest.raises(InputError, match="holds the maps of another run"):
         main(["--method", "mpcm", *options])
+
+
+def test_raw_frames_of_a_sequence_have_one_range(tmp_path):
+    write_sequences(tmp_path / "set", ["a", "b"], frames=4)
+    write_lists(tmp_path / "set", train=["a"], test=["b"])
+    raw = np.random.default_rng(0).integers(7000, 7500, (4, 32, 40)).astype(np.uint16)
+    raw[2] += 100
+    for number in range(4):
+        write_image(tmp_path / "set" / "images" / "b" / f"{number}.png", raw[number])
+    options = ["--method", "tophat", "--dataset", str(tmp_path / "set")]
+    frame = [frame_range(pixels) for pixels in raw]
+    for rule, ranges in (("sequence", [sequence_range(raw)] * 4), ("frame", frame)):
+        main([*options, "--range", rule, "--output_dir", str(tmp_path / rule)])
+        for number in range(4):
+            expected = top_hat(to_unit(raw[number], ranges[number]))
+            assert np.array_equal(np.load(tmp_path / rule / "b" / f"{number}.npy"), expected)
 
 
 def test_the_command_takes_a_list_of_images(tmp_path):

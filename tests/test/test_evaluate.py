@@ -18,7 +18,7 @@ from istd.utils.images import read_mask
 from istd.utils.metrics import PROTOCOLS, build_metric
 from istd.utils.metrics.curves import CurveAccumulator
 from istd.utils.metrics.saved_maps import find_pairs
-from tests.reference.datasets_folders import write_lists, write_sequences
+from tests.reference.datasets_folders import write_image, write_lists, write_pairs, write_sequences
 
 
 def save(path, array):
@@ -358,3 +358,18 @@ def test_a_list_chooses_frames_of_a_dataset(tmp_path, capsys):
     (tmp_path / "few.list").write_text("s/1\n")
     with pytest.raises(InputError, match="has no s/1 of the list in this split"):
         main([*options, "--list", str(tmp_path / "few.list")])
+
+
+def test_what_cannot_be_used_of_a_dataset_is_left_out_on_demand(tmp_path, capsys):
+    write_pairs(tmp_path / "set" / "images", tmp_path / "set" / "masks", ["a", "b", "c"])
+    write_lists(tmp_path / "set" / "50_50", train=["a"], test=["b", "c"])
+    write_lists(tmp_path / "set" / "80_20", train=["a", "b"], test=["c"])
+    write_image(tmp_path / "set" / "masks" / "c.png", np.zeros((9, 9), np.uint8))
+    save(tmp_path / "pred" / "b.npy", np.zeros((32, 40)))
+    options = ["--predictions", str(tmp_path / "pred"), "--dataset", str(tmp_path / "set"), "--split_folder", "50_50"]
+    with pytest.raises(InputError, match=r"c\.png is 9 x 9.*--skip_unusable"):
+        main(options)
+    main([*options, "--skip_unusable", "--output_dir", str(tmp_path / "out")])
+    assert "1 images, 1 targets" in capsys.readouterr().out
+    facts = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert facts["split_source"] == "50_50/train.txt, 50_50/test.txt" and len(facts["left_out"]) == 1
