@@ -17,8 +17,9 @@ SPLIT_SEED = 0
 TRAIN_SHARE = 0.8
 LIST_FOLDER = "img_idx"  # that is looked into before all others
 LIST_DEPTH = 2  # folders below the dataset's in which lists are looked for
+SYNONYMS = {"training": "train", "testing": "test", "valid": "val", "validation": "val"}  # of these words
 ROLES = {"train": "train", "trainval": "train", "test": "test", "val": "test"}  # words of list names -> part
-LIST_NAME = re.compile(r"(trainval|train|test|val)(?:[_-](.+))?", re.IGNORECASE)
+LIST_NAME = re.compile(r"(trainval|train(?:ing)?|test(?:ing)?|val|valid|validation)(?:[_-](.+))?", re.IGNORECASE)
 PLAIN_ENDINGS = ("", "list", "set", "split")  # of list names: train_list.txt is as good as train.txt
 SKIPPED_FOLDERS = re.compile(r"images?|masks?(_\w+)?|IRSTD1k_(Img|Label)|Mix|\..*|__.*")
 UNNAMED_SHARE = 0.5  # of an unrecognised text file's lines that name images: it is a list
@@ -142,7 +143,7 @@ def _lists_in(folder: Path, names: list[str], strict: bool = False) -> dict[str,
     lists = [path for path in files if path.suffix.lower() == ".txt" and path.is_file()]
     for path in lists:
         if match := LIST_NAME.fullmatch(path.stem):
-            word = match[1].lower()
+            word = SYNONYMS.get(match[1].lower(), match[1].lower())
             candidates[ROLES[word]].append((path, word, match[2]))
     chosen: dict[str, Path] = {}
     lower = [name.lower() for name in names]
@@ -281,7 +282,7 @@ def nearest_entry(entry: str, layout_sequences: list[Sequence]) -> str:
     sequence = by_name.get(parts[0]) if len(parts) > 1 else None
     if sequence:
         return nearest(parts[-1], [frame.name for frame in sequence.frames])
-    return nearest(parts[-1], by_name)
+    return next(filter(None, (nearest(part, by_name) for part in reversed(parts))), "")
 
 
 def _only(sequence: Sequence, names: set[str] | None) -> Sequence:

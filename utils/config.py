@@ -50,7 +50,7 @@ class PlainLoader(yaml.SafeLoader):
 
 def nearest(name: str, known: typing.Iterable[str]) -> str:
     """'; did you mean ...?' for a misspelt name, in any case, or '' where nothing known is near it."""
-    by_case = {each.lower(): each for each in known}
+    by_case = {candidate.lower(): candidate for candidate in known}
     close = difflib.get_close_matches(name.lower(), by_case, n=1, cutoff=0.5)
     return f"; did you mean {by_case[close[0]]}?" if close else ""
 

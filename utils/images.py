@@ -58,13 +58,15 @@ def image_files(
 def read_list(path: Path) -> list[str]:
     """Entries of a list file, without blank lines, carriage returns, image suffixes, and slashes at either end.
 
-    UTF-8, or UTF-16 with a byte order mark, as PowerShell writes it.
+    UTF-8, or UTF-16, as PowerShell writes it, also without a byte order mark.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}; check the path") from error
     encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    if 0 in data[:2]:  # half of an ASCII character in UTF-16
+        encoding = "utf-16-be" if data[0] == 0 else "utf-16-le"
     lines = data.decode(encoding, errors="surrogateescape").splitlines()
     entries = (line.strip().replace("\\", "/").removeprefix("./").strip("/") for line in lines)
     without_suffix = (entry.rsplit(".", 1)[0] if entry.lower().endswith(IMAGE_SUFFIXES) else entry for entry in entries)

@@ -82,6 +82,8 @@ def test_other_lists_of_a_known_dataset_are_said(root):
         ("ImageSets/Main/train", "ImageSets/Main/val"),
         ("splits/Train", "splits/Test"),
         ("TRAINVAL", "val_irstd-1k"),
+        ("training", "testing"),
+        ("train", "Validation"),
     ],
 )
 def test_names_and_places_of_lists(root, train, test):
@@ -128,7 +130,7 @@ def test_every_list_is_a_split(tmp_path):
      "XDU1.png,XDU1_mask.png", "XDU1\tXDU1"],
 )  # fmt: skip
 def test_forms_of_entries(root, entry):
-    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+    for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"):
         (root / "train.txt").write_text(f"{entry}\r\nXDU0\r\n", encoding=encoding)
         index = open_dataset(root)
         assert [sequence.name for sequence in index.split("train")] == ["XDU1", "XDU0"]
@@ -141,6 +143,12 @@ def test_entries_without_a_file_are_said_with_the_nearest_name(root):
     assert "MISSING: 1 entries of train have no file (first: xdu0; did you mean XDU0?)" in index.summary
     with pytest.raises(InputError, match=r"'test' .* is empty: .*'XDU-3'; did you mean XDU3\?"):
         index.split("test")
+
+
+def test_a_misspelt_sequence_is_said(tmp_path):
+    write_sequences(tmp_path, ["seq1", "other"], frames=2)
+    write_lists(tmp_path, train=["other"], test=["SEQ1/0"])
+    assert "(first: SEQ1/0; did you mean seq1?)" in open_dataset(tmp_path).summary
 
 
 @pytest.mark.parametrize(
