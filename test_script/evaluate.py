@@ -3,8 +3,8 @@
 Predictions are probability maps, as those of `inference --save_maps`: npy or mat [H, W], or png, bmp or tiff of 8 or 16
 bits. Of methods whose responses have another range, --normalize scales each map from its minimum to its
 maximum. Maps that are masks already are noticed. The masks are those of a folder, or with `--dataset NAME` those of a
-dataset. `--output_dir DIR` writes all that inference writes: report.html, the metrics and tables, curves, detections
-and, in sequences, tracks.
+dataset. The metrics are printed, and nothing is written unless asked for: `--output_dir DIR` writes all that inference
+writes: report.html, the metrics and tables, curves, detections and, in sequences, tracks.
 
     python -m test_script.evaluate --boxes TRUTH.json --detections DETECTIONS.json
 
@@ -64,7 +64,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--dataset", help="instead of --masks, the dataset that has them: a known name, or a folder")
     add_part_options(parser)
     add("--images", type=Path, help="folder of the images of --masks, for the pictures of the report")
-    folder = "write the report, tables, curves, detections and tracks as inference does"
+    folder = "write the report, tables, curves, detections and tracks as inference does; default: nothing is written"
     add("--output_dir", type=Path, metavar="DIR", help=folder)
     add_pictures_option(parser)
     add_track_options(parser)
@@ -136,6 +136,8 @@ def main(argv: list[str] | None = None) -> None:
         print(f"wrote {file}")
     if args.output_dir:
         print(f"results in {args.output_dir}; open {args.output_dir / 'report.html'} in a browser")
+    elif not (args.output or args.per_image or args.curves):
+        print("nothing was written; --output_dir DIR writes a report, tables, curves, detections and tracks")
 
 
 def prepare_job(args: argparse.Namespace) -> tuple[Job, list[Pair]]:
@@ -164,6 +166,9 @@ def prepare_job(args: argparse.Namespace) -> tuple[Job, list[Pair]]:
         pairs = find_pairs(args.predictions, args.masks, names, args.suffix)
         part = args.list.stem if args.list else "all"
         frames = pair_frames(args.masks.resolve().parent.name, pairs, find_images(args.images, pairs))
+    if args.min_track > 1 and not (args.output_dir and frames.in_sequences):
+        needed = f"{frames.name} has single images" if args.output_dir else "without --output_dir there are no tracks"
+        raise InputError(f"--min_track {args.min_track}: {needed}; give a folder for sequences, or leave it out")
     scale = "logit" if args.logits else "normalize" if args.normalize else "probability"
     two_values = None if args.logits else mask_values(pair.prediction for pair in pairs)
     notes = []

@@ -104,36 +104,36 @@ class LevelCounts:
 
     def _start_sequence(self) -> None:
         self._levels: list[list[Regions]] = [[] for _ in THRESHOLDS]
-        self._truth: list[tuple[FrameRef, Regions]] = []
+        self._truth: list[tuple[FrameRef, Regions, int]] = []  # frame, true regions, pixels
 
     def __call__(self, mapped: MappedFrame) -> None:
         """Add the next frame of a sequence."""
         frame, score = self._frames[mapped.item], mapped.score("probability")
-        self._truth.append((frame, find_regions(mapped.mask)))
+        self._truth.append((frame, find_regions(mapped.mask), score.size))
         for level, threshold in zip(self._levels, THRESHOLDS.tolist(), strict=True):
             level.append(find_regions(score > threshold)._replace(pixels=None, owners=None))
         if mapped.item == self._last[frame.sequence]:
-            self._count_sequence(score.size)
+            self._count_sequence()
             self._start_sequence()
 
-    def _count_sequence(self, pixels: int) -> None:
-        known, truth = self._known, [(frame.time, regions) for frame, regions in self._truth]
-        listed = None if known is None else [known.get((frame.sequence, frame.name), {}) for frame, _ in self._truth]
-        identities = true_identities([(time, regions.centroids[:, ::-1]) for time, regions in truth], listed)
+    def _count_sequence(self) -> None:
+        known, truth = self._known, [(frame.time, regions, pixels) for frame, regions, pixels in self._truth]
+        listed = None if known is None else [known.get((frame.sequence, frame.name), {}) for frame, *_ in self._truth]
+        identities = true_identities([(time, regions.centroids[:, ::-1]) for time, regions, _ in truth], listed)
         for number, level in enumerate(self._levels):
-            frames = track_frames(level, truth, identities, pixels, self._speed)
+            frames = track_frames(level, truth, identities, self._speed)
             for length, counts in self.counts.items():
                 counts[number].append(count_tracks(frames, length))
 
 
 def track_frames(
-    detected: list[Regions], truth: list, identities: list, pixels: int, speed: float
+    detected: list[Regions], truth: list[tuple[int, Regions, int]], identities: list, speed: float
 ) -> list[TrackedFrame]:
-    """The frames of a sequence with the regions `detected`; `truth`: time and true regions of each."""
-    points = [(time, regions.centroids[:, ::-1]) for (time, _), regions in zip(truth, detected, strict=True)]
+    """The frames of a sequence with the regions `detected`; `truth`: time, true regions and pixels of each."""
+    points = [(time, regions.centroids[:, ::-1]) for (time, *_), regions in zip(truth, detected, strict=True)]
     return [
         TrackedFrame(time, targets, close_pairs(true_regions, regions), tracks, regions.areas, pixels)
-        for (time, true_regions), targets, regions, tracks in zip(
+        for (time, true_regions, pixels), targets, regions, tracks in zip(
             truth, identities, detected, link(points, speed), strict=True
         )
     ]

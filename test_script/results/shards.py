@@ -68,11 +68,14 @@ def load_shard(folder: Path, shard: Shard, run: str) -> bool:
         rows = {name: [ImageCounts(*_as_tuple(row)) for row in rows] for name, rows in content["rows"].items()}
         curves = CurveAccumulator.from_counts(content["curves"])
         lists = {name: list(content[name]) for name in FRAME_LISTS}
-        if {len(lists["sizes"]), *map(len, rows.values())} != {len(shard.items)}:
+        of_frames = [lists["sizes"], *rows.values()]
+        if shard.sequence is not None:
+            of_frames += [lists["targets"], lists["pairs"]]
+        if {*map(len, of_frames)} != {len(shard.items)}:
             raise ValueError("it lacks frames")
     except FileNotFoundError:
         return False
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         print(f"{file} is damaged ({error}); its frames are measured again")
         return False
     shard.rows, shard.curves = rows, curves

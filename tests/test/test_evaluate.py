@@ -70,6 +70,13 @@ def test_flat_folder(flat, capsys):
     assert "3 images, 3 targets" in text and "66.67" in text
 
 
+def test_it_says_that_nothing_was_written(flat, capsys):
+    main(["--predictions", str(flat / "pred"), "--masks", str(flat / "mask")])
+    assert "nothing was written; --output_dir DIR" in capsys.readouterr().out
+    run(flat)
+    assert "nothing was written" not in capsys.readouterr().out
+
+
 def test_protocols_side_by_side(flat, capsys):
     result = run(flat, "--protocol", "all")
     assert list(result) == list(PROTOCOLS)
@@ -288,6 +295,17 @@ def test_errors_of_folders_and_options(flat, tmp_path):
         (
             ["--predictions", str(flat / "pred"), "--masks", str(flat / "mask"), "--logits"],
             "png, which cannot hold logits",
+        ),
+        (
+            ["--predictions", str(flat / "pred"), "--masks", str(flat / "mask"), "--min_track", "2"],
+            "--min_track 2: without --output_dir there are no tracks",
+        ),
+        (
+            [
+                *("--predictions", str(flat / "pred"), "--masks", str(flat / "mask"), "--min_track", "2"),
+                *("--output_dir", str(flat / "out")),
+            ],
+            "--min_track 2: .* has single images",
         ),
     ]:
         with pytest.raises(InputError, match=message):

@@ -42,7 +42,7 @@ def test_a_shard_is_read_by_its_run_alone(tmp_path):
     assert not load_shard(tmp_path, Shard(0, "s", [0, 1, 2]), a) and not load_shard(tmp_path, Shard(1, "s", [2]), a)
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", "null", "rows", "short"])
+@pytest.mark.parametrize("damage", ["", "{", "[]", "null", "deep", "rows", "short", "targets", "curves"])
 def test_a_damaged_shard_is_measured_again(damage, tmp_path, capsys):
     save_shard(tmp_path, measured_shard(), "key")
     file = tmp_path / "000000.json"
@@ -51,7 +51,12 @@ def test_a_damaged_shard_is_measured_again(damage, tmp_path, capsys):
         content["rows"]["standard"][0] = 3
     elif damage == "short":
         del content["sizes"][0]
-    file.write_text(json.dumps(content) if damage in ("rows", "short") else damage)
+    elif damage == "targets":
+        del content["targets"][0]
+    elif damage == "curves":
+        del content["curves"]["matched"][0]
+    edited = damage in ("rows", "short", "targets", "curves")
+    file.write_text(json.dumps(content) if edited else "[" * 100_000 if damage == "deep" else damage)
     shard = Shard(0, "s", [0, 1])
     assert not load_shard(tmp_path, shard, "key") and not shard.rows and not shard.sizes
     assert "000000.json is damaged" in capsys.readouterr().out

@@ -3,6 +3,7 @@
 import csv
 import json
 from contextlib import contextmanager
+from pathlib import Path
 from unittest.mock import MagicMock
 
 import cv2
@@ -12,10 +13,13 @@ import torch
 
 from istd.datasets.targets import TargetRow, write_targets
 from istd.test_script import evaluate, inference, predict, track_curves
+from istd.test_script.map_sources import MappedFrame
 from istd.test_script.media.overlay import TRAIL, TRAIL_FRAMES, Trails, draw_overlay
-from istd.test_script.predictor import FrameResult, Predictor
+from istd.test_script.predictor import FrameResult, Predictor, ScoreMaps
 from istd.test_script.predictor.detections import find_detections
+from istd.test_script.results.frame_set import FrameRef
 from istd.test_script.results.tracks import TrackFilter, erase_regions
+from istd.test_script.track_curves import LevelCounts
 from istd.utils import plots, tracking
 from istd.utils.images import read_mask
 from istd.utils.tracking import MAX_GAP
@@ -267,3 +271,11 @@ def test_curves_over_the_threshold_from_saved_maps(dataset, runs, tmp_path, monk
     (half,) = [row for row in rows if (row["min_track"], row["threshold"]) == ("3", "0.5")]
     assert (half["pd"], half["fa"], half["found_rate"]) == (str(6 / 7), "0.0", "1.0")
     assert cv2.imread(str(tmp_path / "curves.png")) is not None
+
+
+def test_false_alarms_of_track_curves_count_the_pixels_of_every_frame():
+    frames = [FrameRef("s", str(number), number, Path("m"), None, "", number) for number in range(2)]
+    count = LevelCounts(frames, None, (1,), 2.0)
+    for item, shape in enumerate(((10, 10), (10, 20))):  # frames of two sizes
+        count(MappedFrame(item, ScoreMaps(np.zeros(shape, np.float32), None), np.zeros(shape, bool)))
+    assert [counts.pixels for level in count.counts[1] for counts in level] == [300] * len(count.counts[1])

@@ -114,10 +114,13 @@ class CurveAccumulator:
 
     @classmethod
     def from_counts(cls, counts: Mapping[str, Any], stride: int = STRIDE) -> "CurveAccumulator":
-        """The accumulator whose `counts` these are."""
+        """The accumulator whose `counts` these are; `ValueError` where there are more or fewer than thresholds."""
         curves = cls(stride)
         for name in cls.COUNTS:
-            setattr(curves, name, np.array(counts[name], np.int64))
+            values = np.array(counts[name], np.int64)
+            if values.shape != getattr(curves, name).shape:
+                raise ValueError(f"{name} has the shape {values.shape}")
+            setattr(curves, name, values)
         curves.targets, curves.values = counts["targets"], set(counts["values"])
         return curves
 
