@@ -74,7 +74,7 @@ def to_unit(pixels: np.ndarray, grey_range: GreyRange | None = None) -> np.ndarr
         return pixels.astype(np.float32) / np.float32(255)
     low, high = grey_range or sequence_range([pixels])
     values = pixels.astype(np.float64 if pixels.dtype.itemsize > 4 else np.float32)
-    if pixels.dtype.kind == "f" and not (valid := _valid(values)).all():
+    if pixels.dtype.kind == "f" and not (valid := _valid(pixels)).all():
         values[~valid] = np.median(values[valid]) if valid.any() else low
     span = high - low
     if span <= 0:
@@ -207,7 +207,10 @@ def _in_unit(frame: np.ndarray) -> bool:
 
 def _valid(values: np.ndarray) -> np.ndarray:
     """Where float values [...] are no nodata."""
-    return (np.abs(values) < MAX_FLOAT) & ~np.isin(values, NODATA)
+    limit = min(MAX_FLOAT, float(np.finfo(values.dtype).max))  # that of float16 is lower
+    with np.errstate(over="ignore"):
+        nodata = np.array(NODATA).astype(values.dtype)  # -9999 is -10000 in float16
+    return (np.abs(values) <= limit) & ~np.isin(values, nodata)
 
 
 def _without_filling(samples: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from istd.utils.image_scan import JPG_END, JPG_START, PNG_END, PNG_SIGNATURE, Im
 
 MAX_PIXELS = 1 << 28  # of one image; more is a damaged header, or an attack
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two: BigTIFF
+BMP_FORM = 40  # bytes of the usual header
 TIFF_WIDTH, TIFF_HEIGHT, TIFF_BITS = 256, 257, 258
 
 
@@ -46,8 +47,8 @@ def open_image(path: str | Path) -> BinaryIO:
 
 
 def read_header(path: str | Path) -> Header:
-    """The header of a png, jpg, bmp, tiff or npy file; raises `InputError` if there is none, or a png or
-    jpg lacks its end."""
+    """The header of a png, jpg, bmp, tiff or npy file; raises `InputError` if there is none, or a png,
+    jpg or bmp lacks its end."""
     with open_image(path) as file:
         start = file.read(26)
         try:
@@ -81,8 +82,7 @@ def _parse(file: BinaryIO, start: bytes) -> Header | None:
         file.seek(0)
         return jpg_header(file.read())
     if start.startswith(b"BM"):
-        width, height = struct.unpack("<ii", start[18:26])
-        return Header(width, abs(height), 8)
+        return _bmp_header(file)
     if start.startswith(TIFF_STARTS):
         return _tiff_header(file, "<" if start[:2] == b"II" else ">", start[2:4] in (b"+\0", b"\0+"))
     if start.startswith(np.lib.format.MAGIC_PREFIX):
@@ -97,6 +97,18 @@ def _parse(file: BinaryIO, start: bytes) -> Header | None:
 def _png_header(start: bytes) -> Header:
     width, height, bits = struct.unpack(">IIB", start[16:25])
     return Header(width, height, bits)
+
+
+def _bmp_header(file: BinaryIO) -> Header | None:
+    """None for old forms of the header, and where the file is shorter than its pixels."""
+    file.seek(10)
+    pixels_at, form, width, height, _, bits, compression = struct.unpack("<IIiiHHI", file.read(24))
+    if form < BMP_FORM:
+        return None
+    row_bytes = (width * bits + 31) // 32 * 4
+    if not compression and pixels_at + row_bytes * abs(height) > file.seek(0, os.SEEK_END):
+        return None
+    return Header(width, abs(height), 8)
 
 
 def is_whole_png(file: BinaryIO) -> bool:

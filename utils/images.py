@@ -168,7 +168,7 @@ def _decode(data: bytes, name: str) -> np.ndarray:
     if image is None and data.startswith(TIFF_STARTS):  # float16, BigTIFF
         with suppress(Exception):
             image = in_opencv_order(tifffile.imread(io.BytesIO(data), key=0))
-    if image is None:
+    if image is None or not image.size:  # of a tiff that is cut off, tifffile gives no pixels
         expected = "no whole png, jpg, bmp or tiff image; copy or convert it again"
         raise InputError(f"cannot read image {name}: its {len(data)} bytes are {expected}")
     if image.dtype.kind == "f" and not np.isfinite(image).any():

@@ -110,6 +110,18 @@ def test_nodata_is_no_part_of_the_range_and_takes_the_median(nodata):
     assert to_unit(holes[0])[10:14, 10:20] == pytest.approx(np.median(to_unit(frames[0])), abs=0.02)
 
 
+@pytest.mark.filterwarnings("error")
+def test_nodata_in_16_bit_floats():
+    frame = np.random.default_rng(0).uniform(280, 300, (40, 40)).astype(np.float16)
+    filled = frame.copy()
+    filled[3, 3] = -9999
+    chosen = sequence_range([filled])
+    np.testing.assert_allclose(chosen, sequence_range([frame]), atol=0.5)
+    assert to_unit(filled, chosen)[3, 3] == pytest.approx(
+        (np.median(frame) - chosen.low) / (chosen.high - chosen.low), abs=0.01
+    )
+
+
 @pytest.mark.parametrize("level", [0, 65535])
 def test_a_filled_border_is_no_part_of_the_range(level):
     frames = scene()

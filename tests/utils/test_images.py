@@ -85,7 +85,7 @@ def test_a_truncated_file_is_named(tmp_path, ending):
     path = tmp_path / f"cut{ending}"
     noise = np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8)
     path.write_bytes(cv2.imencode(ending, noise)[1].tobytes()[:1500])
-    with pytest.raises(InputError, match=f"cut{ending}"):
+    with pytest.raises(InputError, match=f"cut{ending}: its 1500 bytes are no whole png, jpg, bmp or tiff image"):
         read_grey(path)
 
 
