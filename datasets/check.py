@@ -27,7 +27,7 @@ from istd.datasets.usable import MAX_TARGET_SHARE, check_usable, shared_frames
 from istd.utils.distributed import cores_of_process
 from istd.utils.drawing import TRUTH, contact_sheet, grey_to_rgb, outline, stretch_contrast
 from istd.utils.errors import InputError, run_main
-from istd.utils.files import atomic_path, check_writable, write_json
+from istd.utils.files import atomic_path, check_writable, write_json, write_text
 from istd.utils.images import (
     IMAGE_SUFFIXES,
     inspect_mask,
@@ -196,8 +196,7 @@ def main(argv: list[str] | None = None) -> int:
             print("\n    ".join([f"{title}: {len(texts)} {kind}", *texts[:SHOWN], *more]))
             all_lines += [f"{title}: {len(texts)} {kind}", *(f"    {text}" for text in texts)]
     if arguments.problems:
-        with atomic_path(arguments.problems) as path:
-            path.write_text("".join(f"{line}\n" for line in all_lines), encoding="utf-8", errors="backslashreplace")
+        write_text(arguments.problems, "".join(f"{line}\n" for line in all_lines))
         print(f"all of them: {arguments.problems}")
     if arguments.coco:
         write_json(arguments.coco, coco_truth(index), indent=None)

@@ -36,7 +36,7 @@ from istd.datasets.coco_truth import BOXES_FILE
 from istd.utils.coco import encode_rle, ground_truth
 from istd.utils.distributed import cores_of_process
 from istd.utils.errors import InputError, run_main
-from istd.utils.files import check_writable, write_json
+from istd.utils.files import check_writable, write_json, write_text
 from istd.utils.folder_lock import locked_folder
 from istd.utils.images import encode_png, one_channel, read_pixels
 from istd.utils.video import open_video
@@ -132,7 +132,7 @@ def write_lists(items: list[Item], output: Path) -> None:
         for name, group in groups.items():
             in_part = group[0].sequence is None or len(group) == sizes[name]
             lines += [name] if in_part else [f"{name}/{item.name}" for item in group]
-        (output / f"{part}.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        write_text(output / f"{part}.txt", "".join(f"{line}\n" for line in lines))
 
 
 def item_parts(items: list[Item]) -> list[str | None]:

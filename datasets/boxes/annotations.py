@@ -99,7 +99,7 @@ def recognise(file: AnnotationFile) -> Format | None:
         return VOC if file.content.tag == "annotation" else None
     lines = file.content.splitlines()
     if file.path.suffix.lower() == ".csv":
-        return CSV if set(readers.CSV_COLUMNS) <= set(lines[0].split(",") if lines else ()) else None
+        return CSV if set(readers.CSV_COLUMNS) <= set(map(str.strip, lines[0].split(",")) if lines else ()) else None
     lines = [line for line in lines if line.strip()]
     if all(readers.YOLO_LINE.fullmatch(line.strip()) for line in lines):
         return YOLO

@@ -153,6 +153,7 @@ def read_csv(file: AnnotationFile) -> tuple[list[AnnotatedImage], int]:
     """The frames of a csv with the `CSV_COLUMNS`, in any order; a frame is a number or the name of a file."""
     boxes: dict[str, list[Box]] = defaultdict(list)
     reader = csv.DictReader(file.content.splitlines())
+    reader.fieldnames = list(map(str.strip, reader.fieldnames or ()))
     try:
         for row in reader:
             numbers = [float(row[column]) for column in CSV_COLUMNS[2:]]

@@ -196,7 +196,7 @@ def test_the_end_of_a_single_sequence_is_to_test(tmp_path, capsys):
 def test_frames_of_a_csv_by_number_or_file(tmp_path):
     images = write_frames(tmp_path / "frames", "s/0000", "s/0002", "t/img_0007")
     rows = ["s,0,10,5,4,3", "s,0002.png,1,1,2,2", "t,7,10,5,4,3"]
-    (tmp_path / "boxes.csv").write_text("\n".join(["sequence,frame,x0,y0,width,height", *rows]))
+    (tmp_path / "boxes.csv").write_text("\n".join(["sequence, frame, x0, y0, width, height", *rows]))
     boxes = convert(tmp_path / "boxes.csv", images, tmp_path / "new")
     assert boxes_by_name(boxes) == {
         "images/s/0000.png": [BOX], "images/s/0002.png": [[1, 1, 2, 2]], "images/t/img_0007.png": [BOX]

@@ -139,6 +139,14 @@ def test_files_and_faults(tmp_path):
         measure_boxes(truth, detections_of([(99, [0, 0, 1, 1], 1.0)]))
     with pytest.raises(InputError, match=r"of category \[4\], the ground truth of \[1\]"):
         measure_boxes(truth, detections_of([(1, [0, 0, 1, 1], 1.0, 4)]))
+    for box, score, message in [
+        (3, 1.0, "a box of 4 numbers: 3"), (["a", 0, 1, 1], 1.0, "a box of 4 numbers"), ([0, 0, 1], 1.0, "a box of 4"),
+        ([0, 0, 1, 1], "high", "a finite score: 'high'"), ([0, 0, 1, 1], float("nan"), "a finite score: nan"),
+    ]:  # fmt: skip
+        with pytest.raises(InputError, match=message):
+            measure_boxes(truth, detections_of([(1, box, score)]))
+    with pytest.raises(InputError, match="ids of the images are of int and str"):
+        measure_boxes(truth | {"images": [*truth["images"], {"id": "2"}]}, [])
     truth["annotations"][1]["id"] = truth["annotations"][0]["id"]
     with pytest.raises(InputError, match="ids of annotations occur twice"):
         measure_boxes(truth, detections)

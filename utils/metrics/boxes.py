@@ -7,8 +7,10 @@ all detections, and the harmonic mean of this and R.
 """
 
 import json
+import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import NamedTuple
 
@@ -106,21 +108,36 @@ def _check(truth: Mapping, detections: list[Mapping], by_category: bool) -> None
     for what, (entries, keys) in rows.items():
         for number, entry in enumerate(entries):
             lacking = [key for key in keys if not isinstance(entry, Mapping) or entry.get(key) is None]
-            if lacking or ("bbox" in keys and len(entry["bbox"]) != 4):
-                raise InputError(f"entry {number} of the {what} lacks {', '.join(lacking) or 'a box of 4 numbers'}")
+            if lacking:
+                raise InputError(f"entry {number} of the {what} lacks {', '.join(lacking)}")
+            if "bbox" in keys and not (
+                isinstance(entry["bbox"], Sequence | np.ndarray) and _are_numbers(entry["bbox"], 4)
+            ):
+                raise InputError(f"entry {number} of the {what} lacks a box of 4 numbers: {entry['bbox']!r}")
+            if "score" in keys and not _are_numbers([entry["score"]], 1):
+                raise InputError(f"entry {number} of the {what} lacks a finite score: {entry['score']!r}")
+    for what, key in (("images", "id"), ("categories", "id")):
+        kinds = sorted({type(entry[key]).__name__ for entry in truth[what]})
+        if len(kinds) > 1:
+            raise InputError(f"the ids of the {what} are of {' and '.join(kinds)}; expected one type, such as int")
     repeated = [number for number, count in Counter(entry["id"] for entry in truth["annotations"]).items() if count > 1]
     if repeated:
         raise InputError(f"{len(repeated)} ids of annotations occur twice, the first {repeated[0]}; number them anew")
     known = {image["id"] for image in truth["images"]}
     unknown = [detection["image_id"] for detection in detections if detection["image_id"] not in known]
     if unknown:
-        text = f"{len(unknown)} detections name images that the ground truth lacks, the first {unknown[0]}"
+        text = f"{len(unknown)} detections name images that the ground truth lacks, the first {unknown[0]!r}"
         raise InputError(f"{text}; give the ground truth of these images")
     theirs = {detection["category_id"] for detection in detections}
     ours = {category["id"] for category in truth["categories"]}
     if by_category and theirs and not theirs & ours:
         text = f"the detections are of category {sorted(theirs)}, the ground truth of {sorted(ours)}"
         raise InputError(f"{text}; correct category_id, or count all as one with --any_category")
+
+
+def _are_numbers(values: Sequence, count: int) -> bool:
+    """Whether `values` are so many finite numbers."""
+    return len(values) == count and all(isinstance(value, Real) and math.isfinite(value) for value in values)
 
 
 def _by_image_and_category(entries: Iterable[Mapping]) -> dict[tuple, list[Mapping]]:
