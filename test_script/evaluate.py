@@ -34,7 +34,7 @@ from istd.test_script.options import (
 from istd.test_script.results.coco_results import box_metrics, set_entries
 from istd.test_script.results.frame_set import FrameSet, dataset_frames, dataset_pairs, pair_frames
 from istd.test_script.results.result_files import write_image_metrics
-from istd.test_script.results.set_results import run_name, set_metrics, set_name
+from istd.test_script.results.set_results import print_metrics, run_name, set_metrics, set_name
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import check_writable, write_json
 from istd.utils.images import IMAGE_SUFFIXES, file_key, read_list
@@ -46,8 +46,6 @@ from istd.utils.metrics.map_files import mask_values
 from istd.utils.metrics.saved_maps import Pair, find_pairs, key_names, list_files, read_groups, shown
 from istd.utils.metrics.tables import (
     areas_table,
-    error_table,
-    interval_table,
     metrics_table,
     protocols_text,
     text_table,
@@ -251,14 +249,7 @@ def find_images(folder: Path | None, pairs: list[Pair]) -> dict[tuple[str | None
 def print_results(results: dict[str, dict]) -> None:
     """Print all protocols, then the first one by target area, sequence and group."""
     first, result = next(iter(results.items()))
-    print(f"{result['images']} images, {result['targets']} targets")
-    print(metrics_table(results, "protocol"))
-    if "boxes" in result:
-        print(box_line(result["boxes"]))
-    if intervals := interval_table(results, "95 % interval"):
-        print(intervals)
-    if errors := error_table(results, "protocol"):
-        print(f"\nhIoU and what each error takes from it, in %\n{errors}")
+    print_metrics(results)
     print(f"\nPd by target area in px ({first})\n{areas_table(result['by_area'])}")
     if "sequences" in result:
         sequences = result["sequences"] | {"mean of sequences": result["sequence_mean"]}

@@ -51,15 +51,14 @@ from istd.test_script.predictor import Predictor
 from istd.test_script.predictor.preparation import eval_dataset, frame_preparation, load_recipe
 from istd.test_script.results.frame_set import dataset_frames
 from istd.test_script.results.run_folder import default_folder
-from istd.test_script.results.set_results import published_lines, write_dataset_table
+from istd.test_script.results.set_results import print_metrics, write_dataset_table
 from istd.utils.device import amp_name
 from istd.utils.distributed import is_main, process_group
 from istd.utils.errors import InputError, run_main
 from istd.utils.folder_lock import locked_folder
 from istd.utils.grey_levels import range_value
 from istd.utils.metrics import PROTOCOLS, Protocol, build_metrics
-from istd.utils.metrics.boxes import box_line
-from istd.utils.metrics.tables import error_table, interval_table, metrics_table, text_table
+from istd.utils.metrics.tables import metrics_table, text_table
 from istd.utils.metrics.track_metrics import track_cells
 from istd.utils.names import printable
 
@@ -188,17 +187,10 @@ def choose_protocols(asked: list[str] | None, info: DatasetInfo) -> list[Protoco
 
 def print_results(metrics: dict[str, dict], published: Iterable[PublishedMetrics], notes: list[str]) -> None:
     """Print the measured and the published metrics side by side."""
-    first = next(iter(metrics.values()))
-    print(f"{first['images']} images, {first['targets']} targets")
-    print(metrics_table(metrics | published_lines(published), "protocol"))
-    if "boxes" in first:
-        print(box_line(first["boxes"]))
-    if intervals := interval_table(metrics, "95 % interval"):
-        print(intervals)
-    if errors := error_table(metrics, "protocol"):
-        print(f"hIoU and what each error takes from it, in %:\n{errors}")
+    protocol, first = next(iter(metrics.items()))
+    print_metrics(metrics, published)
     if first.get("by_snr"):
-        print(f"dimmer and brighter half of the frames with targets, {next(iter(metrics))}:")
+        print(f"dimmer and brighter half of the frames with targets, {protocol}:")
         print(metrics_table(first["by_snr"], "dimmest target"))
     for note in notes:
         print(note)

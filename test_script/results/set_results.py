@@ -17,8 +17,9 @@ from istd.utils.files import write_csv, write_json
 from istd.utils.metrics import PROTOCOLS, MetricAccumulator
 from istd.utils.metrics.accumulator import METRICS
 from istd.utils.metrics.bootstrap import bootstrap_intervals
+from istd.utils.metrics.boxes import box_line
 from istd.utils.metrics.curves import CURVE_AREAS, CurveAccumulator, collect_metrics, merge_curves
-from istd.utils.metrics.tables import metrics_table
+from istd.utils.metrics.tables import error_table, interval_table, metrics_table
 from istd.utils.plots import write_curves
 
 
@@ -131,6 +132,19 @@ def halves_by_snr(metric: MetricAccumulator, snr: dict[tuple[str, str], float]) 
     names = (f"SNR up to {middle:.1f}", f"SNR above {middle:.1f}")
     halves = metric.split(lambda row: names[known[row] > middle] if row in known else None)
     return {name: halves[name] for name in names if name in halves}
+
+
+def print_metrics(metrics: Mapping[str, dict], published: Iterable[PublishedMetrics] = ()) -> None:
+    """Print the metrics of all protocols beside published ones, of boxes, their intervals, and the errors of hIoU."""
+    first = next(iter(metrics.values()))
+    print(f"{first['images']} images, {first['targets']} targets")
+    print(metrics_table(metrics | published_lines(published), "protocol"))
+    if "boxes" in first:
+        print(box_line(first["boxes"]))
+    if intervals := interval_table(metrics, "95 % interval"):
+        print(intervals)
+    if errors := error_table(metrics, "protocol"):
+        print(f"hIoU and what each error takes from it, in %:\n{errors}")
 
 
 def published_lines(published: Iterable[PublishedMetrics]) -> dict[str, dict[str, float]]:
