@@ -25,7 +25,12 @@ def starts_of_seeds(config: str | None, given: dict[str, Any]) -> list[StartingP
         raise InputError(f"several seeds continue with --resume auto, not with {given['resume']}")
     rest = {name: value for name, value in given.items() if name != "seeds"}
     name = find_start(config, rest | {"resume": "auto"}).folder.parent.name
-    return [find_start(config, rest | {"seed": seed, "experiment_name": f"{name}_seed{seed}"}) for seed in seeds]
+    starts = [find_start(config, rest | {"seed": seed, "experiment_name": f"{name}_seed{seed}"}) for seed in seeds]
+    if starts[0].settings.select_on == "none" and not starts[0].settings.final_test:
+        raise InputError(
+            "select_on none and final_test false leave nothing to compare the seeds by; leave one of them out"
+        )
+    return starts
 
 
 def train_seeds(starts: list[StartingPoint], train: Callable[[StartingPoint], int]) -> int:
@@ -40,8 +45,9 @@ def train_seeds(starts: list[StartingPoint], train: Callable[[StartingPoint], in
 
 def report_seeds(runs: list[tuple[int, Path]]) -> None:
     """Print the metrics of the runs (seed, folder) with mean and standard deviation, and write them to seeds.json."""
-    by_seed = {seed: result_metrics(folder) for seed, folder in runs}
-    part = "test set" if all((folder / "test.json").exists() for _, folder in runs) else "validation"
+    tested = all((folder / "test.json").exists() for _, folder in runs)
+    by_seed = {seed: result_metrics(folder, tested) for seed, folder in runs}
+    part = "test set" if tested else "validation"
     summary = {"mean": summarise(by_seed, statistics.mean), "std": summarise(by_seed, statistics.stdev)}
     rows = {f"seed {seed}": metrics for seed, metrics in by_seed.items()}
     print(f"{len(runs)} seeds, {part}; std is that of a sample (n - 1)")
@@ -51,9 +57,9 @@ def report_seeds(runs: list[tuple[int, Path]]) -> None:
     write_json(path, {"part": part, "seeds": {str(seed): metrics for seed, metrics in by_seed.items()}, **summary})
 
 
-def result_metrics(folder: Path) -> Metrics:
-    """The test metrics of a run, or without a test those of its best validation."""
-    if (folder / "test.json").exists():
+def result_metrics(folder: Path, tested: bool) -> Metrics:
+    """The test metrics of a run, or if not all runs are `tested`, those of its best validation."""
+    if tested:
         return json.loads((folder / "test.json").read_text(encoding="utf-8"))["metrics"]
     rows = [json.loads(line) for line in (folder / METRICS).read_text(encoding="utf-8").splitlines()]
     validated = [row for row in rows if "val" in row]

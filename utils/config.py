@@ -113,6 +113,15 @@ def describe_type(annotation: Any) -> str:
     return {bool: "true|false", int: "integer", float: "number", str: "text", dict: "NAME=VALUE"}[annotation]
 
 
+def describe_default(value: Any) -> str:
+    """A default as it is written on the command line."""
+    if isinstance(value, dict):
+        value = [f"{name}={item}" for name, item in value.items()]
+    if isinstance(value, list):
+        return " ".join(str(item) for item in value) or "none"
+    return str(value).lower() if value in (True, False, None) else str(value)
+
+
 def read_values(
     path: str | Path, kind: type, rename: Callable[[dict[str, Any]], dict[str, Any]] = dict
 ) -> dict[str, Any]:
@@ -176,8 +185,7 @@ def parse_arguments(
         elif match := OPTION_LINE.match(line):
             name, text = match.groups()
             annotation, default = annotations[name], defaults[name]
-            shown = str(default).lower() if default in (True, False, None) else default
-            text = f"{text} [{shown}]".replace("%", "%%")
+            text = f"{text} [{describe_default(default)}]".replace("%", "%%")
             words = describe_type(annotation).replace(" or none", "")
             form = {dict: {"nargs": "+", "action": "extend"}}.get(annotation, {})
             if bool in (annotation, *typing.get_args(annotation)):

@@ -10,7 +10,7 @@ import torch
 
 from istd.models import build_model
 from istd.train_script.recompute import recompute_blocks
-from istd.train_script.several_seeds import starts_of_seeds
+from istd.train_script.several_seeds import report_seeds, starts_of_seeds
 from istd.train_script.train import main
 from istd.utils.errors import InputError
 from tests.models.test_pretend_gpu import TINY
@@ -55,7 +55,7 @@ def test_curves_and_images_reach_wandb(dataset, tmp_path, monkeypatch):  # noqa:
     tags = {tag: values[tag] for values, _ in logged[:-1] for tag in values}
     assert 0 <= tags["val/iou"] <= 1
     assert tags["val/pixel precision-recall"][0] == (["recall", "precision"], (127, 2))
-    assert tags["val/mask green, prediction red"][0] == "image"
+    assert tags["val/mask cyan, prediction red"][0] == "image"
     assert {step for _, step in logged[:-1]} == {4} and logged[-1] == "end"
     assert not (folder_of(tmp_path) / "tensorboard").exists()
     monkeypatch.setitem(sys.modules, "wandb", None)
@@ -75,12 +75,23 @@ def test_several_seeds_end_in_a_table_of_mean_and_deviation(dataset, tmp_path, c
     assert summary["std"]["fa"] == pytest.approx(abs(fa[0] - fa[1]) / 2**0.5)
     out = capsys.readouterr().out
     assert "2 seeds, test set" in out and out.index("seed 1 ") < out.index("seed 2 ") < out.index("\nmean ")
+    (folder_of(tmp_path, "run_seed2") / "test.json").unlink()
+    report_seeds([(seed, folder_of(tmp_path, f"run_seed{seed}")) for seed in (1, 2)])
+    best = json.loads((folder_of(tmp_path, "run_seed1") / "metrics.jsonl").read_text().splitlines()[-1])["best_epoch"]
+    summary = json.loads((tmp_path / "blobs" / "run_seeds.json").read_text())
+    assert summary["part"] == "validation"
+    assert summary["seeds"]["1"] == rows(folder_of(tmp_path, "run_seed1"))[best - 1]["val"], "not the test's"
+    capsys.readouterr()
     assert main(words) == 0 and "epoch 1/" not in capsys.readouterr().out, "what is done is not repeated"
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
-    [({"seeds": [1, 1]}, "two or more different"), ({"seeds": [1, 2], "resume": "x"}, "--resume auto")],
+    [
+        ({"seeds": [1, 1]}, "two or more different"),
+        ({"seeds": [1, 2], "resume": "x"}, "--resume auto"),
+        ({"seeds": [1, 2], "dataset": "x", "select_on": "none", "final_test": False}, "nothing to compare"),
+    ],
 )
 def test_seeds_that_cannot_be_compared_are_refused(given, message):
     with pytest.raises(InputError, match=message):

@@ -14,7 +14,7 @@ from istd.train_script.settings import (
     parse_command_line,
     read_config,
 )
-from istd.utils.config import convert, parse_arguments, read_values, write_settings
+from istd.utils.config import convert, describe_default, parse_arguments, read_values, write_settings
 from istd.utils.errors import InputError
 
 
@@ -129,6 +129,8 @@ def test_help_is_grouped_and_shows_defaults(defaults, capsys):
         text.index("Colours:") < text.index("--kind red|green") < text.index("Numbers:") < text.index("--size INTEGER")
     )
     assert "per step; 50% of it later [0.0001]" in text
+    assert "where [none]" in text and "of it [none]" in text and "or not [false]" in text
+    assert [describe_default(value) for value in ([2, 1], {"a": 1}, 0, True)] == ["2 1", "a=1", "0", "true"]
 
 
 def test_convert_bounds():
