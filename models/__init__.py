@@ -33,6 +33,7 @@ __all__ = [
     "Network",
     "build_model",
     "check_options",
+    "complete_options",
     "is_external",
     "load_model",
     "load_weights",
@@ -85,8 +86,13 @@ def build_model(name: str, interface: dict[str, Any] | None = None, **options) -
     if interface:
         raise InputError(f"interface {interface} given for {name}, whose interface is known; leave it out")
     network = MODELS[name](**options)
-    network.options = {option: parameter.default for option, parameter in model_options(name).items()} | options
+    network.options = complete_options(name, options)
     return network
+
+
+def complete_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The values of all options of a model: `options`, and the defaults of those that they leave out."""
+    return {option: parameter.default for option, parameter in model_options(name).items()} | options
 
 
 def load_model(
