@@ -133,8 +133,12 @@ def sls_loss(
     """MSHNet's scale and location sensitive loss (Liu et al., CVPR 2024, equations 2 to 5), a mean over samples.
 
     In the first `warm_epochs` epochs it is 1 - IoU. After them IoU is weighted by how far the areas agree, and the
-    distance of the centroids in polar coordinates is added. Areas and centroids are soft; a sample without a target has
-    no centroid, and only its first term counts.
+    distance of the centroids in polar coordinates is added. Areas and centroids are soft. A sample without a target has
+    no centroid, its IoU is 0 whatever is predicted, and so it has the loss 1 and no gradient.
+
+    The released code departs from the paper: in place of a centroid it takes the mean of coordinate times probability
+    over all pixels, coordinates divided by the image's sides, so that its distances also depend on the areas; it adds
+    the location term for samples without a target; and it warms up for an epoch more than its option says.
     """
     warm = progress.epoch < warm_epochs
     return weighted(outputs, batch, progress, lambda logits, mask: sls_of_map(logits, mask, warm))
@@ -238,9 +242,13 @@ def total_loss(
     With several gradient accumulation steps, this is the loss of one of them: means over the batch are divided by their
     number, so that losses and gradients add up to those of the batch.
     """
-    row = LOSSES[name]
+    row, outputs = LOSSES[name], named_outputs(outputs)
+    if unknown := [output for output, weight in progress.weights.items() if weight and output not in outputs]:
+        raise InputError(
+            f"output_weights names {', '.join(unknown)}, but the network's outputs are {', '.join(outputs)}"
+        )
     with torch.autocast(batch["mask"].device.type, enabled=False):
-        precise = {key: value.to(precision(value)) for key, value in named_outputs(outputs).items()}
+        precise = {key: value.to(precision(value)) for key, value in outputs.items()}
         total = row.function(precise, batch, progress, **(options or {}))
     return total if row.summed else total / accumulation_steps
 

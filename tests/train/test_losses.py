@@ -75,6 +75,8 @@ def test_auxiliary_outputs_count_with_their_weight():
     assert total_loss("soft_iou", [LOGITS, other, 2 * other], BATCH, progress).item() == pytest.approx(expected.item())
     with pytest.raises(InputError, match="none of the outputs main has a weight"):
         total_loss("soft_iou", LOGITS, BATCH, LossProgress(weights={"main": 0}))
+    with pytest.raises(InputError, match="output_weights names aux9, but the network's outputs are main, aux1"):
+        total_loss("soft_iou", [LOGITS, other], BATCH, LossProgress(weights={"aux9": 0.5, "aux8": 0.0}))
 
 
 def test_parts_of_a_step_add_up_to_its_batch():
@@ -154,6 +156,24 @@ def test_sls_by_hand_with_its_warm_up():
     ):
         loss = total_loss("sls", logits, batch, LossProgress(epoch=epoch), options)
         assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "expected"),
+    [
+        ([(0, 4)], 0.0),  # the target
+        ([(0, 2)], 1 + 1 - 2 / 4),  # no overlap, half as far from the corner
+        ([(4, 0)], 1 + 1),  # no overlap, as far away, at a right angle
+        ([(0, 3), (0, 4), (0, 5)], 1 - 1 / 3 * (1 + 1) / (3 + 1)),  # IoU 1/3, areas 3 and 1 of variance 1
+    ],
+)
+def test_sls_of_certain_pixels(pixels, expected):
+    """Pixels are (row, column); the target is at (0, 4), so that its angle is 0 and its distance 4."""
+    logits, mask = torch.full((1, 1, 6, 6), -80.0, dtype=torch.float64), torch.zeros(1, 1, 6, 6, dtype=torch.float64)
+    mask[0, 0, 0, 4] = 1
+    for row, column in pixels:
+        logits[0, 0, row, column] = 80.0
+    assert sls_after(logits, mask).item() == pytest.approx(expected, abs=1e-5)
 
 
 def test_sls_of_a_sample_without_a_target_is_finite():
