@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from istd.train_script.synced_layers import shared_generator
 from istd.utils.distributed import gather_objects, rank, world_size
+from istd.utils.errors import InputError
 
 SEED_OF_A_RANK = 0x9E3779B97F4A7C15  # odd, so that no two ranks get the same seed modulo 2^64
 
@@ -26,26 +27,34 @@ def broadcast_weights(network: nn.Module) -> None:
 class ProcessAverage:
     """Called after a backward pass, sets a network's gradients and running statistics to their mean over processes.
 
-    Parameters that have no gradient on any process in the first step, such as those of auxiliary outputs that the loss
-    leaves out, keep none.
+    Parameters that have no gradient on any process in the first step of an epoch, such as those of auxiliary outputs
+    that the loss leaves out, keep none. Raises `InputError` if they get one later in that epoch: the processes, which
+    do not ask each other in every step, would train different networks.
     """
 
     def __init__(self, network: nn.Module) -> None:
-        self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        self.parameters = {name: value for name, value in network.named_parameters() if value.requires_grad}
         norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
         self.statistics = [value for norm in norms for value in (norm.running_mean, norm.running_var)]
         self.statistics = [value for value in self.statistics if value is not None]
-        self.used: list[nn.Parameter] | None = None
+        self.epoch: int | None = None
+        self.used: set[str] = set()
 
     @torch.no_grad()
-    def __call__(self) -> None:
-        if self.used is None:
-            found = zip(*gather_objects([parameter.grad is not None for parameter in self.parameters]), strict=True)
-            self.used = [parameter for parameter, ranks in zip(self.parameters, found, strict=True) if any(ranks)]
-        for parameter in self.used:
+    def __call__(self, epoch: int) -> None:
+        with_gradient = {name for name, parameter in self.parameters.items() if parameter.grad is not None}
+        if epoch != self.epoch:
+            self.epoch, self.used = epoch, set().union(*gather_objects(with_gradient))
+        if late := with_gradient - self.used:
+            raise InputError(
+                f"{min(late)} got its first gradient in the middle of epoch {epoch + 1}, which several processes "
+                "cannot share; let the loss begin to use it with an epoch, or train in a single process"
+            )
+        used = [parameter for name, parameter in self.parameters.items() if name in self.used]
+        for parameter in used:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        average([*(parameter.grad for parameter in self.used), *self.statistics])
+        average([*(parameter.grad for parameter in used), *self.statistics])
 
 
 @torch.no_grad()

@@ -41,7 +41,7 @@ class Training:
     ema_updates: int = 0
     skipped_steps: int = 0  # one after the other, for gradients that were not finite
     progress: Progress = field(default_factory=Progress)
-    average: Callable[[], None] | None = None  # of several processes' gradients, see `data_parallel`
+    average: Callable[[int], None] | None = None  # of several processes' gradients in an epoch, see `data_parallel`
 
     def weights(self) -> nn.Module:
         """The network that is validated and saved: that with the EMA weights where there are some."""

@@ -115,7 +115,7 @@ def train_one_epoch(run: Run, training: Training) -> None:
     train_mode(training.network)
     run.batches.start(progress.epoch, progress.step)
     run.train_loader.dataset.set_epoch(progress.epoch)
-    parts = iter(run.train_loader)
+    micro_batches = iter(run.train_loader)
     every = steps_between_reads(run.device)
     unread: list[StepResult] = []
     saved = since = time.perf_counter()
@@ -123,7 +123,7 @@ def train_one_epoch(run: Run, training: Training) -> None:
     hidden = None if is_main() else True  # None: where there is no terminal
     with tqdm(total=steps, initial=progress.step, desc=title, unit="step", leave=False, disable=hidden) as bar:
         while progress.step < steps:
-            unread.append(train_step(run, training, parts))
+            unread.append(train_step(run, training, micro_batches))
             progress.step += 1
             bar.update()
             save = progress.step == steps or (settings.save_steps and progress.step % settings.save_steps == 0)
@@ -179,7 +179,7 @@ def count_skipped(training: Training, step: int, skipped: bool) -> None:
         )
 
 
-def train_step(run: Run, training: Training, parts: Iterator) -> StepResult:
+def train_step(run: Run, training: Training, micro_batches: Iterator) -> StepResult:
     """One step of the optimiser, in which the host does not wait for the device.
 
     In fp16 the scaler skips steps whose gradients are not finite, and the average of the weights stays as it is, too.
@@ -187,7 +187,7 @@ def train_step(run: Run, training: Training, parts: Iterator) -> StepResult:
     progress = training.progress
     global_step = progress.epoch * run.batches.steps + progress.step
     set_learning_rates(training.optimizer, run.schedule, global_step)
-    result = accumulate_gradients(run, training, parts, global_step)
+    result = accumulate_gradients(run, training, micro_batches, global_step)
     training.scaler.step(training.optimizer)
     training.scaler.update()
     training.optimizer.zero_grad(set_to_none=True)
@@ -198,7 +198,7 @@ def train_step(run: Run, training: Training, parts: Iterator) -> StepResult:
     return result
 
 
-def accumulate_gradients(run: Run, training: Training, parts: Iterator, global_step: int) -> StepResult:
+def accumulate_gradients(run: Run, training: Training, micro_batches: Iterator, global_step: int) -> StepResult:
     """Forward and backward over a step's batch, and clipping."""
     settings, progress = run.settings, training.progress
     step_loss, names = 0.0, []
@@ -206,23 +206,23 @@ def accumulate_gradients(run: Run, training: Training, parts: Iterator, global_s
     state = LossProgress(progress.epoch, global_step, settings.epochs, run.batches.steps, weights, settings.aux_weight)
     counts = settings.aux_weight or any(weight for name, weight in weights.items() if name != MAIN)
     with_aux = bool(counts) or LOSSES[settings.loss].all_outputs
-    for part in range(settings.accumulate):
+    for number in range(settings.accumulate):
         since = time.perf_counter()
-        batch = next(parts)
+        batch = next(micro_batches)
         progress.data_seconds += time.perf_counter() - since
         names += [f"{sequence}/{frame}" for sequence, frame in zip(batch["sequence"], batch["frame"], strict=True)]
         batch = {
             key: value.to(run.device, non_blocking=True) if isinstance(value, torch.Tensor) else value
             for key, value in batch.items()
         }
-        seed_draws((settings.seed * 1_000_003 + global_step) * settings.accumulate + part, run.device)
+        seed_draws((settings.seed * 1_000_003 + global_step) * settings.accumulate + number, run.device)
         with autocast(run.device, run.amp):
             outputs = training.model(batch["clip"], with_aux=True) if with_aux else training.model(batch["clip"])
         loss = total_loss(settings.loss, outputs, batch, state, settings.loss_options, settings.accumulate)
         training.scaler.scale(loss).backward()
         step_loss = step_loss + loss.detach()
     if training.average:
-        training.average()
+        training.average(progress.epoch)
     training.scaler.unscale_(training.optimizer)
     norm = nn.utils.clip_grad_norm_(training.network.parameters(), settings.clip_norm or math.inf)
     return StepResult(progress.step + 1, torch.stack([step_loss.to(norm.dtype), norm]), names)
@@ -370,7 +370,7 @@ def keep_if_best(run: Run, training: Training, score: float | None, epoch: int) 
 def evaluate_sets(
     run: Run, training: Training, sets: list[EvaluatedSet], tag: str, step: int, amp: str
 ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """Metrics of the network: each one's mean over the datasets where it is defined, and those of each dataset."""
+    """Metrics of the network: the mean of every metric over the datasets that define it, and those of each dataset."""
     by_dataset = {}
     for part in sets:
         name = part.dataset.dataset_name
@@ -404,15 +404,15 @@ def evaluate(
     if any(signals):  # on any process: all of them stop
         raise Interrupted(max(signals))
     for share in shares[1:]:
-        for whole, other in zip(shares[0], share, strict=True):
-            whole.merge(other)
+        for total, other in zip(shares[0], share, strict=True):
+            total.merge(other)
     metrics = shares[0][0].compute()
     if run.writer:
         for name, value in json_ready(metrics).items():
             if value is not None:
                 run.writer.add_scalar(f"{tag}/{name}", value, step)
         shares[0][1].write(run.writer, f"{tag}/pixel precision-recall", step)
-        examples[0].write(run.writer, f"{tag}/mask green, prediction red", step)
+        examples[0].write(run.writer, f"{tag}/mask cyan, prediction red", step)
         run.writer.flush()
     return metrics
 

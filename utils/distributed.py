@@ -101,8 +101,8 @@ def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
     """Sum of a tensor over all processes, with its gradient.
 
     A loss built from such sums is the same number L on every process, and each runs its own backward pass, so a
-    parameter's gradient is the world size times its process's share of dL; the average that
-    `DistributedDataParallel` takes over processes is then exactly dL.
+    parameter's gradient is the world size times its process's share of dL; the average over
+    processes, which the training loop takes, is then exactly dL.
     """
     return tensor if world_size() == 1 else _AllReduceSum.apply(tensor)
 

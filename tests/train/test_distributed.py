@@ -23,7 +23,7 @@ from torchvision.ops import StochasticDepth
 from istd.datasets import ClipSample, collate
 from istd.models import build_model
 from istd.test_script import inference
-from istd.train_script import train
+from istd.train_script import data_parallel, train
 from istd.train_script.data import EpochBatches
 from istd.train_script.data_parallel import ProcessAverage, seed_draws
 from istd.train_script.losses import LOSSES
@@ -146,7 +146,7 @@ def count_all_reduces() -> list[int]:
         counts.append(counting.call_count)
         output.square().sum().backward()
         counts.append(counting.call_count)
-        ProcessAverage(layer)()
+        ProcessAverage(layer)(0)
         counts.append(counting.call_count)
     return counts
 
@@ -244,6 +244,21 @@ def test_processes_draw_differently_but_for_synchronised_layers(two_processes):
     assert torch.equal(shared, shared_too) and not torch.equal(one, other)
     torch.manual_seed(5)
     assert torch.equal(one, torch.rand(3))  # alone, and on the first process, the draws are those of the seed
+
+
+def test_a_parameter_that_is_first_used_within_an_epoch_does_not_part_the_processes(monkeypatch):
+    network = nn.Linear(2, 1)
+    monkeypatch.setattr(data_parallel, "gather_objects", lambda item: [item, item])
+    monkeypatch.setattr(data_parallel, "average", list)
+    averaged = ProcessAverage(network)
+    network.bias.grad = torch.zeros(1)
+    averaged(0)
+    assert averaged.used == {"bias"}
+    network.weight.grad = torch.zeros(1, 2)
+    with pytest.raises(InputError, match="weight got its first gradient in the middle of epoch 1"):
+        averaged(0)
+    averaged(1)
+    assert averaged.used == {"bias", "weight"}
 
 
 def test_sum_over_processes_has_its_gradient(two_processes):
