@@ -26,6 +26,7 @@ DESCRIPTION = """Train a network for infrared small target detection.
   python -m train_script.train --config datransnet_fast      DATransNet on NUDT-SIRST, modern recipe
   python -m train_script.train --config sgmp_unet --dataset IRDST   SGMP-UNet on IRDST, the published recipe
   python -m train_script.train --model datransnet --dataset path/to/your/folder
+  python -m train_script.train --config fine_tune --init_weights datransnet --dataset path/to/your/folder
   torchrun --nproc_per_node=2 -m train_script.train ...      the same, shared between two processes
 
 The folders of the datasets stand in datasets/path_config.py; --data_root overrides it.
@@ -34,7 +35,7 @@ Settings: configs/default.yaml < --config < command line."""
 Count = Annotated[int, lambda number: number >= 1, "at least 1"]
 Samples = Annotated[int, lambda number: 1 <= number <= 10**8, "a number from 1 to 100000000"]
 Side = Annotated[int, lambda number: 32 <= number <= 8192, "a number of pixels from 32 to 8192"]
-Whole = Annotated[int, lambda number: number >= 0, "at least 0"]
+NaturalNumber = Annotated[int, lambda number: number >= 0, "at least 0"]
 NonNegative = Annotated[float, lambda number: number >= 0, "at least 0"]
 Positive = Annotated[float, lambda number: number > 0, "a number above 0"]
 Share = Annotated[float, lambda number: 0 <= number <= 1, "a share from 0 to 1"]
@@ -65,6 +66,9 @@ REMOVED = {
     "compile_mode": "default",
 }
 
+# What runs did whose checkpoints do not say: several processes always shared the statistics of batch norms.
+EARLIER = {"sync_bn": True}
+
 # Options of the command line: old name -> (name, what becomes of its text).
 ALIASES: dict[str, tuple[str, Callable[[str], str]]] = {
     **{name: ("model_options", f"{name}={{}}".format) for name in MODEL_OPTIONS},
@@ -91,7 +95,7 @@ class Settings:
     val_size: Side | None
     limit_train: Count | None
     limit_val: Count | None
-    num_workers: Whole | None
+    num_workers: NaturalNumber | None
 
     model: ModelName
     model_options: dict
@@ -107,7 +111,7 @@ class Settings:
     output_weights: dict
 
     epochs: Count
-    start_epoch: Whole
+    start_epoch: NaturalNumber
     batch_size: Count
     accumulate: Count
     optimizer: Literal["adam", "adamw"]
@@ -117,7 +121,7 @@ class Settings:
     decay_norms: bool
     lr_scales: dict
     freeze: list[str]
-    warmup_steps: Whole
+    warmup_steps: NaturalNumber
     clip_norm: Positive | None
     schedule: Literal["constant", "multi_step", "cosine_restarts", "one_cycle"]
     milestones: list[int]
@@ -206,7 +210,8 @@ def merge_settings(config: str | None, given: dict[str, Any], saved: dict[str, A
     The options of the model, and of the loss, add up as long as it stays the same.
     """
     values = read_values(DEFAULTS, Settings)
-    kept = {name: value for name, value in renamed(saved or {}).items() if name not in REMOVED}
+    continued = EARLIER | renamed(saved) if saved else {}
+    kept = {name: value for name, value in continued.items() if name not in REMOVED}
     layers = [check_values(kept, get_type_hints(Settings, include_extras=True), "the checkpoint")]
     layers += [read_config(config) if config is not None else {}, given]
     merged = {name: value for layer in (values, *layers) for name, value in layer.items()}

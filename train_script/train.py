@@ -10,7 +10,7 @@ from torch import nn
 
 from istd.datasets import DatasetIndex
 from istd.datasets.usable import data_lines
-from istd.models import build_model, is_external, load_weights, try_network
+from istd.models import build_model, complete_options, is_external, load_weights, try_network
 from istd.models.weights import load_fitting, load_pretrained_backbone
 from istd.train_script import data, run_folder
 from istd.train_script.data_parallel import ProcessAverage, broadcast_weights
@@ -20,7 +20,7 @@ from istd.train_script.optim import build_optimizer, build_schedule, freeze
 from istd.train_script.recompute import recompute_blocks
 from istd.train_script.run_folder import LAST, Log
 from istd.train_script.run_record import check_data, describe_data, describe_record, write_record
-from istd.train_script.settings import DEMO, Settings, changed_settings, parse_command_line
+from istd.train_script.settings import DEMO, EARLIER, Settings, changed_settings, parse_command_line
 from istd.train_script.several_seeds import starts_of_seeds, train_seeds
 from istd.train_script.starting_point import StartingPoint, already_begun, find_start
 from istd.train_script.state import Interrupted, Training, caught_signals, exit_status, restore
@@ -64,21 +64,21 @@ def train(start: StartingPoint, device: torch.device, log: Log) -> int:
     indices = open_datasets(settings, saved)
     network = build_network(settings, device, saved, notes)
     protocol, select_by = choose_selection(settings, indices)
-    parts = [data.split_sequences(settings, index, network.num_frames) for index in indices]
+    splits = [data.split_sequences(settings, index, network.num_frames) for index in indices]
     names = [index.info.name for index in indices]
     train_data = [
-        data.build_train_dataset(settings, part["train"], name, network)
-        for name, part in zip(names, parts, strict=True)
+        data.build_train_dataset(settings, split["train"], name, network)
+        for name, split in zip(names, splits, strict=True)
     ]
     train_loader, batches = data.build_train_loader(settings, train_data, device)
 
-    def evaluated(split: str, limit: int | None) -> list[data.EvaluatedSet]:
+    def evaluated(part: str, limit: int | None) -> list[data.EvaluatedSet]:
         return [
-            data.build_evaluated_set(settings, part[split], name, network, limit, device)
-            for name, part in zip(names, parts, strict=True)
+            data.build_evaluated_set(settings, split[part], name, network, limit, device)
+            for name, split in zip(names, splits, strict=True)
         ]
 
-    data_record = describe_data(indices, parts)
+    data_record = describe_data(indices, splits)
     if saved:
         check_selection(saved, settings, indices)
         check_data(saved, data_record)
@@ -111,7 +111,7 @@ def train(start: StartingPoint, device: torch.device, log: Log) -> int:
                 data_record=data_record,
                 val_sets=evaluated("val", settings.limit_val) if settings.select_on != "none" else [],
                 test_sets=evaluated("test", None) if settings.final_test else [],
-                norm_sets=data.build_norm_sets(settings, [part["train"] for part in parts], names, network),
+                norm_sets=data.build_norm_sets(settings, [split["train"] for split in splits], names, network),
                 schedule=build_schedule(settings, batches.steps),
                 log=log,
                 stop=stop,
@@ -119,7 +119,7 @@ def train(start: StartingPoint, device: torch.device, log: Log) -> int:
             )
             announce(run, indices, network, [*notes, *data.mask_notes(train_data)])
             try:
-                if settings.init_weights and not saved:
+                if settings.init_weights and is_new(training, settings):
                     validate_start(run, training)
                 run_epochs(run, training)
             except Interrupted as interruption:
@@ -208,10 +208,10 @@ def continue_from(saved: Checkpoint, training: Training, settings: Settings, fol
         raise InputError(
             f"{saved.path} is a run of {saved.model_name}, expected {training.network.name}; check --model"
         )
-    if saved.options != training.network.options:
-        raise InputError(
-            f"{saved.path} is a run of a network with options {saved.options}, expected {training.network.options}"
-        )
+    # checkpoints of earlier versions lack the options that the network got since then
+    before, now = (complete_options(settings.model, options) for options in (saved.options, training.network.options))
+    if before != now:
+        raise InputError(f"{saved.path} is a run of a network with options {before}, expected {now}")
     for name, default in {"freeze": [], "lr_scales": {}, "decay_norms": True}.items():
         before, now = saved.settings.get(name, default), getattr(settings, name)
         if before != now:  # the optimiser's state is by groups
@@ -222,7 +222,7 @@ def continue_from(saved: Checkpoint, training: Training, settings: Settings, fol
     restore(training, saved.weights, saved.training)
     progress = training.progress
     log(f"continuing {saved.path} after epoch {progress.epoch}" + f", step {progress.step}" * (progress.step > 0))
-    before = dict(saved.settings)
+    before = (EARLIER if world_size() > 1 else {}) | saved.settings
     if "data" in saved.training:  # the same data, wherever it lies
         before.pop("dataset", None)
     if changes := changed_settings(before, settings):
@@ -235,6 +235,12 @@ def start_late(training: Training, settings: Settings, steps_per_epoch: int) -> 
     """Begin at `start_epoch` of the schedule, with EMA weights as settled as they would be there."""
     training.progress.epoch = settings.start_epoch
     training.ema_updates = settings.start_epoch * steps_per_epoch
+
+
+def is_new(training: Training, settings: Settings) -> bool:
+    """Whether the weights are those that the run starts from, not measured yet."""
+    progress = training.progress
+    return (progress.epoch, progress.step) == (settings.start_epoch, 0) and progress.start is None
 
 
 def choose_selection(settings: Settings, indices: list[DatasetIndex]) -> tuple[str, str]:
@@ -261,7 +267,7 @@ def check_selection(saved: Checkpoint, settings: Settings, indices: list[Dataset
     names = ("protocol", "select_by", "select_on")
     options = ", ".join(f"--{name}" for name in names)
     before = replace(settings, **{name: saved.settings[name] for name in names if name in saved.settings})
-    old, new = ((*choose_selection(one, indices), one.select_on) for one in (before, settings))
+    old, new = ((*choose_selection(chosen, indices), chosen.select_on) for chosen in (before, settings))
     if old != new:
         raise InputError(
             f"the best epochs of {saved.path} were chosen by {old[1]} ({old[0]}) on {old[2]}, now they would be by "

@@ -45,6 +45,12 @@ def test_compilation_that_was_left_to_the_device(tmp_path):
         merged("--config", str(tmp_path / "old.yaml"))
 
 
+def test_runs_whose_checkpoints_do_not_say_so_synchronised_their_batch_norms():
+    assert merged("--dataset", "demo", saved={"epochs": 3}).sync_bn is True
+    assert merged("--dataset", "demo", saved={"epochs": 3, "sync_bn": False}).sync_bn is False
+    assert merged("--dataset", "demo").sync_bn is False
+
+
 def test_model_options_add_up_as_long_as_the_model_stays():
     assert merged("--config", "datransnet_irstd_1k").model_options == {"image_size": 512}
     more = merged("--config", "datransnet_irstd_1k", "--model_options", "width=8")

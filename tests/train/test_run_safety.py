@@ -12,7 +12,7 @@ from istd.models.weights import load_fitting
 from istd.train_script import trainer
 from istd.train_script.run_folder import Log, append_metrics
 from istd.train_script.starting_point import folder_name, start_from_weights
-from istd.train_script.state import Progress
+from istd.train_script.state import Interrupted, Progress
 from istd.train_script.train import main
 from istd.utils.checkpoint import read_checkpoint
 from istd.utils.errors import InputError
@@ -182,3 +182,19 @@ def test_weights_that_are_named_bring_their_network_to_a_run_that_may_be_continu
     given = {"init_weights": "datransnet", "resume": "auto", "dataset": "demo"}
     settings, _ = start_from_weights("fine_tune", given)
     assert (settings.model, settings.preset) == ("datransnet", "fast")
+
+
+def test_an_interrupted_measurement_of_the_first_weights_is_made_up_for(
+    dataset, resumable, tmp_path, monkeypatch, capsys
+):  # noqa: F811
+    words = arguments(dataset, tmp_path, "second", epochs=1, init_weights=resumable / "checkpoint_best.pth")
+
+    def interrupted(*_):
+        raise Interrupted(15)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(trainer, "evaluate_sets", interrupted)
+        assert main(words) == 143
+    capsys.readouterr()
+    assert main([*words, "--resume", "auto"]) == 0
+    assert "before the first epoch: validation" in capsys.readouterr().out

@@ -151,7 +151,7 @@ def test_a_run_leaves_what_it_promises(dataset, tmp_path, capsys):
 
     events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"images": 0, "tensors": 0}).Reload()
     assert {"val/iou", "val/pd", "test/iou"} <= set(events.Tags()["scalars"])
-    assert "val/mask green, prediction red" in events.Tags()["images"]
+    assert "val/mask cyan, prediction red" in events.Tags()["images"]
     assert "val/pixel precision-recall" in events.Tags()["tensors"]
 
 
@@ -550,7 +550,7 @@ def test_a_run_of_an_earlier_version_resumes(dataset, unbroken, tmp_path):
     assert content["training"].keys() == {"optimizer", "scaler", "position", "network", "updates", "data"}
     del content["training"]["data"], content["training"]["position"]["start"]
     assert content["training"]["updates"] == 8  # two epochs of four steps
-    del content["settings"]["init"]
+    del content["settings"]["init"], content["model"]["options"]["image_size"]  # which has its default
     content["settings"] |= {"start": "published", "warmup_epochs": 0.0, "step_factor": 0.1, "channels_last": False}
     torch.save(content, folder / "checkpoint_last.pth")
     assert main(["--resume", str(folder), "--epochs", "3"]) == 0
