@@ -184,9 +184,7 @@ def test_weights_that_are_named_bring_their_network_to_a_run_that_may_be_continu
     assert (settings.model, settings.preset) == ("datransnet", "fast")
 
 
-def test_an_interrupted_measurement_of_the_first_weights_is_made_up_for(
-    dataset, resumable, tmp_path, monkeypatch, capsys
-):  # noqa: F811
+def test_an_interrupted_first_validation_is_made_up_for(dataset, resumable, tmp_path, monkeypatch, capsys):  # noqa: F811
     words = arguments(dataset, tmp_path, "second", epochs=1, init_weights=resumable / "checkpoint_best.pth")
 
     def interrupted(*_):
