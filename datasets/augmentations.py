@@ -114,9 +114,9 @@ def build_augmentations(names: Sequence[str], options: dict[str, Any]) -> tuple[
     for key, value in options.items():
         name, _, option = key.partition(".")
         parameters = inspect.signature(AUGMENTATIONS[name], eval_str=True).parameters if name in chosen else {}
-        known = {key: one for key, one in parameters.items() if one.default is not one.empty}
+        known = {key: parameter for key, parameter in parameters.items() if parameter.default is not parameter.empty}
         if option not in known:
             listing = ", ".join(f"{name}.{option}" for option in known) or ", ".join(f"{name}.share" for name in chosen)
             raise InputError(f"augment_options has {key!r}; expected options of augment: {listing or 'there are none'}")
         chosen[name][option] = convert(f"augment_options {key}", value, known[option].annotation)
-    return tuple(partial(AUGMENTATIONS[name], **given) for name, given in chosen.items())
+    return tuple(partial(AUGMENTATIONS[name], **values) for name, values in chosen.items())

@@ -38,7 +38,8 @@ class DatasetIndex:
         if not self.parts[name]:
             entries = self.missing_entries.get(name)
             first = f", for instance {entries[0]!r}{nearest_entry(entries[0], self.sequences)}" if entries else ""
-            reason = f"none of its entries is in {self.root} (split from {self.split_source}){first}"
+            images = "none of its entries is" if entries else f"none of the {_count(self.info.kind, self.sequences)} is"
+            reason = f"{images} in {self.root if entries else 'it'} (split from {self.split_source}){first}"
             raise InputError(f"split {name!r} of {self.info.name} is empty: {reason}; add the images or the lists")
         return self.parts[name]
 

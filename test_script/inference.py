@@ -124,7 +124,7 @@ def prepare_jobs(indices: list[DatasetIndex], args: argparse.Namespace, device: 
             "scales": list(predictor.scales),
             "save_maps": args.save_maps,
             "range": range_value(dataset.grey_range),
-            "ranges": {name: list(found) for name, found in dataset.raw_ranges().items()},
+            "ranges": {name: list(limits) for name, limits in dataset.raw_ranges().items()},
             "split_source": index.split_source,
             "left_out": list(index.left_out),
             "frames": len(dataset),

@@ -48,8 +48,8 @@ def parse_range(text: str | Iterable[str | float]) -> RangeRule:
     except ValueError:
         low = high = 0.0
     if not (np.isfinite([low, high]).all() and low < high):
-        given = " ".join(map(str, parts))
-        raise InputError(f"range {given!r}: expected two numbers LOW HIGH with LOW < HIGH, or {SEQUENCE}, or {FRAME}")
+        written = " ".join(map(str, parts))
+        raise InputError(f"range {written!r}: expected two numbers LOW HIGH with LOW < HIGH, or {SEQUENCE}, or {FRAME}")
     return GreyRange(low, high)
 
 

@@ -79,8 +79,8 @@ def _open_npy(path: Path) -> np.ndarray:
     if array.ndim == 2 or (array.ndim == 3 and array.shape[2] in COLOUR_CHANNELS):
         array = array[None]
     if array.ndim != 3 or array.dtype.kind not in "uif" or not array.size:
-        found = f"{array.dtype} {list(array.shape)}"
-        raise InputError(f"{path} holds {found}; expected whole or floating-point numbers [N, H, W]")
+        contents = f"{array.dtype} {list(array.shape)}"
+        raise InputError(f"{path} holds {contents}; expected whole or floating-point numbers [N, H, W]")
     return array
 
 

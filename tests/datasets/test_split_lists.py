@@ -201,6 +201,14 @@ def test_the_only_sequence_without_lists_is_split_in_time(tmp_path):
     assert not usable_index(index, ["train", "test"]).left_out
 
 
+def test_a_single_image_leaves_nothing_for_the_test(tmp_path):
+    write_pairs(tmp_path / "images", tmp_path / "masks", ["a"])
+    with pytest.raises(
+        InputError, match=r"'test' .* is empty: none of the 1 images is in it \(split from no list found"
+    ):
+        open_dataset(tmp_path).split("test")
+
+
 def test_stray_files_beside_the_sequences_do_not_count_and_are_said(tmp_path):
     write_sequences(tmp_path, ["a", "b"], frames=3)
     write_image(tmp_path / "images" / "preview.png", frame_and_mask(0)[0])
