@@ -31,7 +31,7 @@ from istd.test_script.options import (
     command_parser,
     open_part,
 )
-from istd.test_script.results.coco_results import box_metrics, set_entries
+from istd.test_script.results.coco_results import set_entries
 from istd.test_script.results.frame_set import FrameSet, dataset_frames, dataset_pairs, pair_frames
 from istd.test_script.results.result_files import write_image_metrics
 from istd.test_script.results.set_results import print_metrics, run_name, set_metrics, set_name
@@ -109,8 +109,7 @@ def main(argv: list[str] | None = None) -> None:
     else:
         wanted = "standard" in job.facts["protocols"] or args.curves is not None
         results = measure_maps(job, with_curves=job.with_curves and wanted)
-    metrics = set_metrics(results)
-    metrics[next(iter(metrics))] |= box_metrics(job.frames, set_entries(job.frames, results.detections))
+    metrics = set_metrics(results, job.frames, set_entries(job.frames, results.detections))
 
     def group(row: ImageCounts) -> str | None:
         return next((groups[name] for name in key_names((row.sequence, row.frame)) if name in groups), None)

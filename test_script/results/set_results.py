@@ -45,12 +45,17 @@ def merge_shards(shards: list[Shard]) -> Results:
     return Results(metrics, curves, detections, [size for shard in shards for size in shard.sizes])
 
 
-def set_metrics(results: Results) -> dict[str, dict]:
-    """All metrics of each protocol, with their bootstrap intervals."""
-    return {
+def set_metrics(results: Results, frame_set: FrameSet, entries: list[dict]) -> dict[str, dict]:
+    """All metrics of each protocol, with their bootstrap intervals; with the first one those of boxes.
+
+    `entries`: the detections, see `set_entries`; they count where the set has boxes.json.
+    """
+    metrics = {
         name: collect_metrics(metric, results.curves) | {"intervals": bootstrap_intervals(metric)}
         for name, metric in results.metrics.items()
     }
+    metrics[next(iter(metrics))] |= box_metrics(frame_set, entries)
+    return metrics
 
 
 def write_results(
@@ -60,10 +65,9 @@ def write_results(
 
     `tracks` are the rows of `measure_tracks`, none for single images.
     """
-    metrics = set_metrics(results)
     entries = set_entries(frame_set, results.detections, output / "masks")
     write_json(output / "detections_coco.json", entries, indent=None)
-    metrics[next(iter(metrics))] |= box_metrics(frame_set, entries)
+    metrics = set_metrics(results, frame_set, entries)
     root = frame_set.root
     for name, metric in results.metrics.items():
         if root and (root / TARGET_TABLE).is_file():
