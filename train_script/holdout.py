@@ -28,9 +28,9 @@ def hold_out(sequences: list[Sequence], num_frames: int = 1) -> tuple[list[Seque
         with_target = (index for index in others if has_target(sequences[index].frames))
         first, second = next(with_target, None), next(with_target, None)
         if second is None:
-            found = "none" if first is None else "one"
+            number = "none" if first is None else "one"
             raise InputError(
-                f"{found} of the {len(sequences)} training images or sequences shows a target, expected two at least, "
+                f"{number} of the {len(sequences)} training images or sequences shows a target, expected two at least, "
                 "one to train on and one to hold out; look at the masks with datasets.check"
             )
         chosen[-1] = first

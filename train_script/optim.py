@@ -68,13 +68,13 @@ def matching_names(model: nn.Module, pattern: str, option: str) -> list[str]:
     """The names of the parameters that begin with a regular expression; `InputError` where none does."""
     names = [name for name, _ in model.named_parameters()]
     try:
-        found = [name for name in names if re.match(pattern, name)]
+        matches = [name for name in names if re.match(pattern, name)]
     except re.error as error:
         raise InputError(f"{option} has {pattern!r}, which is no regular expression: {error}") from error
-    if not found:
+    if not matches:
         parts = ", ".join(dict.fromkeys(name.split(".")[0] for name in names))
         raise InputError(f"{option} has {pattern!r}, which no parameter's name matches; their names begin with {parts}")
-    return found
+    return matches
 
 
 def freeze(model: nn.Module, patterns: list[str]) -> None:

@@ -22,7 +22,7 @@ def describe_data(indices: list[DatasetIndex], splits: list[dict[str, list[Seque
     record = []
     for index, split in zip(indices, splits, strict=True):
         parts = {
-            part: {"frames": sum(len(one.frames) for one in sequences), "fingerprint": fingerprint(sequences)}
+            part: {"frames": sum(len(sequence.frames) for sequence in sequences), "fingerprint": fingerprint(sequences)}
             for part, sequences in split.items()
             if sequences
         }

@@ -323,7 +323,7 @@ def announce(run: Run, indices: list[DatasetIndex], network: nn.Module, notes: l
     if total < FEW_STEPS:
         notes = [
             *notes,
-            f"note: the run has {total} steps, few for a training, which takes hundreds to thousands of them; "
+            f"note: the run has {total} step(s), few for a training, which takes hundreds to thousands of them; "
             "--epochs, or --epoch_samples (each draw of a sample is another crop), give it more",
         ]
     for note in notes:

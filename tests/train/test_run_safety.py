@@ -17,6 +17,7 @@ from istd.train_script.train import main
 from istd.utils.checkpoint import read_checkpoint
 from istd.utils.errors import InputError
 from istd.utils.folder_lock import locked_folder
+from tests.reference.datasets_folders import REPOSITORY
 from tests.train.test_train import arguments, assert_same_run, dataset, folder_of, rows, unbroken  # noqa: F401
 
 
@@ -182,6 +183,14 @@ def test_weights_that_are_named_bring_their_network_to_a_run_that_may_be_continu
     given = {"init_weights": "datransnet", "resume": "auto", "dataset": "demo"}
     settings, _ = start_from_weights("fine_tune", given)
     assert (settings.model, settings.preset) == ("datransnet", "fast")
+
+
+def test_fine_tuning_begins_with_weights_whether_or_not_they_are_named():
+    settings, _ = start_from_weights("fine_tune", {"dataset": "x"})
+    assert (settings.model, settings.preset, settings.init_weights) == ("datransnet", "fast", "datransnet")
+    other = str(REPOSITORY / "weights" / "sgmp_unet_small.pth")
+    settings, _ = start_from_weights("fine_tune", {"dataset": "x", "init_weights": other})
+    assert settings.init_weights == other and settings.model != "datransnet"
 
 
 def test_an_interrupted_first_validation_is_made_up_for(dataset, resumable, tmp_path, monkeypatch, capsys):  # noqa: F811
