@@ -34,7 +34,7 @@ from istd.utils.errors import InputError
 from istd.utils.files import json_ready, write_json
 from istd.utils.metrics import PROTOCOLS, build_metric
 from istd.utils.metrics.accumulator import mean_metrics
-from istd.utils.metrics.tables import format_metric, metrics_line
+from istd.utils.metrics.tables import metric_text, metrics_line
 
 UNDEFINED = -1.0  # the score of an epoch whose metric is undefined, which loses to all others
 MAX_SKIPPED_STEPS = 30  # in a row; the loss scale, 65536 at first, is halved in each
@@ -363,8 +363,9 @@ def keep_if_best(run: Run, training: Training, score: float | None, epoch: int) 
     if entry[0] <= 0:
         return f" (kept; {run.select_by} is {'undefined' if score is None else 'zero'} in every epoch so far)"
     worse = progress.start is not None and entry[0] < progress.start
-    start = format_metric(run.select_by, progress.start)
-    return f" (best so far, but the weights it began with have {run.select_by} {start})" if worse else " (best)"
+    if worse:
+        return f" (best so far, but the weights it began with have {metric_text(run.select_by, progress.start)})"
+    return " (best)"
 
 
 def evaluate_sets(

@@ -116,7 +116,7 @@ def test_of_equal_scores_the_later_epoch_is_kept(monkeypatch):
     assert keep([0.0, None, 0.0], monkeypatch) == ([[0.0, 3], [0.0, 1]], " (kept; iou is zero in every epoch so far)")
     assert keep([None], monkeypatch)[1] == " (kept; iou is undefined in every epoch so far)"
     assert keep([0.25, 0.5], monkeypatch, start=0.625)[1] == (
-        " (best so far, but the weights it began with have iou 62.50)"
+        " (best so far, but the weights it began with have IoU 62.50 %)"
     )
 
 

@@ -56,13 +56,14 @@ def format_metric(name: str, value: float | None) -> str:
 
 def metrics_line(metrics: Mapping[str, float | None]) -> str:
     """The MAIN metrics in one line, without those that are undefined: "IoU 86.42 %, Fa 10.81 x1e-6"."""
-    parts = []
-    for name in MAIN:
-        heading, unit = HEADINGS[name][0].rsplit(maxsplit=1)
-        value = format_metric(name, metrics.get(name))
-        if value != "-":
-            parts.append(f"{heading} {value} {unit}")
-    return ", ".join(parts)
+    defined = {name: metrics.get(name) for name in MAIN if format_metric(name, metrics.get(name)) != "-"}
+    return ", ".join(metric_text(name, value) for name, value in defined.items())
+
+
+def metric_text(name: str, value: float | None) -> str:
+    """A metric with its heading and its unit: "IoU 86.42 %"."""
+    heading, unit = HEADINGS[name][0].rsplit(maxsplit=1)
+    return f"{heading} {format_metric(name, value)} {unit}"
 
 
 def metrics_table(results: Mapping[str, Mapping[str, float | None]], title: str) -> str:
