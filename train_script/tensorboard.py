@@ -1,25 +1,51 @@
-"""TensorBoard files of a run: losses, learning rates, metrics, example images, pixel precision-recall curve."""
+"""TensorBoard files of a run: settings, losses, learning rates, metrics, enlarged targets, precision-recall curve."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from istd.datasets import Sequence
-from istd.utils.drawing import FOUND, TRUTH, contact_sheet, grey_to_rgb, outline
+from istd.utils.drawing import FOUND, TRUTH, contact_sheet, enlarge, grey_to_rgb, outline, stretch_contrast
 from istd.utils.images import read_grey
+from istd.utils.metrics.regions import find_regions
 
 PR_BINS = 127  # as many as TensorBoard draws
 PR_LOGITS = torch.sinh(torch.linspace(-5, 5, PR_BINS - 1, dtype=torch.float64))  # between the bins
 EXAMPLES = 6
-EXAMPLE_COLUMNS = 3
+EXAMPLE_COLUMNS = 1
+EXAMPLE_TAG = "targets (mask cyan, prediction red) and their scores"
+CROP_SIDE = 48  # px of the frame around a target, where it is that large
+CROP_FACTOR = 4  # by which it is enlarged
+EPOCH_LOSS = "train/epoch loss"
+CHARTS = {  # of the tab Custom Scalars: title and regular expressions of the curves in it
+    "training loss and validation IoU": [EPOCH_LOSS, "val/(.*/)?n?iou"],
+    "validation: detection probability and precision": ["val/(.*/)?pd", "val/(.*/)?target_precision"],
+    "validation: false-alarm rate": ["val/(.*/)?fa"],
+}
+HPARAMS_METRICS = [f"{split}/{name}" for split in ("val", "test") for name in ("iou", "niou", "pd", "fa")]
 
 
-def open_writer(folder: Path, first_step: int):
-    """A SummaryWriter that continues after `first_step`. Imported here, so that only runs that use it wait for it."""
+def open_writer(folder: Path, first_step: int, settings: Mapping[str, Any]):
+    """A SummaryWriter that continues after `first_step`. Imported here, so that only runs that use it wait for it.
+
+    It writes the layout of the charts, and for the tab HParams the settings and the tags of the metrics, of which
+    TensorBoard shows the last values.
+    """
     from torch.utils.tensorboard import SummaryWriter
+    from torch.utils.tensorboard.summary import hparams
 
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1 if first_step else None)
+    writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1 if first_step else None)
+    writer.add_custom_scalars({"run": {title: ["Multiline", tags] for title, tags in CHARTS.items()}})
+    plain = {
+        key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in settings.items()
+    }
+    experiment, start, _ = hparams(plain, dict.fromkeys(HPARAMS_METRICS, 0.0))
+    writer.file_writer.add_summary(experiment)
+    writer.file_writer.add_summary(start)
+    return writer
 
 
 class PixelHistogram:
@@ -55,11 +81,11 @@ class PixelHistogram:
 
 
 class ExampleImages:
-    """The first validation frames as images with the outlines of mask (cyan) and prediction (red)."""
+    """A target of each of the first validation frames, enlarged, with outlines, beside the probabilities there."""
 
     def __init__(self, sequences: list[Sequence], as_logits: bool):
         self.paths = {(s.name, f.name): f.image for s in sequences for f in s.frames}
-        self.threshold = 0.0 if as_logits else 0.5  # the same probability
+        self.as_logits = as_logits
         self.tiles: list[np.ndarray] = []
         self.labels: list[str] = []
 
@@ -68,8 +94,8 @@ class ExampleImages:
         path = self.paths.get((sequence, frame))
         if len(self.tiles) >= EXAMPLES or path is None or not bool((mask > 0).any()):
             return
-        rgb = outline(grey_to_rgb(read_grey(path)), mask.numpy() > 0, TRUTH)
-        self.tiles.append(outline(rgb, score.numpy() > self.threshold, FOUND))
+        probability = (score.sigmoid() if self.as_logits else score).numpy()
+        self.tiles.append(draw_target(read_grey(path), mask.numpy() > 0, probability))
         self.labels.append(f"{sequence}/{frame}" if sequence != frame else frame)
 
     def write(self, writer, tag: str, step: int) -> None:
@@ -77,3 +103,24 @@ class ExampleImages:
         if self.tiles:
             sheet = contact_sheet(self.tiles, self.labels, EXAMPLE_COLUMNS)
             writer.add_image(tag, sheet, step, dataformats="HWC")
+
+
+def draw_target(grey: np.ndarray, mask: np.ndarray, probability: np.ndarray) -> np.ndarray:
+    """The surround of the mask's largest target: the frame, and the probabilities as grey levels; RGB uint8.
+
+    grey, mask (bool), probability: [H, W]. Mask and prediction (probability above 0.5) are outlined in the frame, the
+    mask alone in the probabilities.
+    """
+    regions = find_regions(mask)
+    centre = regions.centroids[int(np.argmax(regions.areas))]
+    window = tuple(
+        slice(start, start + CROP_SIDE)
+        for middle, length in zip(centre, mask.shape, strict=True)
+        for start in [max(0, min(round(float(middle)) - CROP_SIDE // 2, length - CROP_SIDE))]
+    )
+    frame, scores = (
+        enlarge(grey_to_rgb(levels), CROP_FACTOR) for levels in (stretch_contrast(grey[window]), probability[window])
+    )
+    truth, predicted = (enlarge(region[window], CROP_FACTOR) for region in (mask, probability > 0.5))
+    frame = outline(outline(frame, truth, TRUTH), predicted, FOUND)
+    return np.concatenate([frame, outline(scores, truth, TRUTH)], axis=1)

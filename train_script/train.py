@@ -139,7 +139,9 @@ def choose_writer(settings: Settings, folder: Path, first_step: int) -> Any:
     """TensorBoard's writer, or one with its methods for Weights & Biases, on the main process; None if turned off."""
     if not settings.tensorboard or not is_main():
         return None
-    return WandbWriter(folder, asdict(settings)) if settings.log == "wandb" else open_writer(folder, first_step)
+    if settings.log == "wandb":
+        return WandbWriter(folder, asdict(settings))
+    return open_writer(folder, first_step, asdict(settings))
 
 
 def open_datasets(settings: Settings, saved: Checkpoint | None) -> list[DatasetIndex]:

@@ -27,7 +27,7 @@ from istd.train_script.run_folder import BEST, Log, append_metrics, prune_checkp
 from istd.train_script.run_record import data_digest
 from istd.train_script.settings import Settings
 from istd.train_script.state import Interrupted, StopSignal, Training, training_state
-from istd.train_script.tensorboard import ExampleImages, PixelHistogram
+from istd.train_script.tensorboard import EPOCH_LOSS, EXAMPLE_TAG, ExampleImages, PixelHistogram
 from istd.utils.device import autocast
 from istd.utils.distributed import all_reduce_max, barrier, gather_objects, is_main
 from istd.utils.errors import InputError
@@ -256,6 +256,8 @@ def finish_epoch(run: Run, training: Training) -> None:
             line += keep_last(run, training, epoch)
     elif last or epoch % settings.val_every == 0:
         line += validate(run, training, epoch, row)
+    if run.writer:
+        run.writer.add_scalar(EPOCH_LOSS, row["loss"], row["step"])
     row["minutes"] = round(progress.seconds / 60, 3)
     progress.epoch, progress.step = epoch, 0
     progress.loss_sum = progress.train_seconds = progress.data_seconds = 0.0
@@ -413,7 +415,7 @@ def evaluate(
             if value is not None:
                 run.writer.add_scalar(f"{tag}/{name}", value, step)
         shares[0][1].write(run.writer, f"{tag}/pixel precision-recall", step)
-        examples[0].write(run.writer, f"{tag}/mask cyan, prediction red", step)
+        examples[0].write(run.writer, f"{tag}/{EXAMPLE_TAG}", step)
         run.writer.flush()
     return metrics
 

@@ -11,6 +11,7 @@ import torch
 from istd.models import build_model
 from istd.train_script.recompute import recompute_blocks
 from istd.train_script.several_seeds import report_seeds, starts_of_seeds
+from istd.train_script.tensorboard import EXAMPLE_TAG
 from istd.train_script.train import main
 from istd.utils.errors import InputError
 from tests.models.test_pretend_gpu import TINY
@@ -55,7 +56,7 @@ def test_curves_and_images_reach_wandb(dataset, tmp_path, monkeypatch):  # noqa:
     tags = {tag: values[tag] for values, _ in logged[:-1] for tag in values}
     assert 0 <= tags["val/iou"] <= 1
     assert tags["val/pixel precision-recall"][0] == (["recall", "precision"], (127, 2))
-    assert tags["val/mask cyan, prediction red"][0] == "image"
+    assert tags[f"val/{EXAMPLE_TAG}"][0] == "image"
     assert {step for _, step in logged[:-1]} == {4} and logged[-1] == "end"
     assert not (folder_of(tmp_path) / "tensorboard").exists()
     monkeypatch.setitem(sys.modules, "wandb", None)

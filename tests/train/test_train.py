@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -10,16 +11,20 @@ import time
 from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from istd.models import load_model
 from istd.train_script import run_folder, trainer
 from istd.train_script.state import SIGNALS
-from istd.train_script.tensorboard import open_writer
+from istd.train_script.tensorboard import EPOCH_LOSS, EXAMPLE_TAG, draw_target, open_writer
 from istd.train_script.train import main
 from istd.utils.checkpoint import read_checkpoint
+from istd.utils.drawing import FOUND, TRUTH
 from istd.utils.errors import InputError
 from tests.reference.datasets_folders import write_lists, write_pairs
 
@@ -151,8 +156,28 @@ def test_a_run_leaves_what_it_promises(dataset, tmp_path, capsys):
 
     events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"images": 0, "tensors": 0}).Reload()
     assert {"val/iou", "val/pd", "test/iou"} <= set(events.Tags()["scalars"])
-    assert "val/mask cyan, prediction red" in events.Tags()["images"]
+    assert [point.value for point in events.Scalars(EPOCH_LOSS)] == pytest.approx([line["loss"] for line in lines])
+    plugins = events.summary_metadata
+    start = HParamsPluginData.FromString(plugins["_hparams_/session_start_info"].plugin_data.content)
+    assert start.session_start_info.hparams["epochs"].number_value == 3
+    layout = Layout.FromString(events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
+    curves = layout.category[0].chart[0].multiline.tag
+    assert all(any(re.fullmatch(curve, tag) for tag in events.Tags()["scalars"]) for curve in curves)
+    assert f"val/{EXAMPLE_TAG}" in events.Tags()["images"]
     assert "val/pixel precision-recall" in events.Tags()["tensors"]
+
+
+def test_a_target_is_drawn_enlarged_beside_its_scores():
+    grey, mask = np.zeros((100, 100)), np.zeros((100, 100), bool)
+    mask[10:12, 60:62] = True
+    probability = np.zeros((100, 100))
+    probability[20, 70] = 1
+    picture = draw_target(grey, mask, probability)
+    assert picture.shape == (48 * 4, 2 * 48 * 4, 3)
+    left = round(60.5) - 24  # the frame's top edge keeps the window at row 0
+    assert tuple(picture[4 * 10 - 1, 4 * (60 - left)]) == TRUTH == tuple(picture[4 * 10 - 1, 4 * (48 + 60 - left)])
+    assert tuple(picture[4 * 20 - 1, 4 * (70 - left)]) == FOUND
+    assert tuple(picture[4 * 20, 4 * (48 + 70 - left)]) == (255, 255, 255)
 
 
 def test_selection_on_the_test_set_is_said(dataset, tmp_path, capsys):
@@ -321,7 +346,7 @@ def test_a_run_that_was_never_validated_cannot_be_tested(dataset, tmp_path, monk
 
 def test_tensorboard_keeps_the_last_validation_of_a_resumed_run(tmp_path):
     for first, step in ((0, 100), (100, 200)):
-        writer = open_writer(tmp_path, first)
+        writer = open_writer(tmp_path, first, {})
         writer.add_scalar("val/iou", step / 1000, step)
         writer.close()
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
