@@ -26,9 +26,9 @@ assert "demo" in istd.train_script.settings.config_names()
 BARE_NAMES = """
 import models.datransnet, utils.metrics
 from datasets import ClipDataset
-from models import load_model
+from models import build_model
 import istd.datasets, istd.models, istd.utils.metrics
-assert isinstance(load_model("datransnet"), models.datransnet.DATransNet)
+assert isinstance(build_model("datransnet", width=4), models.datransnet.DATransNet)
 assert models is istd.models and ClipDataset is istd.datasets.ClipDataset
 assert utils.metrics.build_metric is istd.utils.metrics.build_metric
 assert models.datransnet.__spec__.name == "istd.models.datransnet"
