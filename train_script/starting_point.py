@@ -34,6 +34,7 @@ def find_start(config: str | None, given: dict[str, Any]) -> StartingPoint:
     if saved and settings.init_weights:
         taken = {"preset": chosen_preset(config, given) or saved.settings.get("preset", settings.preset)}
         if not names_network(config, given):
+            check_code_is_named(saved, given)
             options = saved.settings.get("model_options", {}) | given.get("model_options", {})
             taken |= {"model": saved.settings.get("model", settings.model), "model_options": options}
         return StartingPoint(merge_settings(config, given | taken), folder, saved, [])

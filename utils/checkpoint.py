@@ -28,6 +28,7 @@ WRAPPER_PREFIXES = ("module.", "model.", "net.", "_orig_mod.")
 COUNTERS = ("total_ops", "total_params")  # that thop leaves in every layer it has counted
 PARTS = {"version": int, "model": dict, "weights": dict, "settings": dict, "training": dict}  # of a file of ours
 MODEL_PARTS = {"name": str, "options": dict, "code": dict}
+CODE_PARTS = {"class": str, "file": str, "sha256": str, "interface": dict}
 SETTINGS = {"preset": str, "model": str, "val_size": int}  # that loading uses, where a run recorded them
 
 
@@ -99,6 +100,10 @@ def _read_ours(content: dict, path: Path) -> Checkpoint:
     _check_types(path, content, PARTS)
     model = {"code": {}, **content["model"]}
     _check_types(path, model, MODEL_PARTS, "model.")
+    if model["code"]:
+        _check_types(path, model["code"], CODE_PARTS, "model.code.")
+    if "." in model["name"] or ":" in model["name"]:  # the form of code, which a checkpoint must not make us import
+        raise _wrong_part(path, f"model.name is {model['name']!r}", "the name of a class")
     for name, weight in content["weights"].items():
         if not isinstance(name, str) or not isinstance(weight, Tensor):
             raise _wrong_part(path, f"weight {name!r} is a {type(weight).__name__}", "named tensors")

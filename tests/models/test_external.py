@@ -8,6 +8,7 @@ from torch import nn
 
 from istd.models import build_model, load_model, try_network
 from istd.models.external import find_factory, is_external, short_name
+from istd.train_script.starting_point import find_start
 from istd.utils.checkpoint import save_checkpoint
 from istd.utils.errors import InputError
 
@@ -240,3 +241,28 @@ def test_weights_of_other_programs_are_loaded_into_named_code(net, tmp_path):
     torch.testing.assert_close(loaded(clip()), model(clip()), rtol=0, atol=0)
     with pytest.raises(InputError, match=r"conv\.weight"):
         load_model(tmp_path / "w.pth", code=net("Net"))
+
+
+def test_the_name_in_a_checkpoint_is_never_imported(net, tmp_path):
+    """It could be that of any function, with the options as its arguments."""
+    target, path = tmp_path / "harmed", tmp_path / "evil.pth"
+    model = build_model(net("Net"))
+    model.code = {}
+    for name, options in (("os.mkdir", {"path": str(target)}), (net("Net"), {})):
+        model.name, model.options = name, options
+        save_checkpoint(path, model, {})
+        for load in (load_model, lambda weights: find_start(None, {"init_weights": str(weights)})):
+            with pytest.raises(
+                InputError, match=r"evil\.pth is not as this code writes .* expected the name of a class"
+            ):
+                load(path)
+    assert not target.exists()
+
+
+def test_a_damaged_description_of_the_code_is_told(net, tmp_path):
+    model = build_model(net("Net"))
+    for code, message in (({"x": 1}, "lacks a part .*model.code.class"), (model.code | {"sha256": 3}, "is a int")):
+        model.code = code
+        save_checkpoint(tmp_path / "damaged.pth", model, {})
+        with pytest.raises(InputError, match=message):
+            load_model(tmp_path / "damaged.pth")

@@ -46,6 +46,10 @@ def test_a_network_from_a_file_is_trained_resumed_and_measured(tmp_path, capsys)
         InputError, match=r"code that only a checkpoint names is not run: add --model .*tiny\.py:TinyNet"
     ):
         main(["--resume", str(folder), "--epochs", "2"])
+    (tmp_path / "more.yaml").write_text("lr: 0.001\n")
+    weights = ["--config", str(tmp_path / "more.yaml"), "--init_weights", str(folder / "checkpoint_best.pth")]
+    with pytest.raises(InputError, match="code that only a checkpoint names is not run"):
+        main([*weights, "--resume", str(folder), "--epochs", "2"])
     assert main(["--resume", str(folder), "--epochs", "2", "--model", f"{code}:TinyNet"]) == 0
     assert "continuing" in capsys.readouterr().out
 
