@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
+from istd.datasets.transforms import to_float
 from istd.utils.config import convert, nearest
 from istd.utils.errors import InputError
 
@@ -49,7 +50,7 @@ def copy_paste(
     if count < 2:  # no target, only background
         return frames, mask
     region = labels == random.integers(1, count)
-    contrast, target = cut_target(to_unit_scale(donor_frames[len(donor_frames) // 2]), region)
+    contrast, target = cut_target(to_float(donor_frames[len(donor_frames) // 2]), region)
     room = np.subtract(mask.shape, target.shape)
     if room.min() < 0:
         return frames, mask
@@ -83,11 +84,6 @@ def cut_target(frame: np.ndarray, region: np.ndarray) -> RawSample:
     return np.where(halo, patch - np.median(around), 0).astype(np.float32), target
 
 
-def to_unit_scale(frame: np.ndarray) -> np.ndarray:
-    """A frame as float32 in 0..1."""
-    return frame.astype(np.float32) / np.float32(255) if frame.dtype == np.uint8 else frame
-
-
 def add_contrast(window: np.ndarray, contrast: np.ndarray) -> None:
     """Add a contrast in 0..1 to a window of a frame, in place, clipped to black and white."""
     if window.dtype == np.uint8:
@@ -107,9 +103,8 @@ def build_augmentations(names: Sequence[str], options: dict[str, Any]) -> tuple[
     chosen: dict[str, dict[str, Any]] = {}
     for name in names:
         if name not in AUGMENTATIONS:
-            raise InputError(
-                f"augmentation {name!r} is unknown{nearest(name, AUGMENTATIONS)}; expected {', '.join(AUGMENTATIONS)}"
-            )
+            unknown = f"augmentation {name!r} is unknown{nearest(name, AUGMENTATIONS)}"
+            raise InputError(f"{unknown}; expected {', '.join(AUGMENTATIONS)}")
         chosen[name] = {}
     for key, value in options.items():
         name, _, option = key.partition(".")

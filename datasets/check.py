@@ -23,18 +23,12 @@ from istd.datasets.index import DatasetIndex, open_dataset
 from istd.datasets.layouts import Frame
 from istd.datasets.snr import SNR_GUARD, local_statistics
 from istd.datasets.synthetic import golden_share
-from istd.datasets.usable import MAX_TARGET_SHARE, check_usable, shared_frames
+from istd.datasets.usable import MAX_TARGET_SHARE, Unusable, check_usable, shared_frames
 from istd.utils.distributed import cores_of_process
 from istd.utils.drawing import TRUTH, contact_sheet, grey_to_rgb, outline, stretch_contrast
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import atomic_path, check_writable, write_json, write_text
-from istd.utils.images import (
-    IMAGE_SUFFIXES,
-    inspect_mask,
-    numeric_key,
-    size_text,
-    to_unit,
-)
+from istd.utils.images import IMAGE_SUFFIXES, inspect_mask, numeric_key, size_text, to_unit
 from istd.utils.metrics.regions import find_regions
 
 SHOWN = 5  # examples printed for each kind of finding
@@ -54,37 +48,38 @@ class TargetStatistics(NamedTuple):
 
 
 class FrameReport(NamedTuple):
-    """Findings in a frame: size "W x H", `digest` of its pixels, targets where they were measured, and a problem."""
+    """Findings in a frame: size "W x H", type and `digest` of its pixels, the targets of a mask that fits, the number
+    of levels in the mask's file, the share of its pixels that are target, and a problem."""
 
     size: str = ""
     depth: str = ""
     digest: bytes = b""
     targets: list[TargetStatistics] | None = None
-    problem: tuple[str, str] | None = None  # kind, text
-    levels: int = 0  # of the mask's file
-    share: float = 0.0  # of the mask's pixels that are target
+    levels: int = 0
+    share: float = 0.0
+    problem: Unusable | None = None
 
 
 def check_dataset(index: DatasetIndex) -> tuple[dict[str, list[str]], dict[str, list[str]], list[str]]:
     """Read every file of a dataset; returns problems and notes (kind -> texts), and a summary in lines."""
     frames = list({frame.image: frame for sequence in index.sequences for frame in sequence.frames}.values())
-    title = f"reading {index.info.name}"
-    reports = thread_map(read_frame, frames, max_workers=cores_of_process(), desc=title, disable=None)
+    options = {"max_workers": cores_of_process(), "desc": f"reading {index.info.name}", "disable": None}
+    reports = thread_map(read_frame, frames, **options)
     problems: dict[str, list[str]] = defaultdict(list)
     notes: dict[str, list[str]] = defaultdict(list)
+    # A target may leave a sequence, and a frame may be context only; a single image needs a mask with a target.
+    findings = problems if index.info.kind == "images" else notes
     for frame, report in zip(frames, reports, strict=True):
         if report.problem:
-            problems[report.problem[0]].append(report.problem[1])
-        # A target may leave a sequence, and a frame may be context only; a single image needs a mask with a target.
-        findings = problems if index.info.kind == "images" else notes
+            problems[report.problem.kind].append(report.problem.text)
         if report.targets == []:
             findings["empty masks"].append(str(frame.mask))
         if report.levels > 2:
-            text = f"{frame.mask} ({report.levels} levels)"
-            notes["masks of more than two levels, of which what is above half of the maximum is target"].append(text)
+            kind = "masks of more than two levels, of which what is above half of the maximum is target"
+            notes[kind].append(f"{frame.mask} ({report.levels} levels)")
         if report.share > MAX_TARGET_SHARE:
-            text = f"{frame.mask} ({report.share:.0%})"
-            problems["masks that make most of the image target (inverted?)"].append(text)
+            kind = "masks that make most of the image target (inverted?)"
+            problems[kind].append(f"{frame.mask} ({report.share:.0%})")
         if not frame.has_mask:
             findings["images without mask"].append(str(frame.image))
     if all(not frame.has_mask for frame in frames):
@@ -107,16 +102,16 @@ def read_frame(frame: Frame) -> FrameReport:
         pixels = frame.read_image()
         mask, levels = inspect_mask(frame.mask) if frame.has_mask else (None, 0)
     except InputError as error:
-        return FrameReport(problem=("unreadable files", str(error)))
+        return FrameReport(problem=Unusable("unreadable files", str(error)))
     digest = hashlib.blake2b(pixels.tobytes(), digest_size=16).digest()
-    report = {"size": size_text(pixels), "depth": str(pixels.dtype), "digest": digest}
+    report = FrameReport(size_text(pixels), str(pixels.dtype), digest)
     if mask is None:
-        return FrameReport(**report)
+        return report
     if mask.shape != pixels.shape:
         text = f"{frame.mask} is {size_text(mask)}, its image {frame.image} {size_text(pixels)}"
-        return FrameReport(**report, problem=("masks that differ in size from their image", text))
+        return report._replace(problem=Unusable("masks that differ in size from their image", text))
     targets = measure_targets(to_unit(pixels), mask)
-    return FrameReport(**report, targets=targets, levels=levels, share=float(mask.mean()))
+    return report._replace(targets=targets, levels=levels, share=float(mask.mean()))
 
 
 def measure_targets(grey: np.ndarray, mask: np.ndarray) -> list[TargetStatistics]:
@@ -127,8 +122,7 @@ def measure_targets(grey: np.ndarray, mask: np.ndarray) -> list[TargetStatistics
     """
     free = cv2.dilate(mask.astype(np.uint8), np.ones((2 * GUARD + 1,) * 2, np.uint8)) == 0
     targets = []
-    regions = find_regions(np.ascontiguousarray(mask))
-    for rows, columns in regions.coordinates(mask.shape[1]):
+    for rows, columns in find_regions(np.ascontiguousarray(mask)).coordinates(mask.shape[1]):
         guard = max(SNR_GUARD, max(int(np.ptp(places)) + 1 for places in (rows, columns)) // 2 + GUARD)
         centre = round(float(rows.mean())), round(float(columns.mean()))
         local_mean, _ = local_statistics(grey, centre, guard, free)
@@ -169,15 +163,16 @@ def preview(index: DatasetIndex) -> np.ndarray:
 def main(argv: list[str] | None = None) -> int:
     """Check a dataset from the command line; returns 1 if there are problems."""
     parser = argparse.ArgumentParser(prog="python -m datasets.check", description=__doc__)
-    parser.add_argument("--dataset", required=True, help="name from datasets/path_config.py, or a folder")
-    parser.add_argument("--data_root", help="folder that contains the datasets by name")
+    add = parser.add_argument
+    add("--dataset", required=True, help="name from datasets/path_config.py, or a folder")
+    add("--data_root", help="folder that contains the datasets by name")
     folder = "folder below the dataset's that holds its lists, such as 50_50, where several do"
-    parser.add_argument("--split_folder", metavar="NAME", help=folder)
-    parser.add_argument("--problems", type=Path, metavar="FILE", help="write all problems and notes to a text file")
-    parser.add_argument("--coco", type=Path, metavar="FILE.json", help="write the ground truth in COCO's format")
+    add("--split_folder", metavar="NAME", help=folder)
+    add("--problems", type=Path, metavar="FILE", help="write all problems and notes to a text file")
+    add("--coco", type=Path, metavar="FILE.json", help="write the ground truth in COCO's format")
     skipped = "leave out files that cannot be used, as training and inference do with this option, and list them"
-    parser.add_argument("--skip_unusable", action="store_true", help=skipped)
-    parser.add_argument("--preview", type=Path, metavar="OUT.png", help="write a contact sheet with outlined targets")
+    add("--skip_unusable", action="store_true", help=skipped)
+    add("--preview", type=Path, metavar="OUT.png", help="write a contact sheet with outlined targets")
     arguments = parser.parse_args(argv)
     index = open_dataset(arguments.dataset, arguments.data_root, arguments.split_folder)
     if arguments.preview:
@@ -193,10 +188,11 @@ def main(argv: list[str] | None = None) -> int:
     for title, findings in (("note", notes), ("PROBLEM", problems)):
         for kind, texts in findings.items():
             more = [f"... and {len(texts) - SHOWN} more (--problems FILE lists all)"] if len(texts) > SHOWN else []
-            print("\n    ".join([f"{title}: {len(texts)} {kind}", *texts[:SHOWN], *more]))
-            all_lines += [f"{title}: {len(texts)} {kind}", *(f"    {text}" for text in texts)]
+            heading = f"{title}: {len(texts)} {kind}"
+            print("\n    ".join([heading, *texts[:SHOWN], *more]))
+            all_lines.append("\n    ".join([heading, *texts]) + "\n")
     if arguments.problems:
-        write_text(arguments.problems, "".join(f"{line}\n" for line in all_lines))
+        write_text(arguments.problems, "".join(all_lines))
         print(f"all of them: {arguments.problems}")
     if arguments.coco:
         write_json(arguments.coco, coco_truth(index), indent=None)
@@ -214,9 +210,8 @@ def without_unusable(index: DatasetIndex) -> DatasetIndex:
     """`index` without what cannot be used, in its sequences and in all parts."""
     sequences, faults = check_usable(index.sequences, skip=True)
     parts = {name: check_usable(part, skip=True)[0] for name, part in index.parts.items()}
-    return replace(
-        index, sequences=sequences, parts=parts, left_out=tuple(dict.fromkeys(fault.text for fault in faults))
-    )
+    left_out = tuple(dict.fromkeys(fault.text for fault in faults))
+    return replace(index, sequences=sequences, parts=parts, left_out=left_out)
 
 
 def _published(info: DatasetInfo) -> list[str]:

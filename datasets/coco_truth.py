@@ -53,21 +53,17 @@ def coco_truth(index: DatasetIndex, sequences: Iterable[Sequence] | None = None)
     """
     names, boxes = coco_names(index), read_boxes(index.root)
     sequences = index.sequences if sequences is None else sequences
-    frames = list(
-        {frame.image: frame for sequence in sequences for frame in sequence.frames if frame.has_mask}.values()
-    )
+    frames = {frame.image: frame for sequence in sequences for frame in sequence.frames if frame.has_mask}
     if boxes is None:
-        return ground_truth((_mask_truth(frame, *names[frame.image]) for frame in frames), index.info.name)
-    return choose_images(boxes, {names[frame.image][0] for frame in frames})
+        return ground_truth((_mask_truth(frame, *names[image]) for image, frame in frames.items()), index.info.name)
+    return choose_images(boxes, {names[image][0] for image in frames})
 
 
 def choose_images(truth: dict, ids: set) -> dict:
     """The ground truth of the images with these ids."""
-    chosen = {
-        "images": [image for image in truth["images"] if image["id"] in ids],
-        "annotations": [annotation for annotation in truth["annotations"] if annotation["image_id"] in ids],
-    }
-    return truth | chosen
+    images = [image for image in truth["images"] if image["id"] in ids]
+    annotations = [annotation for annotation in truth["annotations"] if annotation["image_id"] in ids]
+    return truth | {"images": images, "annotations": annotations}
 
 
 def _mask_truth(frame: Frame, number: int, name: str) -> tuple[dict, list[dict]]:

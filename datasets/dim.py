@@ -7,7 +7,7 @@ The copy keeps real motion and real backgrounds, but its targets are too dim for
 The target SNR s is spread evenly over `--snr` by the number of the sequence. With c and b the medians, over the targets
 of the sequence, of contrast (peak - local mean) and local standard deviation (`datasets.snr`), k
 is the factor for which k c / sqrt((k b)^2 + 0.03^2) = s. It is at most 1: targets that the clutter already hides, and
-targets darker than their background, are not amplified; they only receive the noise.
+targets darker than their background are not amplified; they only receive the noise.
 
 Masks and splits are kept; frames are stored with 8 bits. targets.csv lists the SNR of each target: k times its contrast
 before the noise, over the local standard deviation of the dimmed frame. `utils.tracking` links targets over the frames.
@@ -76,9 +76,9 @@ def contrast_factor(contrast: float, clutter: float, snr: float) -> float:
 
 def dim_sequence(sequence: Sequence, number: int, snr: tuple[float, float], seed: int, output: Path) -> list[TargetRow]:
     """Write the dimmed frames and the masks of a sequence into `output`; returns its rows of targets.csv."""
-    stored = [frame.read_image() for frame in sequence.frames]
-    scale = GreyScale(sample=lambda: (stored[index] for index in spread(len(stored))))
-    frames = [scale(pixels) for pixels in stored]
+    images = [frame.read_image() for frame in sequence.frames]
+    scale = GreyScale(sample=lambda: (images[index] for index in spread(len(images))))
+    frames = [scale(image) for image in images]
     masks = [frame.read_mask(grey.shape) for frame, grey in zip(sequence.frames, frames, strict=True)]
     targets = [[] if mask is None else find_targets(grey, mask) for grey, mask in zip(frames, masks, strict=True)]
     measured = [(target.contrast, target.clutter) for in_frame in targets for target in in_frame]
@@ -88,8 +88,7 @@ def dim_sequence(sequence: Sequence, number: int, snr: tuple[float, float], seed
     random = np.random.default_rng([seed, number])
     for kind in ("images", "masks"):
         (output / kind / sequence.name).mkdir(parents=True)
-    centres = [np.array([target.centre for target in in_frame]).reshape(-1, 2) for in_frame in targets]
-    identities = link(enumerate(centres))
+    identities = link(enumerate(np.array([t.centre for t in in_frame]).reshape(-1, 2) for in_frame in targets))
     rows = []
     for frame, grey, mask, in_frame, labels in zip(sequence.frames, frames, masks, targets, identities, strict=True):
         noise = random.standard_normal(grey.shape, dtype=np.float32) * np.float32(NOISE)
@@ -101,8 +100,8 @@ def dim_sequence(sequence: Sequence, number: int, snr: tuple[float, float], seed
             (output / kind / sequence.name / f"{frame.name}.png").write_bytes(encode_png(image, PNG_OPTIONS))
         for label, target in zip((labels - 1).tolist(), in_frame, strict=True):
             deviation = max(local_statistics(dimmed, target.peak)[1], MIN_DEVIATION)
-            names = (sequence.name, frame.name, label)
-            rows.append(TargetRow(*names, *target.centre, *target.box, factor * target.contrast / deviation))
+            row = (sequence.name, frame.name, label, *target.centre, *target.box)
+            rows.append(TargetRow(*row, factor * target.contrast / deviation))
     return rows
 
 
@@ -110,10 +109,8 @@ def write_split(path: Path, part: list[Sequence], sequences: list[Sequence]) -> 
     """List the sequences of a split, or their frames with masks where the split uses a part of them."""
     with open(path, "w", encoding="utf-8") as file:
         for sequence in part:
-            frames = (
-                [""] if sequence in sequences else [f"/{frame.name}" for frame in sequence.frames if frame.has_mask]
-            )
-            file.writelines(f"{sequence.name}{frame}\n" for frame in frames)
+            listed = [f"/{frame.name}" for frame in sequence.frames if frame.has_mask]
+            file.writelines(f"{sequence.name}{frame}\n" for frame in ([""] if sequence in sequences else listed))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -121,11 +118,12 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m datasets.dim", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--dataset", required=True, help="name from datasets/path_config.py, or a folder")
-    parser.add_argument("--data_root", help="folder that contains the datasets by name")
-    parser.add_argument("--output", required=True, help="new folder")
-    parser.add_argument("--snr", type=float, nargs=2, default=(1.0, 3.0), metavar=("A", "B"), help="default 1 3")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the noise; default 0")
+    add = parser.add_argument
+    add("--dataset", required=True, help="name from datasets/path_config.py, or a folder")
+    add("--data_root", help="folder that contains the datasets by name")
+    add("--output", required=True, help="new folder")
+    add("--snr", type=float, nargs=2, default=(1.0, 3.0), metavar=("LOW", "HIGH"), help="range of SNR; default 1 3")
+    add("--seed", type=int, default=0, help="seed of the noise; default 0")
     args = parser.parse_args(argv)
     if not 0 < args.snr[0] <= args.snr[1] < math.inf:
         raise InputError(f"--snr {args.snr[0]} {args.snr[1]}: expected two numbers above 0, the lower first")

@@ -18,8 +18,8 @@ DATA_ROOT_VARIABLE = "ISTD_DATA_ROOT"
 
 @dataclass(frozen=True)
 class DatasetIndex:
-    """A dataset as found on disk. `missing_entries`: split -> list entries without an image; `left_out`: what cannot be
-    used of the parts in use, in words (see `usable`)."""
+    """A dataset on disk. `missing_entries`: part -> entries of its list without an image; `left_out`: what cannot be
+    used of the parts in use, in sentences (see `usable`)."""
 
     info: DatasetInfo
     root: Path
@@ -36,10 +36,10 @@ class DatasetIndex:
         if name not in self.parts:
             raise InputError(f"{self.info.name} has no split {name!r}; expected one of {', '.join(self.parts)}")
         if not self.parts[name]:
-            entries = self.missing_entries.get(name)
-            first = f", for instance {entries[0]!r}{nearest_entry(entries[0], self.sequences)}" if entries else ""
-            images = "none of its entries is" if entries else f"none of the {_count(self.info.kind, self.sequences)} is"
-            reason = f"{images} in {self.root if entries else 'it'} (split from {self.split_source}){first}"
+            reason = f"none of the {_count(self.info.kind, self.sequences)} is in it (split from {self.split_source})"
+            if entries := self.missing_entries.get(name):
+                first = f"{entries[0]!r}{nearest_entry(entries[0], self.sequences)}"
+                reason = f"none of its entries is in {self.root} (split from {self.split_source}), for instance {first}"
             raise InputError(f"split {name!r} of {self.info.name} is empty: {reason}; add the images or the lists")
         return self.parts[name]
 
@@ -48,14 +48,13 @@ class DatasetIndex:
         """One line: layout, source of the split, counts, and missing entries."""
         parts = ", ".join(f"{name} {_count(self.info.kind, sequences)}" for name, sequences in self.parts.items())
         contents = f"{_count(self.info.kind, self.sequences)} in {self.root}, layout {self.layout}"
-        lost = "".join(
-            f"; MISSING: {len(entries)} entries of {part} have no file "
-            f"(first: {entries[0]}{nearest_entry(entries[0], self.sequences)})"
-            for part, entries in self.missing_entries.items()
-        )
-        skipped = "".join(f"\n    left out: {text}" for text in self.left_out)
-        lost += f"; LEFT OUT by --skip_unusable: {len(self.left_out)}{skipped}" if self.left_out else ""
-        return f"{self.info.name}: {contents}; split from {self.split_source}: {parts}{lost}"
+        text = f"{self.info.name}: {contents}; split from {self.split_source}: {parts}"
+        for part, entries in self.missing_entries.items():
+            first = f"{entries[0]}{nearest_entry(entries[0], self.sequences)}"
+            text += f"; MISSING: {len(entries)} entries of {part} have no file (first: {first})"
+        if self.left_out:
+            text += f"; LEFT OUT by --skip_unusable: {len(self.left_out)}"
+        return "\n    left out: ".join([text, *self.left_out])
 
 
 def open_dataset(
@@ -83,14 +82,14 @@ def open_dataset(
 
 
 def split_names(names: str) -> list[str]:
-    """The names or folders joined by '+'; a folder whose own name has a '+' is one."""
+    """The names or folders joined by '+'; the name of an existing folder may have a '+' itself."""
     return [names] if Path(names).is_dir() else names.split("+")
 
 
 def open_datasets(
     names: str, data_root: str | Path | None = None, split_folder: str | None = None
 ) -> list[DatasetIndex]:
-    """`open_dataset` for one or several names or folders joined by '+'; `InputError` where two have the same name."""
+    """`open_dataset` of names or folders joined by '+'; raises `InputError` where two datasets have the same name."""
     indices = [open_dataset(name, data_root, split_folder) for name in split_names(names)]
     names_found = [index.info.name for index in indices]
     if len(set(names_found)) < len(names_found):

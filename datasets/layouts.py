@@ -22,8 +22,7 @@ from istd.utils.images import (
 
 FOLDER_PAIRS = (("images", "masks"), ("IRSTD1k_Img", "IRSTD1k_Label"), ("image", "mask"))
 MDVSFA_FOLDERS = ("training", "test_org", "test_gt")
-TRAIN_FOLDERS = ("trainval", "train")
-TEST_FOLDERS = ("test", "val")
+PART_FOLDERS = {"train": ("trainval", "train"), "test": ("test", "val")}  # the preferred first
 BRACKET_NUMBER = re.compile(r"\(([0-9]+)\)$")  # IRDST is released with frames named 1(12), also 1 (12)
 
 EXPECTED_LAYOUTS = """expected one of the layouts
@@ -38,7 +37,7 @@ EXPECTED_LAYOUTS = """expected one of the layouts
 
 @dataclass(frozen=True)
 class Frame:
-    """An image file, or a page of a stack, and where its mask is; a frame without a mask is context only."""
+    """A file or page of a stack with the image, and where its mask is; a frame without a mask is context only."""
 
     name: str
     image: Path | StackPage
@@ -100,18 +99,17 @@ def find_layout(root: Path) -> Layout:
 
 def _split_folders(root: Path) -> Layout | None:
     """trainval/{images,masks} and test/{images,masks}."""
-    train = next((root / name for name in TRAIN_FOLDERS if _pair_in(root / name)), None)
-    test = next((root / name for name in TEST_FOLDERS if _pair_in(root / name)), None)
-    if train is None or test is None:
+    folders = [next((root / name for name in names if _pair_in(root / name)), None) for names in PART_FOLDERS.values()]
+    if None in folders:
         return None
-    parts = {"train": _paired_folders(train), "test": _paired_folders(test)}
-    kinds = {part.kind for part in parts.values()}
-    if len(kinds) != 1:
-        raise InputError(f"one of {train} and {test} contains single images, the other sequences; expected one kind")
-    splits = {split: part.sequences for split, part in parts.items()}
-    orphans = [path for part in parts.values() for path in part.masks_without_image]
-    name = f"{train.name}/ and {test.name}/ folders"
-    return Layout(root, name, kinds.pop(), [*splits["train"], *splits["test"]], splits, orphans)
+    train, test = map(_paired_folders, folders)
+    if train.kind != test.kind:
+        both = f"{train.root} contains {train.kind}, but {test.root} {test.kind}"
+        raise InputError(f"{both}; expected single images or sequences in both")
+    name = " and ".join(f"{folder.name}/" for folder in folders) + " folders"
+    splits = {"train": train.sequences, "test": test.sequences}
+    orphans = train.masks_without_image + test.masks_without_image
+    return Layout(root, name, train.kind, train.sequences + test.sequences, splits, orphans)
 
 
 def _mdvsfa(root: Path) -> Layout | None:
@@ -120,14 +118,14 @@ def _mdvsfa(root: Path) -> Layout | None:
     if not all(path.is_dir() for path in (training, images, masks)):
         return None
     files = image_files(training)
-    pairs = {stem.removesuffix("_1"): path for stem, path in files.items() if stem.endswith("_1")}
-    train = [Frame(f"train_{stem}", path, files.get(f"{stem}_2")) for stem, path in pairs.items()]
-    orphans = [path for stem, path in files.items() if stem.endswith("_2") and stem.removesuffix("_2") not in pairs]
-    test, others = _match(images, masks)
-    splits = {"train": train, "test": test}
-    sequences = {part: [Sequence(frame.name, (frame,)) for frame in frames] for part, frames in splits.items()}
+    numbers = [stem.removesuffix("_1") for stem in files if stem.endswith("_1")]
+    frames = [Frame(f"train_{number}", files[f"{number}_1"], files.get(f"{number}_2")) for number in numbers]
+    orphans = [path for stem, path in files.items() if stem.endswith("_2") and stem[:-2] not in numbers]
+    train = _single_images(frames)
+    frames, others = _match(images, masks)
+    test = _single_images(frames)
     name = f"{training.name}/N_1 + N_2, {images.name}/N + {masks.name}/N"
-    return Layout(root, name, "images", [*sequences["train"], *sequences["test"]], sequences, orphans + others)
+    return Layout(root, name, "images", train + test, {"train": train, "test": test}, orphans + others)
 
 
 def _paired_folders(root: Path) -> Layout | None:
@@ -136,15 +134,14 @@ def _paired_folders(root: Path) -> Layout | None:
     if pair is None:
         return None
     images, masks = pair
-    folders, stray = _subfolders(images), len(_image_names(images))
     if stacks := _stacks(images, masks):
-        return Layout(
-            root, f"{images.name}/SEQUENCE.tif or .npy + {masks.name}/SEQUENCE, a page a frame", "sequences", stacks
-        )
-    if not folders or 0 < stray >= sum(len(_image_names(folder)) for folder in folders):
+        name = f"{images.name}/SEQUENCE.tif or .npy + {masks.name}/SEQUENCE, a page a frame"
+        return Layout(root, name, "sequences", stacks)
+    folders, stray = _subfolders(images), _count_images(images)
+    if not folders or 0 < stray >= sum(map(_count_images, folders)):
         frames, orphans = _match(images, masks)
-        singles = [Sequence(frame.name, (frame,)) for frame in frames]
-        return Layout(root, f"{images.name}/NAME + {masks.name}/NAME", "images", singles, masks_without_image=orphans)
+        name = f"{images.name}/NAME + {masks.name}/NAME"
+        return Layout(root, name, "images", _single_images(frames), masks_without_image=orphans)
     names = dict.fromkeys(folder.name for folder in (*folders, *_subfolders(masks)))
     sequences, orphans = _match_sequences({name: (images / name, masks / name) for name in names})
     bracketed = bool(sequences) and all(BRACKET_NUMBER.search(frame.name) for frame in sequences[0].frames)
@@ -157,14 +154,12 @@ def _paired_folders(root: Path) -> Layout | None:
 
 def _stacks(images: Path, masks: Path) -> list[Sequence]:
     """A sequence for every stack of images; masks are the pages of a stack of equal name, or the files of a folder."""
-    files = image_files(images, STACK_SUFFIXES)
-    sequences = []
-    for name, path in files.items():
-        pages = stack_pages(path)
-        if not pages:
+    sequences, mask_stacks = [], image_files(masks, STACK_SUFFIXES)
+    for name, path in image_files(images, STACK_SUFFIXES).items():
+        if not (pages := stack_pages(path)):
             return []
-        mask_stack = image_files(masks, STACK_SUFFIXES).get(name)
-        labels = stack_pages(mask_stack) if mask_stack else list(image_files(masks / name).values())
+        stack = mask_stacks.get(name)
+        labels = stack_pages(stack) if stack else list(image_files(masks / name).values())
         if labels and len(labels) != len(pages):
             raise InputError(f"{path} has {len(pages)} pages, its masks in {masks} are {len(labels)}; expected as many")
         frames = zip(pages, labels or [None] * len(pages), strict=True)
@@ -207,8 +202,12 @@ def _frame_key(stem: str) -> tuple:
     return (((0, int(bracket[1]), ""),), stem) if bracket else numeric_key(stem)
 
 
-def _image_names(folder: Path) -> list[str]:
-    return [name for name in os.listdir(folder) if name.lower().endswith(IMAGE_SUFFIXES) and name[0] != "."]
+def _single_images(frames: list[Frame]) -> list[Sequence]:
+    return [Sequence(frame.name, (frame,)) for frame in frames]
+
+
+def _count_images(folder: Path) -> int:
+    return sum(name.lower().endswith(IMAGE_SUFFIXES) and name[0] != "." for name in os.listdir(folder))
 
 
 def _subfolders(folder: Path) -> list[Path]:

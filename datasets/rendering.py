@@ -1,5 +1,6 @@
 """Render an infrared sequence: background, targets, and sensor; with masks and a row for each target and frame."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -35,8 +36,7 @@ BRIEF_SHARE = 0.3  # of the targets that appear or vanish within the sequence
 class RenderConfig:
     """A dataset to render: ranges are (lowest, highest); size is (H, W); speed in pixels a frame.
 
-    SNR = |target peak - local mean| / local standard deviation (`datasets.snr`). With
-    the clutter "varied" it is the lowest SNR of a sequence's targets (`datasets.varied_scenes`).
+    The SNR is that of `datasets.snr`; with the clutter "varied" it is the lowest of a sequence's targets.
     """
 
     sequences: int = 32
@@ -164,19 +164,19 @@ def _draw_target(settings: RenderConfig, snr: float, random: Generator) -> Flyin
 
 
 def platform_offsets(frames: int, random: Generator) -> np.ndarray:
-    """Wander of the platform, pixels (y, x) [T, 2]: each frame remembers part of the last offset."""
+    """Wander of the platform, pixels (y, x) [T, 2]: every frame keeps a part of the last offset."""
     offsets = random.normal(0, JITTER, (frames, 2))
     for number in range(1, frames):
         offsets[number] = JITTER_MEMORY * offsets[number - 1] + np.sqrt(1 - JITTER_MEMORY**2) * offsets[number]
     return offsets
 
 
-def bad_pixels(shape: tuple[int, int], random: Generator):
+def bad_pixels(shape: tuple[int, int], random: Generator) -> Callable[[np.ndarray], np.ndarray]:
     """A function that spoils frames [T, H, W] at fixed places: a third dead, a third stuck at full, a third too hot."""
     count = int(random.binomial(shape[0] * shape[1], BAD_PIXELS))
     places = tuple(random.integers((0, 0), shape, (count, 2)).T)
     kind = random.integers(3, size=count)
-    gain = np.where(kind == 2, 1, 0).astype(np.float32)
+    gain = (kind == 2).astype(np.float32)
     offset = np.choose(kind, (np.zeros(count), np.ones(count), random.uniform(4, 8, count) * NOISE)).astype(np.float32)
 
     def spoil(frames: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import random
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -15,23 +15,23 @@ from istd.utils.images import IMAGE_SUFFIXES, file_key, numeric_key, read_list
 PUBLISHED_SPLITS = Path(__file__).parent / "splits"
 SPLIT_SEED = 0
 TRAIN_SHARE = 0.8
-LIST_FOLDER = "img_idx"  # that is looked into before all others
-LIST_DEPTH = 2  # folders below the dataset's in which lists are looked for
-SYNONYMS = {"training": "train", "testing": "test", "valid": "val", "validation": "val"}  # of these words
-ROLES = {"train": "train", "trainval": "train", "test": "test", "val": "test"}  # words of list names -> part
-LIST_NAME = re.compile(r"(trainval|train(?:ing)?|test(?:ing)?|val|valid|validation)(?:[_-](.+))?", re.IGNORECASE)
+LIST_FOLDER = "img_idx"  # that is searched before all others
+LIST_DEPTH = 2  # levels of subfolders in which lists are searched
+# words that begin the names of lists, the preferred first, and the part that they stand for
+ROLES = dict.fromkeys(("trainval", "train", "training"), "train")
+ROLES |= dict.fromkeys(("test", "testing", "val", "valid", "validation"), "test")
+LIST_NAME = re.compile(f"({'|'.join(ROLES)})(?:[_-](.+))?", re.IGNORECASE)
 PLAIN_ENDINGS = ("", "list", "set", "split")  # of list names: train_list.txt is as good as train.txt
+OTHER_NAME = len(ROLES) + 1  # rank of any other name
 SKIPPED_FOLDERS = re.compile(r"images?|masks?(_\w+)?|IRSTD1k_(Img|Label)|Mix|\..*|__.*")
-UNNAMED_SHARE = 0.5  # of an unrecognised text file's lines that name images: it is a list
-
-Parts = dict[str, list[Sequence]]
+UNNAMED_SHARE = 0.5  # a text file of which at most this share of lines names no image is a list
 
 
 class Split(NamedTuple):
     """Where a split comes from, its parts ("train", "test" and any further list), and the entries without a file."""
 
     source: str
-    parts: Parts
+    parts: dict[str, list[Sequence]]
     missing: dict[str, list[str]]
 
 
@@ -47,23 +47,22 @@ def find_split(
     """
     if layout.folder_splits:
         return Split("folders", layout.folder_splits, {})
-    root, names = layout.root, list(names)
-    lists = choose_lists(root, names, folder)
-    shipped = _shipped_lists(published)
+    lists = choose_lists(layout.root, list(names), folder)
+    main = [lists[part].relative_to(layout.root).as_posix() for part in ("train", "test") if part in lists]
+    files = [] if published is None else (PUBLISHED_SPLITS / published).glob("*.txt")
+    shipped = {path.stem: path for path in sorted(files, key=lambda path: (path.stem != "train", path.stem))}
     if shipped and always_published:
         source = f"published (SGMP-UNet, datasets/splits/{published}/)"
         if lists:
-            others = " and ".join(str(lists[part].relative_to(root)) for part in ("train", "test") if part in lists)
-            source += f"; {others} ignored: metrics on another split are not comparable"
+            source += f"; {' and '.join(main)} ignored: metrics on another split are not comparable"
         return _split_by(shipped, layout, source, by_number=True)
     if lists:
-        main = [lists[part].relative_to(root).as_posix() for part in ("train", "test") if part in lists]
-        split = _with_the_rest(_split_by(lists, layout, ", ".join(main), by_number=False), layout)
+        split = _with_the_rest(_split_by(lists, layout, ", ".join(main)), layout)
         return _compared(split, shipped, layout) if shipped else split
     if shipped:
-        split = _split_by(shipped, layout, f"published (datasets/splits/{published}/)", by_number=False)
-        named = sum(len(split.parts[part]) for part in ("train", "test"))
-        if split.parts["train"] and split.parts["test"] and 2 * named >= len(layout.sequences):
+        split = _split_by(shipped, layout, f"published (datasets/splits/{published}/)")
+        train, test = (len(split.parts[part]) for part in ("train", "test"))
+        if train and test and 2 * (train + test) >= len(layout.sequences):
             return split
     if unknown := _unrecognised_list(layout):
         raise InputError(
@@ -71,12 +70,6 @@ def find_split(
             "remove it, and the split will be random"
         )
     return _seeded(layout)
-
-
-def _shipped_lists(published: str | None) -> dict[str, Path]:
-    """The lists in datasets/splits/ by their stems."""
-    files = [] if published is None else (PUBLISHED_SPLITS / published).glob("*.txt")
-    return {path.stem: path for path in sorted(files, key=lambda path: (path.stem != "train", path.stem))}
 
 
 def choose_lists(root: Path, names: list[str], folder: str | None = None) -> dict[str, Path]:
@@ -88,29 +81,24 @@ def choose_lists(root: Path, names: list[str], folder: str | None = None) -> dic
     if folder is not None:
         if not (root / folder).is_dir():
             raise InputError(f"--split_folder {folder}: {root} has no such folder; give the one that holds the lists")
-        chosen = _lists_in(root / folder, names)
-        if not chosen.keys() & {"train", "test"}:
+        lists = _lists_in(root / folder, names)
+        if not lists:
             raise InputError(f"--split_folder {folder}: {root / folder} holds no train.txt or test.txt; add them")
-        return chosen
-    by_name, beside = _lists_in(root / LIST_FOLDER, names, strict=True), _lists_in(root, names)
-    if {"train", "test"} <= by_name.keys() or (by_name and not beside):
-        return by_name
-    if by_name:
-        counts = " and ".join(f"{int(part in by_name)} {part}" for part in ("train", "test"))
+        return lists
+    first, beside = _lists_in(root / LIST_FOLDER, names, strict=True), _lists_in(root, names)
+    if first and beside and not {"train", "test"} <= first.keys():
+        counts = " and ".join(f"{int(part in first)} {part}" for part in ("train", "test"))
         raise InputError(
             f"{root / LIST_FOLDER} contains {counts} lists, and {root} others; expected train_{names[0]}.txt and "
             f"test_{names[0]}.txt in one place; rename or remove lists"
         )
-    if beside:
-        return beside
-    lists_by_folder = {path: _lists_in(path, names) for path in _list_folders(root)}
-    inside = {path: lists for path, lists in lists_by_folder.items() if lists}
+    if first or beside:
+        return first or beside
+    inside = {path: lists for path in _list_folders(root) if (lists := _lists_in(path, names))}
     complete = {path: lists for path, lists in inside.items() if {"train", "test"} <= lists.keys()} or inside
     if len({_content(lists) for lists in complete.values()}) > 1:
-        folders = ", ".join(path.relative_to(root).as_posix() for path in complete)
-        raise InputError(
-            f"{root} has different lists in {folders}; choose with --split_folder {folders.split(', ')[0]}"
-        )
+        folders = [path.relative_to(root).as_posix() for path in complete]
+        raise InputError(f"{root} has different lists in {', '.join(folders)}; choose with --split_folder {folders[0]}")
     return next(iter(complete.values()), {})
 
 
@@ -135,59 +123,110 @@ def _list_folders(root: Path) -> list[Path]:
 def _lists_in(folder: Path, names: list[str], strict: bool = False) -> dict[str, Path]:
     """The lists directly in a folder, by part.
 
-    Of several lists of a part the one named after the dataset counts, then train.txt or trainval.txt, test.txt or
-    val.txt, then the only one; all others go by their stems. `strict`: it is an error if none of these decides.
+    Of several lists of a part, that named after the dataset counts, then those named in the order of `ROLES`, then the
+    only list; all others go by their stems. `strict`: it is an error if none of these decides.
     """
-    candidates: dict[str, list[tuple[Path, str, str | None]]] = {"train": [], "test": []}
+    ranks: dict[str, dict[Path, int]] = {"train": {}, "test": {}}
     files = sorted(folder.iterdir()) if folder.is_dir() else []
-    lists = [path for path in files if path.suffix.lower() == ".txt" and path.is_file()]
-    for path in lists:
+    texts = [path for path in files if path.suffix.lower() == ".txt" and path.is_file()]
+    for path in texts:
         if match := LIST_NAME.fullmatch(path.stem):
-            word = SYNONYMS.get(match[1].lower(), match[1].lower())
-            candidates[ROLES[word]].append((path, word, match[2]))
+            word, ending = match[1].lower(), (match[2] or "").lower()
+            plain = 1 + list(ROLES).index(word) if ending in PLAIN_ENDINGS else OTHER_NAME
+            ranks[ROLES[word]][path] = 0 if ending in map(str.lower, names) else plain
     chosen: dict[str, Path] = {}
-    lower = [name.lower() for name in names]
-    for part, listed in candidates.items():
-        named = [path for path, _, ending in listed if ending and ending.lower() in lower]
-        plain = {word: path for path, word, ending in reversed(listed) if (ending or "").lower() in PLAIN_ENDINGS}
-        order = ("trainval", "train") if part == "train" else ("test", "val")
-        plain_path = next((plain[word] for word in order if word in plain), None)
-        if named or plain_path or len(listed) == 1:
-            chosen[part] = named[0] if named else plain_path or listed[0][0]
-        elif listed and (strict or len(lists) == sum(map(len, candidates.values()))):
-            counts = " and ".join(f"{len(paths)} {name}" for name, paths in candidates.items())
+    for part, ranked in ranks.items():
+        best = min(ranked, key=ranked.get, default=None)
+        if best and (len(ranked) == 1 or ranked[best] < OTHER_NAME):
+            chosen[part] = best
+        elif best and (strict or len(texts) == sum(map(len, ranks.values()))):
+            counts = " and ".join(f"{len(paths)} {name}" for name, paths in ranks.items())
             text = f"{folder} contains {counts} lists, none named after {' or '.join(names)}"
             raise InputError(f"{text}; expected train_{names[0]}.txt and test_{names[0]}.txt; rename or remove lists")
-    if not chosen:
-        return {}
-    rest = {path.stem: path for rows in candidates.values() for path, *_ in rows if path not in chosen.values()}
-    return chosen | {stem: path for stem, path in rest.items() if stem not in chosen}
+    others = [path for ranked in ranks.values() for path in ranked if path not in chosen.values()]
+    return chosen | {path.stem: path for path in others if path.stem not in chosen} if chosen else {}
 
 
-def _compared(split: Split, shipped: dict[str, Path], layout: Layout) -> Split:
-    """`split`, by lists of the folder, with what sets it apart from the published one."""
-    published = _split_by(shipped, layout, "", by_number=False).parts
-    ours, theirs = (
-        {part: {sequence.name for sequence in parts.get(part, ())} for part in ("train", "test")}
-        for parts in (split.parts, published)
-    )
-    if ours == theirs or not (theirs["train"] and theirs["test"]):
-        return split
-    sizes = f"{len(theirs['train'])} / {len(theirs['test'])}"
-    trained = f"{len(ours['test'] & theirs['train'])} of its {len(ours['test'])} test images are for training there"
-    note = f"NOT the published split ({sizes}), with which published metrics compare; {trained}"
-    return split._replace(source=f"{split.source}; {note}")
+def _split_by(lists: dict[str, Path], layout: Layout, source: str, by_number: bool = False) -> Split:
+    """The parts that lists name; further lists without any entry of the layout are of another dataset."""
+    resolved = {part: _resolve(read_list(path), layout, by_number) for part, path in lists.items()}
+    resolved = {part: both for part, both in resolved.items() if both[0] or part in ("train", "test")}
+    parts = {part: sequences for part, (sequences, _) in resolved.items()}
+    return Split(source, parts, {part: missing for part, (_, missing) in resolved.items() if missing})
+
+
+def _resolve(entries: list[str], layout: Layout, by_number: bool = False) -> tuple[list[Sequence], list[str]]:
+    """Entries -> sequences in numeric order (images: in list order), and the entries without a file.
+
+    `by_number`: where no name fits, the last number in it chooses the sequence.
+    """
+    sequences = {file_key(sequence.name): sequence for sequence in layout.sequences}
+    frames = {key: {file_key(frame.name) for frame in sequence.frames} for key, sequence in sequences.items()}
+    numbers = {_last_number(key): key for key in sequences} if by_number else {}
+
+    def find(form: str) -> tuple[str, str | None] | None:
+        """Keys of the sequence and the frame that an entry names; without a frame it names all of them."""
+        parts = [file_key(part) for part in form.split("/") if part not in (".", "")]
+        if layout.kind == "images":
+            return (parts[-1], None) if parts and parts[-1] in sequences else None
+        parts = [part for part in parts if part not in ("images", "image")]
+        if parts and sequences.keys().isdisjoint(parts):
+            parts[0] = numbers.get(_last_number(parts[0]), parts[0])
+        # a frame may have the name of another sequence: 1/2 is frame 2 of sequence 1
+        owners = [part for part in parts[:-1] if part in sequences]
+        for owner in reversed(owners):
+            if parts[-1] in frames[owner]:
+                return owner, parts[-1]
+        return (parts[-1], None) if parts and not owners and parts[-1] in sequences else None
+
+    chosen: dict[str, set[str | None]] = {}  # keys of the frames of each sequence
+    missing = []
+    for entry in entries:
+        if place := next(filter(None, map(find, _forms(entry))), None):
+            chosen.setdefault(place[0], set()).add(place[1])
+        else:
+            missing.append(entry)
+    order = chosen if layout.kind == "images" else sorted(chosen, key=lambda key: numeric_key(sequences[key].name))
+    return [sequences[key] if None in chosen[key] else _only(sequences[key], chosen[key]) for key in order], missing
+
+
+def _forms(entry: str) -> Iterator[str]:
+    """What an entry may mean: a name, or image and mask side by side (blanks, tabs, commas or semicolons between)."""
+    yield entry
+    for separators in (r"[,;\t]", r"\s+"):
+        first = re.split(separators, entry, maxsplit=1)[0].strip().rstrip("/")
+        if first != entry:
+            yield first.rsplit(".", 1)[0] if first.lower().endswith(IMAGE_SUFFIXES) else first
+
+
+def _last_number(name: str) -> int | str:
+    digits = [part[1] for part in numeric_key(name)[0] if part[0] == 0]
+    return digits[-1] if digits else name
+
+
+def _only(sequence: Sequence, keys: set[str]) -> Sequence:
+    """The sequence with masks on the frames of these keys only; all others become context."""
+    frames = (frame if file_key(frame.name) in keys else replace(frame, mask=None) for frame in sequence.frames)
+    return Sequence(sequence.name, tuple(frames))
+
+
+def nearest_entry(entry: str, sequences: list[Sequence]) -> str:
+    """'; did you mean ...?' with the existing name nearest to an entry, or ''."""
+    parts = [part for part in next(_forms(entry)).split("/") if part]
+    by_name = {sequence.name: sequence for sequence in sequences}
+    if len(parts) > 1 and parts[0] in by_name:
+        return nearest(parts[-1], [frame.name for frame in by_name[parts[0]].frames])
+    return next(filter(None, (nearest(part, by_name) for part in reversed(parts))), "")
 
 
 def _with_the_rest(split: Split, layout: Layout) -> Split:
     """A split of one list, whose other part is what it does not name; of two lists, what neither names is said."""
-    source, parts = split.source, split.parts
     for part, other in (("train", "test"), ("test", "train")):
-        if part not in parts:
-            parts = parts | {part: _unnamed(layout, parts[other])}
-            names = ["train", "test", *(name for name in parts if name not in ("train", "test"))]
-            return split._replace(source=f"{source}, {part} with the rest", parts={name: parts[name] for name in names})
-    named = [sequence for sequences in parts.values() for sequence in sequences]
+        if part not in split.parts:
+            parts = split.parts | {part: _unnamed(layout, split.parts[other])}
+            parts = {name: parts[name] for name in dict.fromkeys(("train", "test", *parts))}
+            return split._replace(source=f"{split.source}, {part} with the rest", parts=parts)
+    named = [sequence for sequences in split.parts.values() for sequence in sequences]
     names = {sequence.name for sequence in named}
     rest = [
         f"{sequence.name}/{frame.name}"
@@ -195,9 +234,10 @@ def _with_the_rest(split: Split, layout: Layout) -> Split:
         for frame in sequence.frames
         if sequence.name in names and frame.has_mask
     ]
-    if rest:
-        source += f" ({len(rest)} frames of listed sequences are in no list and left out, the first {rest[0]})"
-    return split._replace(source=source)
+    if not rest:
+        return split
+    lost = f"{len(rest)} frames of listed sequences are in no list and left out, the first {rest[0]}"
+    return split._replace(source=f"{split.source} ({lost})")
 
 
 def _unnamed(layout: Layout, named: list[Sequence]) -> list[Sequence]:
@@ -207,95 +247,25 @@ def _unnamed(layout: Layout, named: list[Sequence]) -> list[Sequence]:
         taken.setdefault(sequence.name, set()).update(frame.name for frame in sequence.frames if frame.has_mask)
     rest = []
     for sequence in layout.sequences:
-        names = taken.get(sequence.name)
-        if names is None:
-            rest.append(sequence)
-        elif left := {f.name for f in sequence.frames if f.has_mask} - names:
-            rest.append(_only(sequence, {file_key(name) for name in left}))
+        left = {frame.name for frame in sequence.frames if frame.has_mask} - taken.get(sequence.name, set())
+        if left or sequence.name not in taken:
+            rest.append(_only(sequence, set(map(file_key, left))))
     return rest
 
 
-def _split_by(lists: dict[str, Path], layout: Layout, source: str, by_number: bool) -> Split:
-    resolved = {part: _resolve(read_list(path), layout, by_number) for part, path in lists.items()}
-    used = {
-        part: both for part, both in resolved.items() if both[0] or part in ("train", "test")
-    }  # others may be foreign
-    parts = {part: sequences for part, (sequences, _) in used.items()}
-    return Split(source, parts, {part: missing for part, (_, missing) in used.items() if missing})
-
-
-def _resolve(entries: list[str], layout: Layout, by_number: bool) -> tuple[list[Sequence], list[str]]:
-    """Entries -> sequences in numeric order (images: in list order), and the entries without a file."""
-    by_name = {file_key(sequence.name): sequence for sequence in layout.sequences}
-    numbers = {_last_number(name): sequence for name, sequence in by_name.items()} if by_number else {}
-    resolved: dict[str, Sequence] = {}
-    missing: list[str] = []
-    chosen_frames: dict[str, set[str]] = {}  # for lists of frames, such as 44/1(814)
-    complete: set[str] = set()  # sequences that an entry names without a frame
-    frames = {sequence.name: {file_key(frame.name) for frame in sequence.frames} for sequence in layout.sequences}
-    for entry in entries:
-        for form in _forms(entry):
-            parts = [file_key(part) for part in form.split("/") if part not in (".", "")]
-            if layout.kind == "images":
-                if parts and parts[-1] in by_name:
-                    resolved[parts[-1]] = by_name[parts[-1]]
-                    break
-                continue
-            parts = [part for part in parts if part not in ("images", "image")]
-            if parts and by_number and not any(part in by_name for part in parts):
-                numbered = numbers.get(_last_number(parts[0]))
-                parts = [file_key(numbered.name), *parts[1:]] if numbered else parts
-            # a frame may have the name of another sequence: 1/2 is frame 2 of sequence 1
-            before = [by_name[part] for part in parts[:-1] if part in by_name]
-            sequence = next((owner for owner in reversed(before) if parts[-1] in frames[owner.name]), None)
-            if sequence:
-                chosen_frames.setdefault(sequence.name, set()).add(parts[-1])
-            elif parts and not before and parts[-1] in by_name:
-                sequence = by_name[parts[-1]]
-                complete.add(sequence.name)
-            else:
-                continue
-            resolved[sequence.name] = sequence
-            break
-        else:
-            missing.append(entry)
-    if layout.kind == "images":
-        return list(resolved.values()), missing
-    ordered = sorted(resolved.values(), key=lambda sequence: numeric_key(sequence.name))
-    chosen = (None if sequence.name in complete else chosen_frames[sequence.name] for sequence in ordered)
-    return [_only(sequence, names) for sequence, names in zip(ordered, chosen, strict=True)], missing
-
-
-def _forms(entry: str) -> Iterable[str]:
-    """What an entry may mean: a name, or image and mask side by side (blanks, tabs, commas or semicolons between)."""
-    yield entry
-    for separators in (r"[,;\t]", r"\s+"):
-        first = re.split(separators, entry, maxsplit=1)[0].strip().rstrip("/")
-        if first != entry:
-            yield first.rsplit(".", 1)[0] if first.lower().endswith(IMAGE_SUFFIXES) else first
-
-
-def nearest_entry(entry: str, layout_sequences: list[Sequence]) -> str:
-    """'; did you mean ...?' with the existing name nearest to an entry, or ''."""
-    parts = [part for part in next(iter(_forms(entry))).split("/") if part]
-    by_name = {sequence.name: sequence for sequence in layout_sequences}
-    sequence = by_name.get(parts[0]) if len(parts) > 1 else None
-    if sequence:
-        return nearest(parts[-1], [frame.name for frame in sequence.frames])
-    return next(filter(None, (nearest(part, by_name) for part in reversed(parts))), "")
-
-
-def _only(sequence: Sequence, names: set[str] | None) -> Sequence:
-    """The sequence with masks on the named frames only; all others become context."""
-    if names is None:
-        return sequence
-    frames = (frame if file_key(frame.name) in names else replace(frame, mask=None) for frame in sequence.frames)
-    return Sequence(sequence.name, tuple(frames))
-
-
-def _last_number(name: str) -> int | str:
-    digits = [part[1] for part in numeric_key(name)[0] if part[0] == 0]
-    return digits[-1] if digits else name
+def _compared(split: Split, shipped: dict[str, Path], layout: Layout) -> Split:
+    """`split`, by lists of the folder, with what sets it apart from the published one."""
+    published = _split_by(shipped, layout, "")
+    (train, test), (published_train, published_test) = (
+        [{sequence.name for sequence in parts[part]} for part in ("train", "test")]
+        for parts in (split.parts, published.parts)
+    )
+    if (train, test) == (published_train, published_test) or not (published_train and published_test):
+        return split
+    sizes = f"{len(published_train)} / {len(published_test)}"
+    trained = f"{len(test & published_train)} of its {len(test)} test images are for training there"
+    note = f"NOT the published split ({sizes}), with which published metrics compare; {trained}"
+    return split._replace(source=f"{split.source}; {note}")
 
 
 def _unrecognised_list(layout: Layout) -> Path | None:
@@ -303,26 +273,26 @@ def _unrecognised_list(layout: Layout) -> Path | None:
     for folder in (layout.root, layout.root / LIST_FOLDER, *_list_folders(layout.root)):
         for path in sorted(folder.glob("*.[tT][xX][tT]")):
             entries = read_list(path)
-            named = entries and len(_resolve(entries, layout, by_number=False)[1]) <= UNNAMED_SHARE * len(entries)
-            if named:
+            if entries and len(_resolve(entries, layout)[1]) <= UNNAMED_SHARE * len(entries):
                 return path
     return None
 
 
 def _seeded(layout: Layout) -> Split:
     """At random; of an only sequence, the end is for testing."""
-    frames = [frame for sequence in layout.sequences for frame in sequence.frames if frame.has_mask]
-    if len(layout.sequences) == 1 and len(frames) > 1:
-        count = min(round(TRAIN_SHARE * len(frames)), len(frames) - 1)
-        names = {"train": frames[:count], "test": frames[count:]}
-        parts = {
-            part: [_only(layout.sequences[0], {file_key(frame.name) for frame in chosen})]
-            for part, chosen in names.items()
-        }
+    sequences = layout.sequences
+    frames = [frame for sequence in sequences for frame in sequence.frames if frame.has_mask]
+    if len(sequences) == 1 and len(frames) > 1:
+        keys = _cut([file_key(frame.name) for frame in frames])
+        parts = {part: [_only(sequences[0], set(chosen))] for part, chosen in keys.items()}
         return Split(f"no list found: of the only sequence, the first {TRAIN_SHARE:.0%} for training", parts, {})
-    order = list(range(len(layout.sequences)))
+    order = list(range(len(sequences)))
     random.Random(SPLIT_SEED).shuffle(order)
-    count = min(round(TRAIN_SHARE * len(order)), max(1, len(order) - 1))  # of two, one is to test
-    indices = {"train": order[:count], "test": order[count:]}
-    parts = {part: [layout.sequences[index] for index in sorted(chosen)] for part, chosen in indices.items()}
+    parts = {part: [sequences[index] for index in sorted(chosen)] for part, chosen in _cut(order).items()}
     return Split(f"no list found: a random {TRAIN_SHARE:.0%} for training (seed {SPLIT_SEED})", parts, {})
+
+
+def _cut(items: list) -> dict[str, list]:
+    """The first TRAIN_SHARE of these for training; of two, one is for testing."""
+    count = min(round(TRAIN_SHARE * len(items)), max(1, len(items) - 1))
+    return {"train": items[:count], "test": items[count:]}

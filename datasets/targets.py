@@ -51,17 +51,16 @@ def read_targets(root: str | Path) -> list[TargetRow]:
     _, columns = next(rows, (0, None))
     if columns != list(TargetRow._fields):
         raise InputError(f"{path} has columns {columns}; expected {', '.join(TargetRow._fields)}")
-    return [_parse_row(list(map(original_cell, cells)), f"line {line} of {path}") for line, cells in rows if cells]
-
-
-def _parse_row(cells: list[str], place: str) -> TargetRow:
-    """The row of these cells; `place` is for the error."""
-    kinds = TargetRow.__annotations__.values()
-    try:
-        return TargetRow(*(kind(cell) for kind, cell in zip(kinds, cells, strict=True)))
-    except ValueError as error:
-        expected = f"two names, then a number for each of {', '.join(TargetRow._fields[2:])}"
-        raise InputError(f"{place} is {','.join(cells)}; expected {expected}; correct it") from error
+    kinds, targets = TargetRow.__annotations__.values(), []
+    for line, cells in rows:
+        texts = [original_cell(cell) for cell in cells]
+        try:
+            if texts:
+                targets.append(TargetRow(*(kind(text) for kind, text in zip(kinds, texts, strict=True))))
+        except ValueError as error:
+            expected = f"two names, then a number for each of {', '.join(TargetRow._fields[2:])}"
+            raise InputError(f"line {line} of {path} is {','.join(texts)}; expected {expected}; correct it") from error
+    return targets
 
 
 def read_identities(root: str | Path) -> dict[tuple[str, str], dict[int, np.ndarray]] | None:

@@ -21,24 +21,31 @@ FILES_AT_ONCE = 8
 
 
 class Unusable(NamedTuple):
-    """A file that cannot be used, and why, in words that name it."""
+    """The kind of what cannot be used, and a sentence that names the file and the reason."""
 
     kind: str
     text: str
 
 
-def find_faults(frame: Frame) -> Unusable | None:
-    """What is wrong with the files of a frame, as far as their headers tell."""
+def inspect_frame(frame: Frame) -> tuple[Frame | None, Unusable | None]:
+    """What can be used of a frame, without its mask where that alone is wrong, and what is wrong with its files, as far
+    as their headers tell."""
     try:
-        image = _size(frame.image)
-        mask = None if frame.mask is None else _size(frame.mask)
+        size = _size(frame.image)
     except InputError as error:
-        return Unusable("unreadable files", str(error))
-    if mask and mask != image:
-        sizes = (f"{width} x {height}" for width, height in (mask, image))
-        text = f"mask {frame.mask} is {next(sizes)}, its image {frame.image} {next(sizes)}; expected one size"
-        return Unusable("masks that differ in size from their image", text)
-    return None
+        return None, Unusable("unreadable files", str(error))
+    if frame.mask is None:
+        return frame, None
+    without_mask = replace(frame, mask=None)
+    try:
+        mask_size = _size(frame.mask)
+    except InputError as error:
+        return without_mask, Unusable("unreadable files", str(error))
+    if mask_size == size:
+        return frame, None
+    sizes = [f"{width} x {height}" for width, height in (mask_size, size)]
+    text = f"mask {frame.mask} is {sizes[0]}, its image {frame.image} {sizes[1]}; expected one size"
+    return without_mask, Unusable("masks that differ in size from their image", text)
 
 
 def _size(path: str | Path) -> tuple[int, int]:
@@ -53,38 +60,28 @@ def _size(path: str | Path) -> tuple[int, int]:
 def check_usable(sequences: list[Sequence], skip: bool = False) -> tuple[list[Sequence], list[Unusable]]:
     """The sequences without what cannot be used, and what was left out.
 
-    Without `skip` anything that cannot be used is an `InputError`, which names the first file and the option. An image
-    without a mask is context in a sequence; where it is a sample of its own, `skip` counts it as left out. A frame of a
-    sequence whose mask alone is wrong becomes context.
+    Without `skip` anything that cannot be used is an `InputError`, which names the first file and the option. With it,
+    a frame of a sequence whose mask alone is wrong becomes context, as is an image without a mask in a sequence; a
+    single image without a mask is left out.
     """
     frames = [frame for sequence in sequences for frame in sequence.frames]
     with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
-        faults = dict(zip(frames, pool.map(find_faults, frames), strict=True))
-    unusable = [fault for fault in faults.values() if fault]
-    if unusable and not skip:
-        more = f" ({len(unusable)} files cannot be used)" if len(unusable) > 1 else ""
-        raise InputError(f"{unusable[0].text}{more}; mend them, or leave them out with --skip_unusable")
-    kept, left_out = [], list(unusable)
+        inspected = dict(zip(frames, pool.map(inspect_frame, frames), strict=True))
+    left_out = [fault for _, fault in inspected.values() if fault]
+    if not skip:
+        if left_out:
+            more = f" ({len(left_out)} files cannot be used)" if len(left_out) > 1 else ""
+            raise InputError(f"{left_out[0].text}{more}; mend them, or leave them out with --skip_unusable")
+        return sequences, []
+    kept = []
     for sequence in sequences:
-        usable = [_usable_part(frame, faults[frame]) for frame in sequence.frames]
-        rest = tuple(frame for frame in usable if frame is not None)
-        if skip and len(sequence.frames) == 1 and rest and rest[0].mask is None and not faults[sequence.frames[0]]:
-            left_out.append(Unusable("images without mask", f"image {rest[0].image} has no mask"))
-        if rest and (len(sequence.frames) > 1 or rest[0].mask is not None or not skip):
-            kept.append(replace(sequence, frames=rest))
+        usable = tuple(frame for frame, _ in map(inspected.get, sequence.frames) if frame)
+        if len(sequence.frames) == 1 and usable and usable[0].mask is None:
+            if sequence.frames[0].mask is None:
+                left_out.append(Unusable("images without mask", f"image {usable[0].image} has no mask"))
+        elif usable:
+            kept.append(replace(sequence, frames=usable))
     return kept, left_out
-
-
-def _usable_part(frame: Frame, fault: Unusable | None) -> Frame | None:
-    """The frame, without its mask if only that is wrong; None if nothing can be used."""
-    if fault is None:
-        return frame
-    if fault.kind == "unreadable files":
-        try:
-            _size(frame.image)
-        except InputError:
-            return None
-    return replace(frame, mask=None)
 
 
 def usable_index(index: DatasetIndex, parts: Iterable[str], skip: bool = False) -> DatasetIndex:
@@ -95,10 +92,10 @@ def usable_index(index: DatasetIndex, parts: Iterable[str], skip: bool = False) 
     """
     parts = list(dict.fromkeys(parts))
     if shared := shared_frames(index, parts):
-        first = f"{shared[0]}" + (f" and {len(shared) - 1} more" if len(shared) > 1 else "")
+        more = f" and {len(shared) - 1} more" if len(shared) > 1 else ""
         raise InputError(
-            f"{index.info.name}: frames are in two parts of the split from {index.split_source}: {first}; a test on "
-            "images that were trained on means nothing: correct the lists"
+            f"{index.info.name}: frames are in two parts of the split from {index.split_source}: {shared[0]}{more}; a "
+            "test on images that were trained on means nothing: correct the lists"
         )
     usable = {name: check_usable(index.split(name), skip) for name in parts}
     left_out = dict.fromkeys(fault.text for _, faults in usable.values() for fault in faults)
@@ -109,16 +106,13 @@ def usable_index(index: DatasetIndex, parts: Iterable[str], skip: bool = False) 
 def trained_on_line(index: DatasetIndex, part: str, trained_datasets: Iterable[str]) -> str | None:
     """What is to be said if `part` has images of the published training list of this dataset, which weights were
     trained on that name it among their `trained_datasets`."""
-    known = {Path(name).name.lower() for name in trained_datasets}
-    file = PUBLISHED_SPLITS / index.info.name / "train.txt"
-    if index.info.name.lower() not in known or not file.is_file():
-        return None
-    trained, tested = set(read_list(file)), [sequence.name for sequence in index.parts[part]]
-    count = sum(name in trained for name in tested)
-    if not count:
-        return None
-    where = f"{count} of the {len(tested)} {index.info.kind} of {part} are in the published training list of"
-    return f"warning: {where} {index.info.name}, on which these weights were trained: the metrics are too good"
+    name, known = index.info.name, {Path(trained).name.lower() for trained in trained_datasets}
+    file = PUBLISHED_SPLITS / name / "train.txt"
+    trained = set(read_list(file)) if name.lower() in known and file.is_file() else set()
+    tested = [sequence.name for sequence in index.parts[part]]
+    count = sum(sequence in trained for sequence in tested)
+    where = f"{count} of the {len(tested)} {index.info.kind} of {part} are in the published training list of {name}"
+    return f"warning: {where}, on which these weights were trained: the metrics are too good" if count else None
 
 
 def shared_frames(index: DatasetIndex, parts: Iterable[str] = ()) -> list[str]:
@@ -145,10 +139,8 @@ def mask_lines(name: str, sequences: Iterable[Sequence]) -> list[str]:
         if share > MAX_TARGET_SHARE:
             large.append(f"{path} ({share:.0%})")
     looked = f"of {len(masks)} masks looked at"
-    lines = []
-    if grey:
-        rule = "have more than two levels; what is above half of the maximum is target"
-        lines.append(f"{name}: {len(grey)} {looked} {rule}: {grey[0]}")
+    rule = "have more than two levels; what is above half of the maximum is target"
+    lines = [f"{name}: {len(grey)} {looked} {rule}: {grey[0]}"] if grey else []
     if large:
         lines.append(f"{name}: warning: {len(large)} {looked} make most of the image target; inverted? {large[0]}")
     return lines

@@ -15,7 +15,8 @@ from istd.datasets.snr import local_statistics
 TARGET_SIZE = (2.0, 15.0)  # px at half contrast: minimum width, maximum length
 ASPECT = (1.0, 3.0)  # length / width
 FLATNESS = (1.0, 6.0)  # from a Gaussian to a flat top
-WINGED = (0.3, 6.0)  # share of the long targets that have wings, and the minimum length of those, px
+WINGED_SHARE = 0.3  # of the targets of at least MIN_WINGED_LENGTH
+MIN_WINGED_LENGTH = 6.0  # px
 CONTRAST_RANGE = (0.04, 0.8)  # of a full range of 1; raised where the SNR asked for needs more
 MIN_CONTRAST = 0.02  # five grey levels of 255; targets whose contrast after clipping is below this are discarded
 DARK_SHARE = 0.35  # of the targets are darker than their background, where that leaves them room
@@ -119,13 +120,13 @@ def varied_profile(
 
 
 def _draw_target(settings: RenderConfig, blur: float, random: Generator) -> VariedTarget:
-    """Nothing is smaller or has sharper edges than the optics' blur allows."""
+    """A random target, no smaller and with no sharper edges than the blur of the optics allows."""
     flight = rendering.draw_flight(settings, random)
     min_size = max(TARGET_SIZE[0], 2.36 * blur)  # a point's width at half height
     length = _log_uniform(random, min_size, TARGET_SIZE[1])
     width = max(length / random.uniform(*ASPECT), min_size)
     flatness = np.clip(_log_uniform(random, *FLATNESS), 1, max(1, width / (4 * blur)))
-    winged = length >= WINGED[1] and random.random() < WINGED[0]
+    winged = length >= MIN_WINGED_LENGTH and random.random() < WINGED_SHARE
     contrast, dark = _log_uniform(random, *CONTRAST_RANGE), random.random() < DARK_SHARE
     return VariedTarget(*flight, length, width, flatness, winged, contrast, dark)
 
