@@ -27,7 +27,7 @@ from istd.utils.metrics.accumulator import group_rows
 from istd.utils.metrics.boxes import BOX_HEADINGS, box_cells
 from istd.utils.metrics.curves import merge_curves
 from istd.utils.metrics.hierarchical import LOC_ERRORS, hierarchical_parts
-from istd.utils.metrics.tables import ERRORS, HEADINGS, format_metric, interval_rows
+from istd.utils.metrics.tables import ERRORS, HEADINGS, format_metric, interval_facts, interval_rows
 from istd.utils.metrics.track_metrics import track_cells
 from istd.utils.plots import COLUMNS
 from istd.utils.provenance import ROOT, commit
@@ -92,7 +92,7 @@ def write_report(
         ),
         measured=len(metrics),
         intervals=text_cells(interval_rows(metrics, "protocol")),
-        resampled=interval_facts(shown),
+        resampled=interval_facts(shown["intervals"]),
         boxes=text_cells(box_rows(shown)),
         errors=error_rows(results.metrics, metrics),
         areas=table("target area", areas),
@@ -151,12 +151,6 @@ def box_rows(metrics: Mapping) -> list[list[str]]:
     boxes = metrics["boxes"]
     head = ["boxes, IoU 0.5", *(f"{name} %" for name in BOX_HEADINGS.values()), "annotated", "detected"]
     return [head, ["all frames", *box_cells(boxes), str(boxes["boxes"]), str(boxes["detections"])]]
-
-
-def interval_facts(metrics: Mapping) -> str:
-    """What the bootstrap intervals of a protocol hold, and what was resampled for them."""
-    intervals = metrics["intervals"]
-    return f"{100 * intervals['coverage']:g} % bootstrap intervals over {intervals['units']} {intervals['unit']}"
 
 
 def sequence_rows(metric: MetricAccumulator, sequences: Mapping[str, dict]) -> list[tuple]:

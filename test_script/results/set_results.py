@@ -16,9 +16,9 @@ from istd.test_script.results.shards import Shard
 from istd.utils.files import write_csv, write_json
 from istd.utils.metrics import PROTOCOLS, MetricAccumulator
 from istd.utils.metrics.accumulator import METRICS
-from istd.utils.metrics.bootstrap import bootstrap_intervals
 from istd.utils.metrics.boxes import box_line
-from istd.utils.metrics.curves import CURVE_AREAS, CurveAccumulator, collect_metrics, merge_curves
+from istd.utils.metrics.curves import CURVE_AREAS, CurveAccumulator, merge_curves
+from istd.utils.metrics.summary import collect_metrics
 from istd.utils.metrics.tables import error_table, interval_table, metrics_table
 from istd.utils.plots import write_curves
 
@@ -50,10 +50,7 @@ def set_metrics(results: Results, frame_set: FrameSet, entries: list[dict]) -> d
 
     `entries`: the detections, see `set_entries`; they count where the set has boxes.json.
     """
-    metrics = {
-        name: collect_metrics(metric, results.curves) | {"intervals": bootstrap_intervals(metric)}
-        for name, metric in results.metrics.items()
-    }
+    metrics = {name: collect_metrics(metric, results.curves) for name, metric in results.metrics.items()}
     metrics[next(iter(metrics))] |= box_metrics(frame_set, entries)
     return metrics
 
@@ -145,8 +142,7 @@ def print_metrics(metrics: Mapping[str, dict], published: Iterable[PublishedMetr
     print(metrics_table(metrics | published_lines(published), "protocol"))
     if "boxes" in first:
         print(box_line(first["boxes"]))
-    if intervals := interval_table(metrics, "95 % interval"):
-        print(intervals)
+    print(interval_table(metrics))
     if errors := error_table(metrics, "protocol"):
         print(f"hIoU and what each error takes from it, in %:\n{errors}")
 

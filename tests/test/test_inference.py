@@ -340,7 +340,8 @@ def test_default_protocols_are_standard_and_the_papers():
 
 
 def test_published_metrics_stand_beside_ours(capsys):
-    ours = {"iou": 0.5, "niou": 0.4, "pd": 0.9, "fa": 1e-5, "images": 7, "targets": 9}
+    intervals = {"unit": "images", "units": 7, "coverage": 0.95, "metrics": {}}
+    ours = {"iou": 0.5, "niou": 0.4, "pd": 0.9, "fa": 1e-5, "images": 7, "targets": 9, "intervals": intervals}
     notes = inference.protocol_notes({"protocols": ["sgmp-2026"], "flip": True, "scales": [1.0]})
     inference.print_results({"sgmp-2026": ours}, CATALOG["IRDST"].metrics, notes)
     lines = capsys.readouterr().out.splitlines()

@@ -2,14 +2,18 @@
 
 Percentile bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13). Images are resampled
 with replacement, or sequences where there are sequences, since the frames of a sequence are near copies of each other.
-Every metric is a ratio of sums over images, so that a resample costs one product of its multiplicities with the sums.
+Every metric is a ratio of sums over images, so that a resample costs one product of its multiplicities with the sums;
+AP and AUC follow from the products with the numbers of pixels at each level.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from istd.utils.metrics.accumulator import ImageCounts, MetricAccumulator, group_rows
+from istd.utils.metrics.areas import curve_areas, pool_levels
+from istd.utils.metrics.curves import CURVE_AREAS, POOLED, CurveAccumulator
 from istd.utils.metrics.hierarchical import HIERARCHY, hierarchical_iou, padded_hierarchical_iou
 from istd.utils.metrics.protocols import Protocol
 from istd.utils.metrics.rules import (
@@ -23,6 +27,7 @@ from istd.utils.metrics.rules import (
 
 RESAMPLES = 2000
 COVERAGE = 0.95
+MIN_UNITS = 10  # fewer sequences or images say too little of others
 CHUNK = 100  # resamples drawn together, which bounds memory
 
 Term = tuple[float, float]  # what an image, or a sequence, adds to a metric's numerator and denominator
@@ -35,35 +40,74 @@ TERMS: dict[Callable, Callable[[ImageCounts], Term]] = {
 }
 
 
-def bootstrap_intervals(metric: MetricAccumulator, resamples: int = RESAMPLES, seed: int = 0) -> dict:
+def bootstrap_intervals(
+    metric: MetricAccumulator,
+    curves: Mapping[str | None, CurveAccumulator] | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict:
     """Intervals that hold `COVERAGE` of the resampled values of each metric.
 
-    Returns "unit" ("sequences" or "images"), "units", their number, and under "metrics" [low, high] of each metric that
-    the protocol defines and whose rule is known here. With fewer than two units there are no intervals.
+    curves: of the same images by sequence, None for single images; with them there are intervals of AP and AUC.
+    Returns "unit" (what is resampled: "images", "sequences", or "sequences and images"), "units", their number,
+    "coverage", and under "metrics" [low, high] of each metric that the protocol defines and whose rule is known here,
+    none with fewer than `MIN_UNITS`. The order in which images were measured has no effect if their names differ.
     """
-    named = all(row.sequence is not None for row in metric.rows)
-    units = [[row] for row in metric.rows]
-    if named:
-        units = list(group_rows(metric.rows, lambda row: row.sequence).values())
-    result = {"unit": "sequences" if named else "images", "units": len(units), "coverage": COVERAGE, "metrics": {}}
-    if len(units) < 2:
+    sequences = group_rows(metric.rows, lambda row: row.sequence)
+    units = [sequences[name] for name in sorted(sequences)]
+    images = sorted((row for row in metric.rows if row.sequence is None), key=lambda row: row.frame or "")
+    units += [[row] for row in images]
+    unit = "images" if not sequences else "sequences and images" if images else "sequences"
+    result = {"unit": unit, "units": len(units), "coverage": COVERAGE, "metrics": {}}
+    if len(units) < MIN_UNITS:
         return result
     terms = [unit_terms(rows, metric.protocol) for rows in units]
     names = list(terms[0])
-    sums = np.array([[unit[name] for name in names] for unit in terms], np.float64)  # [units, metrics, 2]
-    random, values = np.random.default_rng(seed), []
-    for start in range(0, resamples, CHUNK):
-        size = min(CHUNK, resamples - start)
-        drawn = random.multinomial(len(units), np.full(len(units), 1 / len(units)), size=size)
-        totals = np.tensordot(drawn.astype(np.float64), sums, axes=1)  # [resamples, metrics, 2]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            values.append(totals[..., 0] / totals[..., 1])
+    sums = np.array([[unit[name] for name in names] for unit in terms], np.float64)
+    levels = unit_levels(curves or {})
+    if levels.shape[0] == len(units):  # not so where curves were not measured, or by a version without these counts
+        names += CURVE_AREAS
+    else:
+        levels = None
     tails = [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2]
-    for name, column in zip(names, np.concatenate(values).T, strict=True):
-        defined = column[np.isfinite(column)]
+    for name, values in zip(names, resampled_metrics(sums, levels, resamples, seed), strict=True):
+        defined = values[np.isfinite(values)]
         if len(defined):
             result["metrics"][name] = np.quantile(defined, tails).tolist()
     return result
+
+
+def resampled_metrics(sums: np.ndarray, levels: csr_array | None, resamples: int, seed: int) -> np.ndarray:
+    """Every metric over each resample, float64 [metrics, resamples], then AP and AUC if there are `levels`.
+
+    sums: float64 [units, metrics, 2], numerators and denominators; levels: int64 [units, 2 P], see `pool_levels`.
+    """
+    units, values = len(sums), []
+    random = np.random.default_rng(seed)
+    for start in range(0, resamples, CHUNK):
+        drawn = random.multinomial(units, np.full(units, 1 / units), size=min(CHUNK, resamples - start))
+        totals = np.tensordot(drawn.astype(np.float64), sums, axes=1)  # [resamples, metrics, 2]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            columns = [*(totals[..., 0] / totals[..., 1]).T]
+        if levels is not None:
+            columns += curve_areas(*np.split(drawn @ levels, 2, axis=1))
+        values.append(columns)
+    return np.concatenate(values, axis=1)
+
+
+def unit_levels(curves: Mapping[str | None, CurveAccumulator]) -> csr_array:
+    """The pooled counts of sequences, then of single images, each in the order of their names, int64 [units, 2 P]."""
+    units = [
+        pool_levels(name, curves[name].target_levels, curves[name].other_levels)
+        for name in sorted(name for name in curves if name is not None)
+    ]
+    units += sorted(curves[None].images if None in curves else [], key=lambda image: image.name or "")
+    columns, pixels = (
+        np.concatenate([np.zeros(0, np.int64), *(getattr(unit, field) for unit in units)], dtype=np.int64)
+        for field in ("columns", "pixels")
+    )
+    starts = np.cumsum([0, *(len(unit.columns) for unit in units)])
+    return csr_array((pixels, columns, starts), shape=(len(units), POOLED))
 
 
 def unit_terms(rows: list[ImageCounts], protocol: Protocol) -> dict[str, Term]:

@@ -5,7 +5,6 @@ up to logits of +-1490, so that the scores of a confident network, most of which
 told apart. Logits are exact; of probabilities in float32, all above 1 - 6e-8 (logit 16.6) are one level.
 """
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -13,13 +12,13 @@ import numpy as np
 from scipy.special import expit, logit
 
 from istd.utils.errors import InputError
-from istd.utils.metrics.accumulator import MetricAccumulator
+from istd.utils.metrics.areas import POOL, PooledLevels, curve_areas, pool_levels
 from istd.utils.metrics.inputs import images
 from istd.utils.metrics.regions import find_regions
-from istd.utils.metrics.rules import ratio
 from istd.utils.metrics.target_curve import target_curve
 
 LOGITS = np.sinh(np.arange(-2048, 2049) / 256)  # the thresholds, float64 [4097]
+POOLED = 2 * -(-(len(LOGITS) + 1) // POOL)  # columns of `PooledLevels`
 MIDDLE = len(LOGITS) // 2  # the threshold of probability 0.5
 MIN_MATCHED = MIDDLE - 896  # the lowest threshold at which targets are matched, logit -16.5; below it all is noise
 STRIDE = 32  # targets are matched at every 32nd threshold: 1/8 logit apart at probability 0.5
@@ -63,8 +62,8 @@ class Curves(NamedTuple):
 class CurveAccumulator:
     """Curves over any number of images; counts are integers, so that neither their order nor merging has an effect.
 
-    stride: targets are matched at every `stride`-th of `LOGITS`, from `MIN_MATCHED` on. Memory: 8 kB of counts a curve
-    for any number of images, besides those of the matched thresholds.
+    stride: targets are matched at every `stride`-th of `LOGITS`, from `MIN_MATCHED` on. Memory: 66 kB for any number of
+    images, and for every image without a sequence its `PooledLevels`, about 1 kB, which are what a bootstrap resamples.
     """
 
     COUNTS = ("target_levels", "other_levels", "matched", "matched_pixels")
@@ -80,6 +79,7 @@ class CurveAccumulator:
         self.matched_pixels = np.zeros(thresholds, np.int64)
         self.targets = 0
         self.values: set[float] = set()  # up to `MAX_VALUES` of the scores
+        self.images: list[PooledLevels] = []  # those without a sequence
 
     def update(self, score, mask, sequence=None, frame=None, scale: str = "probability") -> None:
         """Add an image [H, W] or a batch [B, 1, H, W] of probabilities, or of logits if `scale` is "logit".
@@ -89,8 +89,11 @@ class CurveAccumulator:
         for image in images(score, mask, sequence, frame, scale):
             levels = logit_levels(image.score, scale)
             in_targets = np.bincount(levels[image.mask], minlength=len(self.target_levels))
+            others = np.bincount(levels.ravel(), minlength=len(self.target_levels)) - in_targets
             self.target_levels += in_targets
-            self.other_levels += np.bincount(levels.ravel(), minlength=len(self.target_levels)) - in_targets
+            self.other_levels += others
+            if image.sequence is None:
+                self.images.append(pool_levels(image.frame, in_targets, others))
             targets = find_regions(image.mask)
             matched, matched_pixels = target_curve(matched_levels(levels, self.stride), targets, len(self.matched) - 1)
             self.matched += matched
@@ -103,18 +106,22 @@ class CurveAccumulator:
         if other.stride != self.stride:
             both = f"{self.stride} and {other.stride}"
             raise InputError(f"curves with the strides {both} cannot be merged; use the same for both")
-        for name in (*self.COUNTS, "targets"):
+        for name in (*self.COUNTS, "targets", "images"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self._add_values(other.values)
 
     def counts(self) -> dict[str, Any]:
         """Everything but the stride as numbers and lists, for json; see `from_counts`."""
         lists = {name: getattr(self, name).tolist() for name in self.COUNTS}
-        return lists | {"targets": self.targets, "values": sorted(self.values)}
+        images = [[image.name, image.columns.tolist(), image.pixels.tolist()] for image in self.images]
+        return lists | {"targets": self.targets, "values": sorted(self.values), "images": images}
 
     @classmethod
     def from_counts(cls, counts: Mapping[str, Any], stride: int = STRIDE) -> "CurveAccumulator":
-        """The accumulator whose `counts` these are; `ValueError` where there are more or fewer than thresholds."""
+        """The accumulator whose `counts` these are; `ValueError` where there are more or fewer than thresholds.
+
+        Older counts lack "images": they give the same curves, but no intervals of AP and AUC.
+        """
         curves = cls(stride)
         for name in cls.COUNTS:
             values = np.array(counts[name], np.int64)
@@ -122,6 +129,8 @@ class CurveAccumulator:
                 raise ValueError(f"{name} has the shape {values.shape}")
             setattr(curves, name, values)
         curves.targets, curves.values = counts["targets"], set(counts["values"])
+        for name, columns, pixels in counts.get("images", ()):
+            curves.images.append(PooledLevels(name, np.array(columns, np.uint16), np.array(pixels, np.uint32)))
         return curves
 
     def compute(self) -> Curves:
@@ -136,6 +145,7 @@ class CurveAccumulator:
             false_positive_rate=_ratios(false_positives[1:], false_positives[0]),
         )
         chosen = slice(MIN_MATCHED, None, self.stride)
+        ap, auc = map(float, curve_areas(self.target_levels, self.other_levels))
         ranks = len(self.values) > 2 or not self.values
         return Curves(
             logit=LOGITS[chosen],
@@ -145,8 +155,8 @@ class CurveAccumulator:
             false_positive_rate=pixels.false_positive_rate[chosen],
             pd=_ratios(self.matched, self.targets),
             fa=_ratios(predicted[chosen] - self.matched_pixels, true_positives[0] + false_positives[0]),
-            ap=_average_precision(self.target_levels, true_positives, false_positives) if ranks else None,
-            auc=_area_under_roc(self.target_levels, self.other_levels) if ranks else None,
+            ap=ap if ranks else None,
+            auc=auc if ranks else None,
             pixels=pixels,
         )
 
@@ -181,48 +191,11 @@ def merge_curves(curves: Iterable[CurveAccumulator]) -> CurveAccumulator:
     return total
 
 
-def collect_metrics(metric: MetricAccumulator, curves: Mapping[str | None, CurveAccumulator]) -> dict[str, Any]:
-    """All metrics of one protocol: over the set, by target area and, if there are sequences, for each of them.
-
-    `curves` by sequence: their areas are given with the standard protocol.
-    """
-
-    def areas(accumulator: CurveAccumulator) -> dict[str, float | None]:
-        computed = accumulator.compute()
-        return {name: getattr(computed, name) for name in CURVE_AREAS}
-
-    standard = metric.protocol.name == "standard"
-    result = metric.compute() | (areas(merge_curves(curves.values())) if standard else dict.fromkeys(CURVE_AREAS))
-    result |= metric.counts() | {"by_area": metric.area_metrics()}
-    if sequences := metric.sequence_metrics():
-        result["sequence_mean"] = metric.sequence_mean()
-        result["sequences"] = {
-            name: metrics | (areas(curves[name]) if standard else {}) for name, metrics in sequences.items()
-        }
-    return result
-
-
 def _some_values(score: np.ndarray) -> set[float]:
     """Up to three distinct values of a map: its minimum, its maximum, and one between them."""
     low, high = score.min(), score.max()
     between = score[(score > low) & (score < high)]
     return {float(np.nan_to_num(value)) for value in (low, high, *between[:1])}  # finite, for json
-
-
-def _average_precision(target_levels: np.ndarray, true_positives: np.ndarray, false_positives: np.ndarray) -> float:
-    """Sum over levels of precision times the step of recall."""
-    counts = zip(target_levels.tolist(), true_positives.tolist(), false_positives.tolist(), strict=True)
-    steps = [gained * hits / (hits + misses) for gained, hits, misses in counts if gained]
-    return ratio(math.fsum(steps), int(true_positives[0]))
-
-
-def _area_under_roc(target_levels: np.ndarray, other_levels: np.ndarray) -> float:
-    """The fraction of pairs (target pixel, other pixel) whose target has the higher level; ties count a half."""
-    doubled, below = 0, 0
-    for target, other in zip(target_levels.tolist(), other_levels.tolist(), strict=True):
-        doubled += target * (2 * below + other)
-        below += other
-    return ratio(doubled, 2 * int(target_levels.sum()) * below)
 
 
 def _ratios(numerators: np.ndarray, denominators) -> np.ndarray:

@@ -4,6 +4,7 @@ import inspect
 import math
 from collections.abc import Mapping
 
+from istd.utils.metrics.bootstrap import MIN_UNITS
 from istd.utils.metrics.hierarchical import hierarchical_parts
 from istd.utils.metrics.protocols import PROTOCOLS, Protocol
 from istd.utils.names import printable
@@ -74,16 +75,25 @@ def metrics_table(results: Mapping[str, Mapping[str, float | None]], title: str)
     return text_table(rows)
 
 
-def interval_table(results: Mapping[str, Mapping], title: str) -> str:
-    """A table of the bootstrap intervals in sets of metrics, as "low-high"; "" if none has any."""
-    rows = interval_rows(results, title)
-    return text_table(rows) if rows else ""
+def interval_facts(intervals: Mapping) -> str:
+    """What was resampled for `bootstrap_intervals`, or why there are none."""
+    facts = f"{100 * intervals['coverage']:g} % intervals"
+    units = f"{intervals['units']} {intervals['unit']}"
+    if intervals["units"] < MIN_UNITS:
+        return f"no {facts}: {units} are too few to resample; {MIN_UNITS} or more are needed"
+    return f"{facts} over {units}"
+
+
+def interval_table(results: Mapping[str, Mapping]) -> str:
+    """A table of the bootstrap intervals in sets of metrics, or a line that says why there are none."""
+    facts = interval_facts(next(iter(results.values()))["intervals"])
+    rows = interval_rows(results, facts)
+    return text_table(rows) if rows else facts
 
 
 def interval_rows(results: Mapping[str, Mapping], title: str) -> list[list[str]]:
-    """The cells of `interval_table`, the heading first; none without intervals."""
-    known = {name: result["intervals"]["metrics"] for name, result in results.items() if result.get("intervals")}
-    known = {name: intervals for name, intervals in known.items() if intervals}
+    """The cells of `interval_table` as "low-high", the heading first; none without intervals."""
+    known = {name: result["intervals"]["metrics"] for name, result in results.items() if result["intervals"]["metrics"]}
     shown = [name for name in HEADINGS if any(name in intervals for intervals in known.values())]
     rows = [[title, *(HEADINGS[name][0] for name in shown)]] if known else []
     for name, intervals in known.items():

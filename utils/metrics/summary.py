@@ -1,0 +1,32 @@
+"""All metrics of a protocol over a set of images, with those of its sequences and their intervals."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from istd.utils.metrics.accumulator import MetricAccumulator
+from istd.utils.metrics.bootstrap import bootstrap_intervals
+from istd.utils.metrics.curves import CURVE_AREAS, CurveAccumulator, merge_curves
+
+
+def collect_metrics(metric: MetricAccumulator, curves: Mapping[str | None, CurveAccumulator]) -> dict[str, Any]:
+    """All metrics of one protocol: over the set, by target area and, if there are sequences, for each of them.
+
+    `curves` by sequence, None for single images: AP and AUC belong to the standard protocol. "intervals" are those of
+    `bootstrap_intervals`.
+    """
+    standard = metric.protocol.name == "standard"
+    total = curve_areas(merge_curves(curves.values())) if standard else dict.fromkeys(CURVE_AREAS)
+    result = metric.compute() | total | metric.counts() | {"by_area": metric.area_metrics()}
+    if sequences := metric.sequence_metrics():
+        result["sequence_mean"] = metric.sequence_mean()
+        result["sequences"] = {
+            name: metrics | (curve_areas(curves[name]) if standard else {}) for name, metrics in sequences.items()
+        }
+    ranked = total["ap"] is not None  # maps of two values rank nothing
+    return result | {"intervals": bootstrap_intervals(metric, curves if ranked else {})}
+
+
+def curve_areas(curves: CurveAccumulator) -> dict[str, float | None]:
+    """AP and AUC."""
+    computed = curves.compute()
+    return {name: getattr(computed, name) for name in CURVE_AREAS}
