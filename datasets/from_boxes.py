@@ -38,8 +38,8 @@ from istd.utils.distributed import cores_of_process
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import check_writable, write_json, write_text
 from istd.utils.folder_lock import locked_folder
-from istd.utils.images import encode_png, one_channel, read_pixels
-from istd.utils.video import open_video
+from istd.utils.images import encode_png, read_pixels
+from istd.utils.video import read_frames
 
 SHARD_IMAGES = 64  # images that are finished together; of a video, all
 UNFINISHED = ".from_boxes"  # folder of what an interrupted run has done
@@ -200,19 +200,14 @@ def _read(items: list[Item]) -> Iterator[np.ndarray]:
         yield from (read_pixels(item.source.path) for item in items)
         return
     video = items[0].source.path
-    capture, number = open_video(video), 0
-    try:
-        for item in items:
-            while number < item.source.number and capture.grab():
-                number += 1
-            good, image = capture.read()
-            number += 1
-            if not good:
-                text = f"frame {item.source.number} of video {video} cannot be read"
-                raise InputError(f"{text}; convert the video to mp4, or leave out its annotations from there on")
-            yield one_channel(image)
-    finally:
-        capture.release()
+    frames = read_frames(video, lambda number, reason: None)
+    for item in items:
+        wanted = item.source.number
+        number, pixels = next((frame for frame in frames if frame[0] >= wanted), (None, None))
+        if number != wanted:
+            text = f"frame {wanted} of video {video} cannot be read"
+            raise InputError(f"{text}; convert the video to mp4, or leave out its annotations from there on")
+        yield pixels
 
 
 def _in_pixels(annotation: AnnotatedImage, shape: tuple[int, int]) -> list[Box]:

@@ -1,40 +1,158 @@
-"""Opening video files with OpenCV at their stored depth."""
+"""Video files as grey frames at their stored depth, read by PyAV."""
 
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from heapq import heappop, heappush
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
+import av
 import cv2
+import numpy as np
 
 from istd.utils.errors import InputError
+from istd.utils.grey_levels import RANGE_FRAMES, spread
+from istd.utils.images import one_channel
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".m4v", ".wmv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".flv")
-GREY_16_BIT = b"Y1\x00\x10"  # FFmpeg's tag of gray16le, the only deep format that OpenCV gives as it is
-DEEP_START = b"Y"  # of the tags of raw formats, which end in the bits of a value
+FULL_RANGE = 2  # FFmpeg's AVCOL_RANGE_JPEG
+LIMITED_TO_FULL = np.clip((np.arange(256) - 16) * 255 // 219, 0, 255).astype(np.uint8)  # ITU-R BT.601: 16 is black
+END_TOLERANCE = 0.01  # share of its duration, and frames, that a video may end early without being called cut off
+END_FRAMES = 2
+
+OnBad = Callable[[int, str], None]  # is told the number of a frame that cannot be read, and why
 
 
-def open_video(path: Path) -> cv2.VideoCapture:
-    """Open a video file, of which grey frames of 16 bits come as such; `InputError` if OpenCV cannot decode it."""
-    capture = cv2.VideoCapture(str(path))
-    if not capture.isOpened():
-        raise InputError(f"cannot open video {path}: damaged, or a format that OpenCV cannot decode; convert it to mp4")
-    keep_depth(capture)
-    return capture
+class VideoFacts(NamedTuple):
+    """What a file says of its video: number of frames, None if unknown, and frames per second, 0 if unknown.
+
+    Where a file states a duration only, the number follows from it, and is wrong if the frame rate varies.
+    """
+
+    frames: int | None
+    fps: float
 
 
-def keep_depth(capture: cv2.VideoCapture) -> None:
-    """Let a capture give grey frames of 16 bits as they are, instead of 8 bits."""
-    if _pixel_format(capture) == GREY_16_BIT:
-        capture.set(cv2.CAP_PROP_CONVERT_RGB, 0)
+def open_video(path: Path) -> av.container.InputContainer:
+    """Open a video file, which a `with` block closes; raises `InputError` if PyAV cannot decode it."""
+    try:
+        container = av.open(f"file:{path}", metadata_errors="replace")  # a colon in a name is no protocol
+    except av.FFmpegError as error:
+        reason = f"{error.strerror}; check the path, copy the file again, or convert it to mp4"
+        raise InputError(f"cannot open video {path}: {reason}") from error
+    video = container.streams.best("video")
+    if video is None or video.codec_context is None:
+        raise InputError(f"cannot open video {path}: it holds no video that PyAV can decode; convert it to mp4")
+    return container
 
 
-def depth_note(capture: cv2.VideoCapture, name: str) -> str | None:
-    """What is to be said of a video deeper than 8 bits that OpenCV reads at 8 bits; None for any other."""
-    tag = _pixel_format(capture)
-    if not tag.startswith(DEEP_START) or tag == GREY_16_BIT or not 8 < tag[-1] < 32:
-        return None
-    advice = "to keep its levels, convert it: ffmpeg -i VIDEO -c:v ffv1 -pix_fmt gray16le OUT.mkv"
-    return f"note: {name} has {tag[-1]} bits and is read at 8 bits; {advice}"
+def video_facts(path: Path) -> VideoFacts:
+    """What a video file says of itself; its frames are not read."""
+    with open_video(path) as container:
+        stream = container.streams.best("video")
+        fps = _frame_rate(stream)
+        frames = stream.frames or round((_duration(container) or 0) * fps)
+        return VideoFacts(frames if frames > 0 else None, fps)
 
 
-def _pixel_format(capture: cv2.VideoCapture) -> bytes:
-    """FFmpeg's tag of the decoded pixels, 4 bytes."""
-    return (int(capture.get(cv2.CAP_PROP_CODEC_PIXEL_FORMAT) or 0) & 0xFFFFFFFF).to_bytes(4, "little")
+def count_frames(path: Path) -> int:
+    """The number of frames of a video file, counted where it does not state it."""
+    with open_video(path) as container:
+        return container.streams.best("video").frames or len(_time_stamps(container))
+
+
+def read_frames(path: Path, on_bad: OnBad) -> Iterator[tuple[int, np.ndarray]]:
+    """Stream a video file as frame numbers, from 0, and grey frames, see `grey_levels`.
+
+    A frame that is damaged or cannot be decoded is skipped, and `on_bad` is told of it before the next frame comes;
+    last of all, that the video ends before the duration that the file states. Raises `InputError` where no frame can
+    be decoded.
+    """
+    with open_video(path) as container:
+        stream = container.streams.best("video")
+        number, decoded, failed, end = 0, False, False, 0
+        due: list[int] = []  # a heap of the time stamps of frames that the decoder has not given yet
+        packets = container.demux(stream)
+        while True:
+            try:
+                if (packet := next(packets, None)) is None:
+                    break
+                if packet.size and packet.pts is not None and not packet.is_discard:
+                    heappush(due, packet.pts)
+                    end = max(end, packet.pts + (packet.duration or 0))
+                frames = packet.decode()
+            except av.FFmpegError:
+                failed = True
+                continue
+            for frame in frames:
+                while due and frame.pts is not None and due[0] <= frame.pts:
+                    if heappop(due) < frame.pts and failed:  # else it was a packet that shows nothing
+                        on_bad(number, f"frame {number} of video {path} cannot be decoded")
+                        number += 1
+                if frame.is_corrupt:
+                    on_bad(number, f"frame {number} of video {path} is damaged")
+                else:
+                    yield number, grey_levels(frame)
+                decoded = True
+                number += 1
+        if not decoded:
+            raise InputError(f"no frame of video {path} can be decoded; copy it again, or convert it to mp4")
+        seconds, duration = float(end * stream.time_base), _duration(container) or 0
+        if duration - seconds > max(END_TOLERANCE * duration, END_FRAMES / (_frame_rate(stream) or 1)):
+            times = f"{seconds:.2f} of {duration:.2f} s"
+            on_bad(number, f"video {path} ends after {number} frames, {times}; its end is missing or damaged")
+        elif failed:
+            for lost in range(number, number + len(due)):
+                on_bad(lost, f"frame {lost} of video {path} cannot be decoded")
+
+
+def sample_frames(path: Path) -> Iterator[np.ndarray]:
+    """Up to RANGE_FRAMES grey frames spread over a video file, or its first ones where PyAV cannot seek in it."""
+    samples = 0
+    with open_video(path) as container:
+        stream = container.streams.best("video")
+        stamps = _time_stamps(container)
+        for index in spread(len(stamps)):
+            with suppress(av.FFmpegError, StopIteration):
+                container.seek(stamps[index], stream=stream)  # to the key frame before
+                yield grey_levels(next(frame for frame in container.decode(stream) if frame.pts >= stamps[index]))
+                samples += 1
+    if not samples:  # as in short transport streams, whose key frames are not indexed
+        yield from (levels for _, levels in islice(read_frames(path, lambda *_: None), RANGE_FRAMES))
+
+
+def grey_levels(frame: av.VideoFrame) -> np.ndarray:
+    """A decoded frame as grey levels [H, W], uint8 or uint16, turned as the file says it is shown.
+
+    Grey is the luma as stored. Luma of 8 bits in the limited range, 16 to 235, becomes 0 to 255, as players show it;
+    YUV is in that range unless the file says otherwise. Deeper luma keeps its levels. RGB becomes luma.
+    """
+    luma, name = frame.format.components[0], frame.format.name
+    if luma.is_luma and 8 <= luma.bits <= 16 and (len(frame.planes) > 1 or name.startswith("gray")):
+        dtype = np.dtype("u1" if luma.bits == 8 else ">u2" if frame.format.is_big_endian else "<u2")
+        rows = np.frombuffer(frame.planes[0], dtype).reshape(-1, frame.planes[0].line_size // dtype.itemsize)
+        levels = rows[:, : frame.width].astype(dtype.newbyteorder("="))
+        if luma.bits == 8 and not name.startswith(("gray", "yuvj")) and frame.color_range != FULL_RANGE:
+            levels = cv2.LUT(levels, LIMITED_TO_FULL)
+    else:
+        levels = one_channel(frame.to_ndarray(format="bgr24" if luma.bits <= 8 else "bgr48le"))
+    return np.ascontiguousarray(np.rot90(levels, frame.rotation // 90)) if frame.rotation else levels
+
+
+def _frame_rate(stream: av.VideoStream) -> float:
+    return float(stream.average_rate or stream.guessed_rate or 0)
+
+
+def _duration(container: av.container.InputContainer) -> float | None:
+    """The seconds that a file states for its video; None if it does not, or only for video and sound together."""
+    stream = container.streams.best("video")
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    return container.duration / av.time_base if container.duration and len(container.streams) == 1 else None
+
+
+def _time_stamps(container: av.container.InputContainer) -> list[int]:
+    """The time stamps of all frames in the order they are shown, from the packets alone; none is decoded."""
+    packets = container.demux(container.streams.best("video"))
+    return sorted(p.pts for p in packets if p.size and p.pts is not None and not p.is_discard)

@@ -5,13 +5,11 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-import cv2
-
 from istd.datasets.boxes.annotations import ANTI_UAV, CSV, Annotations
 from istd.datasets.boxes.readers import PARTS, AnnotatedImage
 from istd.utils.errors import InputError
 from istd.utils.images import IMAGE_SUFFIXES, file_key, numeric_key
-from istd.utils.video import VIDEO_SUFFIXES, depth_note, open_video
+from istd.utils.video import VIDEO_SUFFIXES, count_frames
 
 NO_SEQUENCE = {"images", "image", "imgs", "img", "frames", "data", "jpegimages", "obj_train_data", *PARTS}
 NO_CLIP = {"infrared", "ir", "video"}  # names of videos that are called by their folder
@@ -97,7 +95,7 @@ class ImageFiles:
         paths = [images] if images.is_file() else sorted(images.rglob("*"), key=lambda path: numeric_key(str(path)))
         visible = [p for p in paths if not any(part.startswith(".") for part in p.relative_to(self.root).parts)]
         self.files = [path for path in visible if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
-        self.videos = {path: frame_count(path) for path in visible if path.suffix.lower() in VIDEO_SUFFIXES}
+        self.videos = {path: count_frames(path) for path in visible if path.suffix.lower() in VIDEO_SUFFIXES}
         if not self.files and not self.videos:
             raise InputError(f"--images {images} has neither images ({', '.join(IMAGE_SUFFIXES)}) nor videos")
         self._by_end: dict[tuple, Path | None] = {}  # None: several files
@@ -165,18 +163,6 @@ class ImageFiles:
             text = f"{'/'.join(sequence)} may be {candidates[0]} or {candidates[1]}"
             raise InputError(f"{text}; give the right one as --images")
         return candidates[0] if len(candidates) == 1 else None
-
-
-def frame_count(video: Path) -> int:
-    """Number of frames of a video as its container says; `InputError` where it does not, or OpenCV cannot open it."""
-    capture = open_video(video)
-    count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-    if note := depth_note(capture, str(video)):
-        print(note)
-    capture.release()
-    if count <= 0:
-        raise InputError(f"video {video} does not say how many frames it has; convert it to mp4")
-    return count
 
 
 def _ends(parts: tuple[str, ...]) -> list[tuple[str, ...]]:

@@ -18,7 +18,7 @@ from istd.utils.grey_levels import SEQUENCE, GreyScale, spread, to_unit
 from istd.utils.image_stacks import STACK_SUFFIXES, stack_pages
 from istd.utils.images import IMAGE_SUFFIXES, decode_pixels, image_files, numeric_key, one_channel, read_pixels
 from istd.utils.names import folder_name, printable
-from istd.utils.video import VIDEO_SUFFIXES, depth_note, keep_depth, open_video
+from istd.utils.video import VIDEO_SUFFIXES, read_frames, sample_frames, video_facts
 
 EXPECTED = (
     "an image, a folder of images, a folder of such folders, a video file, a camera's number or URL, or - for a pipe"
@@ -30,9 +30,7 @@ MAX_CHANGE = 0.05  # mean change of these thumbnails' pixels, of 0..1
 COMPARED, THUMBNAIL = 8, (32, 32)  # pairs of neighbours; width and height, px
 DEFAULT_FPS = 25.0  # of the overlay video of an image sequence
 MAX_FPS = 1000
-FAILED_READS = 64  # consecutive undecodable frames after which a video is taken to have ended
-END_TOLERANCE = 0.01  # relative error of frame counts in video containers
-
+GREY_16_BIT = int.from_bytes(b"Y1\x00\x10", "little")  # FFmpeg's tag of gray16le
 
 OnBad = Callable[[str, str], None]  # is told the name of an unreadable frame, and why it cannot be read
 Frames = Iterator[tuple[str, np.ndarray]]  # the name of each frame, and its grey levels, float32 [H, W] in 0..1
@@ -152,24 +150,33 @@ def pipe_source() -> Source:
 
 
 def camera_source(address: str) -> Source:
-    """A camera by its number, a device or a URL; named by the host and the path of a URL."""
-    url = urlsplit(public_address(address))
-    name = f"{url.hostname}{url.path}" if url.hostname else f"camera{url.path}"
-    source = video_source(int(address) if address.isdecimal() else address)
+    """A camera by its number, a device or a URL, read by OpenCV; named by the host and the path of a URL."""
+    capture = cv2.VideoCapture(int(address) if address.isdecimal() else address)
+    shown = public_address(address)
+    if not capture.isOpened():
+        raise InputError(f"cannot open camera {shown}; check its number or URL, and that nothing else uses it")
+    if capture.get(cv2.CAP_PROP_CODEC_PIXEL_FORMAT) == GREY_16_BIT:
+        capture.set(cv2.CAP_PROP_CONVERT_RGB, 0)  # else its frames become 8 bits
+    count, fps = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), usable_fps(capture.get(cv2.CAP_PROP_FPS))
+    scale = GreyScale()
 
     def frames(on_bad: OnBad) -> Frames:
-        count = 0
-        for frame in source.frames(on_bad):
-            yield frame
-            count += 1
-        if source.length is None:  # such a stream does not end by itself
-            reason = f"{public_address(address)} gave no further frame after {count}: it ended, or was cut off"
-            on_bad(f"{count:06d}", reason)
+        number = 0
+        try:
+            while (read := capture.read())[0]:
+                yield f"{number:06d}", scale(one_channel(read[1]))
+                number += 1
+        finally:
+            capture.release()
+        if number < count or count <= 0:  # without a count, such a stream does not end by itself
+            on_bad(f"{number:06d}", f"{shown} gave no further frame after {number}: it ended, or was cut off")
 
-    return source._replace(name=re.sub(r"\W+", "_", name).strip("_"), kind="live", frames=frames)
+    url = urlsplit(shown)
+    name = re.sub(r"\W+", "_", f"{url.hostname}{url.path}" if url.hostname else f"camera{url.path}").strip("_")
+    return Source(name, "live", count if count > 0 else None, fps, frames, scale)
 
 
-def public_address(address: Path | str | int) -> str:
+def public_address(address: Path | str) -> str:
     """The input as messages and result files name it: a URL without user name, password and query, which may be secret.
 
     Anything else stays as it is.
@@ -178,76 +185,18 @@ def public_address(address: Path | str | int) -> str:
     return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}" if separator else scheme
 
 
-def video_source(path: Path | str | int) -> Source:
-    """A video file, or another source of OpenCV; frames are named by their numbers, from 000000."""
-    capture = open_stream(path)
-    count, fps = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), capture.get(cv2.CAP_PROP_FPS)
-    length = count if count > 0 else None
-    fps = fps if 0 < fps < MAX_FPS else DEFAULT_FPS
-    name = public_address(path)
-    if note := depth_note(capture, name):
-        print(printable(note))
-    sample = partial(sample_video, path, length) if isinstance(path, Path) and length else None
-    scale = GreyScale(sample=sample)
-    frames = partial(read_video, capture, name, length, fps, scale=scale)
-    return Source(folder_name(Path(name).stem), "video", length, fps, frames, scale)
+def video_source(path: Path) -> Source:
+    """A video file; frames are named by their numbers, from 000000."""
+    facts = video_facts(path)
+    scale = GreyScale(sample=partial(sample_frames, path))
+
+    def frames(on_bad: OnBad) -> Frames:
+        for number, pixels in read_frames(path, lambda number, reason: on_bad(f"{number:06d}", reason)):
+            yield f"{number:06d}", scale(pixels)
+
+    return Source(folder_name(path.stem), "video", facts.frames, usable_fps(facts.fps), frames, scale)
 
 
-def sample_video(path: Path, length: int) -> Iterator[np.ndarray]:
-    """Stored frames spread over a video."""
-    capture = open_stream(path)
-    try:
-        for index in spread(length):
-            capture.set(cv2.CAP_PROP_POS_FRAMES, index)
-            good, image = capture.read()
-            if good:
-                yield one_channel(image)
-    finally:
-        capture.release()
-
-
-def open_stream(path: Path | str | int) -> cv2.VideoCapture:
-    """Open a video or a camera; raises `InputError` if OpenCV cannot decode it."""
-    if isinstance(path, Path):
-        return open_video(path)
-    capture = cv2.VideoCapture(path)
-    if not capture.isOpened():
-        address = public_address(path)
-        raise InputError(f"cannot open camera {address}; check its number or URL, and that nothing else uses it")
-    keep_depth(capture)
-    return capture
-
-
-def read_video(
-    capture: cv2.VideoCapture, name: str, length: int | None, fps: float, on_bad: OnBad, scale: GreyScale
-) -> Frames:
-    """Stream a video as grey frames in 0..1; `name` is for messages.
-
-    Frames that cannot be decoded are detected by gaps in the time stamps, a missing end by the frame count. Each is
-    reported to `on_bad` before the next frame is yielded.
-    """
-    number, failures, damaged = 0, 0, False  # the next frame, consecutive failed reads, whether any read failed
-    try:
-        while True:
-            good, image = capture.read()
-            if not good:
-                failures += 1
-                if length is None or number >= length or failures > FAILED_READS:
-                    break
-                damaged = True
-                continue
-            failures = 0
-            if damaged:  # decoders read ahead and fail before the damaged frame is due
-                stamp = round(capture.get(cv2.CAP_PROP_POS_MSEC) * fps / 1000)
-                for lost in range(number, stamp):
-                    on_bad(f"{lost:06d}", f"frame {lost} of video {name} cannot be decoded")
-                number = max(number, stamp)
-            yield f"{number:06d}", scale(one_channel(image))
-            number += 1
-        if number == 0:
-            raise InputError(f"no frame of video {name} can be decoded; convert it to mp4")
-        if length is not None and length - number > max(2, END_TOLERANCE * length):
-            reason = f"video {name} ends after {number} of {length} frames; its end is missing or damaged"
-            on_bad(f"{number:06d}", reason)
-    finally:
-        capture.release()
+def usable_fps(fps: float) -> float:
+    """`fps`, or DEFAULT_FPS where a video states none or an impossible rate."""
+    return fps if 0 < fps < MAX_FPS else DEFAULT_FPS

@@ -90,19 +90,6 @@ def test_stacks_and_16_bit_videos_are_sources_of_frames(tmp_path):
         assert source.scale.range == chosen
 
 
-def test_a_video_whose_depth_opencv_cannot_keep_is_said(tmp_path, capsys):
-    for depth in (10, 16):
-        with av.open(str(tmp_path / f"{depth}.mkv"), "w") as container:
-            stream = container.add_stream("ffv1", rate=25)
-            stream.width, stream.height, stream.pix_fmt = 32, 24, f"gray{depth}le"
-            picture = av.VideoFrame.from_ndarray(RAW[0], format="gray16le").reformat(format=stream.pix_fmt)
-            container.mux(stream.encode(picture))
-            container.mux(stream.encode())
-        find_sources(tmp_path / f"{depth}.mkv")
-    (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith(f"note: {tmp_path / '10.mkv'} has 10 bits and is read at 8 bits; to keep its levels")
-
-
 def test_an_8_bit_video_stays_as_it_is(tmp_path):
     writer = cv2.VideoWriter(str(tmp_path / "a.avi"), cv2.VideoWriter_fourcc(*"FFV1"), 25, (32, 24))
     grey = (RAW[0] % 200).astype(np.uint8)

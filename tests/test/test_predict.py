@@ -225,7 +225,7 @@ def test_a_video_without_its_end_is_said(tmp_path):
     path = tmp_path / "clip.avi"
     write_video(path, 40, "MJPG")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(InputError, match=r"cannot open video|ends after \d+ of 40"):
+    with pytest.raises(InputError, match=r"cannot open video|ends after \d+ frames, 0.\d+ of"):
         run(path, tmp_path / "out")
 
 
