@@ -39,6 +39,7 @@ from istd.utils.errors import InputError, run_main
 from istd.utils.files import check_writable, write_json, write_text
 from istd.utils.folder_lock import locked_folder
 from istd.utils.images import encode_png, read_pixels
+from istd.utils.names import counted
 from istd.utils.video import read_frames
 
 SHARD_IMAGES = 64  # images that are finished together; of a video, all
@@ -52,7 +53,10 @@ def main(argv: list[str] | None = None) -> None:
     """Make a dataset of boxes from the command line."""
     args = parse_arguments(argv)
     annotations = read_annotations(args.annotations)
-    print(f"{annotations.format.name}: {len(annotations.files)} files, {len(annotations.images)} annotated images")
+    print(
+        f"{annotations.format.name}: {counted(len(annotations.files), 'file')}, "
+        f"{counted(len(annotations.images), 'annotated image')}"
+    )
     plan = make_plan(annotations, args.images, args.kind, args.stride)
     with locked_folder(args.output):
         summary = make_dataset(annotations, plan, args.output, args.masks)
@@ -243,9 +247,9 @@ def _coco_images(items: list[Item], rows: list[list]) -> Iterator[tuple[dict, li
 def _summary(annotations: Annotations, plan: Plan, rows: list[list], counts: Counter) -> list[str]:
     boxes = [len(row[2]) for row in rows]
     sequences = {item.sequence for item in plan.items} - {None}
-    kind = f" of {len(sequences)} sequences" if sequences else ""
+    kind = f" of {counted(len(sequences), 'sequence')}" if sequences else ""
     lines = [
-        f"{len(rows)} images{kind}, {sum(boxes)} boxes, {boxes.count(0)} empty images",
+        f"{counted(len(rows), 'image')}{kind}, {counted(sum(boxes), 'box')}, {counted(boxes.count(0), 'empty image')}",
         "boxes " + ", ".join(f"{kind}: {counts[kind]}" for kind in COUNTS),
         f"images missing: {len(plan.missing)}{_first(plan.missing)}",
         f"annotations without an image: {annotations.without_image}",
@@ -255,9 +259,9 @@ def _summary(annotations: Annotations, plan: Plan, rows: list[list], counts: Cou
     if counts["other size"]:
         lines.append(f"WARNING: {counts['other size']} images have another size than annotated; their boxes do not fit")
     parts = Counter(item_parts(plan.items))
-    listed = ", ".join(f"{part} {count} images" for part, count in parts.items() if part)
+    listed = ", ".join(f"{part} {counted(count, 'image')}" for part, count in parts.items() if part)
     annotated = any(item.annotation.part for item in plan.items)
-    source = "" if annotated or not listed else " (the end of the only sequence is to test)"
+    source = "" if annotated or not listed else " (the end of the only sequence is the test part)"
     return [*lines, f"parts: {listed}{source}" if listed else "parts: the annotations name none"]
 
 

@@ -11,6 +11,7 @@ from istd.datasets.path_config import DATASET_PATHS
 from istd.datasets.split_lists import PUBLISHED_SPLITS, find_split, nearest_entry
 from istd.utils.config import nearest
 from istd.utils.errors import InputError
+from istd.utils.names import counted
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DATA_ROOT_VARIABLE = "ISTD_DATA_ROOT"
@@ -133,6 +134,7 @@ def _locate_folder(path: str, data_root: str | Path | None, names: Iterable[str]
 def _count(kind: str, sequences: list[Sequence]) -> str:
     frames = [frame for sequence in sequences for frame in sequence.frames]
     with_mask = sum(frame.has_mask for frame in frames)
-    unit = "images" if kind == "images" else "frames"
-    images = f"{len(frames)} {unit}" + ("" if with_mask == len(frames) else f" ({with_mask} with mask)")
-    return images if kind == "images" else f"{len(sequences)} sequences, {images}"
+    images = counted(len(frames), "image" if kind == "images" else "frame") + (
+        "" if with_mask == len(frames) else f" ({with_mask} with mask)"
+    )
+    return images if kind == "images" else f"{counted(len(sequences), 'sequence')}, {images}"

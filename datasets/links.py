@@ -1,5 +1,6 @@
-"""Download links of the datasets and the authors' checkpoints, as on the pages: `python -m datasets.links`."""
+"""Print the download links of the datasets and the authors' checkpoints as Markdown: `python -m datasets.links`."""
 
+import argparse
 from collections.abc import Iterable
 
 from istd.datasets.catalog import CATALOG, PUBLISHED_CHECKPOINTS, Link
@@ -28,6 +29,7 @@ def checkpoint_table() -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Print both tables."""
+    argparse.ArgumentParser(prog="python -m datasets.links", description=__doc__).parse_args(argv)
     print(f"{dataset_table()}\n{checkpoint_table()}", end="")
 
 

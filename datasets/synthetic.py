@@ -20,6 +20,7 @@ from istd.utils.distributed import cores_of_process
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import new_folder, write_json
 from istd.utils.images import encode_png
+from istd.utils.names import counted
 
 GOLDEN_RATIO = 0.6180339887  # steps of this spread any number of sequences evenly over a range
 PNG_OPTIONS = (cv2.IMWRITE_PNG_COMPRESSION, 1)  # noise hardly compresses, so more costs time alone
@@ -75,7 +76,8 @@ def main(argv: list[str] | None = None) -> None:
     output = values.pop("output")
     settings = RenderConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
     render_dataset(output, settings)
-    print(f"{settings.sequences} sequences of {settings.frames} frames in {output}; use them with --dataset {output}")
+    rendered = f"{counted(settings.sequences, 'sequence')} of {counted(settings.frames, 'frame')}"
+    print(f"{rendered} in {output}; use with --dataset {output}")
 
 
 def ensure_demo(root: Path) -> None:

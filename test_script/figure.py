@@ -26,6 +26,7 @@ from istd.utils.checkpoint_files import find_checkpoint
 from istd.utils.drawing import enlarge
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import atomic_path
+from istd.utils.names import counted
 from istd.utils.tracking import TARGET_SPEED
 
 ANIMATED = (".webp", ".gif")
@@ -58,7 +59,9 @@ def main(argv: list[str] | None = None) -> None:
         write_animation(args.output, pictures, args.every / source.fps)
     else:
         write_png(args.output, pictures[0])
-    print(f"{len(pictures)} of {number + 1} frame(s) of {args.input} drawn by {checkpoint.name}: {args.output}")
+    print(
+        f"{len(pictures)} of {counted(number + 1, 'frame')} of {args.input} drawn by {checkpoint.name}: {args.output}"
+    )
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

@@ -56,7 +56,7 @@ from istd.utils.checkpoint_files import find_checkpoint, shipped_weights
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import atomic_path, open_atomic
 from istd.utils.grey_levels import describe_range, range_value
-from istd.utils.names import folder_name, printable
+from istd.utils.names import counted, folder_name, printable
 from istd.utils.progress import Progress
 
 DEFAULT_WEIGHTS = "datransnet"
@@ -90,8 +90,10 @@ def main(argv: list[str] | None = None) -> None:
         files.facts = {"frames": frames, "skipped": bad, "ranges": ranges}
     seconds = time.perf_counter() - start
     print(
-        f"{frames} frames in {len(sources)} sequence(s), {files.count} detections"
-        + (f", {len(bad)} bad frames skipped" if bad else "")
+        counted(frames, "frame")
+        + (f" in {len(sources)} sequences" if len(sources) > 1 else "")
+        + f", {counted(files.count, 'detection')}"
+        + (f", {counted(len(bad), 'bad frame')} skipped" if bad else "")
         + f"; {frames / seconds:.1f} frames per second; results in {output}"
     )
     if late is not None:

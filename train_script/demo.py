@@ -1,4 +1,4 @@
-"""What the networks can do, in a few minutes: `python -m train_script.demo`, which `make demo` runs after the install.
+"""Show what the networks can do, in a few minutes: `python -m train_script.demo`, or `make demo`.
 
 First the shipped DATransNet finds the targets in real frames and a real clip that ship with this repository. Then it is
 measured on rendered sequences with dim targets, fine-tuned briefly on others of that kind, and measured again. Each
@@ -6,6 +6,7 @@ step prints its command and how long it took. Rendered data that exists is used 
 continues.
 """
 
+import argparse
 import json
 import shlex
 import time
@@ -34,6 +35,9 @@ SHORT = (
 
 def main(argv: list[str] | None = None) -> None:
     """Run the steps of the demo."""
+    argparse.ArgumentParser(
+        prog="python -m train_script.demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args(argv)
     start = time.perf_counter()
     measure("Find the targets in real frames", SHIPPED, EXAMPLE, "real")
     clip, folder, picture = EXAMPLE / "drone.mp4", OUTPUT / "clip", OUTPUT / "real.png"

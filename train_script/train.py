@@ -38,6 +38,7 @@ from istd.utils.errors import InputError, run_main
 from istd.utils.folder_lock import locked_folder
 from istd.utils.metrics import build_metric
 from istd.utils.metrics.accumulator import LOWER_IS_BETTER
+from istd.utils.names import counted
 
 FEW_STEPS = 200  # fewer hardly train a network
 SELECTION_METRICS = ("video_mean", "iou", "pd")  # the first that a protocol defines chooses the best epoch
@@ -295,8 +296,8 @@ def announce(run: Run, indices: list[DatasetIndex], network: nn.Module, notes: l
             "the demo's sequences are generated; to train on real ones: --dataset NAME|FOLDER, or --config (see --help)"
         )
     log(
-        f"{settings.epochs} epochs of {run.batches.steps} steps; batch {settings.batch_size} = {world_size()} "
-        f"process(es) x {settings.accumulate} accumulation step(s) x {share}; "
+        f"{counted(settings.epochs, 'epoch')} of {counted(run.batches.steps, 'step')}; batch {settings.batch_size} = "
+        f"{counted(world_size(), 'process')} x {counted(settings.accumulate, 'accumulation step')} x {share}; "
         f"preset {settings.preset}, {settings.train_size} px; {settings.loss}; "
         f"{settings.optimizer}, lr {settings.lr:g} ({settings.schedule}); "
         f"{describe_computing(run)}"
@@ -325,7 +326,7 @@ def announce(run: Run, indices: list[DatasetIndex], network: nn.Module, notes: l
     if total < FEW_STEPS:
         notes = [
             *notes,
-            f"note: the run has {total} step(s), few for a training, which takes hundreds to thousands of them; "
+            f"note: the run has {counted(total, 'step')}; a training takes hundreds to thousands; "
             "--epochs, or --epoch_samples (each draw of a sample is another crop), give it more",
         ]
     for note in notes:

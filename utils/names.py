@@ -1,9 +1,15 @@
-"""Names of files, which may hold anything but a slash and a zero byte, as text for people, tables, and pictures."""
+"""Text for people, tables, and pictures: counts of things, and names of files, which may hold almost any character."""
 
 import re
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
+
+
+def counted(number: int, noun: str) -> str:
+    """ "1 frame", "2 frames", "2 boxes"."""
+    plural = "es" if noun.endswith(("s", "x")) else "s"
+    return f"{number} {noun}{'' if number == 1 else plural}"
 
 
 def printable(text: str) -> str:

@@ -19,6 +19,7 @@ from istd.utils.cuda_graphs import GraphRunner
 from istd.utils.device import autocast, choose_amp, choose_device, float32_precision
 from istd.utils.errors import InputError
 from istd.utils.grey_levels import SEQUENCE, RangeRule
+from istd.utils.names import counted
 
 PUBLISHED_SCALES = (0.8, 0.9, 1.0, 1.1, 1.2, 1.3)  # of --msc in SGMP-UNet's 2026 release
 TILE_OVERLAP = 64  # pixels by which neighbouring tiles overlap, at least
@@ -67,11 +68,6 @@ class FrameResult(NamedTuple):
     def __repr__(self) -> str:
         height, width = self.mask.shape
         return f"FrameResult({height} x {width} px, {counted(len(self.detections), 'detection')})"
-
-
-def counted(number: int, noun: str) -> str:
-    """ "1 frame", "2 frames"."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 class Predictor:

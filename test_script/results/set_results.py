@@ -20,6 +20,7 @@ from istd.utils.metrics.boxes import box_line
 from istd.utils.metrics.curves import CURVE_AREAS, CurveAccumulator, merge_curves
 from istd.utils.metrics.summary import collect_metrics
 from istd.utils.metrics.tables import error_table, interval_table, metrics_table
+from istd.utils.names import counted
 from istd.utils.plots import write_curves
 
 
@@ -138,7 +139,7 @@ def halves_by_snr(metric: MetricAccumulator, snr: dict[tuple[str, str], float]) 
 def print_metrics(metrics: Mapping[str, dict], published: Iterable[PublishedMetrics] = ()) -> None:
     """Print the metrics of all protocols beside published ones, of boxes, their intervals, and the errors of hIoU."""
     first = next(iter(metrics.values()))
-    print(f"{first['images']} images, {first['targets']} targets")
+    print(f"{counted(first['images'], 'image')}, {counted(first['targets'], 'target')}")
     print(metrics_table(metrics | published_lines(published), "protocol"))
     if "boxes" in first:
         print(box_line(first["boxes"]))

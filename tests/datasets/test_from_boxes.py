@@ -76,7 +76,7 @@ def test_coco_of_sequences_in_folders_with_a_file_for_each_part(tmp_path, capsys
     }  # fmt: skip
     said = capsys.readouterr().out
     assert "COCO json: 2 files, 3 annotated images" in said
-    assert "3 images of 2 sequences, 1 boxes, 2 empty images" in said
+    assert "3 images of 2 sequences, 1 box, 2 empty images" in said
     assert "annotations without an image: 2" in said
     assert_marks_the_target(tmp_path / "new/masks/data6/0.png")
     assert not read_mask(tmp_path / "new/masks/data6/10.png").any()
@@ -169,7 +169,7 @@ def test_csv_of_videos_with_every_second_frame(tmp_path, capsys):
     }, "frames that the csv does not name are empty, a video that it does not name is left out"
     assert_marks_the_target(tmp_path / "new/masks/one/000002.png")
     assert np.array_equal(cv2.imread(str(tmp_path / "new/images/one/000004.png"), 0), frame(False))
-    assert "3 images of 1 sequences, 2 boxes, 1 empty images" in capsys.readouterr().out
+    assert "3 images of 1 sequence, 2 boxes, 1 empty image" in capsys.readouterr().out
     coco = {
         "images": [{"id": 1, "file_name": "frame_000003.PNG"}],  # as CVAT names the frames of a video
         "annotations": [{"image_id": 1, "bbox": BOX}],
@@ -187,7 +187,7 @@ def test_the_end_of_a_single_sequence_is_to_test(tmp_path, capsys):
     images = write_frames(tmp_path / "frames", *(f"s/{number}" for number in range(5)))
     (tmp_path / "boxes.csv").write_text("sequence,frame,x0,y0,width,height\ns,0,10,5,4,3\n")
     convert(tmp_path / "boxes.csv", images, tmp_path / "new")
-    assert "train 4 images, test 1 images (the end of the only sequence is to test)" in capsys.readouterr().out
+    assert "train 4 images, test 1 image (the end of the only sequence is the test part)" in capsys.readouterr().out
     assert (tmp_path / "new" / "train.txt").read_text() == "s/0\ns/1\ns/2\ns/3\n"
     index = open_dataset(tmp_path / "new")
     assert [[f.name for f in s.frames if f.mask] for s in index.split("test")] == [["4"]]

@@ -10,6 +10,7 @@ from istd.datasets.index import DATA_ROOT_VARIABLE, split_names
 from istd.datasets.path_config import DATASET_PATHS
 from istd.datasets.split_lists import PUBLISHED_SPLITS, read_list
 from istd.utils.errors import InputError
+from istd.utils.names import counted
 from tests.reference.datasets_folders import (
     REPOSITORY,
     frame_and_mask,
@@ -38,7 +39,7 @@ def check_images(root: Path, train: list[str], test: list[str], source: str) -> 
     assert names(index.split("train")) == train
     assert names(index.split("test")) == test
     assert source in index.summary
-    assert f"train {len(train)} images, test {len(test)} images" in index.summary
+    assert f"train {counted(len(train), 'image')}, test {counted(len(test), 'image')}" in index.summary
     for sequence in index.sequences:
         (frame,) = sequence.frames
         assert frame.name == sequence.name == frame.image.stem

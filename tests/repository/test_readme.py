@@ -97,7 +97,7 @@ def test_the_commands_of_make_demo_parse(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(demo, "step", lambda title, command, options: steps.append((command.__module__, options)))
     monkeypatch.setattr(demo, "standard_metrics", lambda folder: {"iou": 0.5, "pd": 1.0})
-    demo.main()
+    demo.main([])
     assert [module.rpartition(".")[2] for module, _ in steps] == [
         "inference", "predict", "figure", "synthetic", "synthetic", "inference", "train", "inference",
     ]  # fmt: skip
@@ -197,7 +197,7 @@ def test_every_page_is_listed_and_opens_with_what_one_can_do_after_reading_it():
         if page.startswith("docs/") and not page.endswith("README.md"):
             assert f"({page})" in README and f"({page.removeprefix('docs/')})" in PAGES["docs/README.md"], page
             title, opening = text.split("\n\n")[:2]
-            assert title.startswith("# ") and opening.startswith("After this page you "), page
+            assert title.startswith("# ") and opening.startswith("After reading this page, you "), page
 
 
 def test_tables_name_every_model_dataset_protocol_and_recipe():

@@ -372,7 +372,7 @@ def test_a_list_chooses_frames_of_a_dataset(tmp_path, capsys):
     (tmp_path / "few.list").write_text("t/1\n")
     options = ["--predictions", str(tmp_path / "pred"), "--dataset", str(tmp_path / "set")]
     main([*options, "--list", str(tmp_path / "few.list")])
-    assert "1 images, 1 targets" in capsys.readouterr().out
+    assert "1 image, 1 target" in capsys.readouterr().out
     (tmp_path / "few.list").write_text("s/1\n")
     with pytest.raises(InputError, match="has no s/1 of the list in this split"):
         main([*options, "--list", str(tmp_path / "few.list")])
@@ -388,6 +388,6 @@ def test_what_cannot_be_used_of_a_dataset_is_left_out_on_demand(tmp_path, capsys
     with pytest.raises(InputError, match=r"c\.png is 9 x 9.*--skip_unusable"):
         main(options)
     main([*options, "--skip_unusable", "--output_dir", str(tmp_path / "out")])
-    assert "1 images, 1 targets" in capsys.readouterr().out
+    assert "1 image, 1 target" in capsys.readouterr().out
     facts = json.loads((tmp_path / "out" / "run.json").read_text())
     assert facts["split_source"] == "50_50/train.txt, 50_50/test.txt" and len(facts["left_out"]) == 1

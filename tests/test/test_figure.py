@@ -55,7 +55,7 @@ def test_an_animation_shows_every_nth_frame_of_the_first_ones(frames, tmp_path, 
     with Image.open(output) as animation:
         assert animation.n_frames == 3
         assert animation.size == (2 * 640 + figure.GAP, 480)
-    assert "3 of 5 frame(s)" in capsys.readouterr().out
+    assert "3 of 5 frames" in capsys.readouterr().out
 
 
 def test_a_png_shows_the_first_frame(frames, tmp_path):

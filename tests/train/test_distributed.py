@@ -276,7 +276,7 @@ def test_objects_and_numbers_reach_every_process(two_processes):
 def test_training_writes_one_run_with_the_losses_of_one_process(folder, run):
     assert train.main(train_words(folder, "one")) == 0
     said = run.stdout.split("== ")[1]
-    assert "batch 4 = 2 process(es) x 1 accumulation step(s) x 2" in said
+    assert "batch 4 = 2 processes x 1 accumulation step x 2" in said
     assert said.count("output: ") == 1
     one, two = rows(folder_of(folder / "runs", "one")), rows(folder_of(folder / "runs", "two"))
     assert len(two) == 1

@@ -7,7 +7,7 @@ import pytest
 from istd.utils.errors import InputError
 from istd.utils.files import read_table, write_csv, write_json, write_text
 from istd.utils.metrics.tables import text_table
-from istd.utils.names import original_cell, table_cell
+from istd.utils.names import counted, original_cell, table_cell
 
 NOT_UTF8 = b"caf\xe9".decode("utf-8", "surrogateescape")  # as os.listdir gives it
 
@@ -40,3 +40,8 @@ def test_a_huge_cell_is_an_error_of_the_file(tmp_path):
     (tmp_path / "a.csv").write_text("name,group\n" + "x" * 200_000 + ",1\n")
     with pytest.raises(InputError, match=r"cannot read line 2 of .*a\.csv: field larger than"):
         list(read_table(tmp_path / "a.csv"))
+
+
+def test_counts_have_the_noun_in_singular_or_plural():
+    cases = [(1, "frame"), (0, "frame"), (2, "box"), (1, "process"), (2, "process")]
+    assert [counted(*case) for case in cases] == ["1 frame", "0 frames", "2 boxes", "1 process", "2 processes"]
