@@ -1,6 +1,6 @@
 "use strict";
 const COLORS = getComputedStyle(document.documentElement);
-const TRUTH = COLORS.getPropertyValue("--truth"), FOUND = COLORS.getPropertyValue("--found");
+const TRUTH = COLORS.getPropertyValue("--truth"), PREDICTION = COLORS.getPropertyValue("--prediction");
 const slider = document.getElementById("threshold"), STEPS = +slider.max;
 const GRID_SIDE = 512;  // canvas px of a frame's longer side, at least
 
@@ -59,7 +59,7 @@ function outline({context, zoom}, {width, height}, inside, colour) {
   context.stroke();
 }
 
-function readCase(section) {
+function readView(section) {
   const frame = channels(section.querySelector("img.frame")), crop = channels(section.querySelector("img.crop"));
   const low = Math.min(...crop.grey), span = Math.max(1, Math.max(...crop.grey) - low);
   const grey = value => [value, value, value];
@@ -74,28 +74,28 @@ function readCase(section) {
   };
 }
 
-function drawCase(one, threshold) {
+function drawView(view, threshold) {
   const drawn = {};
-  for (const name in one.paintings)
-    drawn[name] = enlarge(one.section.querySelector("canvas." + name), one.paintings[name]);
-  for (const [name, map] of [["frame", one.frame], ["score", one.crop], ["truth", one.crop]]) {
+  for (const name in view.paintings)
+    drawn[name] = enlarge(view.section.querySelector("canvas." + name), view.paintings[name]);
+  for (const [name, map] of [["frame", view.frame], ["score", view.crop], ["truth", view.crop]]) {
     if (name !== "truth") outline(drawn[name], map, i => map.truth[i], TRUTH);
-    outline(drawn[name], map, i => map.levels[i] > threshold, FOUND);
+    outline(drawn[name], map, i => map.levels[i] > threshold, PREDICTION);
   }
-  const [top, left, height, width] = one.window, {context, zoom} = drawn.frame;
-  const scale = zoom * one.frame.height / one.size[0];
+  const [top, left, height, width] = view.window, {context, zoom} = drawn.frame;
+  const scale = zoom * view.frame.height / view.size[0];
   context.strokeStyle = "#fff"; context.lineWidth = 2;
   context.strokeRect(left * scale, top * scale, width * scale, height * scale);
-  drawSurface(one, threshold);
+  drawSurface(view, threshold);
 }
 
-function drawSurface(one, threshold) {
-  const canvas = one.section.querySelector("canvas.surface"), {width: columns, height: rows, levels} = one.crop;
+function drawSurface(view, threshold) {
+  const canvas = view.section.querySelector("canvas.surface"), {width: columns, height: rows, levels} = view.crop;
   const ratio = window.devicePixelRatio || 1, width = canvas.clientWidth, height = canvas.clientHeight;
   canvas.width = width * ratio; canvas.height = height * ratio;
   const context = canvas.getContext("2d");
   context.scale(ratio, ratio);
-  const cos = Math.cos(one.turn), sin = Math.sin(one.turn), size = width * 0.54, lift = height * 0.5;
+  const cos = Math.cos(view.turn), sin = Math.sin(view.turn), size = width * 0.54, lift = height * 0.5;
   const point = (x, y, z) => {
     const u = x / Math.max(1, columns - 1) - 0.5, v = y / Math.max(1, rows - 1) - 0.5, depth = u * sin + v * cos;
     return [width / 2 + (u * cos - v * sin) * size, height * 0.68 + depth * size * 0.42 - z * lift, depth];
@@ -129,38 +129,55 @@ function drawSurface(one, threshold) {
     context.fill(); context.stroke();
   }
   level(0, "rgba(255,255,255,.4)");
-  level(heightOf(threshold), FOUND);
+  level(heightOf(threshold), PREDICTION);
 }
 
-// A curve of the whole set with its point at the threshold; `place` maps x to 0..1, `ticks` are [x, label].
-function drawPlot(id, xs, ys, place, ticks, threshold) {
+// The points of a line through (xs, ys) where both are known; `steps`: y stays until the next x.
+function linePoints(xs, ys, steps) {
+  const points = [];
+  xs.forEach((x, i) => {
+    if (x === null || ys[i] === null) return;
+    if (steps && points.length) points.push([x, points[points.length - 1][1]]);
+    points.push([x, ys[i]]);
+  });
+  return points;
+}
+
+// A curve of all frames with its point at the threshold; `place` maps x to 0..1, `ticks` are [x, label].
+function drawPlot(id, points, [pointX, pointY], place, ticks) {
   const canvas = document.getElementById(id), ratio = window.devicePixelRatio || 1;
   const width = canvas.clientWidth, height = canvas.clientHeight, left = 40, bottom = 26, top = 10, right = 14;
   canvas.width = width * ratio; canvas.height = height * ratio;
   const context = canvas.getContext("2d");
   context.scale(ratio, ratio);
   context.font = "11px system-ui"; context.fillStyle = "#5d6b7a"; context.strokeStyle = "#dde3e9";
-  const X = x => left + Math.min(1, Math.max(0, place(x))) * (width - left - right);
+  const X = x => left + Math.max(0, place(x)) * (width - left - right);
   const Y = y => height - bottom - y * (height - bottom - top);
   const line = (a, b, c, d) => { context.beginPath(); context.moveTo(a, b); context.lineTo(c, d); context.stroke(); };
   for (const y of [0, 0.2, 0.4, 0.6, 0.8, 1]) { line(left, Y(y), width - right, Y(y)); context.fillText(y, 12, Y(y) + 4); }
   for (const [x, label] of ticks) { line(X(x), top, X(x), height - bottom); context.fillText(label, X(x) - 12, height - 8); }
-  const known = xs.map((x, i) => i).filter(i => xs[i] !== null && ys[i] !== null);
-  context.strokeStyle = "#1668b8"; context.lineWidth = 2;
-  context.beginPath();
-  known.forEach((i, n) => n ? context.lineTo(X(xs[i]), Y(ys[i])) : context.moveTo(X(xs[i]), Y(ys[i])));
-  context.stroke();
-  if (xs[threshold] === null || ys[threshold] === null) return;
-  context.fillStyle = FOUND;
-  context.beginPath(); context.arc(X(xs[threshold]), Y(ys[threshold]), 5.5, 0, 2 * Math.PI); context.fill();
+  if (CURVES.ranks) {  // maps of two values have a point alone
+    context.save();
+    context.beginPath(); context.rect(left, 0, width - left - right, height); context.clip();
+    context.strokeStyle = "#1668b8"; context.lineWidth = 2;
+    context.beginPath();
+    for (const [x, y] of points) context.lineTo(X(x), Y(y));
+    context.stroke();
+    context.restore();
+  }
+  if (pointX === null || pointY === null) return;
+  context.fillStyle = PREDICTION;
+  context.beginPath(); context.arc(Math.min(X(pointX), width - right), Y(pointY), 5.5, 0, 2 * Math.PI); context.fill();
 }
 
 function drawPlots(threshold) {
-  const decades = [-7, -6, -5, -4, -3];
-  const place = fa => fa > 0 ? (Math.log10(fa) + 7) / 4 : 0;
-  drawPlot("plot_fa", CURVES.fa, CURVES.pd, place, decades.map(d => [10 ** d, "1e" + d]), threshold);
-  const tens = [0, 0.2, 0.4, 0.6, 0.8, 1];
-  drawPlot("plot_pr", CURVES.recall, CURVES.precision, x => x, tens.map(x => [x, String(x)]), threshold);
+  const at = name => CURVES[name][threshold], tens = [0, 0.2, 0.4, 0.6, 0.8, 1];
+  const last = Math.max(-3, Math.ceil(Math.log10(CURVES.fa[MIDDLE])));  // decade of Fa, as in the picture
+  const decades = Array.from({length: last + 8}, (_, i) => i - 7);
+  drawPlot("plot_fa", linePoints(CURVES.best_fa, CURVES.best_pd, true), [at("fa"), at("pd")],
+           fa => fa > 0 ? (Math.log10(fa) + 7) / (last + 7) : 0, decades.map(d => [10 ** d, "1e" + d]));
+  drawPlot("plot_pr", linePoints(CURVES.recall, CURVES.precision, false), [at("recall"), at("precision")],
+           x => x, tens.map(x => [x, String(x)]));
 }
 
 const share = value => value === null ? "-" : (100 * value).toFixed(1) + " %";
@@ -173,16 +190,16 @@ const percent = (part, whole) => whole ? (100 * part / whole).toFixed(1) + " %" 
 
 function drawAll() {
   const threshold = +slider.value, total = {targets: 0, matched: 0, false_pixels: 0, pixels: 0, hits: 0, union: 0};
-  for (const one of cases) {
+  for (const view of views) {
     const counts = {
-      targets: one.targets, matched: one.matched[threshold], false_pixels: one.false_pixels[threshold],
-      pixels: one.size[0] * one.size[1], hits: one.hits[threshold],
-      union: one.predicted[threshold] + one.positives - one.hits[threshold],
+      targets: view.targets, matched: view.matched[threshold], false_pixels: view.false_pixels[threshold],
+      pixels: view.size[0] * view.size[1], hits: view.hits[threshold],
+      union: view.predicted[threshold] + view.positives - view.hits[threshold],
     };
     for (const name in total) total[name] += counts[name];
-    one.section.querySelector("small").textContent = `IoU ${percent(counts.hits, counts.union)} · ` +
+    view.section.querySelector("small").textContent = `IoU ${percent(counts.hits, counts.union)} · ` +
       `${counts.matched} of ${counts.targets} targets found · ${counts.false_pixels} false-alarm px`;
-    drawCase(one, threshold);
+    drawView(view, threshold);
   }
   const show = (id, text) => { document.getElementById(id).textContent = text; };
   const logit = CURVES.logit[threshold], score = CURVES.threshold[threshold];
@@ -195,17 +212,17 @@ function drawAll() {
   show("iou", percent(total.hits, total.union));
 }
 
-let cases = [];
+let views = [];
 window.addEventListener("load", () => {  // by then the embedded pictures are decoded
-  cases = Array.from(document.querySelectorAll(".case"), readCase);
-  for (const one of cases) {
-    const canvas = one.section.querySelector("canvas.surface");
+  views = Array.from(document.querySelectorAll(".case"), readView);
+  for (const view of views) {
+    const canvas = view.section.querySelector("canvas.surface");
     let from;
     canvas.onpointerdown = event => { canvas.setPointerCapture(event.pointerId); from = event.clientX; };
     canvas.onpointermove = event => {
       if (from === undefined) return;
-      one.turn -= (event.clientX - from) / 90; from = event.clientX;
-      drawSurface(one, +slider.value);
+      view.turn -= (event.clientX - from) / 90; from = event.clientX;
+      drawSurface(view, +slider.value);
     };
     canvas.onpointerup = canvas.onpointercancel = () => { from = undefined; };
   }

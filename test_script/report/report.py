@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -25,15 +25,23 @@ from istd.utils.files import json_ready, write_text
 from istd.utils.metrics import MetricAccumulator
 from istd.utils.metrics.accumulator import group_rows
 from istd.utils.metrics.boxes import BOX_HEADINGS, box_cells
-from istd.utils.metrics.curves import merge_curves
+from istd.utils.metrics.curves import Curves, merge_curves
 from istd.utils.metrics.hierarchical import LOC_ERRORS, hierarchical_parts
-from istd.utils.metrics.tables import ERRORS, HEADINGS, format_metric, interval_facts, interval_rows
+from istd.utils.metrics.tables import ERRORS, HEADINGS, format_interval, format_metric, interval_facts
 from istd.utils.metrics.track_metrics import track_cells
-from istd.utils.plots import COLUMNS
+from istd.utils.plots import COLUMNS, best_pd
 from istd.utils.provenance import ROOT, commit
 
 TEMPLATES = FileSystemLoader(Path(__file__).parent)
 PAGES = Environment(loader=TEMPLATES, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+
+
+class Cell(NamedTuple):
+    """The text of a table's cell, the value to sort by, and what stands below the text."""
+
+    text: str
+    value: Any
+    interval: str = ""
 
 
 def write_report(
@@ -52,7 +60,6 @@ def write_report(
     `measure_tracks` and `draw_trails`, empty for single images.
     """
     kept = output / REPORT_FRAMES
-    curves = merge_curves(results.curves.values()).compute()
     first, metric = next(iter(results.metrics.items()))
     shown = metrics[first]
     items = choose_items(dict(enumerate(metric.rows)))
@@ -68,6 +75,8 @@ def write_report(
         details = table("image", [(row["frame"], row, target_counts(row)) for row in metric.image_metrics()])
     else:
         details = table("sequence", sequence_rows(metric, shown["sequences"]))
+    protocols = [(name, values, {}) for name, values in (metrics | published_lines(published)).items()]
+    intervals = {name: values["intervals"]["metrics"] for name, values in metrics.items()}
     page = PAGES.get_template("report.html").render(
         run=run,
         metrics=shown,
@@ -80,19 +89,16 @@ def write_report(
         date=datetime.now(timezone.utc).date().isoformat(),
         commit=commit(ROOT),
         truth=css_color(TRUTH),
-        found=css_color(FOUND),
-        set_curves={name: json_ready(getattr(curves, name).tolist()) for name in COLUMNS},
+        prediction=css_color(FOUND),
+        set_curves=curve_lists(merge_curves(results.curves.values()).compute()),
         false_tracks=any(row["false_tracks"] for row in tracks),
         missed=any(row["found"] < row["targets"] for row in tracks),
         worst=worst,
         best=best,
         notes=notes,
-        protocols=table(
-            "protocol", [(name, values, {}) for name, values in (metrics | published_lines(published)).items()]
-        ),
+        protocols=table("protocol", protocols, intervals),
         measured=len(metrics),
-        intervals=text_cells(interval_rows(metrics, "protocol")),
-        resampled=interval_facts(shown["intervals"]),
+        intervals=interval_facts(shown["intervals"]),
         boxes=text_cells(box_rows(shown)),
         errors=error_rows(results.metrics, metrics),
         areas=table("target area", areas),
@@ -110,14 +116,30 @@ def css_color(color: tuple[int, int, int]) -> str:
     return "#" + bytes(color).hex()
 
 
-def table(title: str, rows: list[tuple[str, Mapping[str, float | None], Mapping[str, int]]]) -> dict[str, list]:
-    """Rows of (name, metrics, counts) as `head` and `rows`; a cell is its text and its value to sort by."""
+def curve_lists(curves: Curves) -> dict[str, Any]:
+    """What the page draws: the `COLUMNS` of the curves, `best_pd`, and whether the scores rank pixels at all."""
+    lists = {name: getattr(curves, name).tolist() for name in COLUMNS}
+    fa, pd = best_pd(curves)
+    return json_ready(lists | {"best_fa": fa.tolist(), "best_pd": pd.tolist(), "ranks": curves.ap is not None})
+
+
+def table(
+    title: str,
+    rows: list[tuple[str, Mapping[str, float | None], Mapping[str, int]]],
+    intervals: Mapping[str, Mapping[str, list[float]]] | None = None,
+) -> dict[str, list]:
+    """Rows of (name, metrics, counts) as `head` and `rows` of `Cell`; `intervals`: [low, high] by name and metric."""
+    intervals = intervals or {}
     shown = [name for name in HEADINGS if any(values.get(name) is not None for _, values, _ in rows)]
     head = [title, *(HEADINGS[name][0] for name in shown), *(rows[0][2] if rows else ())]
     cells = []
     for name, values, counts in rows:
-        metrics = [(format_metric(key, values.get(key)), json_ready(values.get(key))) for key in shown]
-        cells.append([(name, name), *metrics, *((count, count) for count in counts.values())])
+        ends = [intervals.get(name, {}).get(key, ()) for key in shown]
+        metrics = [
+            Cell(format_metric(key, values.get(key)), json_ready(values.get(key)), format_interval(key, pair, "–"))
+            for key, pair in zip(shown, ends, strict=True)
+        ]
+        cells.append([Cell(name, name), *metrics, *(Cell(str(count), count) for count in counts.values())])
     return {"head": head, "rows": cells}
 
 
@@ -140,7 +162,7 @@ def error_rows(accumulators: Mapping[str, MetricAccumulator], metrics: Mapping[s
 
 def text_cells(lines: list[list[str]]) -> dict[str, list]:
     """Lines of text, the heading first, as `table` returns them."""
-    rows = [[(cell, cell) for cell in line] for line in lines[1:]]
+    rows = [[Cell(cell, cell) for cell in line] for line in lines[1:]]
     return {"head": lines[0] if lines else [], "rows": rows}
 
 
@@ -158,6 +180,6 @@ def sequence_rows(metric: MetricAccumulator, sequences: Mapping[str, dict]) -> l
     groups = group_rows(metric.rows, lambda row: row.sequence)
     rows = []
     for name, values in sequences.items():
-        targets, found = (sum(getattr(row, count) for row in groups[name]) for count in ("targets", "matched"))
-        rows.append((name, values, {"frames": len(groups[name]), "targets": targets, "found": found}))
+        targets, matched = (sum(getattr(row, count) for row in groups[name]) for count in ("targets", "matched"))
+        rows.append((name, values, {"frames": len(groups[name]), "targets": targets, "found": matched}))
     return rows

@@ -139,6 +139,14 @@ def test_order_and_merging_have_no_effect(images_per_sequence):
     assert {"ap", "auc", "niou"} < expected["metrics"].keys()
 
 
+def test_the_mean_of_sequences_has_ap_and_auc():
+    metric, curves = measured(random_images(8, 2))
+    collected = collect_metrics(metric, curves)
+    for name in ("pd", "ap", "auc"):
+        values = [metrics[name] for metrics in collected["sequences"].values()]
+        assert len(set(values)) == 4 and collected["sequence_mean"][name] == pytest.approx(np.mean(values))
+
+
 def test_sequences_are_drawn_as_a_whole():
     metric = random_metric("sgmp-2026", 12, 3)
     copies = [row._replace(sequence=f"s{copy}") for copy in range(MIN_UNITS) for row in metric.rows]
@@ -194,4 +202,5 @@ def test_intervals_are_printed_in_the_units_of_the_metrics():
         ["95 % intervals over 214 images", "Pd %", "Fa x1e-6", "pixel AP %"],
         ["standard", "90.00-95.00", "1.00-2.50", "50.00-62.50"],
         ["dtum", "50.00-100.00", "-", "-"],
+        ["all NaN", "-", "-", "-"],
     ]

@@ -95,8 +95,9 @@ def test_the_page_shows_metrics_sequences_and_frames(report):
     text = report.read_text(encoding="utf-8")
     page = Page(text)
     assert "<easy>" in page.texts and "dim" in page.texts  # escaped, not taken for tags
-    assert "83.33" in page.texts  # Pd: five of six
-    assert "66.67-100.00" in page.texts  # of its resamples: "dim" twice, and "<easy>" twice
+    cells = [page.texts[place : place + 2] for place, text in enumerate(page.texts) if text == "83.33"]
+    # Pd: five of six; of its resamples: "dim" twice, and "<easy>" twice
+    assert ["83.33", "66.67–100.00"] in cells
     assert "95 % intervals over 2 sequences" in text and "annotated" not in text
     shares = {name: page.texts[page.texts.index(name) + 1] for name in ("hIoU", "missed", "false")}
     assert shares["missed"] == "16.67" and shares["false"] == "0.00"  # one target of six
@@ -111,16 +112,18 @@ def test_the_page_shows_metrics_sequences_and_frames(report):
         assert decode(picture) is not None
     crops = [attributes["src"] for _, attributes in page.tags if attributes.get("class") == "crop"]
     levels = [decode(crop)[..., 1] for crop in crops]
-    assert len(levels) == 6 and {one.shape for one in levels} == {(48, 48)}
+    assert len(levels) == 6 and {crop.shape for crop in levels} == {(48, 48)}
     assert levels[0].max() <= MIDDLE_STEP < levels[-1].max()  # missed, found
     titles = [
         page.texts.index(text) for text in ("Metrics by protocol", "Curves", "Worst and best frames", "Sequences")
     ]
     assert titles == sorted(titles)  # metrics and curves come before the frames
     assert "any on TINY" in page.texts  # the checkpoint's name
-    assert {css_color(color) for color in (TRUTH, FOUND)} == set(re.findall(r"--(?:truth|found): (#\w+)", text))
+    assert {css_color(color) for color in (TRUTH, FOUND)} == set(re.findall(r"--(?:truth|prediction): (#\w+)", text))
     curves = json.loads(re.search("const CURVES = (.*);", text)[1])
     assert curves["pd"][curves["logit"].index(0)] == pytest.approx(5 / 6)  # of all frames, at the threshold 0.5
+    assert curves["ranks"] and curves["best_fa"] == sorted(curves["fa"]) and curves["best_pd"][-1] == max(curves["pd"])
+    assert curves["best_pd"] == sorted(curves["best_pd"])  # as in pd_over_fa.png
 
 
 def test_every_frame_has_a_picture_beside_the_page(report):
@@ -165,7 +168,8 @@ def test_the_page_runs_in_a_browser(report, tmp_path):
       const start = document.getElementById("pd").textContent;
       slider.value = 0; slider.dispatchEvent(new Event("input")); drawAll();
       document.querySelector("table.sortable tbody tr").click();
-      document.title = start + "|" + document.getElementById("pd").textContent + "|" + cases[0].crop.levels.join(" ");
+      document.title = [start, document.getElementById("pd").textContent, views[0].crop.levels.join(" "),
+        linePoints([0, 1, null, 3], [0.2, 0.5, 0.6, 0.7], true).join(" ")].join("|");
     });</script>"""
     probe.write_text(report.read_text(encoding="utf-8").replace("</body>", click + "</body>"), encoding="utf-8")
     options = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
@@ -180,10 +184,11 @@ def test_the_page_runs_in_a_browser(report, tmp_path):
     viewer = shown[shown.index("<dialog") : shown.index("</dialog>")]
     assert re.findall(r'src="([^"]+)"', viewer) == [f"report_frames/00000{item}.jpg" for item in range(3)]  # of <easy>
     assert "1: IoU" in viewer and 'open=""' in viewer
-    start, moved, levels = re.search("<title>(.*?)</title>", shown)[1].split("|")
+    start, moved, levels, steps = re.search("<title>(.*?)</title>", shown)[1].split("|")
     assert start == "83.3 % (5 of 6)" and moved == "100.0 % (6 of 6)"  # at thresholds 0.5 and 0.02
     crop = next(a["src"] for _, a in Page(shown).tags if a.get("class") == "crop")
     assert levels.split() == [str(level) for level in decode(crop)[..., 1].ravel()]
+    assert steps == "0,0.2 1,0.2 1,0.5 3,0.5 3,0.7"  # Pd stays until the next Fa
     drawn = re.findall(r'<canvas class="(\w+)" width="\d+" height="\d+"', shown)
     assert drawn == ["frame", "image", "score", "truth", "surface"] * 6
 

@@ -114,10 +114,10 @@ def group_rows(rows, group: Callable) -> dict[str, list]:
     return groups
 
 
-def mean_metrics(sets: Iterable[Mapping[str, float | None]]) -> dict[str, float | None]:
+def mean_metrics(sets: Iterable[Mapping[str, float | None]], names: Iterable[str] = METRICS) -> dict[str, float | None]:
     """Mean of each metric over several sets of metrics, without NaN; None if the metric is not defined."""
     sets = list(sets)
-    columns = {name: [metrics[name] for metrics in sets] for name in METRICS}
+    columns = {name: [metrics[name] for metrics in sets] for name in names}
     return {name: None if None in values else mean(values) for name, values in columns.items()}
 
 

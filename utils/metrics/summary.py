@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from istd.utils.metrics.accumulator import MetricAccumulator
+from istd.utils.metrics.accumulator import METRICS, MetricAccumulator, mean_metrics
 from istd.utils.metrics.bootstrap import bootstrap_intervals
 from istd.utils.metrics.curves import CURVE_AREAS, CurveAccumulator, merge_curves
 
@@ -14,14 +14,13 @@ def collect_metrics(metric: MetricAccumulator, curves: Mapping[str | None, Curve
     `curves` by sequence, None for single images: AP and AUC belong to the standard protocol. "intervals" are those of
     `bootstrap_intervals`.
     """
-    standard = metric.protocol.name == "standard"
-    total = curve_areas(merge_curves(curves.values())) if standard else dict.fromkeys(CURVE_AREAS)
+    areas = CURVE_AREAS if metric.protocol.name == "standard" else ()
+    total = curve_areas(merge_curves(curves.values())) if areas else dict.fromkeys(CURVE_AREAS)
     result = metric.compute() | total | metric.counts() | {"by_area": metric.area_metrics()}
     if sequences := metric.sequence_metrics():
-        result["sequence_mean"] = metric.sequence_mean()
-        result["sequences"] = {
-            name: metrics | (curve_areas(curves[name]) if standard else {}) for name, metrics in sequences.items()
-        }
+        for name, metrics in sequences.items() if areas else ():
+            metrics |= curve_areas(curves[name])
+        result |= {"sequence_mean": mean_metrics(sequences.values(), (*METRICS, *areas)), "sequences": sequences}
     ranked = total["ap"] is not None  # maps of two values rank nothing
     return result | {"intervals": bootstrap_intervals(metric, curves if ranked else {})}
 

@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from istd.utils.metrics.bootstrap import MIN_UNITS
 from istd.utils.metrics.hierarchical import hierarchical_parts
@@ -87,20 +87,17 @@ def interval_facts(intervals: Mapping) -> str:
 def interval_table(results: Mapping[str, Mapping]) -> str:
     """A table of the bootstrap intervals in sets of metrics, or a line that says why there are none."""
     facts = interval_facts(next(iter(results.values()))["intervals"])
-    rows = interval_rows(results, facts)
-    return text_table(rows) if rows else facts
-
-
-def interval_rows(results: Mapping[str, Mapping], title: str) -> list[list[str]]:
-    """The cells of `interval_table` as "low-high", the heading first; none without intervals."""
-    known = {name: result["intervals"]["metrics"] for name, result in results.items() if result["intervals"]["metrics"]}
+    known = {name: result["intervals"]["metrics"] for name, result in results.items()}
     shown = [name for name in HEADINGS if any(name in intervals for intervals in known.values())]
-    rows = [[title, *(HEADINGS[name][0] for name in shown)]] if known else []
+    rows = [[facts, *(HEADINGS[name][0] for name in shown)]]
     for name, intervals in known.items():
-        ends = (intervals.get(metric, ()) for metric in shown)
-        cells = ["-".join(format_metric(metric, end) for end in pair) for metric, pair in zip(shown, ends, strict=True)]
-        rows.append([name, *(cell or "-" for cell in cells)])
-    return rows
+        rows.append([name, *(format_interval(metric, intervals.get(metric, ())) or "-" for metric in shown)])
+    return text_table(rows) if shown else facts
+
+
+def format_interval(name: str, ends: Sequence[float], dash: str = "-") -> str:
+    """The low and the high end of a metric's interval in the unit of its column; "" without ends."""
+    return dash.join(format_metric(name, end) for end in ends)
 
 
 def error_table(results: Mapping[str, Mapping[str, float | None]], title: str = "") -> str:
