@@ -64,7 +64,12 @@ def network_maps(
         num_workers=num_workers,
         multiprocessing_context="spawn" if num_workers and predictor.device.type == "cuda" else None,
     )
-    for items, samples in zip(batches, loader, strict=True):
+    yield from loader_maps(loader, predictor, scales)
+
+
+def loader_maps(loader: DataLoader, predictor: Predictor, scales: set[str]) -> Iterator[MappedFrame]:
+    """Run a network over the items that a loader's `batch_sampler` lists, of which it gives lists of `ClipSample`."""
+    for items, samples in zip(loader.batch_sampler, loader, strict=True):
         masks = [sample.mask[0].numpy() > 0 for sample in samples]
         maps = predictor.score_maps(
             [sample.clip for sample in samples],

@@ -60,11 +60,18 @@ class Measured(NamedTuple):
 
 
 def observe_maps(
-    source: MapSource, shards: list[list[int]], observe: Callable[[MappedFrame], None], title: str
+    source: MapSource,
+    shards: list[list[int]],
+    observe: Callable[[MappedFrame], None],
+    title: str,
+    leave: bool = True,
 ) -> None:
-    """The loop: call `observe` with every frame of `shards` in the background, while the source makes the next maps."""
+    """The loop: call `observe` with every frame of `shards` in the background, while the source makes the next maps.
+
+    `leave`: the progress bar stays on the terminal.
+    """
     hidden = None if is_main() else True  # None: shown on a terminal
-    progress = tqdm(total=sum(map(len, shards)), desc=title, unit="frame", disable=hidden)
+    progress = tqdm(total=sum(map(len, shards)), desc=title, unit="frame", leave=leave, disable=hidden)
     with background_calls() as submit, progress:
         for frame in source(shards):
             submit(observe, frame)

@@ -181,7 +181,7 @@ def location_loss(probability: Tensor, mask: Tensor) -> Tensor:
 class Loss(NamedTuple):
     """A loss, whether it is a sum over the batch (otherwise it is a mean), and whether it takes all outputs.
 
-    A loss that takes all outputs is given auxiliary ones whatever their weights.
+    Where it does, the network computes auxiliary outputs whatever their weights, and validation reports no loss.
     """
 
     function: LossFunction
@@ -196,6 +196,12 @@ LOSSES = {
     "focal_tversky": Loss(per_output(focal_tversky_loss)),
     "sls": Loss(sls_loss),
 }
+
+
+def needs_aux(name: str, progress: LossProgress) -> bool:
+    """Whether the loss called `name` takes auxiliary outputs, with the weights that `progress` gives them."""
+    weighs = progress.aux_weight or any(weight for output, weight in progress.weights.items() if output != MAIN)
+    return bool(weighs) or LOSSES[name].all_outputs
 
 
 def check_loss_options(name: str, options: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from istd.utils.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
+from istd.utils.checkpoint import Checkpoint, read_checkpoint
 from istd.utils.distributed import is_main
 from istd.utils.errors import InputError
 from istd.utils.files import atomic_path, check_writable
@@ -30,11 +30,6 @@ def check_space(folder: Path, model: nn.Module, keep_best: int) -> None:
             f"{folder} has {free / 1e6:.0f} MB free, the checkpoints of this run need about {needed / 1e6:.0f} MB; "
             "free some space or choose another --output_root"
         )
-
-
-def save_last(folder: Path, model: nn.Module, settings: dict, training: dict) -> None:
-    """Write checkpoint_last.pth; killed at any moment, it is whole, this one or the one before."""
-    save_checkpoint(folder / LAST, model, settings, training)
 
 
 def read_last(path: Path) -> Checkpoint:
@@ -60,27 +55,6 @@ def read_last(path: Path) -> Checkpoint:
 def best_name(key: str, score: float, epoch: int) -> str:
     """File name of a kept checkpoint; the epoch keeps equal scores apart."""
     return f"checkpoint_best_val_{key}_{score:.3f}_epoch_{int(epoch)}.pth"
-
-
-def save_best(
-    folder: Path, model: nn.Module, settings: dict, key: str, best: list[list[float]], epoch: int, data: list[dict]
-) -> None:
-    """Write the weights of `epoch` if it is among `best` ([score, epoch], best first); if first, twice.
-
-    `data` is the run's record of its data.
-    """
-    for place, (score, at) in enumerate(best):
-        if at == epoch:
-            note = {"epoch": epoch, "selected_by": key, "score": score, "data": data}
-            save_checkpoint(folder / best_name(key, score, epoch), model, settings, note)
-            if place == 0:
-                save_checkpoint(folder / BEST, model, settings, note)
-
-
-def save_result(folder: Path, model: nn.Module, settings: dict, epoch: int, data: list[dict]) -> None:
-    """Write the last weights of a run that chooses none as checkpoint_best.pth, where every command looks for them."""
-    note = {"epoch": epoch, "selected_by": None, "selected_on": "none", "data": data}
-    save_checkpoint(folder / BEST, model, settings, note)
 
 
 def prune_checkpoints(folder: Path, key: str, best: list[list[float]]) -> None:

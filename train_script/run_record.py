@@ -5,8 +5,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from istd.datasets import DatasetIndex, Sequence
+from istd.datasets import DatasetIndex
 from istd.datasets.fingerprint import fingerprint
+from istd.train_script.data import Splits
 from istd.utils.checkpoint import Checkpoint
 from istd.utils.errors import InputError
 from istd.utils.files import write_json
@@ -16,14 +17,14 @@ RECORD = "run.json"
 PARTS = {"train": "training images", "val": "held-out images", "test": "test images"}
 
 
-def describe_data(indices: list[DatasetIndex], splits: list[dict[str, list[Sequence]]]) -> list[dict[str, Any]]:
+def describe_data(indices: list[DatasetIndex], splits: Splits) -> list[dict[str, Any]]:
     """For each dataset its name, where its split comes from, what was left out as unusable, and of each part that the
     run uses the number of frames and the fingerprint."""
     record = []
-    for index, split in zip(indices, splits, strict=True):
+    for index in indices:
         parts = {
             part: {"frames": sum(len(sequence.frames) for sequence in sequences), "fingerprint": fingerprint(sequences)}
-            for part, sequences in split.items()
+            for part, sequences in splits[index.info.name].items()
             if sequences
         }
         source = {"split_source": index.split_source, "left_out": list(index.left_out)}

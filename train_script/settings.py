@@ -196,15 +196,15 @@ def renamed(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def parse_command_line(argv: list[str] | None) -> tuple[str | None, dict[str, Any]]:
-    """The command line as (configuration or None, settings given). With no --config and no --dataset: the demo."""
+    """The command line as (configuration or None, options). With no --config and no --dataset: the demo."""
     prog = "python -m train_script.train"
-    config, given = parse_arguments(DEFAULTS, Settings, argv, prog, DESCRIPTION, config_names(), ALIASES)
-    if config is None and "dataset" not in given and given.get("resume") in (None, "auto"):
+    config, options = parse_arguments(DEFAULTS, Settings, argv, prog, DESCRIPTION, config_names(), ALIASES)
+    if config is None and "dataset" not in options and options.get("resume") in (None, "auto"):
         config = DEMO
-    return config, given
+    return config, options
 
 
-def merge_settings(config: str | None, given: dict[str, Any], saved: dict[str, Any] | None = None) -> Settings:
+def merge_settings(config: str | None, options: dict[str, Any], saved: dict[str, Any] | None = None) -> Settings:
     """Defaults < published sizes < settings saved with a run that is continued < configuration < command line, checked.
 
     The options of the model, and of the loss, add up as long as it stays the same.
@@ -213,14 +213,14 @@ def merge_settings(config: str | None, given: dict[str, Any], saved: dict[str, A
     continued = EARLIER | renamed(saved) if saved else {}
     kept = {name: value for name, value in continued.items() if name not in REMOVED}
     layers = [check_values(kept, get_type_hints(Settings, include_extras=True), "the checkpoint")]
-    layers += [read_config(config) if config is not None else {}, given]
+    layers += [read_config(config) if config is not None else {}, options]
     merged = {name: value for layer in (values, *layers) for name, value in layer.items()}
     for layer in [published_sizes(merged), *layers]:
         kept = {
             f"{part}_options": values[f"{part}_options"] if layer.get(part, values[part]) == values[part] else {}
             for part in ("model", "loss")
         }
-        values |= layer | {name: options | layer.get(name, {}) for name, options in kept.items()}
+        values |= layer | {name: before | layer.get(name, {}) for name, before in kept.items()}
     values["model_options"] = check_options(values["model"], values["model_options"])
     values["loss_options"] = check_loss_options(values["loss"], values["loss_options"])
     values["lr_scales"] = {

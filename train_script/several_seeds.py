@@ -16,14 +16,14 @@ from istd.utils.metrics.tables import metrics_table
 Metrics = dict[str, float | None]
 
 
-def starts_of_seeds(config: str | None, given: dict[str, Any]) -> list[StartingPoint]:
+def starts_of_seeds(config: str | None, options: dict[str, Any]) -> list[StartingPoint]:
     """The starting point of each seed; its run is called after the recipe's and the seed."""
-    seeds = given["seeds"]
+    seeds = options["seeds"]
     if len(set(seeds)) < 2 or len(set(seeds)) < len(seeds):
-        raise InputError(f"seeds is {seeds}, expected two or more different ones; one is given with --seed")
-    if given.get("resume") not in (None, "auto"):
-        raise InputError(f"several seeds continue with --resume auto, not with {given['resume']}")
-    rest = {name: value for name, value in given.items() if name != "seeds"}
+        raise InputError(f"seeds is {seeds}, expected two or more different numbers; --seed sets a single one")
+    if options.get("resume") not in (None, "auto"):
+        raise InputError(f"several seeds continue with --resume auto, not with {options['resume']}")
+    rest = {name: value for name, value in options.items() if name != "seeds"}
     name = find_start(config, rest | {"resume": "auto"}).folder.parent.name
     starts = [find_start(config, rest | {"seed": seed, "experiment_name": f"{name}_seed{seed}"}) for seed in seeds]
     if starts[0].settings.select_on == "none" and not starts[0].settings.final_test:

@@ -19,72 +19,70 @@ class StartingPoint(NamedTuple):
     notes: list[str]
 
 
-def find_start(config: str | None, given: dict[str, Any]) -> StartingPoint:
-    """The starting point that the configuration and the options `given` on the command line ask for.
+def find_start(config: str | None, options: dict[str, Any]) -> StartingPoint:
+    """The starting point that a configuration and the options of the command line ask for.
 
     A run that is continued by its path alone has the settings that were saved with it. A network that starts from
-    weights of ours has the preset that they were trained with, unless another one is given, and where nothing names a
+    weights of ours has the preset that they were trained with, unless another is chosen, and where nothing names a
     network, it is theirs.
     """
-    settings, notes = start_from_weights(config, given)
+    settings, notes = start_from_weights(config, options)
     folder, saved = find_run(settings, config)
     if saved and config is None:
-        check_code_is_named(saved, given)
-        return StartingPoint(merge_settings(None, given, saved.settings), folder, saved, [])
-    if saved and settings.init_weights:
-        taken = {"preset": chosen_preset(config, given) or saved.settings.get("preset", settings.preset)}
-        if not names_network(config, given):
-            check_code_is_named(saved, given)
-            options = saved.settings.get("model_options", {}) | given.get("model_options", {})
-            taken |= {"model": saved.settings.get("model", settings.model), "model_options": options}
-        return StartingPoint(merge_settings(config, given | taken), folder, saved, [])
+        check_code_is_named(saved, options)
+        settings, notes = merge_settings(None, options, saved.settings), []
+    elif saved and settings.init_weights:
+        taken = inherited(config, options, saved.settings)
+        if "model" in taken:
+            check_code_is_named(saved, options)
+        settings, notes = merge_settings(config, options | taken), []
     return StartingPoint(settings, folder, saved, notes)
 
 
-def start_from_weights(config: str | None, given: dict[str, Any]) -> tuple[Settings, list[str]]:
-    """The merged settings, with the preset of the weights that the run starts from; and what to say of that."""
-    settings = merge_settings(config, given)
-    path = settings.init_weights
-    if path is None:
+def start_from_weights(config: str | None, options: dict[str, Any]) -> tuple[Settings, list[str]]:
+    """The merged settings, with the network and preset of the weights that the run starts from; and what to say of
+    that."""
+    settings = merge_settings(config, options)
+    if settings.init_weights is None:
         return settings, []
     try:
-        weights = read_checkpoint(path)
+        weights = read_checkpoint(settings.init_weights)
     except InputError:
         if settings.resume:  # a run that is continued does not need them
             return settings, []
         raise
     if weights.kind != "ours":
         return settings, []
+    preset = weights.settings.get("preset")
+    network = {"model": weights.model_name, "model_options": weights.options}
+    taken = inherited(config, options, {"preset": preset} | ({} if weights.code else network))
+    merged, path = merge_settings(config, options | taken), settings.init_weights
+    if preset and merged.preset != preset:
+        shown = f"this run shows it frames of preset {merged.preset}"
+        return merged, [f"warning: {path} was trained with preset {preset}, {shown}"]
+    if preset and settings.preset != preset:
+        return merged, [f"preset {preset} instead of {settings.preset}, since {path} was trained with it"]
+    return merged, []
+
+
+def inherited(config: str | None, options: dict[str, Any], earlier: dict[str, Any]) -> dict[str, Any]:
+    """The network and the preset of the `earlier` settings where neither the command line nor the configuration chooses
+    them; of presets, a recipe of ours only proposes one."""
+    from_file = read_config(config) if config else {}
     taken = {}
-    if not names_network(config, given) and not weights.code:
-        options = weights.options | given.get("model_options", {})
-        taken |= {"model": weights.model_name, "model_options": options}
-    preset, chosen = weights.settings.get("preset"), chosen_preset(config, given)
-    notes = []
-    if preset and chosen is None:
-        taken["preset"] = preset
-        if preset != settings.preset:
-            notes.append(f"preset {preset} instead of {settings.preset}, since {path} was trained with it")
-    elif preset and preset != chosen:
-        notes.append(f"warning: {path} was trained with preset {preset}, this run shows it frames of preset {chosen}")
-    return merge_settings(config, given | taken), notes
+    if "model" in earlier and "model" not in options | from_file:
+        model_options = earlier.get("model_options", {}) | options.get("model_options", {})
+        taken = {"model": earlier["model"], "model_options": model_options}
+    proposed = {} if config and Path(config).is_file() else {"preset"}
+    if earlier.get("preset") and "preset" not in options.keys() | from_file.keys() - proposed:
+        taken["preset"] = earlier["preset"]
+    return taken
 
 
-def names_network(config: str | None, given: dict[str, Any]) -> bool:
-    """Whether the command line or the configuration chooses a network."""
-    return "model" in given or (config is not None and "model" in read_config(config))
-
-
-def chosen_preset(config: str | None, given: dict[str, Any]) -> str | None:
-    """The preset that the command line or a file of the user's chooses; a recipe of ours only proposes one."""
-    from_file = read_config(config) if config and Path(config).is_file() else {}
-    return given.get("preset", from_file.get("preset"))
-
-
-def check_code_is_named(saved: Checkpoint, given: dict[str, Any]) -> None:
+def check_code_is_named(saved: Checkpoint, options: dict[str, Any]) -> None:
     """Raise `InputError` if a run of a network from the user's code is continued without naming that code."""
     model = str(saved.settings.get("model", ""))
-    if is_external(model) and "model" not in given:
+    if is_external(model) and "model" not in options:
         raise InputError(
             f"{saved.path} is a run of {model}; code that only a checkpoint names is not run: add --model {model}"
         )

@@ -1,18 +1,45 @@
-"""Everything that changes while a network trains, its way to and from a checkpoint, and the signals that stop it."""
+"""What a run is made of: what stays as it is while it trains, what changes, and how that goes to a checkpoint."""
 
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
+from istd.datasets import ClipDataset
+from istd.test_script.predictor import Predictor
+from istd.train_script.batches import EpochBatches
+from istd.train_script.loading import EvaluatedSet
+from istd.train_script.run_folder import Log
+from istd.train_script.settings import Settings
+from istd.train_script.signals import StopSignal
 from istd.train_script.weight_average import WeightAverage
 
-PATIENCE = 3  # signals after which Ctrl-C ends the program at once
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-REQUEUE = 75  # EX_TEMPFAIL of sysexits.h
+
+@dataclass(frozen=True)
+class Run:
+    """What stays as it is while a run trains."""
+
+    settings: Settings
+    folder: Path
+    device: torch.device
+    amp: torch.dtype | None
+    protocol: str
+    select_by: str
+    train_loader: DataLoader
+    batches: EpochBatches
+    data_record: list[dict[str, Any]]  # the data by name and fingerprint
+    val_sets: list[EvaluatedSet]
+    test_sets: list[EvaluatedSet]
+    norm_sets: list[ClipDataset]  # training images for batch-norm statistics; none: those of training stay
+    schedule: Callable[[float, int], float]
+    log: Log
+    stop: StopSignal
+    writer: Any  # a SummaryWriter, or None
+    predictors: dict[str, Predictor] = field(default_factory=dict)  # by mixed precision; they keep their CUDA graphs
 
 
 @dataclass
@@ -39,12 +66,12 @@ class Training:
     scaler: torch.amp.GradScaler
     ema: WeightAverage | None = None
     ema_updates: int = 0
-    skipped_steps: int = 0  # one after the other, for gradients that were not finite
+    skipped_steps: int = 0  # in a row, for gradients that were not finite
     progress: Progress = field(default_factory=Progress)
     average: Callable[[int], None] | None = None  # of several processes' gradients in an epoch, see `data_parallel`
 
     def weights(self) -> nn.Module:
-        """The network that is validated and saved: that with the EMA weights where there are some."""
+        """The network that is validated and saved, which has the EMA weights if there are any."""
         return self.ema.module if self.ema else self.network
 
 
@@ -59,8 +86,7 @@ def training_state(training: Training) -> dict:
         "position": asdict(training.progress),
     }
     if training.ema:
-        state["network"] = training.network.state_dict()
-        state["updates"] = training.ema_updates
+        state |= {"network": training.network.state_dict(), "updates": training.ema_updates}
     return state
 
 
@@ -75,42 +101,3 @@ def restore(training: Training, weights: dict[str, torch.Tensor], state: dict) -
     if state["scaler"]:  # empty for a run in another number format than fp16
         training.scaler.load_state_dict(state["scaler"])
     training.progress = Progress(**state["position"])
-
-
-class Interrupted(Exception):
-    """The run was asked to stop, by the signal whose number is its argument."""
-
-
-def exit_status(signum: int) -> int:
-    """The status of a run that saved and ended at a signal: 130 for Ctrl-C, 143 for SIGTERM, REQUEUE for SIGUSR1.
-
-    Schedulers announce a preemption by SIGUSR1, if told to (`sbatch --signal=B:USR1@120`), and can put jobs that end
-    with a status of one's choice back into the queue (LSF's REQUEUE_EXIT_VALUES, HTCondor's on_exit_remove; under
-    Slurm the job's script calls `scontrol requeue`). With `--resume auto` the run then goes on where it was.
-    """
-    return REQUEUE if signum == signal.SIGUSR1 else 128 + signum
-
-
-class StopSignal:
-    """Remembers that a signal came."""
-
-    signum = count = 0
-
-    def note(self, signum: int, _frame: object) -> None:
-        """Signal handler."""
-        self.signum = signum
-        self.count += 1
-        if self.count >= PATIENCE:
-            raise KeyboardInterrupt
-
-
-@contextmanager
-def caught_signals() -> Iterator[StopSignal]:
-    """SIGNALS mark the yielded `StopSignal`, to be acted on at the next place where nothing is half done."""
-    stop = StopSignal()
-    before = {number: signal.signal(number, stop.note) for number in SIGNALS}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -5,15 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from istd.datasets import Sequence
 from istd.utils.drawing import FOUND, TRUTH, contact_sheet, enlarge, grey_to_rgb, outline, stretch_contrast
 from istd.utils.images import read_grey
 from istd.utils.metrics.regions import find_regions
 
 PR_BINS = 127  # as many as TensorBoard draws
-PR_LOGITS = torch.sinh(torch.linspace(-5, 5, PR_BINS - 1, dtype=torch.float64))  # between the bins
+PR_LOGITS = np.sinh(np.linspace(-5, 5, PR_BINS - 1))  # between the bins
 EXAMPLES = 6
 EXAMPLE_COLUMNS = 1
 EXAMPLE_TAG = "targets (mask cyan, prediction red) and their scores"
@@ -21,7 +19,8 @@ CROP_SIDE = 48  # px of the frame around a target, where it is that large
 CROP_FACTOR = 4  # by which it is enlarged
 EPOCH_LOSS = "train/epoch loss"
 CHARTS = {  # of the tab Custom Scalars: title and regular expressions of the curves in it
-    "training loss and validation IoU": [EPOCH_LOSS, "val/(.*/)?n?iou"],
+    "training and validation loss": [EPOCH_LOSS, "val/(.*/)?loss"],
+    "validation: IoU": ["val/(.*/)?n?iou"],
     "validation: detection probability and precision": ["val/(.*/)?pd", "val/(.*/)?target_precision"],
     "validation: false-alarm rate": ["val/(.*/)?fa"],
 }
@@ -54,16 +53,14 @@ class PixelHistogram:
     The bins are those between logits spaced as in `utils.metrics.curves`, up to +-74.
     """
 
-    def __init__(self, as_logits: bool):
-        self.as_logits = as_logits
-        self.counts = torch.zeros(2, PR_BINS, dtype=torch.int64)  # background, target
+    def __init__(self) -> None:
+        self.counts = np.zeros((2, PR_BINS), np.int64)  # background, target
 
-    def update(self, score: torch.Tensor, mask: torch.Tensor, sequence: str, frame: str) -> None:
-        """Count one frame, [H, W] each."""
-        logits = score.double() if self.as_logits else score.double().logit()
-        bins = torch.bucketize(logits, PR_LOGITS)
-        for row, pixels in enumerate((mask <= 0, mask > 0)):
-            self.counts[row] += torch.bincount(bins[pixels], minlength=PR_BINS)
+    def update(self, logits: np.ndarray, mask: np.ndarray) -> None:
+        """Count the pixels of a frame: logits [H, W] and its mask, bool [H, W]."""
+        bins = np.searchsorted(PR_LOGITS, logits)
+        for row, pixels in enumerate((~mask, mask)):
+            self.counts[row] += np.bincount(bins[pixels], minlength=PR_BINS)
 
     def merge(self, other: "PixelHistogram") -> None:
         """Add another process's counts."""
@@ -71,9 +68,9 @@ class PixelHistogram:
 
     def write(self, writer, tag: str, step: int) -> None:
         """Write the curve: bin i holds the counts above the logit `PR_LOGITS`[i - 1]."""
-        false, true = (row.flip(0).cumsum(0).flip(0).double() for row in self.counts)
-        negatives, positives = self.counts.sum(1).tolist()
-        precision = true / (true + false).clamp(min=1)
+        false, true = (row[::-1].cumsum()[::-1] for row in self.counts)
+        negatives, positives = self.counts.sum(1)
+        precision = true / np.maximum(true + false, 1)
         recall = true / max(positives, 1)
         writer.add_pr_curve_raw(
             tag, true, false, negatives - false, positives - true, precision, recall, step, num_thresholds=PR_BINS
@@ -83,23 +80,18 @@ class PixelHistogram:
 class ExampleImages:
     """A target of each of the first validation frames, enlarged, with outlines, beside the probabilities there."""
 
-    def __init__(self, sequences: list[Sequence], as_logits: bool):
-        self.paths = {(s.name, f.name): f.image for s in sequences for f in s.frames}
-        self.as_logits = as_logits
+    def __init__(self) -> None:
         self.tiles: list[np.ndarray] = []
         self.labels: list[str] = []
 
-    def update(self, score: torch.Tensor, mask: torch.Tensor, sequence: str, frame: str) -> None:
-        """Draw one frame, [H, W] each, if there are not enough yet."""
-        path = self.paths.get((sequence, frame))
-        if len(self.tiles) >= EXAMPLES or path is None or not bool((mask > 0).any()):
-            return
-        probability = (score.sigmoid() if self.as_logits else score).numpy()
-        self.tiles.append(draw_target(read_grey(path), mask.numpy() > 0, probability))
-        self.labels.append(f"{sequence}/{frame}" if sequence != frame else frame)
+    def update(self, probability: np.ndarray, mask: np.ndarray, image: Path, sequence: str, frame: str) -> None:
+        """Draw the frame in the file `image` if there are not enough yet; the maps are [H, W], the mask bool."""
+        if len(self.tiles) < EXAMPLES and mask.any():
+            self.tiles.append(draw_target(read_grey(image), mask, probability))
+            self.labels.append(f"{sequence}/{frame}" if sequence != frame else frame)
 
     def write(self, writer, tag: str, step: int) -> None:
-        """Write the drawn frames as one image."""
+        """Write the drawn frames as an image."""
         if self.tiles:
             sheet = contact_sheet(self.tiles, self.labels, EXAMPLE_COLUMNS)
             writer.add_image(tag, sheet, step, dataformats="HWC")

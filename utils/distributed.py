@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -22,6 +23,7 @@ SETTLING_SECONDS = 0.1
 # Processes wait for each other while one of them writes a report or checks a dataset. One that has ended is noticed by
 # torchrun at once; the default of nccl, ten minutes, ends runs that are fine.
 MAX_WAIT = timedelta(hours=12)
+_alone: ContextVar[bool] = ContextVar("alone", default=False)  # of a thread
 
 
 @contextmanager
@@ -50,12 +52,23 @@ def process_group(device: str = "auto") -> Iterator[torch.device]:
 
 def rank() -> int:
     """This process's number, 0 if it is alone."""
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+    return dist.get_rank() if world_size() > 1 else 0
 
 
 def world_size() -> int:
     """How many processes work together."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    grouped = dist.is_available() and dist.is_initialized() and not _alone.get()
+    return dist.get_world_size() if grouped else 1
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Within, this thread computes as if there were no other processes: what they don't do together waits for none."""
+    token = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(token)
 
 
 def cores_of_process() -> int:

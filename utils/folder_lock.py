@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from istd.utils.distributed import is_main
 from istd.utils.errors import InputError
 
 
@@ -14,9 +15,12 @@ from istd.utils.errors import InputError
 def locked_folder(folder: str | Path) -> Iterator[None]:
     """Hold `folder`, which is created, for this command alone; `InputError` where another command holds it.
 
-    The lock is one of the system's on the folder itself: it leaves no file, and ends with the process however that
-    dies. Where the file system has no locks, commands go unguarded.
+    The operating system locks the folder itself: no file is left, and the lock ends with the process however that dies.
+    Where the file system has no locks, commands go unguarded. Of several processes the main one holds the lock for all.
     """
+    if not is_main():
+        yield
+        return
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY)

@@ -25,7 +25,7 @@ from istd.datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
 from istd.models import build_model, load_model
 from istd.test_script.predictor import Predictor
 from istd.train_script import train
-from istd.train_script.trainer import train_step
+from istd.train_script.steps import train_step
 from istd.utils.cuda_graphs import PASSES_BEFORE_CAPTURE, GraphRunner
 from istd.utils.device import autocast, choose_amp, float32_precision
 from tests.models import test_datransnet, test_sgmp_unet

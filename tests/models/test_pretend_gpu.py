@@ -19,7 +19,7 @@ from istd.train_script.losses import LOSSES, LossProgress, total_loss
 from istd.train_script.optim import build_optimizer, build_schedule
 from istd.train_script.settings import merge_settings
 from istd.train_script.state import Training, restore, training_state
-from istd.train_script.trainer import train_step
+from istd.train_script.steps import train_step
 from istd.train_script.weight_average import WeightAverage
 from tests.reference.network_cases import outputs_and_gradients
 

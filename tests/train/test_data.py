@@ -11,19 +11,9 @@ from torch.utils.data import DataLoader
 from istd.datasets import Frame, Sequence, open_dataset
 from istd.datasets.clips import CACHE_BYTES
 from istd.models import build_model
-from istd.train_script.data import (
-    EVAL_CACHE_BYTES,
-    EpochBatches,
-    MixedDataset,
-    build_evaluated_set,
-    build_train_dataset,
-    count_workers,
-    epoch_counts,
-    evenly,
-    number_repeats,
-    open_datasets,
-    stop_loading,
-)
+from istd.train_script.batches import EpochBatches, MixedDataset, epoch_counts, evenly, number_repeats
+from istd.train_script.data import build_eval_datasets, build_train_dataset, open_datasets
+from istd.train_script.loading import EVAL_CACHE_BYTES, build_evaluated_set, count_workers, stop_loading
 from istd.train_script.run_record import describe_data
 from istd.train_script.settings import merge_settings
 from istd.utils.errors import InputError
@@ -79,8 +69,8 @@ def test_an_epoch_goes_on_where_it_was_left():
 
 def test_processes_share_out_what_one_has(monkeypatch):
     def parts(rank, world, accumulate):
-        monkeypatch.setattr("istd.train_script.data.rank", lambda: rank)
-        monkeypatch.setattr("istd.train_script.data.world_size", lambda: world)
+        monkeypatch.setattr("istd.train_script.batches.rank", lambda: rank)
+        monkeypatch.setattr("istd.train_script.batches.world_size", lambda: world)
         return list(EpochBatches([list(range(24))], [24], 8, accumulate, seed=1))
 
     alone = parts(0, 1, 2)
@@ -148,17 +138,18 @@ def test_loading_processes_end_with_their_frames_and_start_again():
     for _ in range(2):
         assert len(list(loader)) == 4
         worker = loader._iterator._workers[0]
-        stop_loading([loader])
+        stop_loading(loader)
         assert not worker.is_alive()
-    stop_loading([loader])
+    stop_loading(loader)
 
 
 @pytest.mark.parametrize(("workers", "limit"), [(0, CACHE_BYTES), (2, EVAL_CACHE_BYTES)])
 def test_processes_that_load_for_evaluation_keep_few_frames(tmp_path, workers, limit):
     network, frame = build_model("datransnet", width=4), Frame("0", tmp_path / "0.png", tmp_path / "0.png")
     settings = merge_settings(None, {"num_workers": workers, "preset": "fast"})
-    part = build_evaluated_set(settings, [Sequence("a", (frame,))], "name", network, None, torch.device("cpu"))
-    assert part.dataset.cache_bytes == part.loader.dataset.dataset.cache_bytes == limit
+    (dataset,) = build_eval_datasets(settings, {"name": {"val": [Sequence("a", (frame,))]}}, "val", network)
+    part = build_evaluated_set(settings, dataset, None, torch.device("cpu"))
+    assert part.dataset.cache_bytes == part.loader.dataset.cache_bytes == limit
 
 
 def test_what_a_run_will_use_is_checked_before_it_begins(tmp_path):
@@ -171,7 +162,7 @@ def test_what_a_run_will_use_is_checked_before_it_begins(tmp_path):
         open_datasets(merge_settings(None, given))
     (index,) = open_datasets(merge_settings(None, given | {"skip_unusable": True}))
     assert [sequence.name for sequence in index.split("test")] == ["d", "f"] and len(index.left_out) == 1
-    (record,) = describe_data([index], [index.parts])
+    (record,) = describe_data([index], {index.info.name: index.parts})
     assert record["left_out"] == list(index.left_out) and record["split_source"] == "train.txt, test.txt"
     (unused,) = open_datasets(merge_settings(None, given | {"final_test": False}))
     assert len(unused.split("test")) == 3, "what the run does not use is not looked at"

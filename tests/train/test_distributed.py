@@ -23,12 +23,13 @@ from torchvision.ops import StochasticDepth
 from istd.datasets import ClipSample, collate
 from istd.models import build_model
 from istd.test_script import inference
-from istd.train_script import data_parallel, train
-from istd.train_script.data import EpochBatches
+from istd.train_script import build, data_parallel, train
+from istd.train_script.batches import EpochBatches
 from istd.train_script.data_parallel import ProcessAverage, seed_draws
 from istd.train_script.losses import LOSSES
 from istd.train_script.optim import build_schedule
 from istd.train_script.settings import merge_settings
+from istd.train_script.steps import train_step
 from istd.train_script.synced_layers import (
     SyncedBatchNorm,
     SyncedBatchNormAct,
@@ -36,7 +37,6 @@ from istd.train_script.synced_layers import (
     shared_generator,
     synchronise_layers,
 )
-from istd.train_script.trainer import train_step
 from istd.utils import distributed
 from istd.utils.device import choose_device
 from istd.utils.errors import InputError
@@ -118,8 +118,8 @@ def train_blobs(kind, loss, accumulate=1, sync_bn=True, graphs=False):
     options = {"warm_epochs": 0} if loss == "sls" else {}  # with all its terms
     settings = merge_settings(None, GIVEN | {"loss": loss, "loss_options": options, "accumulate": accumulate})
     settings = replace(settings, sync_bn=sync_bn)
-    with patch.object(train, "uses_graphs", lambda settings, device: graphs):
-        training = train.build_training(settings, network, torch.device("cpu"))
+    with patch.object(build, "uses_graphs", lambda settings, device: graphs):
+        training = build.build_training(settings, network, torch.device("cpu"))
     dataset, seen = Blobs(network.num_frames, network.in_channels), []
     batches = EpochBatches([list(range(len(dataset)))], [len(dataset)], settings.batch_size, accumulate, seed=1)
     loader = torch.utils.data.DataLoader(dataset, batch_sampler=batches, collate_fn=collate)
@@ -171,6 +171,8 @@ def worker(folder: Path, commands: list[list[str]]) -> None:
         ((rank + 1) * total.square()).sum().backward()  # process r's loss is (r + 1) |total|^2
         results["sum"], results["gradient"] = total.detach(), value.grad
         results["gathered"] = distributed.gather_objects({"rank": rank})
+        with distributed.alone():
+            results["alone"] = distributed.world_size(), distributed.rank(), distributed.all_reduce_sum(value).tolist()
         results["greatest"] = distributed.all_reduce_max(5 - rank, torch.device("cpu"))
         torch.save(results, folder / f"{rank}.pth")
     for (module, *words), port in zip(commands, ports, strict=True):
@@ -271,6 +273,7 @@ def test_objects_and_numbers_reach_every_process(two_processes):
     for result in two_processes:
         assert result["gathered"] == [{"rank": 0}, {"rank": 1}]
         assert result["greatest"] == 5
+    assert [result["alone"] for result in two_processes] == [(1, 0, [1.0, 2.0]), (1, 0, [2.0, 2.0])]
 
 
 def test_training_writes_one_run_with_the_losses_of_one_process(folder, run):
@@ -280,7 +283,9 @@ def test_training_writes_one_run_with_the_losses_of_one_process(folder, run):
     assert said.count("output: ") == 1
     one, two = rows(folder_of(folder / "runs", "one")), rows(folder_of(folder / "runs", "two"))
     assert len(two) == 1
-    assert two[0]["loss"] == pytest.approx(one[0]["loss"], rel=1e-3)
+    for name in ("loss", "val_loss"):
+        assert two[0][name] == pytest.approx(one[0][name], rel=1e-3)
+    assert two[0]["val"].keys() == one[0]["val"].keys()
     assert json.loads((folder_of(folder / "runs", "two") / "test.json").read_text())["metrics"]["pd"] is not None
 
 

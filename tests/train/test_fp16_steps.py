@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from istd.train_script import trainer
+from istd.train_script import steps
 from istd.train_script.optim import build_optimizer
 from istd.train_script.settings import merge_settings
 from istd.train_script.state import Training
-from istd.train_script.trainer import MAX_SKIPPED_STEPS, StepResult, read_results, train_step
+from istd.train_script.steps import MAX_SKIPPED_STEPS, StepResult, read_results, train_step
 from istd.train_script.weight_average import WeightAverage
 from istd.utils.errors import InputError
 
@@ -35,7 +35,7 @@ def prepare(monkeypatch, norms):
         scaler.unscale_(training.optimizer)
         return StepResult(step + 1, torch.tensor([1.0, norm]), ["a"])
 
-    monkeypatch.setattr(trainer, "accumulate_gradients", gradients)
+    monkeypatch.setattr(steps, "accumulate_gradients", gradients)
     results = []
     for norm in norms:
         results.append(train_step(run, training, norm))

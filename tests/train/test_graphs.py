@@ -6,11 +6,10 @@ import pytest
 import torch
 
 from istd.models import build_model
-from istd.train_script import graphs
-from istd.train_script.graphs import uses_graphs
+from istd.train_script import build
+from istd.train_script.build import build_training, uses_graphs
 from istd.train_script.settings import merge_settings
-from istd.train_script.train import build_training
-from istd.train_script.trainer import find_predictor
+from istd.train_script.validation import find_predictor
 from istd.utils.cuda_graphs import GraphRunner
 from istd.utils.errors import InputError
 
@@ -36,13 +35,13 @@ def settings(**given):
     ],
 )
 def test_when_training_is_captured(given, device, processes, expected, monkeypatch):
-    monkeypatch.setattr(graphs, "world_size", lambda: processes)
+    monkeypatch.setattr(build, "world_size", lambda: processes)
     assert uses_graphs(settings(**given), device) is expected
 
 
 @pytest.mark.parametrize(("given", "device"), [({}, CPU), ({"compile": True}, GPU), ({"sync_bn": True}, GPU)])
 def test_graphs_that_cannot_be_are_an_error(given, device, monkeypatch):
-    monkeypatch.setattr(graphs, "world_size", lambda: 2)
+    monkeypatch.setattr(build, "world_size", lambda: 2)
     with pytest.raises(InputError, match="leave --graphs out"):
         uses_graphs(settings(graphs=True, **given), device)
 
@@ -57,7 +56,7 @@ def test_a_network_is_compiled_only_if_asked_for(compiles, monkeypatch):
 
 
 def test_training_on_a_gpu_calls_captured_passes(monkeypatch):
-    monkeypatch.setattr("istd.train_script.train.uses_graphs", lambda settings, device: True)
+    monkeypatch.setattr("istd.train_script.build.uses_graphs", lambda settings, device: True)
     training = build_training(settings(graphs=True), build_model("datransnet", width=4), CPU)
     assert isinstance(training.model, GraphRunner)
     assert training.model.network is training.network and training.model.required

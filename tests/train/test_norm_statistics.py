@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from istd.train_script import trainer
+from istd.train_script import validation
 from istd.train_script.norm_statistics import estimate_statistics, kept_statistics
 from istd.train_script.train import main
 from istd.utils.checkpoint import read_checkpoint
@@ -60,9 +60,9 @@ def test_statistics_are_those_of_a_plain_computation():
 
 def test_training_goes_on_unchanged_and_the_kept_weights_have_them(dataset, tmp_path, monkeypatch):  # noqa: F811
     assert main(arguments(dataset, tmp_path, "plain")) == 0
-    seen, estimate = [], trainer.estimate_statistics
+    seen, estimate = [], validation.estimate_statistics
     monkeypatch.setattr(
-        trainer, "estimate_statistics", lambda net, batches: estimate(net, seen.append(list(batches)) or seen[-1])
+        validation, "estimate_statistics", lambda net, batches: estimate(net, seen.append(list(batches)) or seen[-1])
     )
     assert main(arguments(dataset, tmp_path, "estimated", recalibrate_norm=6)) == 0
     plain, estimated = (folder_of(tmp_path, name) for name in ("plain", "estimated"))

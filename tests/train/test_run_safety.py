@@ -9,10 +9,11 @@ import yaml
 from torch import nn
 
 from istd.models.weights import load_fitting
-from istd.train_script import trainer
+from istd.train_script import selection, trainer
 from istd.train_script.run_folder import Log, append_metrics
+from istd.train_script.signals import Interrupted
 from istd.train_script.starting_point import folder_name, start_from_weights
-from istd.train_script.state import Interrupted, Progress
+from istd.train_script.state import Progress
 from istd.train_script.train import main
 from istd.utils.checkpoint import read_checkpoint
 from istd.utils.errors import InputError
@@ -102,12 +103,12 @@ def test_another_preset_than_that_of_the_weights_is_said(dataset, unbroken, tmp_
 
 def keep(scores, monkeypatch, start=None):
     """The best entries after epochs with these scores, and what the log says of the last of them."""
-    monkeypatch.setattr(trainer, "save_best", lambda *given: None)
-    settings = SimpleNamespace(keep_best=2)
-    monkeypatch.setattr(trainer, "asdict", vars)
-    run = SimpleNamespace(settings=settings, folder=None, select_by="iou", data_record=[])
-    training = SimpleNamespace(progress=Progress(start=start), weights=lambda: None)
-    said = [trainer.keep_if_best(run, training, score, epoch) for epoch, score in enumerate(scores, 1)]
+    saved = []
+    monkeypatch.setattr(selection, "save_weights", lambda run, training, names, **note: saved.extend(names))
+    run = SimpleNamespace(settings=SimpleNamespace(keep_best=2), select_by="iou")
+    training = SimpleNamespace(progress=Progress(start=start))
+    said = [selection.keep_if_best(run, training, score, epoch) for epoch, score in enumerate(scores, 1)]
+    assert saved[1] == selection.BEST and saved[0].endswith("epoch_1.pth")
     return training.progress.best, said[-1]
 
 

@@ -19,8 +19,8 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from istd.models import load_model
-from istd.train_script import run_folder, trainer
-from istd.train_script.state import SIGNALS
+from istd.train_script import steps, trainer, validation
+from istd.train_script.signals import SIGNALS
 from istd.train_script.tensorboard import EPOCH_LOSS, EXAMPLE_TAG, draw_target, open_writer
 from istd.train_script.train import main
 from istd.utils.checkpoint import read_checkpoint
@@ -118,16 +118,16 @@ class PowerCut(BaseException):
 
 def cut_after(monkeypatch, writings):
     """Let the run end right after checkpoint_last.pth has been written so many times."""
-    real, count = run_folder.save_last, 0
+    real, count = trainer.save_progress, 0
 
-    def save_last(*given):
+    def save_progress(*arguments):
         nonlocal count
-        real(*given)
+        real(*arguments)
         count += 1
         if count == writings:
             raise PowerCut
 
-    monkeypatch.setattr("istd.train_script.trainer.save_last", save_last)
+    monkeypatch.setattr(trainer, "save_progress", save_progress)
 
 
 def test_a_run_leaves_what_it_promises(dataset, tmp_path, capsys):
@@ -155,8 +155,9 @@ def test_a_run_leaves_what_it_promises(dataset, tmp_path, capsys):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"images": 0, "tensors": 0}).Reload()
-    assert {"val/iou", "val/pd", "test/iou"} <= set(events.Tags()["scalars"])
-    assert [point.value for point in events.Scalars(EPOCH_LOSS)] == pytest.approx([line["loss"] for line in lines])
+    assert {"val/iou", "val/pd", "test/iou", "test/loss"} <= set(events.Tags()["scalars"])
+    for tag, key in ((EPOCH_LOSS, "loss"), ("val/loss", "val_loss")):
+        assert [point.value for point in events.Scalars(tag)] == pytest.approx([line[key] for line in lines])
     plugins = events.summary_metadata
     start = HParamsPluginData.FromString(plugins["_hparams_/session_start_info"].plugin_data.content)
     assert start.session_start_info.hparams["epochs"].number_value == 3
@@ -259,8 +260,10 @@ def test_losses_that_are_read_every_few_steps_and_saved_by_the_clock_change_noth
     dataset, unbroken, tmp_path, monkeypatch
 ):
     """As on a GPU, where reading a loss waits for it."""
-    saves, save = [], run_folder.save_last
-    monkeypatch.setattr(trainer, "save_last", lambda *given: (saves.append(given[3]["position"]["step"]), save(*given)))
+    saves, save = [], trainer.save_progress
+    monkeypatch.setattr(
+        trainer, "save_progress", lambda run, training: (saves.append(training.progress.step), save(run, training))
+    )
     monkeypatch.setattr(trainer, "steps_between_reads", lambda device: 3)
     monkeypatch.setattr(trainer, "SECONDS_BETWEEN_SAVES", 0)
     main(arguments(dataset, tmp_path))
@@ -269,8 +272,8 @@ def test_losses_that_are_read_every_few_steps_and_saved_by_the_clock_change_noth
 
 
 def test_a_signal_to_another_process_stops_validation_in_this_one(dataset, tmp_path, monkeypatch):
-    gather = trainer.gather_objects
-    monkeypatch.setattr(trainer, "gather_objects", lambda item: [*gather(item), (signal.SIGTERM, item[1])])
+    gather = validation.gather_objects
+    monkeypatch.setattr(validation, "gather_objects", lambda item: [*gather(item), (signal.SIGTERM, item[1])])
     assert main(arguments(dataset, tmp_path)) == 128 + signal.SIGTERM
 
 
@@ -402,7 +405,7 @@ def test_changed_settings_are_said(dataset, unbroken, tmp_path, capsys):
 def test_ctrl_c_sigterm_and_a_preemption_save_and_exit(
     dataset, unbroken, tmp_path, monkeypatch, capsys, signum, status
 ):
-    real, count = trainer.accumulate_gradients, 0
+    real, count = steps.accumulate_gradients, 0
     handlers = [signal.getsignal(number) for number in SIGNALS]
 
     def interrupted(*given):
@@ -413,7 +416,7 @@ def test_ctrl_c_sigterm_and_a_preemption_save_and_exit(
         return real(*given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "accumulate_gradients", interrupted)
+        patch.setattr(steps, "accumulate_gradients", interrupted)
         assert main(arguments(dataset, tmp_path)) == status
     assert "interrupted in epoch 1 after step 3 of 4" in capsys.readouterr().out
     assert [signal.getsignal(number) for number in SIGNALS] == handlers
@@ -446,14 +449,14 @@ def test_an_error_does_not_wait_for_loading_processes(dataset, tmp_path):
 
 @pytest.mark.parametrize(("every", "save_steps"), [(1, 1), (10, 2)])  # as on a CPU, and as on a GPU
 def test_a_loss_that_is_not_finite_stops_with_the_samples_named(dataset, tmp_path, monkeypatch, every, save_steps):
-    real, count = trainer.total_loss, 0
+    real, count = steps.total_loss, 0
 
     def broken(*given):
         nonlocal count
         count += 1
         return real(*given) * (float("nan") if count == 3 else 1)
 
-    monkeypatch.setattr(trainer, "total_loss", broken)
+    monkeypatch.setattr(steps, "total_loss", broken)
     monkeypatch.setattr(trainer, "steps_between_reads", lambda device: every)
     with pytest.raises(InputError, match=r"epoch 1, step 3: loss nan.*samples were \d\d/\d\d, .*last good checkpoint"):
         main(arguments(dataset, tmp_path, save_steps=save_steps))

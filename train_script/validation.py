@@ -1,0 +1,136 @@
+"""Metrics and loss of the network on whole frames, by the loop that measures all maps (`observe_maps`)."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import takewhile
+from typing import Any, NamedTuple
+
+import torch
+
+from istd.test_script.map_sources import MappedFrame, loader_maps
+from istd.test_script.measurement import observe_maps
+from istd.test_script.predictor import Predictor
+from istd.test_script.predictor.tiling import pad_to_multiple
+from istd.train_script.batches import evenly
+from istd.train_script.loading import EvaluatedSet, stop_loading
+from istd.train_script.losses import LossProgress
+from istd.train_script.map_loss import MapLoss
+from istd.train_script.norm_statistics import estimate_statistics, kept_statistics
+from istd.train_script.signals import Interrupted
+from istd.train_script.state import Run, Training
+from istd.train_script.tensorboard import EXAMPLE_TAG, ExampleImages, PixelHistogram
+from istd.utils.device import autocast
+from istd.utils.distributed import gather_objects
+from istd.utils.files import json_ready
+from istd.utils.metrics import build_metric
+from istd.utils.metrics.accumulator import mean_metrics
+
+LOSS_DIGITS = 6
+
+
+class Evaluation(NamedTuple):
+    """The mean of every metric over the datasets that define it, the metrics of each dataset, and the mean loss."""
+
+    metrics: dict[str, Any]
+    by_dataset: dict[str, dict[str, Any]]
+    loss: float | None
+
+
+def evaluate_sets(run: Run, training: Training, sets: list[EvaluatedSet], tag: str, step: int, amp: str) -> Evaluation:
+    """Evaluate the network on datasets, and write everything to TensorBoard under `tag`."""
+    by_dataset, losses, scalars = {}, {}, {}
+    for part in sets:
+        name = part.dataset.dataset_name
+        tag_of_part = tag if len(sets) == 1 else f"{tag}/{name}"
+        by_dataset[name], losses[name] = evaluate(run, training, part, tag_of_part, step, amp)
+        scalars[tag_of_part] = by_dataset[name] | {"loss": losses[name]}
+    metrics = json_ready(mean_metrics(by_dataset.values()))
+    loss = None if None in losses.values() else round(sum(losses.values()) / len(losses), LOSS_DIGITS)
+    scalars[tag] = metrics | {"loss": loss}
+    if run.writer:
+        for prefix, values in json_ready(scalars).items():
+            for name, value in values.items():
+                if value is not None:
+                    run.writer.add_scalar(f"{prefix}/{name}", value, step)
+        run.writer.flush()
+    return Evaluation(metrics, json_ready(by_dataset), loss)
+
+
+def evaluate(
+    run: Run, training: Training, part: EvaluatedSet, tag: str, step: int, amp: str
+) -> tuple[dict[str, float | None], float | None]:
+    """Metrics and loss over the frames of a dataset, which the processes share; all of them get the result."""
+    settings, dataset = run.settings, part.dataset
+    progress = LossProgress(training.progress.epoch, step, settings.epochs, run.batches.steps)
+    metric, histogram = build_metric(run.protocol), PixelHistogram()
+    loss = MapLoss(settings.loss, settings.loss_options, progress, settings.batch_size)
+    scale, examples = metric.protocol.scale, ExampleImages()
+
+    def observe(mapped: MappedFrame) -> None:
+        number, index = dataset.targets[mapped.item]
+        sequence, frame = dataset.sequences[number], dataset.sequences[number].frames[index]
+        metric.update(mapped.score(scale), mapped.mask, sequence.name, frame.name)
+        loss.update(mapped.score("log_odds"), mapped.mask)
+        if settings.tensorboard:
+            histogram.update(mapped.score("log_odds"), mapped.mask)
+        if run.writer:
+            examples.update(mapped.score("probability"), mapped.mask, frame.image, sequence.name, frame.name)
+
+    def source(_shards: list[list[int]]) -> Iterator[MappedFrame]:
+        maps = loader_maps(part.loader, find_predictor(run, training, amp), {scale})
+        return takewhile(lambda _: not run.stop.signum, maps)
+
+    try:
+        observe_maps(source, part.loader.batch_sampler, observe, tag, leave=False)
+    finally:
+        stop_loading(part.loader)
+    signals, shares = zip(*gather_objects((run.stop.signum, (metric, loss, histogram))), strict=True)
+    if any(signals):  # on any process: all of them stop
+        raise Interrupted(max(signals))
+    metric, loss, histogram = shares[0]
+    for share in shares[1:]:
+        for total, other in zip(shares[0], share, strict=True):
+            total.merge(other)
+    if run.writer:
+        histogram.write(run.writer, f"{tag}/pixel precision-recall", step)
+        examples.write(run.writer, f"{tag}/{EXAMPLE_TAG}", step)
+    return metric.compute(), loss.compute()
+
+
+def find_predictor(run: Run, training: Training, amp: str) -> Predictor:
+    """The predictor of the network, made when it is first asked for, in eval mode. Its clips come prepared."""
+    if amp not in run.predictors:
+        options = {"flip": run.settings.val_flip, "amp": amp, "batch_size": run.settings.val_batch_size}
+        run.predictors[amp] = Predictor(training.weights(), torch.from_numpy, run.device, **options)
+    training.weights().eval()
+    return run.predictors[amp]
+
+
+@contextmanager
+def recalibrated(run: Run, training: Training) -> Iterator[None]:
+    """The weights with batch-norm statistics of `norm_sets`, if there are any; training goes on with its own.
+
+    Every process estimates them on all images, so that they are the same.
+    """
+    if not run.norm_sets:
+        yield
+        return
+    network = training.weights()
+    with kept_statistics(network):
+        with autocast(run.device, run.amp):
+            estimate_statistics(network, norm_batches(run, network.size_multiple))
+        yield
+
+
+def norm_batches(run: Run, multiple: int) -> Iterator[torch.Tensor]:
+    """Clips of `norm_sets` on the device, those of equal size in batches as large as a training step's."""
+    waiting: dict[tuple[int, ...], list[torch.Tensor]] = {}
+    for dataset in run.norm_sets:
+        for item in evenly(len(dataset), run.settings.recalibrate_norm):
+            clip = pad_to_multiple(dataset[item].clip[None], multiple)
+            clips = waiting.setdefault(tuple(clip.shape), [])
+            clips.append(clip)
+            if len(clips) == run.settings.batch_size // run.settings.accumulate:
+                yield torch.cat(waiting.pop(tuple(clip.shape))).to(run.device)
+    for clips in waiting.values():
+        yield torch.cat(clips).to(run.device)
