@@ -8,8 +8,11 @@ that option is listed as such and is no problem.
 import argparse
 import hashlib
 import math
+import re
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,19 +23,21 @@ from tqdm.contrib.concurrent import thread_map
 from istd.datasets.catalog import DatasetInfo
 from istd.datasets.coco_truth import coco_truth
 from istd.datasets.index import DatasetIndex, open_dataset
-from istd.datasets.layouts import Frame
+from istd.datasets.layouts import Frame, Sequence
 from istd.datasets.snr import SNR_GUARD, local_statistics
 from istd.datasets.synthetic import golden_share
-from istd.datasets.usable import MAX_TARGET_SHARE, Unusable, check_usable, shared_frames
+from istd.datasets.usable import MAX_TARGET_SHARE, Unusable, check_usable, odd_sizes, shared_frames
 from istd.utils.distributed import cores_of_process
 from istd.utils.drawing import TRUTH, contact_sheet, grey_to_rgb, outline, stretch_contrast
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import atomic_path, check_writable, write_json, write_text
 from istd.utils.images import IMAGE_SUFFIXES, inspect_mask, numeric_key, size_text, to_unit
 from istd.utils.metrics.regions import find_regions
+from istd.utils.names import counted
 
 SHOWN = 5  # examples printed for each kind of finding
 GUARD = 2  # pixels around every other target that are no part of a target's surroundings
+PERCENTILES = (0, 5, 50, 95, 100)  # printed of the targets' statistics
 TILES = 24
 COLUMNS = 6
 TILE_SIDE = 256
@@ -48,59 +53,90 @@ class TargetStatistics(NamedTuple):
 
 
 class FrameReport(NamedTuple):
-    """Findings in a frame: size "W x H", type and `digest` of its pixels, the targets of a mask that fits, the number
-    of levels in the mask's file, the share of its pixels that are target, and a problem."""
+    """Findings in a frame: size "W x H", type and `digest` of its pixels; the targets of its mask, its levels if they
+    are more than two, and the share of its pixels that are target; and a problem."""
 
     size: str = ""
     depth: str = ""
     digest: bytes = b""
     targets: list[TargetStatistics] | None = None
-    levels: int = 0
+    levels: str = ""
     share: float = 0.0
     problem: Unusable | None = None
 
 
-def check_dataset(index: DatasetIndex) -> tuple[dict[str, list[str]], dict[str, list[str]], list[str]]:
-    """Read every file of a dataset; returns problems and notes (kind -> texts), and a summary in lines."""
+Findings = dict[str, list[str]]  # kind -> texts
+
+
+def check_dataset(index: DatasetIndex) -> tuple[Findings, Findings, list[str]]:
+    """Read every file of a dataset; returns problems, notes, and a summary in lines."""
     frames = list({frame.image: frame for sequence in index.sequences for frame in sequence.frames}.values())
     options = {"max_workers": cores_of_process(), "desc": f"reading {index.info.name}", "disable": None}
-    reports = thread_map(read_frame, frames, **options)
-    problems: dict[str, list[str]] = defaultdict(list)
-    notes: dict[str, list[str]] = defaultdict(list)
+    reports = dict(zip(frames, thread_map(read_frame, frames, **options), strict=True))
+    problems: Findings = defaultdict(list)
+    notes: Findings = defaultdict(list)
     # A target may leave a sequence, and a frame may be context only; a single image needs a mask with a target.
-    findings = problems if index.info.kind == "images" else notes
-    for frame, report in zip(frames, reports, strict=True):
-        if report.problem:
-            problems[report.problem.kind].append(report.problem.text)
-        if report.targets == []:
-            findings["empty masks"].append(str(frame.mask))
-        if report.levels > 2:
-            kind = "masks of more than two levels, of which what is above half of the maximum is target"
-            notes[kind].append(f"{frame.mask} ({report.levels} levels)")
-        if report.share > MAX_TARGET_SHARE:
-            kind = "masks that make most of the image target (inverted?)"
-            problems[kind].append(f"{frame.mask} ({report.share:.0%})")
-        if not frame.has_mask:
-            findings["images without mask"].append(str(frame.image))
-    if all(not frame.has_mask for frame in frames):
-        problems["images without mask"].append("the whole dataset")
+    needs_masks = index.info.kind == "images" or not any(frame.has_mask for frame in frames)
+    for frame, report in reports.items():
+        _check_frame(frame, report, problems, notes, lacking=problems if needs_masks else notes)
+    for sequence in index.sequences:
+        _check_sequence(sequence, reports, problems, notes)
     problems["masks without image"] += map(str, index.masks_without_image)
-    problems["duplicated frames"] += _duplicates(frames, reports)
+    for images, within in _duplicates(index.sequences, reports):
+        findings = notes["frames that repeat another of their sequence"] if within else problems["duplicated frames"]
+        findings.append(" = ".join(images))
     for part, entries in index.missing_entries.items():
         problems[f"entries of the {part} list without a file"] += entries
     for part in ("train", "test"):
         if not index.parts.get(part):
-            problems["empty parts"].append(f"{part} has no frames (split from {index.split_source})")
+            problems["empty parts"].append(f"{part} has no frames (split: {index.split_source})")
     problems["frames in train and in another split"] += shared_frames(index, index.parts)
     problems, notes = ({kind: texts for kind, texts in kinds.items() if texts} for kinds in (problems, notes))
-    return problems, notes, _summary(reports)
+    return problems, notes, _summary(list(reports.values()))
+
+
+def _check_frame(frame: Frame, report: FrameReport, problems: Findings, notes: Findings, lacking: Findings) -> None:
+    """Add what is found in a frame to the findings; `lacking`: where a missing mask or target counts."""
+    if report.problem:
+        problems[report.problem.kind].append(report.problem.text)
+    if report.targets == []:
+        lacking["empty masks"].append(str(frame.mask))
+    if not frame.has_mask:
+        lacking["images without mask"].append(str(frame.image))
+    if report.levels:
+        notes["masks of more than two levels"].append(f"{frame.mask} ({report.levels})")
+    if report.share > MAX_TARGET_SHARE:
+        kind = "masks that make most of the image target (inverted?)"
+        problems[kind].append(f"{frame.mask} ({report.share:.0%})")
+
+
+def _check_sequence(sequence: Sequence, reports: dict[Frame, FrameReport], problems: Findings, notes: Findings) -> None:
+    """Add what does not fit together in the frames of a sequence to the findings."""
+    readable = {frame: reports[frame] for frame in sequence.frames if frame in reports and reports[frame].size}
+    for fault in odd_sizes({frame: report.size for frame, report in readable.items()}).values():
+        problems[fault.kind].append(fault.text)
+    depths = sorted({report.depth for report in readable.values()})
+    if len(depths) > 1:
+        problems["sequences of frames of several depths"].append(f"{sequence.name}: {', '.join(depths)}")
+    notes["gaps between the frames of a sequence"] += find_gaps(sequence)
+
+
+def find_gaps(sequence: Sequence) -> list[str]:
+    """Successive frames whose numbers differ by another step than usual; none where no step is usual, as in times."""
+    numbers = [re.findall("[0-9]+", frame.name)[-1:] for frame in sequence.frames]
+    steps = [int(after[0]) - int(before[0]) for before, after in pairwise(numbers) if before and after]
+    usual, count = Counter(steps).most_common(1)[0] if steps else (0, 0)
+    if len(steps) < len(numbers) - 1 or 2 * count <= len(steps):
+        return []
+    pairs = zip(pairwise(sequence.frames), steps, strict=True)
+    return [f"{sequence.name}: {before.name} to {after.name}" for (before, after), step in pairs if step != usual]
 
 
 def read_frame(frame: Frame) -> FrameReport:
     """Read a frame and its mask and measure the targets."""
     try:
         pixels = frame.read_image()
-        mask, levels = inspect_mask(frame.mask) if frame.has_mask else (None, 0)
+        mask, levels = inspect_mask(frame.mask) if frame.has_mask else (None, "")
     except InputError as error:
         return FrameReport(problem=Unusable("unreadable files", str(error)))
     digest = hashlib.blake2b(pixels.tobytes(), digest_size=16).digest()
@@ -188,12 +224,12 @@ def main(argv: list[str] | None = None) -> int:
     for title, findings in (("note", notes), ("PROBLEM", problems)):
         for kind, texts in findings.items():
             more = [f"... and {len(texts) - SHOWN} more (--problems FILE lists all)"] if len(texts) > SHOWN else []
-            heading = f"{title}: {len(texts)} {kind}"
+            heading = f"{title}: {kind} ({len(texts)})"
             print("\n    ".join([heading, *texts[:SHOWN], *more]))
             all_lines.append("\n    ".join([heading, *texts]) + "\n")
     if arguments.problems:
         write_text(arguments.problems, "".join(all_lines))
-        print(f"all of them: {arguments.problems}")
+        print(f"problems and notes: {arguments.problems}")
     if arguments.coco:
         write_json(arguments.coco, coco_truth(index), indent=None)
         print(f"ground truth: {arguments.coco}")
@@ -222,40 +258,37 @@ def _published(info: DatasetInfo) -> list[str]:
     ]
 
 
-def _duplicates(frames: list[Frame], reports: list[FrameReport]) -> list[str]:
-    same: dict[tuple, list[Path]] = defaultdict(list)
-    for frame, report in zip(frames, reports, strict=True):
-        if report.digest:
-            same[report.digest, report.size].append(frame.image)
-    return [" = ".join(map(str, paths)) for paths in same.values() if len(paths) > 1]
+def _duplicates(sequences: list[Sequence], reports: dict[Frame, FrameReport]) -> Iterator[tuple[list[str], bool]]:
+    """Image files of equal pixels, and whether all are of the same sequence."""
+    same: dict[tuple[bytes, str], dict[str, int]] = defaultdict(dict)
+    for number, sequence in enumerate(sequences):
+        for frame in sequence.frames:
+            if (report := reports.get(frame)) and report.digest:
+                same[report.digest, report.size][str(frame.image)] = number
+    return ((list(images), len(set(images.values())) == 1) for images in same.values() if len(images) > 1)
 
 
 def _summary(reports: list[FrameReport]) -> list[str]:
     sizes = Counter(report.size for report in reports if report.size)
     depths = Counter(report.depth for report in reports if report.size)
     targets = [target for report in reports for target in report.targets or ()]
-    counts = Counter(len(report.targets) for report in reports if report.targets)
+    counts = [len(report.targets) for report in reports if report.targets]
     shown = ", ".join(f"{size} ({count})" for size, count in sizes.most_common(SHOWN))
     lines = [
-        f"sizes: {shown}" + (f" and {len(sizes) - SHOWN} more" if len(sizes) > SHOWN else ""),
+        f"sizes: {shown}" + (f" and {len(sizes) - SHOWN} other sizes" if len(sizes) > SHOWN else ""),
         f"stored as: {', '.join(f'{depth} ({count})' for depth, count in depths.items())}",
-        f"targets: {len(targets)} in {sum(counts.values())} frames, at most {max(counts, default=0)} per frame",
+        f"targets: {len(targets)} in {counted(len(counts), 'frame')}, at most {max(counts, default=0)} per frame",
     ]
-    if targets:
-        lines += [
-            f"areas in px: {_range([target.area for target in targets], '.0f')}",
-            f"local contrast in 8-bit grey levels: {_range([target.contrast for target in targets], '.1f', 255)}",
-            f"SNR: {_range([target.snr for target in targets], '.2f')}",
-        ]
+    statistics = {
+        "area in px": ([target.area for target in targets], ".0f"),
+        "local contrast in 8-bit grey levels": ([255 * t.contrast for t in targets if t.contrast is not None], ".1f"),
+        "SNR": ([target.snr for target in targets if target.snr is not None], ".2f"),
+    }
+    for name, (values, style) in statistics.items():
+        if values:
+            low, low_tail, median, high_tail, high = (f"{q:{style}}" for q in np.percentile(values, PERCENTILES))
+            lines.append(f"{name}: median {median}, 90% from {low_tail} to {high_tail}, all from {low} to {high}")
     return lines
-
-
-def _range(values: list[float | None], style: str, unit: float = 1) -> str:
-    values = [unit * value for value in values if value is not None]
-    if not values:
-        return "-"
-    shown = zip(("min", "5 %", "median", "95 %", "max"), np.percentile(values, (0, 5, 50, 95, 100)), strict=True)
-    return ", ".join(f"{name} {value:{style}}" for name, value in shown)
 
 
 def _tile(grey: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -33,15 +33,21 @@ class DatasetIndex:
     left_out: tuple[str, ...] = ()
 
     def split(self, name: str) -> list[Sequence]:
-        """Sequences of "train", "test" or another list of the dataset. Raises `InputError` if there are none."""
+        """Sequences of "train", "test" or another list of the dataset. Raises `InputError` if no frame has a mask."""
         if name not in self.parts:
             raise InputError(f"{self.info.name} has no split {name!r}; expected one of {', '.join(self.parts)}")
         if not self.parts[name]:
-            reason = f"none of the {_count(self.info.kind, self.sequences)} is in it (split from {self.split_source})"
+            contents = _count(self.info.kind, self.sequences)
+            reason = f"the dataset has {contents}, none of which is in it (split: {self.split_source})"
             if entries := self.missing_entries.get(name):
                 first = f"{entries[0]!r}{nearest_entry(entries[0], self.sequences)}"
-                reason = f"none of its entries is in {self.root} (split from {self.split_source}), for instance {first}"
+                reason = f"none of its entries is in {self.root} (split: {self.split_source}), for instance {first}"
             raise InputError(f"split {name!r} of {self.info.name} is empty: {reason}; add the images or the lists")
+        frames = [frame for sequence in self.parts[name] for frame in sequence.frames]
+        if not any(frame.has_mask for frame in frames):
+            images = f"no image of split {name!r} of {self.info.name} has a mask, for instance {frames[0].image}"
+            alone = f"; masks without an image: {self.masks_without_image[0]}" if self.masks_without_image else ""
+            raise InputError(f"{images}{alone}; a mask needs the name of its image")
         return self.parts[name]
 
     @property
@@ -49,10 +55,12 @@ class DatasetIndex:
         """One line: layout, source of the split, counts, and missing entries."""
         parts = ", ".join(f"{name} {_count(self.info.kind, sequences)}" for name, sequences in self.parts.items())
         contents = f"{_count(self.info.kind, self.sequences)} in {self.root}, layout {self.layout}"
-        text = f"{self.info.name}: {contents}; split from {self.split_source}: {parts}"
+        text = f"{self.info.name}: {contents}; split ({self.split_source}): {parts}"
+        if self.masks_without_image:
+            text += f"; masks WITHOUT AN IMAGE: {len(self.masks_without_image)} (first: {self.masks_without_image[0]})"
         for part, entries in self.missing_entries.items():
             first = f"{entries[0]}{nearest_entry(entries[0], self.sequences)}"
-            text += f"; MISSING: {len(entries)} entries of {part} have no file (first: {first})"
+            text += f"; entries of {part} WITHOUT A FILE: {len(entries)} (first: {first})"
         if self.left_out:
             text += f"; LEFT OUT by --skip_unusable: {len(self.left_out)}"
         return "\n    left out: ".join([text, *self.left_out])
@@ -127,14 +135,14 @@ def _locate_folder(path: str, data_root: str | Path | None, names: Iterable[str]
     for root in (Path(path), *([Path(data_root) / path] if data_root else [])):
         if root.is_dir():
             return root.resolve()
-    expected = f"expected one of {', '.join(names)}, or an existing folder{nearest(path, names)}"
-    raise InputError(f"no dataset {path!r}: {expected}; {EXPECTED_LAYOUTS}")
+    expected = f"expected one of {', '.join(names)}, or an existing folder"
+    raise InputError(f"no dataset {path!r}{nearest(path, names)}; {expected}; {EXPECTED_LAYOUTS}")
 
 
 def _count(kind: str, sequences: list[Sequence]) -> str:
+    """The numbers of images, or of sequences and frames, in words."""
     frames = [frame for sequence in sequences for frame in sequence.frames]
     with_mask = sum(frame.has_mask for frame in frames)
-    images = counted(len(frames), "image" if kind == "images" else "frame") + (
-        "" if with_mask == len(frames) else f" ({with_mask} with mask)"
-    )
-    return images if kind == "images" else f"{counted(len(sequences), 'sequence')}, {images}"
+    count = counted(len(frames), "image" if kind == "images" else "frame")
+    count += "" if with_mask == len(frames) else f" ({with_mask} with mask)"
+    return count if kind == "images" else f"{counted(len(sequences), 'sequence')}, {count}"

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,7 +33,8 @@ EXPECTED_LAYOUTS = """expected one of the layouts
   images/SEQUENCE/FRAME.png + masks/SEQUENCE/FRAME.png
   SEQUENCE/images/FRAME.png + SEQUENCE/masks/FRAME.png
   images/SEQUENCE.tif or .npy + masks/SEQUENCE.tif or .npy   (stacks, a page a frame)
-  training/N_1.png + training/N_2.png, test_org/N.png + test_gt/N.png   (MDvsFA)"""
+  training/N_1.png + training/N_2.png, test_org/N.png + test_gt/N.png   (MDvsFA)
+  boxes in place of masks: python -m datasets.from_boxes makes such a dataset of them"""
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,11 @@ def find_layout(root: Path) -> Layout:
     if unpacked and any(any(inner[0].glob(pattern)) for pattern in ("*.txt", "*/*.txt")):
         return find_layout(inner[0])
     if layout := _split_folders(root) or _mdvsfa(root) or _paired_folders(root) or _sequence_folders(root):
+        if not layout.sequences:
+            suffixes = Counter(path.suffix or path.name for path in root.rglob("*") if path.is_file())
+            files = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common(5)) or "none"
+            expected = f"expected files ending in {', '.join(IMAGE_SUFFIXES)} in these places"
+            raise InputError(f"no images in {root}, whose layout looks like {layout.name} (files: {files}); {expected}")
         return layout
     if unpacked:
         return find_layout(inner[0])
@@ -98,18 +105,23 @@ def find_layout(root: Path) -> Layout:
 
 
 def _split_folders(root: Path) -> Layout | None:
-    """trainval/{images,masks} and test/{images,masks}."""
-    folders = [next((root / name for name in names if _pair_in(root / name)), None) for names in PART_FOLDERS.values()]
-    if None in folders:
+    """trainval/{images,masks} and test/{images,masks}; other folders with images and masks are further parts."""
+    pairs = {folder.name: folder for folder in _subfolders(root) if _pair_in(folder)}
+    named = {part: next((name for name in names if name in pairs), None) for part, names in PART_FOLDERS.items()}
+    if None in named.values():
         return None
-    train, test = map(_paired_folders, folders)
-    if train.kind != test.kind:
-        both = f"{train.root} contains {train.kind}, but {test.root} {test.kind}"
-        raise InputError(f"{both}; expected single images or sequences in both")
-    name = " and ".join(f"{folder.name}/" for folder in folders) + " folders"
-    splits = {"train": train.sequences, "test": test.sequences}
-    orphans = train.masks_without_image + test.masks_without_image
-    return Layout(root, name, train.kind, train.sequences + test.sequences, splits, orphans)
+    inside = ("train", "val") if named["train"] == "trainval" else ()  # of trainval/
+    others = {name: name for name in pairs if name not in (*named.values(), *inside)}
+    parts = {part: _paired_folders(pairs[name]) for part, name in (named | others).items()}
+    kinds = {part.root.name: part.kind for part in parts.values()}
+    if len(set(kinds.values())) > 1:
+        contents = ", ".join(f"{name}/ {kind}" for name, kind in kinds.items())
+        raise InputError(f"the folders of {root} contain {contents}; expected single images or sequences in all")
+    splits = {name: part.sequences for name, part in parts.items()}
+    sequences = [sequence for part in parts.values() for sequence in part.sequences]
+    orphans = [path for part in parts.values() for path in part.masks_without_image]
+    name = f"folders {', '.join(f'{name}/' for name in kinds)}"
+    return Layout(root, name, next(iter(kinds.values())), sequences, splits, orphans)
 
 
 def _mdvsfa(root: Path) -> Layout | None:
@@ -134,9 +146,10 @@ def _paired_folders(root: Path) -> Layout | None:
     if pair is None:
         return None
     images, masks = pair
-    if stacks := _stacks(images, masks):
+    stacks, orphans = _stacks(images, masks)
+    if stacks:
         name = f"{images.name}/SEQUENCE.tif or .npy + {masks.name}/SEQUENCE, a page a frame"
-        return Layout(root, name, "sequences", stacks)
+        return Layout(root, name, "sequences", stacks, masks_without_image=orphans)
     folders, stray = _subfolders(images), _count_images(images)
     if not folders or 0 < stray >= sum(map(_count_images, folders)):
         frames, orphans = _match(images, masks)
@@ -152,28 +165,35 @@ def _paired_folders(root: Path) -> Layout | None:
     return Layout(root, name, "sequences", sequences, masks_without_image=orphans)
 
 
-def _stacks(images: Path, masks: Path) -> list[Sequence]:
-    """A sequence for every stack of images; masks are the pages of a stack of equal name, or the files of a folder."""
+def _stacks(images: Path, masks: Path) -> tuple[list[Sequence], list[Path]]:
+    """A sequence for every stack of images, and the masks without one; masks are the pages of a stack of equal name, or
+    the files of a folder."""
     sequences, mask_stacks = [], image_files(masks, STACK_SUFFIXES)
     for name, path in image_files(images, STACK_SUFFIXES).items():
         if not (pages := stack_pages(path)):
-            return []
+            return [], []
         stack = mask_stacks.get(name)
         labels = stack_pages(stack) if stack else list(image_files(masks / name).values())
         if labels and len(labels) != len(pages):
             raise InputError(f"{path} has {len(pages)} pages, its masks in {masks} are {len(labels)}; expected as many")
         frames = zip(pages, labels or [None] * len(pages), strict=True)
         sequences.append(Sequence(name, tuple(Frame(page.stem, page, mask) for page, mask in frames)))
-    return sequences
+    names = {sequence.name for sequence in sequences}
+    orphans = [*mask_stacks.values(), *_subfolders(masks)]
+    return sequences, [path for path in orphans if path.name not in names and path.stem not in names]
 
 
 def _sequence_folders(root: Path) -> Layout | None:
     """SEQUENCE/images and SEQUENCE/masks (NUDT-MIRSDT as released)."""
-    pairs = {folder.name: pair for folder in _subfolders(root) if (pair := _pair_in(folder))}
+    folders = _subfolders(root)
+    pairs = {folder.name: pair for folder in folders if (pair := _pair_in(folder))}
     sequences, orphans = _match_sequences(pairs)
     if not sequences:
         return None
-    return Layout(root, "SEQUENCE/images + SEQUENCE/masks", "sequences", sequences, masks_without_image=orphans)
+    name = "SEQUENCE/images + SEQUENCE/masks"
+    if alone := [folder.name for folder in folders if folder.name not in pairs and (folder / "images").is_dir()]:
+        name += f" (without masks/ a folder does not count: {', '.join(alone)})"
+    return Layout(root, name, "sequences", sequences, masks_without_image=orphans)
 
 
 def _pair_in(folder: Path) -> tuple[Path, Path] | None:

@@ -285,11 +285,12 @@ def _seeded(layout: Layout) -> Split:
     if len(sequences) == 1 and len(frames) > 1:
         keys = _cut([file_key(frame.name) for frame in frames])
         parts = {part: [_only(sequences[0], set(chosen))] for part, chosen in keys.items()}
-        return Split(f"no list found: of the only sequence, the first {TRAIN_SHARE:.0%} for training", parts, {})
+        source = f"no list found, the first {TRAIN_SHARE:.0%} of the only sequence for training"
+        return Split(source, parts, {})
     order = list(range(len(sequences)))
     random.Random(SPLIT_SEED).shuffle(order)
     parts = {part: [sequences[index] for index in sorted(chosen)] for part, chosen in _cut(order).items()}
-    return Split(f"no list found: a random {TRAIN_SHARE:.0%} for training (seed {SPLIT_SEED})", parts, {})
+    return Split(f"no list found, a random {TRAIN_SHARE:.0%} for training, seed {SPLIT_SEED}", parts, {})
 
 
 def _cut(items: list) -> dict[str, list]:

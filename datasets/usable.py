@@ -1,6 +1,7 @@
 """What of a dataset can be used: sizes and readability from the headers of its files, and masks that look wrong."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from istd.datasets.split_lists import PUBLISHED_SPLITS
 from istd.utils.errors import InputError
 from istd.utils.grey_levels import spread
 from istd.utils.image_headers import read_header
-from istd.utils.images import inspect_mask, read_list, read_pixels
+from istd.utils.images import inspect_mask, read_list, read_pixels, size_text
 
 MAX_TARGET_SHARE = 0.5  # of an image; a mask of more is probably inverted
 MASKS_LOOKED_AT = 64  # spread over a dataset, before it is used; datasets.check looks at all
@@ -27,34 +28,48 @@ class Unusable(NamedTuple):
     text: str
 
 
-def inspect_frame(frame: Frame) -> tuple[Frame | None, Unusable | None]:
-    """What can be used of a frame, without its mask where that alone is wrong, and what is wrong with its files, as far
-    as their headers tell."""
+class Inspection(NamedTuple):
+    """What the headers of a frame's files tell: what can be used (the frame, or it without its mask), the size of the
+    image as "W x H", and what is wrong."""
+
+    usable: Frame | None = None
+    size: str = ""
+    fault: Unusable | None = None
+
+
+def inspect_frame(frame: Frame) -> Inspection:
+    """Read the headers of a frame's files."""
     try:
         size = _size(frame.image)
     except InputError as error:
-        return None, Unusable("unreadable files", str(error))
-    if frame.mask is None:
-        return frame, None
-    without_mask = replace(frame, mask=None)
+        return Inspection(fault=Unusable("unreadable files", str(error)))
     try:
-        mask_size = _size(frame.mask)
+        mask_size = _size(frame.mask) if frame.has_mask else size
     except InputError as error:
-        return without_mask, Unusable("unreadable files", str(error))
+        return Inspection(replace(frame, mask=None), size, Unusable("unreadable files", str(error)))
     if mask_size == size:
-        return frame, None
-    sizes = [f"{width} x {height}" for width, height in (mask_size, size)]
-    text = f"mask {frame.mask} is {sizes[0]}, its image {frame.image} {sizes[1]}; expected one size"
-    return without_mask, Unusable("masks that differ in size from their image", text)
+        return Inspection(frame, size)
+    text = f"mask {frame.mask} is {mask_size}, its image {frame.image} {size}; expected one size"
+    return Inspection(replace(frame, mask=None), size, Unusable("masks that differ in size from their image", text))
 
 
-def _size(path: str | Path) -> tuple[int, int]:
-    """Width and height in px by the header of a file, or by its pixels where it is of a format without a parser."""
+def _size(path: str | Path) -> str:
+    """The size "W x H" by the header of a file, or by its pixels where it is of a format without a parser."""
     try:
-        return read_header(path).size
+        return read_header(path).size_text
     except InputError:
-        height, width = read_pixels(path).shape
-        return width, height
+        return size_text(read_pixels(path))
+
+
+def odd_sizes(sizes: Mapping[Frame, str]) -> dict[Frame, Unusable]:
+    """The frames of another size than most of their sequence, of the sizes "W x H" of its readable frames."""
+    usual = Counter(sizes.values()).most_common(1)[0][0] if sizes else ""
+    kind = "frames that differ in size from most of their sequence"
+    return {
+        frame: Unusable(kind, f"frame {frame.image} is {size}, most of its sequence {usual}; expected one size")
+        for frame, size in sizes.items()
+        if size != usual
+    }
 
 
 def check_usable(sequences: list[Sequence], skip: bool = False) -> tuple[list[Sequence], list[Unusable]]:
@@ -67,7 +82,10 @@ def check_usable(sequences: list[Sequence], skip: bool = False) -> tuple[list[Se
     frames = [frame for sequence in sequences for frame in sequence.frames]
     with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
         inspected = dict(zip(frames, pool.map(inspect_frame, frames), strict=True))
-    left_out = [fault for _, fault in inspected.values() if fault]
+    for sequence in sequences:
+        sizes = {frame: inspected[frame].size for frame in sequence.frames if inspected[frame].usable}
+        inspected |= {frame: Inspection(fault=fault) for frame, fault in odd_sizes(sizes).items()}
+    left_out = [inspection.fault for inspection in inspected.values() if inspection.fault]
     if not skip:
         if left_out:
             more = f" ({len(left_out)} files cannot be used)" if len(left_out) > 1 else ""
@@ -75,7 +93,7 @@ def check_usable(sequences: list[Sequence], skip: bool = False) -> tuple[list[Se
         return sequences, []
     kept = []
     for sequence in sequences:
-        usable = tuple(frame for frame, _ in map(inspected.get, sequence.frames) if frame)
+        usable = tuple(inspected[frame].usable for frame in sequence.frames if inspected[frame].usable)
         if len(sequence.frames) == 1 and usable and usable[0].mask is None:
             if sequence.frames[0].mask is None:
                 left_out.append(Unusable("images without mask", f"image {usable[0].image} has no mask"))
@@ -94,7 +112,7 @@ def usable_index(index: DatasetIndex, parts: Iterable[str], skip: bool = False) 
     if shared := shared_frames(index, parts):
         more = f" and {len(shared) - 1} more" if len(shared) > 1 else ""
         raise InputError(
-            f"{index.info.name}: frames are in two parts of the split from {index.split_source}: {shared[0]}{more}; a "
+            f"{index.info.name}: frames are in two parts of the split ({index.split_source}): {shared[0]}{more}; a "
             "test on images that were trained on means nothing: correct the lists"
         )
     usable = {name: check_usable(index.split(name), skip) for name in parts}
@@ -134,13 +152,12 @@ def mask_lines(name: str, sequences: Iterable[Sequence]) -> list[str]:
     for path in masks:
         mask, levels = inspect_mask(path)
         share = float(mask.mean())
-        if levels > 2:
-            grey.append(f"{path} ({levels} levels)")
+        if levels:
+            grey.append(f"{path} ({levels})")
         if share > MAX_TARGET_SHARE:
             large.append(f"{path} ({share:.0%})")
     looked = f"of {len(masks)} masks looked at"
-    rule = "have more than two levels; what is above half of the maximum is target"
-    lines = [f"{name}: {len(grey)} {looked} {rule}: {grey[0]}"] if grey else []
+    lines = [f"{name}: {len(grey)} {looked} have more than two levels: {grey[0]}"] if grey else []
     if large:
         lines.append(f"{name}: warning: {len(large)} {looked} make most of the image target; inverted? {large[0]}")
     return lines

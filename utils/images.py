@@ -19,6 +19,7 @@ from istd.utils.image_scan import JPG_START
 from istd.utils.image_stacks import StackPage, in_opencv_order, read_array
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+MAX_TARGET_NUMBER = 32  # in a mask that numbers its targets; jpg and resizing leave higher levels
 MASK_ENDING = "_pixels0"  # NUAA-SIRST is released with masks named NAME_pixels0.png
 PNG_START = b"\x89PNG"
 
@@ -115,13 +116,16 @@ def mask_of(image: np.ndarray) -> np.ndarray:
     """The mask bool [H, W] that an image [H, W] or [H, W, 3 or 4] shows.
 
     Two levels are background (the lower one) and target, whatever they are: 0/1, 0/255, a palette's colours. Of more
-    levels (jpg, resized masks), those above half of the maximum are target. A single level is target unless it is 0.
+    levels (jpg, resized masks), those above half of the maximum are target; but the small integers 0, 1, 2, ... number
+    the targets. A single level is target unless it is 0.
     """
     levels = mask_levels(image)
     low, high = levels.min(), levels.max()
     if low == high:
         return np.full(levels.shape, bool(low))
-    return levels == high if is_two_valued(levels) else levels > high / 2
+    if is_two_valued(levels):
+        return levels == high
+    return levels > (0 if numbers_targets(levels) else high / 2)
 
 
 def mask_levels(image: np.ndarray) -> np.ndarray:
@@ -139,11 +143,19 @@ def is_two_valued(levels: np.ndarray) -> bool:
     return bool(((levels == levels.min()) | (levels == levels.max())).all())
 
 
-def inspect_mask(path: str | Path) -> tuple[np.ndarray, int]:
-    """The mask in a file, bool [H, W], and the number of levels that the file has."""
+def numbers_targets(levels: np.ndarray) -> bool:
+    """Whether the levels of a mask [H, W] are 0 for the background and the numbers of its targets."""
+    return levels.dtype.kind in "iu" and levels.min() == 0 and levels.max() <= MAX_TARGET_NUMBER
+
+
+def inspect_mask(path: str | Path) -> tuple[np.ndarray, str]:
+    """The mask in a file, bool [H, W], and where it has more than two levels, what of them is target, in words."""
     image = _read(path)
     levels = mask_levels(image)
-    return mask_of(image), 2 if is_two_valued(levels) else len(np.unique(levels))
+    if is_two_valued(levels):
+        return mask_of(image), ""
+    rule = "all above 0 is target" if numbers_targets(levels) else "above half of the maximum is target"
+    return mask_of(image), f"{len(np.unique(levels))} levels, {rule}"
 
 
 def encode_png(image: np.ndarray, options: tuple[int, ...] = ()) -> bytes:

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from istd.datasets import open_dataset
-from istd.datasets.check import check_dataset, main, measure_targets
+from istd.datasets import Frame, Sequence, open_dataset
+from istd.datasets.check import check_dataset, find_gaps, main, measure_targets
 from istd.datasets.synthetic import RenderConfig, render_dataset
 from istd.utils.drawing import TRUTH
 from istd.utils.errors import InputError
@@ -42,7 +42,7 @@ def test_a_sound_dataset_passes(images, capsys):
     assert "train 2 images, test 2 images" in said
     assert "sizes: 40 x 32 (4)" in said
     assert "targets: 4 in 4 frames, at most 1 per frame" in said
-    assert "areas in px: min 9, 5 % 9, median 9" in said
+    assert "area in px: median 9, 90% from 9 to 9, all from 9 to 9" in said
     assert "no problems found" in said
 
 
@@ -57,7 +57,7 @@ def test_unreadable_files(images, capsys):
     (images / "masks" / "b.png").write_bytes(b"")
     assert len(problems(images)["unreadable files"]) == 2
     assert main(["--dataset", str(images)]) == 1
-    assert "PROBLEM: 2 unreadable files" in capsys.readouterr().out
+    assert "PROBLEM: unreadable files (2)" in capsys.readouterr().out
 
 
 def test_an_image_without_mask_and_a_mask_without_image(images):
@@ -111,7 +111,7 @@ def test_a_dataset_without_any_mask_is_wrong(tmp_path):
     write_sequences(tmp_path, ["a", "b"], frames=1)
     for path in (tmp_path / "masks").rglob("*.png"):
         path.unlink()
-    assert "the whole dataset" in problems(tmp_path)["images without mask"]
+    assert [Path(path).name for path in problems(tmp_path)["images without mask"]] == ["0.png", "0.png"]
 
 
 def test_preview_outlines_the_targets(images, capsys):
@@ -179,10 +179,11 @@ def test_masks_that_look_wrong_and_empty_parts(images, capsys):
     found, notes, _ = check_dataset(open_dataset(images))
     assert found == {
         "masks that make most of the image target (inverted?)": [f"{images / 'masks' / 'a.png'} (99%)"],
-        "empty parts": ["test has no frames (split from train.txt, test.txt)"],
+        "empty parts": ["test has no frames (split: train.txt, test.txt)"],
     }
-    (text,) = notes["masks of more than two levels, of which what is above half of the maximum is target"]
+    (text,) = notes["masks of more than two levels"]
     assert text.startswith(f"{images / 'masks' / 'b.png'} (")
+    assert text.endswith("levels, above half of the maximum is target)")
 
 
 def test_all_problems_go_to_a_file_and_the_truth_to_another(images, tmp_path, capsys):
@@ -195,8 +196,8 @@ def test_all_problems_go_to_a_file_and_the_truth_to_another(images, tmp_path, ca
     )
     assert "... and 1 more (--problems FILE lists all)" in capsys.readouterr().out
     lines = (tmp_path / "all.txt").read_text().splitlines()
-    assert lines[:2] == ["PROBLEM: 4 empty masks", f"    {images / 'masks' / 'a.png'}"]
-    assert "PROBLEM: 6 entries of the train list without a file" in lines and "    j" in lines
+    assert lines[:2] == ["PROBLEM: empty masks (4)", f"    {images / 'masks' / 'a.png'}"]
+    assert "PROBLEM: entries of the train list without a file (6)" in lines and "    j" in lines
     assert len(json.loads((tmp_path / "t.json").read_text())["images"]) == 4
 
 
@@ -205,3 +206,28 @@ def test_what_is_skipped_is_no_problem(images, capsys):
     assert main(["--dataset", str(images)]) == 1
     assert main(["--dataset", str(images), "--skip_unusable"]) == 0
     assert "LEFT OUT by --skip_unusable: 1" in capsys.readouterr().out
+
+
+def test_frames_of_a_sequence_that_do_not_fit_together(tmp_path):
+    write_sequences(tmp_path, ["a", "b"], frames=6)
+    images, masks = tmp_path / "images" / "b", tmp_path / "masks" / "b"
+    write_image(images / "4.png", np.zeros((30, 40), np.uint8))
+    write_image(masks / "4.png", np.ones((30, 40), np.uint8) * (np.arange(40) == 3))
+    write_image(images / "5.png", frame_and_mask(5)[0].astype(np.uint16) * 256)
+    write_image(images / "1.png", frame_and_mask(77)[0])
+    write_image(images / "2.png", frame_and_mask(77)[0])
+    found, notes, _ = check_dataset(open_dataset(tmp_path))
+    assert found["frames that differ in size from most of their sequence"] == [
+        f"frame {images / '4.png'} is 40 x 30, most of its sequence 40 x 32; expected one size"
+    ]
+    assert found["sequences of frames of several depths"] == ["b: uint16, uint8"]
+    assert notes["frames that repeat another of their sequence"] == [f"{images / '1.png'} = {images / '2.png'}"]
+
+
+def test_gaps_between_frames(tmp_path):
+    def gaps(*names):
+        return find_gaps(Sequence("s", tuple(Frame(name, tmp_path, None) for name in names)))
+
+    assert gaps("s1(1)", "s1(2)", "s1(5)", "s1(6)") == ["s: s1(2) to s1(5)"]
+    assert gaps("0", "3", "6", "9") == [], "every third frame"
+    assert gaps("17.02", "17.09", "18.11") == gaps("a", "b") == gaps("0") == [], "times, or no numbers"

@@ -69,7 +69,7 @@ def test_several_lists_in_img_idx_without_the_datasets_name_are_an_error(tmp_pat
 def test_trainval_and_test_folders(tmp_path):
     for part, part_names in (("trainval", NAMES[:3]), ("test", NAMES[3:])):
         write_pairs(tmp_path / part / "images", tmp_path / part / "masks", part_names)
-    check_images(tmp_path, NAMES[:3], NAMES[3:], "split from folders")
+    check_images(tmp_path, NAMES[:3], NAMES[3:], "split (folders)")
 
 
 @pytest.mark.parametrize("folder", ["50_50", "idx_427", "."])
@@ -97,7 +97,7 @@ def test_one_list_leaves_the_rest_to_the_other_part(tmp_path, given, other):
     (root / f"{given}.txt").write_text(NAMES[1])
     rest = sorted({*NAMES} - {NAMES[1]})
     train, test = (rest, NAMES[1:2]) if other == "train" else (NAMES[1:2], rest)
-    check_images(root, train, test, f"split from {given}.txt, {other} with the rest")
+    check_images(root, train, test, f"split ({given}.txt, {other} with the rest)")
 
 
 def test_a_single_list_is_not_taken_where_others_are(tmp_path):
@@ -138,7 +138,7 @@ def test_without_a_list_the_split_is_seeded_and_said(tmp_path):
     index = open_dataset(tmp_path)
     train, test = set(names(index.split("train"))), set(names(index.split("test")))
     assert (len(train), len(test), len(train | test)) == (8, 2, 10)
-    assert "no list found: a random 80% for training (seed 0)" in index.summary
+    assert "split (no list found, a random 80% for training, seed 0)" in index.summary
     assert names(open_dataset(tmp_path).split("test")) == names(index.split("test"))
 
 
@@ -187,7 +187,7 @@ def test_irdst_brackets_with_and_without_a_space(tmp_path):
     assert names(index.split("train")) == ["2"]
     assert names(index.split("test")) == ["44"]
     assert "N(FRAME)" in index.summary
-    assert "16 entries of test have no file" in index.summary
+    assert "entries of test WITHOUT A FILE: 16" in index.summary
 
 
 def test_the_number_in_the_brackets_orders_frames_whatever_stands_before(tmp_path):
@@ -251,7 +251,7 @@ def test_missing_entries_are_said(tmp_path):
     write_lists(tmp_path, train=[NAMES[0], "lost"], test=NAMES[1:])
     index = open_dataset(tmp_path)
     assert index.missing_entries == {"train": ["lost"]}
-    assert "MISSING: 1 entries of train have no file (first: lost)" in index.summary
+    assert "entries of train WITHOUT A FILE: 1 (first: lost)" in index.summary
 
 
 def test_data_root_wins_over_the_environment(tmp_path, monkeypatch):
@@ -282,7 +282,9 @@ def test_a_name_of_path_config_alone_is_a_dataset(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"^My-IR is not at .*somewhere \(from datasets/path_config\.py\)") as error:
         open_dataset("my-ir")
     assert "download" not in str(error.value)
-    with pytest.raises(InputError, match=r", My-IR, or an existing folder; did you mean My-IR\?"):
+    with pytest.raises(
+        InputError, match=r"^no dataset 'MYIR'; did you mean My-IR\?; expected .*, My-IR, or an existing folder"
+    ):
         open_dataset("MYIR")
     write_sequences(tmp_path / "somewhere", ["a", "b"], frames=1)
     index = open_dataset("my-ir")
@@ -299,7 +301,7 @@ def test_names_are_found_in_any_case(tmp_path, monkeypatch):
 
 
 def test_an_unknown_name_lists_the_known_ones(tmp_path):
-    with pytest.raises(InputError, match=r"IRSTD-1K.*did you mean NUDT-SIRST\?"):
+    with pytest.raises(InputError, match=r"did you mean NUDT-SIRST\?.*IRSTD-1K"):
         open_dataset("NUDTSIRST", tmp_path)
 
 
@@ -357,3 +359,51 @@ def test_a_folder_with_a_plus_in_its_name_is_one_dataset(tmp_path):
     (tmp_path / "a+b").mkdir()
     assert split_names(str(tmp_path / "a+b")) == [str(tmp_path / "a+b")]
     assert split_names("NUDT-SIRST+IRSTD-1K") == ["NUDT-SIRST", "IRSTD-1K"]
+
+
+def test_further_folders_beside_train_and_test_are_parts(tmp_path):
+    for part in ("train", "test", "val"):
+        write_pairs(tmp_path / part / "images", tmp_path / part / "masks", [f"{part}_1"])
+    index = open_dataset(tmp_path)
+    assert {part: names(sequences) for part, sequences in index.parts.items()} == {
+        "train": ["train_1"],
+        "test": ["test_1"],
+        "val": ["val_1"],
+    }
+    assert len(index.sequences) == 3 and "folders train/, test/, val/" in index.layout
+    write_pairs(tmp_path / "trainval" / "images", tmp_path / "trainval" / "masks", ["train_1", "val_1"])
+    assert set(open_dataset(tmp_path).parts) == {"train", "test"}, "trainval/ has the images of train/ and val/"
+    images = tmp_path / "trainval" / "images"
+    (images / "s").mkdir()
+    for name in ("train_1.png", "val_1.png"):
+        (images / name).rename(images / "s" / name)
+    with pytest.raises(InputError, match=r"contain trainval/ sequences, test/ images; expected"):
+        open_dataset(tmp_path)
+
+
+def test_a_sequence_without_a_masks_folder_is_said(tmp_path):
+    for name in ("a", "b"):
+        write_pairs(tmp_path / name / "images", tmp_path / name / "masks", ["1", "2"])
+    write_image(tmp_path / "c" / "images" / "1.png", frame_and_mask(0)[0])
+    assert "(without masks/ a folder does not count: c)" in open_dataset(tmp_path).summary
+
+
+@pytest.mark.parametrize("name", ["images/a.pgm", "images/video/camera/1.png"])
+def test_folders_without_images_say_what_they_hold(tmp_path, name):
+    (tmp_path / "masks").mkdir()
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).touch()
+    with pytest.raises(
+        InputError, match=rf"no images in .* \(files: 1 {Path(name).suffix}\); expected files ending in"
+    ):
+        open_dataset(tmp_path)
+
+
+def test_a_part_without_masks_names_a_mask_that_has_no_image(tmp_path):
+    write_pairs(tmp_path / "images", tmp_path / "masks", NAMES)
+    for name in NAMES:
+        (tmp_path / "masks" / f"{name}.png").rename(tmp_path / "masks" / f"{name}_gt.png")
+    index = open_dataset(tmp_path)
+    assert f"masks WITHOUT AN IMAGE: {len(NAMES)} (first: " in index.summary
+    with pytest.raises(InputError, match=r"no image of split 'test' .* has a mask, .*_gt\.png; a mask needs the name"):
+        index.split("test")

@@ -50,7 +50,7 @@ def test_the_published_split_serves_where_there_are_no_lists(root, tmp_path):
     assert index.split_source == "published (datasets/splits/IRSTD-1K/)"
     other = tmp_path / "NUDT-SIRST"  # other images under a known name
     write_pairs(other / "images", other / "masks", NAMES)
-    assert open_dataset(other).split_source.startswith("no list found: a random")
+    assert open_dataset(other).split_source.startswith("no list found, a random")
 
 
 def test_a_test_on_images_of_the_published_training_list_is_said(root):
@@ -140,7 +140,7 @@ def test_forms_of_entries(root, entry):
 def test_entries_without_a_file_are_said_with_the_nearest_name(root):
     write_lists(root, train=["xdu0", "XDU1"], test=["XDU-3"])
     index = open_dataset(root)
-    assert "MISSING: 1 entries of train have no file (first: xdu0; did you mean XDU0?)" in index.summary
+    assert "entries of train WITHOUT A FILE: 1 (first: xdu0; did you mean XDU0?)" in index.summary
     with pytest.raises(InputError, match=r"'test' .* is empty: .*'XDU-3'; did you mean XDU3\?"):
         index.split("test")
 
@@ -197,14 +197,14 @@ def test_the_only_sequence_without_lists_is_split_in_time(tmp_path):
     index = open_dataset(tmp_path)
     masks = {part: [frame.has_mask for frame in index.split(part)[0].frames] for part in ("train", "test")}
     assert masks == {"train": [True] * 4 + [False], "test": [False] * 4 + [True]}
-    assert "of the only sequence, the first 80% for training" in index.summary
+    assert "no list found, the first 80% of the only sequence for training" in index.summary
     assert not usable_index(index, ["train", "test"]).left_out
 
 
 def test_a_single_image_leaves_nothing_for_the_test(tmp_path):
     write_pairs(tmp_path / "images", tmp_path / "masks", ["a"])
     with pytest.raises(
-        InputError, match=r"'test' .* is empty: none of the 1 images is in it \(split from no list found"
+        InputError, match=r"is empty: the dataset has 1 image, none of which is in it \(split: no list found"
     ):
         open_dataset(tmp_path).split("test")
 

@@ -54,7 +54,9 @@ def test_a_dataset_of_stacks(tmp_path, ending):
     for name in ("a", "b"):
         write_stack(tmp_path / "images" / f"{name}{ending}", RAW)
         write_stack(tmp_path / "masks" / f"{name}{ending}", masks)
+    alone = write_stack(tmp_path / "masks" / f"c{ending}", masks)
     index = usable_index(open_dataset(tmp_path), ["train", "test"])
+    assert index.masks_without_image == [alone]
     assert index.info.kind == "sequences" and [len(sequence.frames) for sequence in index.sequences] == [5, 5]
     sample = ClipDataset(index.sequences, 3, plain)[2]
     chosen = sequence_range(RAW[spread(5)])

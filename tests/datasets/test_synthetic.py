@@ -207,7 +207,7 @@ def test_the_folder_is_a_dataset(tmp_path):
     render_dataset(tmp_path / "new", SMALL)
     index = open_dataset(tmp_path / "new")
     assert [len(index.split(part)) for part in ("train", "test")] == [3, 1]
-    assert "split from train.txt, val.txt" in index.summary
+    assert "split (train.txt, val.txt)" in index.summary
     assert json.loads((tmp_path / "new/settings.json").read_text())["size"] == [64, 80]
     rows = read_targets(tmp_path / "new")
     masks = {(s.name, f.name): read_mask(f.mask) for s in index.sequences for f in s.frames}

@@ -12,7 +12,7 @@ from istd.datasets import open_dataset
 from istd.datasets.usable import mask_lines, usable_index
 from istd.utils.errors import InputError
 from istd.utils.image_headers import read_header
-from istd.utils.images import mask_of, read_mask, read_pixels
+from istd.utils.images import inspect_mask, mask_of, read_mask, read_pixels
 from tests.reference.datasets_folders import REPOSITORY, write_image, write_lists, write_pairs, write_sequences
 
 REAL = Path(os.environ.get("ISTD_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
@@ -36,6 +36,17 @@ def test_more_levels_are_cut_at_half_of_the_maximum(tmp_path):
     cv2.imwrite(str(tmp_path / "mask.jpg"), SHAPE * np.uint8(255), (cv2.IMWRITE_JPEG_QUALITY, 90))
     assert (read_pixels(tmp_path / "mask.jpg") > 0).sum() > 9, "a jpg has values around its targets"
     np.testing.assert_array_equal(read_mask(tmp_path / "mask.jpg"), SHAPE)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_small_integers_number_the_targets(kind, tmp_path):
+    numbers = np.zeros(SHAPE.shape, kind)
+    numbers[2, 2], numbers[10:13, 14:17], numbers[20, 5] = 1, 2, 3
+    np.testing.assert_array_equal(mask_of(numbers), numbers > 0)
+    mask, levels = inspect_mask(write_image(tmp_path / "numbers.png", numbers))
+    assert mask.sum() == 11 and levels == "4 levels, all above 0 is target"
+    numbers[0, 0] = 33
+    assert mask_of(numbers).sum() == 1, "no longer numbers: half of the maximum"
 
 
 def test_a_mask_in_the_alpha_channel_and_a_palette_with_a_background(tmp_path):
@@ -107,7 +118,7 @@ def test_in_a_sequence_only_what_is_wrong_is_left_out(tmp_path):
 
 def test_an_image_in_two_parts_is_an_error(images):
     write_lists(images, train=["a", "b"], test=["b", "c"])
-    with pytest.raises(InputError, match=r"two parts of the split from .*b\.png \(train and test\)"):
+    with pytest.raises(InputError, match=r"two parts of the split .*b\.png \(train and test\)"):
         usable_index(open_dataset(images), ["test"])
 
 
@@ -163,3 +174,16 @@ def test_at_most_64_masks_are_looked_at(images):
         write_image(images / "masks" / f"m{number}.png", cv2.GaussianBlur(mask, (5, 5), 0))
     (line,) = mask_lines("set", open_dataset(images).sequences)
     assert " of 64 masks looked at" in line
+
+
+def test_a_frame_of_another_size_in_a_sequence(tmp_path):
+    write_sequences(tmp_path, ["a", "b"], frames=4)
+    write_image(tmp_path / "images" / "b" / "2.png", np.zeros((30, 40), np.uint8))
+    (tmp_path / "masks" / "b" / "2.png").unlink()
+    write_lists(tmp_path, train=["b"], test=["a"])
+    index = open_dataset(tmp_path)
+    with pytest.raises(InputError, match=r"2\.png is 40 x 30, most of its sequence 40 x 32; .* --skip_unusable"):
+        usable_index(index, ["train"])
+    usable = usable_index(index, ["train"], skip=True)
+    assert [frame.name for frame in usable.split("train")[0].frames] == ["0", "1", "3"]
+    assert len(usable.left_out) == 1

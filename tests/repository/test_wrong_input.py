@@ -325,7 +325,7 @@ def test_an_error_in_a_worker_is_one_sentence_too(command, broken, world, tmp_pa
 
 def test_check_names_bad_files_and_ends_with_1(world, tmp_path, monkeypatch, capfd):
     assert run("check", "--dataset {text_image}", world, tmp_path, monkeypatch) == 1
-    assert "PROBLEM: 8 unreadable files" in capfd.readouterr().out
+    assert "PROBLEM: unreadable files (8)" in capfd.readouterr().out
     assert run("check", "--dataset {other_size}", world, tmp_path, monkeypatch) == 1
     assert "48 x 48" in capfd.readouterr().out
 
