@@ -1,8 +1,8 @@
-"""Preprocessing by name: "sgmp_unet" and "datransnet" as published, and our "fast" and "contrast"; a row each.
+"""Preprocessing by name: "sgmp_unet" and "datransnet" as published, and our "grey" and "local_contrast".
 
 Every function here maps frames [T, H, W] (uint8, or float32 in 0..1) and a mask bool [H, W] to a clip [T, C, H', W']
 and a mask [1, h, w]. `size` is the side of a training sample, or what the evaluation resizes to, in pixels; `channels`
-is the network's: 1 for grey in 0..1, 3 for replicated grey with ImageNet mean and std (for "contrast" the local
+is the network's: 1 for grey in 0..1, 3 for replicated grey with ImageNet mean and std ("local_contrast": the local
 contrast in either). In training h x w is H' x W'; in evaluation the mask keeps its size, and the predictor pads clips
 to the network's multiple.
 """
@@ -17,6 +17,7 @@ from numpy.random import Generator
 from istd.datasets import transforms as T
 from istd.datasets.clips import Transform
 from istd.datasets.transforms import Sample
+from istd.utils.checkpoint import current_preset
 from istd.utils.errors import InputError
 
 SGMP_SIZE = 320  # short side in evaluation, and side of a training sample
@@ -31,11 +32,11 @@ CONTRAST = (0.5, 1.5)
 SECOND_SHORT_SIDES = (500, 600, 700)
 CROP_SIDES = (473, 750)
 
-ENLARGE_SHARE = 0.5  # of the fast preset's crops
+ENLARGE_SHARE = 0.5  # of the crops
 LARGEST_SCALE = 1.5
 GAIN = (0.7, 1.4)
 OFFSET = 0.1
-TARGET_SHARE = 0.75  # of the fast preset's crops contain a target for certain, where the frame has one
+TARGET_SHARE = 0.75  # of the crops contain a target for certain, where the frame has one
 TARGET_MARGIN = 8  # pixels that a target keeps from the edge of its crop, where the image allows
 
 
@@ -88,7 +89,7 @@ def datransnet_train(frames: np.ndarray, mask: np.ndarray, random: Generator, si
     return T.network_sample(T.resize(frames, size, size), T.resize_mask(mask, size, size), channels)
 
 
-def fast_train(
+def crop_train(
     frames: np.ndarray, mask: np.ndarray, random: Generator, size: int, channels: int,
     contrast: bool = False, target_share: float = TARGET_SHARE, enlarge_share: float = ENLARGE_SHARE,
 ) -> Sample:  # fmt: skip
@@ -140,13 +141,14 @@ class Preset(NamedTuple):
 PRESETS = {
     "sgmp_unet": Preset(sgmp_train, sgmp_evaluate, "wrap", SGMP_SIZE),
     "datransnet": Preset(datransnet_train, keep_size, size=DATRANSNET_SIZE),
-    "fast": Preset(fast_train, keep_size),
-    "contrast": Preset(partial(fast_train, contrast=True), partial(keep_size, contrast=True)),
+    "grey": Preset(crop_train, keep_size),
+    "local_contrast": Preset(partial(crop_train, contrast=True), partial(keep_size, contrast=True)),
 }
 
 
 def find_preset(name: str) -> Preset:
-    """The row of a preset; `InputError` for one that does not exist."""
+    """The row of a preset, also by its former name; `InputError` for one that does not exist."""
+    name = current_preset(name)
     if name not in PRESETS:
         raise InputError(f"preset {name!r} is unknown; expected one of {', '.join(PRESETS)}")
     return PRESETS[name]

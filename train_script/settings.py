@@ -11,6 +11,7 @@ from istd.datasets.index import split_names
 from istd.datasets.presets import PRESETS
 from istd.models import MODELS, check_options, is_external, model_options
 from istd.train_script.losses import LOSSES, check_loss_options
+from istd.utils.checkpoint import current_preset
 from istd.utils.config import check_values, convert, nearest, parse_arguments, read_values
 from istd.utils.device import AMP_NAMES
 from istd.utils.errors import InputError
@@ -87,7 +88,7 @@ class Settings:
     range: list[str]
     skip_unusable: bool
     split_folder: str | None
-    preset: Literal[tuple(PRESETS)]
+    preset: Annotated[Literal[tuple(PRESETS)], current_preset]
     train_size: Annotated[int, lambda number: 1 <= number <= 8192, "a number of pixels from 1 to 8192"]
     enlarge_share: Share
     augment: list[str]

@@ -30,6 +30,7 @@ PARTS = {"version": int, "model": dict, "weights": dict, "settings": dict, "trai
 MODEL_PARTS = {"name": str, "options": dict, "code": dict}
 CODE_PARTS = {"class": str, "file": str, "sha256": str, "interface": dict}
 SETTINGS = {"preset": str, "model": str, "val_size": int}  # that loading uses, where a run recorded them
+FORMER_PRESETS = {"fast": "grey", "contrast": "local_contrast"}  # names that files of earlier versions hold
 
 
 @dataclass
@@ -51,6 +52,11 @@ class Checkpoint:
     training: dict = field(default_factory=dict)
     code: dict = field(default_factory=dict)
     prefixes: tuple[str, ...] = ()
+
+
+def current_preset(name: Any) -> Any:
+    """The name of a preset of `datasets.presets` for one that it had in earlier versions; anything else as it is."""
+    return FORMER_PRESETS.get(name, name) if isinstance(name, str) else name
 
 
 def save_checkpoint(path: str | Path, model: nn.Module, settings: dict, training: dict | None = None) -> None:
@@ -111,6 +117,8 @@ def _read_ours(content: dict, path: Path) -> Checkpoint:
         raise _wrong_part(path, "an option or setting has a name that is no text", "names")
     settings = content["settings"]
     _check_types(path, settings, {name: SETTINGS[name] for name in SETTINGS if settings.get(name)}, "settings.")
+    if "preset" in settings:
+        settings = settings | {"preset": current_preset(settings["preset"])}
     parts = (content["weights"], model["name"], model["options"], settings, content["training"], model["code"])
     return Checkpoint(path, "ours", *parts)
 

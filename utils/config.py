@@ -60,13 +60,15 @@ def convert(name: str, value: Any, annotation: Any) -> Any:
 
     Types: bool, int, float, str, `Literal` of strings, `list[int]`, `tuple[int, ...]`, dict (a mapping, or texts
     `NAME=VALUE`), any of them `| None` (written `none`), and `Annotated[type, test, text]`: a value that fails the test
-    is not what the text says was expected.
+    is not what the text says was expected. `Annotated[type, function]` converts what the function returns.
     """
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (types.UnionType, typing.Union):
         none = str(value).lower() in ("none", "null")
         return None if none else convert(name, value, next(part for part in parts if part is not type(None)))
     if origin is typing.Annotated:
+        if len(parts) == 2:
+            return convert(name, parts[1](value), parts[0])
         kind, allowed, expected = parts
         converted = convert(name, value, kind)
         if not allowed(converted):

@@ -13,7 +13,7 @@ from istd.datasets.transforms import (
     linear_weights,
 )
 
-CONTRAST = "contrast"
+CONTRAST = "local_contrast"
 
 
 class GreyNetwork(nn.Module):

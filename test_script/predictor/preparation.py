@@ -24,7 +24,7 @@ from istd.utils.images import one_channel
 
 T = TypeVar("T")
 CHANNELS = (1, 3, 4)  # of a frame [H, W, C]: grey, RGB, RGBA
-DEFAULT_PRESET = "fast"  # of a network without a preset of its own: frames as they are
+DEFAULT_PRESET = "grey"  # of a network without a preset of its own: frames as they are
 
 
 def load_recipe(

@@ -27,7 +27,7 @@ from istd.datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, short_side_siz
 SETTINGS = RenderConfig(sequences=4, frames=30, size=(256, 320), val_share=0.25)
 CLIP_FRAMES = 6
 PLAIN_SIZE = 320
-RUNS = (("sgmp_unet", 320, 3.0), ("fast", 320, 10.0), ("fast", 128, 10.0))  # preset, size, least speed-up
+RUNS = (("sgmp_unet", 320, 3.0), ("grey", 320, 10.0), ("grey", 128, 10.0))  # preset, size, least speed-up
 PLAIN_CLIPS = 24
 EPOCHS = 2
 

@@ -92,7 +92,7 @@ def test_both_presets_of_both_channels_on_images_and_sequences(tmp_path):
     write_pairs(tmp_path / "single" / "images", tmp_path / "single" / "masks", ["1", "2"])
     for folder in ("sequences", "single"):
         sequences = open_dataset(tmp_path / folder).sequences
-        for preset in ("sgmp_unet", "datransnet", "fast"):
+        for preset in ("sgmp_unet", "datransnet", "grey"):
             for channels in (1, 3):
                 for frames in (1, 6):
                     sample = ClipDataset(sequences, frames, build_transform(preset, True, 64, channels))[0]
@@ -171,7 +171,7 @@ def test_workers_that_stay_alive_see_the_epoch(tmp_path):
 
 
 def test_presets_and_dataset_can_be_sent_to_spawned_workers(tmp_path):
-    dataset = ClipDataset([levels(tmp_path, 3, shape=(64, 64))], 1, build_transform("contrast", True, 32, 1))
+    dataset = ClipDataset([levels(tmp_path, 3, shape=(64, 64))], 1, build_transform("local_contrast", True, 32, 1))
     expected = dataset[0].clip
     dataset.transform = pickle.loads(pickle.dumps(dataset.transform))
     assert torch.equal(dataset[0].clip, expected) and expected.shape == (1, 1, 32, 32)

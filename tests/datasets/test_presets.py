@@ -12,7 +12,7 @@ from istd.datasets.presets import (
     FIRST_SHORT_SIDES,
     SECOND_SHORT_SIDES,
     build_transform,
-    fast_train,
+    crop_train,
 )
 from istd.datasets.transforms import crop_around, linear_weights, nearest_indices, resample, short_side_size
 from istd.utils.errors import InputError
@@ -138,7 +138,7 @@ def test_datransnet_is_grey_by_255_without_augmentation(train):
 
 
 def test_fast_evaluation_keeps_the_scale():
-    transform = build_transform("fast", False, 128, 1)
+    transform = build_transform("grey", False, 128, 1)
     frames, mask = smooth_frames(2, 256, 320), np.zeros((256, 320), bool)
     assert np.array_equal(transform(frames, mask, None)[0][:, 0].numpy(), frames / np.float32(255))
     clip, mask = transform(smooth_frames(2, 255, 321), np.zeros((255, 321), bool), None)
@@ -149,7 +149,7 @@ def test_contrast_is_what_stands_out_of_the_neighbourhood_in_units_of_its_spread
     frames = smooth_frames(2, 64, 96)
     frames[1, 40, 50] = 255
     (clip, _), (brighter, _) = (
-        build_transform("contrast", False, 0, 3)(given, np.zeros((64, 96), bool), None)
+        build_transform("local_contrast", False, 0, 3)(given, np.zeros((64, 96), bool), None)
         for given in (frames.astype(np.float32) / 255, frames.astype(np.float32) / 510 + 0.25)
     )
     assert clip.shape == (2, 3, 64, 96)
@@ -158,20 +158,20 @@ def test_contrast_is_what_stands_out_of_the_neighbourhood_in_units_of_its_spread
     contrast = frames[1] / 255 - around
     np.testing.assert_allclose(clip[1], np.stack([contrast / contrast.std()] * 3), atol=1e-4)
     np.testing.assert_allclose(brighter, clip, atol=1e-3)  # brightness and gain of the sensor do not count
-    empty = build_transform("contrast", False, 0, 1)(
+    empty = build_transform("local_contrast", False, 0, 1)(
         np.full((1, 32, 32), 0.5, np.float32), np.zeros((32, 32), bool), None
     )
     assert empty[0].abs().max() < 1e-3
 
 
-@pytest.mark.parametrize("preset", ["sgmp_unet", "datransnet", "fast", "contrast"])
+@pytest.mark.parametrize("preset", ["sgmp_unet", "datransnet", "grey", "local_contrast"])
 @pytest.mark.parametrize("depth", [np.uint8, np.float32])
 def test_image_and_mask_stay_aligned(preset, depth):
     """A marked square lands where the mask says, in every frame."""
     random = np.random.default_rng(0)
     shape = (160, 192)
     dark, bright = (60, 180) if depth == np.uint8 else (60 / 255, 180 / 255)
-    target_share = {"target_share": 1.0} if preset in ("fast", "contrast") else {}
+    target_share = {"target_share": 1.0} if preset in ("grey", "local_contrast") else {}
     transform = partial(build_transform(preset, True, 96, 1), **target_share)
     seen = 0
     for draw in range(32):
@@ -197,7 +197,7 @@ def test_fast_crops_contain_a_target_as_often_as_asked():
     frames, mask = np.zeros((1, *shape), np.uint8), np.zeros(shape, bool)
     mask[:2, 250:] = mask[200, 30] = True
     for share, expected in ((1.0, 1.0), (0.0, None)):
-        transform = partial(fast_train, size=64, channels=1, target_share=share)
+        transform = partial(crop_train, size=64, channels=1, target_share=share)
         random = np.random.default_rng(0)
         found = np.mean([bool(transform(frames, mask, random)[1].any()) for _ in range(150)])
         assert found == expected if expected else 0 < found < 0.3
@@ -232,7 +232,7 @@ def test_crops_are_drawn_around_each_target_in_turn():
 def test_fast_never_loses_a_small_target_and_enlarges_small_images():
     frames, mask = np.zeros((1, 48, 40), np.uint8), np.zeros((48, 40), bool)
     mask[20, 20] = True
-    transform = partial(fast_train, size=96, channels=3, target_share=1.0)
+    transform = partial(crop_train, size=96, channels=3, target_share=1.0)
     random = np.random.default_rng(1)
     for _ in range(50):
         clip, got = transform(frames, mask, random)
@@ -243,7 +243,7 @@ def test_fast_never_loses_a_small_target_and_enlarges_small_images():
 def test_without_enlarging_crops_are_pixels_of_the_image():
     frames = np.random.default_rng(0).permutation(64 * 64).reshape(1, 64, 64).astype(np.float32) / 4096
     mask = frames[0] > 0.99
-    whole = partial(fast_train, size=64, channels=1, enlarge_share=0.0)
+    whole = partial(crop_train, size=64, channels=1, enlarge_share=0.0)
     random = np.random.default_rng(0)
     for _ in range(20):
         clip, got = whole(frames, mask, random)
@@ -256,7 +256,7 @@ def test_the_fast_preset_flips_and_turns():
     frames, mask = np.zeros((1, 32, 32), np.uint8), np.zeros((32, 32), bool)
     mask[5, 9] = True
     random = np.random.default_rng(0)
-    transform = build_transform("fast", True, 32, 1)
+    transform = build_transform("grey", True, 32, 1)
     places = set()
     for _ in range(200):
         rows, columns = np.nonzero(transform(frames, mask, random)[1][0].numpy())
@@ -269,7 +269,7 @@ def test_the_fast_preset_flips_and_turns():
 
 def test_the_fast_preset_changes_brightness_and_contrast_of_the_clip_as_a_whole():
     frames = smooth_frames(4, 64, 64)
-    transform = build_transform("fast", True, 64, 1)
+    transform = build_transform("grey", True, 64, 1)
     gains, offsets = [], []
     for seed in range(60):
         clip = transform(frames, np.zeros((64, 64), bool), np.random.default_rng(seed))[0][:, 0].double().numpy()
@@ -283,8 +283,8 @@ def test_the_fast_preset_changes_brightness_and_contrast_of_the_clip_as_a_whole(
 
 def test_wrong_presets_are_said():
     with pytest.raises(
-        InputError, match="preset 'slow' is unknown; expected one of sgmp_unet, datransnet, fast, contrast"
+        InputError, match="preset 'slow' is unknown; expected one of sgmp_unet, datransnet, grey, local_contrast"
     ):
         build_transform("slow", True, 32, 1)
     with pytest.raises(InputError, match="2 channels"):
-        build_transform("fast", True, 32, 2)
+        build_transform("grey", True, 32, 2)

@@ -68,7 +68,7 @@ def frames_of(count, size=SIZE):
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(
-    ("preset", "size"), [("fast", SIZE), ("contrast", SIZE), ("contrast", (7, 40)), ("sgmp_unet", SIZE)]
+    ("preset", "size"), [("grey", SIZE), ("local_contrast", SIZE), ("local_contrast", (7, 40)), ("sgmp_unet", SIZE)]
 )
 def test_the_module_computes_what_the_predictor_does(preset, size, channels):
     model, settings = Small(3, channels).eval(), {"preset": preset, "val_size": 40}
@@ -81,7 +81,7 @@ def test_the_module_computes_what_the_predictor_does(preset, size, channels):
 
 
 @needs_onnx
-@pytest.mark.parametrize(("preset", "bias"), [("contrast", -1.5), ("sgmp_unet", -1.2)])
+@pytest.mark.parametrize(("preset", "bias"), [("local_contrast", -1.5), ("sgmp_unet", -1.2)])
 def test_the_documented_program_finds_what_the_predictor_finds(preset, bias, tmp_path):
     """The program of the documentation, without torch, on a png of odd size."""
     model, settings = Small(3, 3).eval(), {"preset": preset, "val_size": 40}
@@ -107,13 +107,13 @@ def test_the_file_says_what_it_is_and_takes_any_batch(tmp_path):
     import onnxruntime
 
     model = Parts().eval()
-    network = export.grey_network(model, {"preset": "fast"}, (30, 61), dynamic=False)
+    network = export.grey_network(model, {"preset": "grey"}, (30, 61), dynamic=False)
     export.export(network, tmp_path / "model.onnx", (30, 61), dynamic=False)
     assert export.check(network, tmp_path / "model.onnx", (30, 61), dynamic=False) < 1e-5
     assert [entry.name for entry in tmp_path.iterdir()] == ["model.onnx"]  # one file, weights and all
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
     facts = session.get_modelmeta().custom_metadata_map
-    wanted = {"network": "parts", "preset": "fast", "frames": "2", "target": "1", "multiple": "32", "threshold": "0.5"}
+    wanted = {"network": "parts", "preset": "grey", "frames": "2", "target": "1", "multiple": "32", "threshold": "0.5"}
     assert wanted.items() <= facts.items() and facts["version"] and "reflection" in facts["padding"]
     frames = torch.rand(5, 2, 30, 61)
     (probability,) = session.run(None, {"frames": frames.numpy()})
@@ -124,7 +124,7 @@ def test_the_file_says_what_it_is_and_takes_any_batch(tmp_path):
 @needs_onnx
 def test_dynamic_sides_and_a_wrong_file(tmp_path):
     model = Small().eval()
-    network = GreyNetwork(model, "contrast").eval()
+    network = GreyNetwork(model, "local_contrast").eval()
     export.export(network, tmp_path / "small.onnx", SIZE, dynamic=True)
     assert export.check(network, tmp_path / "small.onnx", SIZE, dynamic=True) < 1e-5
     for change in (0.05, float("nan")):
@@ -167,9 +167,9 @@ def test_what_cannot_be_exported_is_said(monkeypatch, tmp_path):
 
 
 def test_safetensors_with_a_model_card(tmp_path, capsys):
-    save_checkpoint(tmp_path / "best.pth", build_model("datransnet", width=4), {"preset": "contrast"})
+    save_checkpoint(tmp_path / "best.pth", build_model("datransnet", width=4), {"preset": "local_contrast"})
     export.main(["--model_path", str(tmp_path / "best.pth"), "--output", str(tmp_path / "net.safetensors")])
     assert "net.safetensors and its model card net.md" in capsys.readouterr().out
-    assert "preset `contrast`" in (tmp_path / "net.md").read_text()
+    assert "preset `local_contrast`" in (tmp_path / "net.md").read_text()
     loaded = load_model(tmp_path / "net.safetensors")
-    assert loaded.options["width"] == 4 and loaded.settings == {"preset": "contrast"}
+    assert loaded.options["width"] == 4 and loaded.settings == {"preset": "local_contrast"}

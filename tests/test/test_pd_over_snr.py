@@ -75,7 +75,7 @@ def test_clips_go_on_at_the_other_end_where_the_preset_says_so(tmp_path):
     model = build_model("sgmp_unet", **options, decoder_depths=(1, 1, 1), head_heads=(3, 1))
     render_dataset(tmp_path / "dim", RenderConfig(sequences=2, frames=3, size=(32, 32), val_share=0.5))
     index = open_dataset(tmp_path / "dim")
-    for preset, border in (("sgmp_unet", "wrap"), ("fast", "clamp")):
+    for preset, border in (("sgmp_unet", "wrap"), ("grey", "clamp")):
         save_checkpoint(tmp_path / "net.pth", model, {"preset": preset})
         dataset, predictor = load(tmp_path / "net.pth", index.split("test"), index.info, torch.device("cpu"))
         assert (dataset.border, dataset.num_frames, predictor.model.name) == (border, 6, "sgmp_unet")

@@ -171,7 +171,7 @@ def test_a_multi_frame_network_takes_videos_and_folders(tmp_path, monkeypatch):
     monkeypatch.setattr(Predictor, "from_checkpoint", FROM_CHECKPOINT)
     monkeypatch.setattr(checkpoint_files, "WEIGHTS", tmp_path)
     torch.manual_seed(0)
-    settings = {"model": "sgmp_unet_small", "preset": "contrast"}
+    settings = {"model": "sgmp_unet_small", "preset": "local_contrast"}
     shallow = {"depths": (1, 1, 1, 1), "spatial_depths": (1, 1, 1, 1), "decoder_depths": (1, 1, 1)}
     save_checkpoint(tmp_path / "sgmp_unet_small.pth", build_model("sgmp_unet_small", **shallow), settings)
     write_video(tmp_path / "clip.avi", 2, code="FFV1")

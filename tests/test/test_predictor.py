@@ -401,7 +401,7 @@ def test_wrong_input_is_said():
             Predictor(StandIn(), prepare, **options)
 
 
-@pytest.mark.parametrize("preset", ["fast", "contrast"])
+@pytest.mark.parametrize("preset", ["grey", "local_contrast"])
 def test_frames_are_prepared_as_training_validates_them(preset):
     model = StandIn(num_frames=2)
     clip, mask = frames(2, 64, 96), np.zeros((64, 96), bool)

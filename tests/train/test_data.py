@@ -146,7 +146,7 @@ def test_loading_processes_end_with_their_frames_and_start_again():
 @pytest.mark.parametrize(("workers", "limit"), [(0, CACHE_BYTES), (2, EVAL_CACHE_BYTES)])
 def test_processes_that_load_for_evaluation_keep_few_frames(tmp_path, workers, limit):
     network, frame = build_model("datransnet", width=4), Frame("0", tmp_path / "0.png", tmp_path / "0.png")
-    settings = merge_settings(None, {"num_workers": workers, "preset": "fast"})
+    settings = merge_settings(None, {"num_workers": workers, "preset": "grey"})
     (dataset,) = build_eval_datasets(settings, {"name": {"val": [Sequence("a", (frame,))]}}, "val", network)
     part = build_evaluated_set(settings, dataset, None, torch.device("cpu"))
     assert part.dataset.cache_bytes == part.loader.dataset.cache_bytes == limit

@@ -46,7 +46,7 @@ from tests.train.test_train import arguments, folder_of, rows, write_blobs
 from tests.utils.test_cuda_graphs import graph_stand_in
 
 ROOT = Path(__file__).resolve().parents[2]
-GIVEN = {"schedule": "constant", "lr": 1e-3, "batch_size": 4, "epochs": 1, "clip_norm": 0.5, "preset": "fast"}
+GIVEN = {"schedule": "constant", "lr": 1e-3, "batch_size": 4, "epochs": 1, "clip_norm": 0.5, "preset": "grey"}
 STEPS = 3
 ONE_EACH = {"depths": (1,) * 4, "spatial_depths": (1,) * 4, "decoder_depths": (1,) * 3, "head_depths": (1,) * 2}
 SMALL_SGMP = ONE_EACH | {"num_frames": 2, "width": 48, "spatial_width": 16}

@@ -3,9 +3,11 @@
 import pytest
 import yaml
 
-from istd.models import load_model
+from istd.datasets.presets import PRESETS, find_preset
+from istd.models import build_model, load_model
 from istd.train_script.settings import Settings, merge_settings, parse_command_line
-from istd.utils.checkpoint import read_checkpoint
+from istd.train_script.starting_point import start_from_weights
+from istd.utils.checkpoint import read_checkpoint, save_checkpoint
 from istd.utils.errors import InputError
 from tests.reference.datasets_folders import REPOSITORY
 
@@ -63,3 +65,23 @@ def test_the_checkpoint_in_weights_continues_under_todays_names():
     settings = merged("--dataset", "demo", saved=checkpoint.settings)
     assert network(settings) == ("datransnet", {"image_size": 256}, "published")
     assert load_model(checkpoint).options == {"image_size": 256, "width": 16}
+
+
+def test_presets_by_their_former_names(tmp_path):
+    """On the command line, in a configuration, with a run, and in weights that a run starts from."""
+    assert merged("--dataset", "demo", "--preset", "contrast").preset == "local_contrast"
+    (tmp_path / "old.yaml").write_text("preset: fast\ndataset: demo\n")
+    assert merged("--config", str(tmp_path / "old.yaml")).preset == "grey"
+    assert merged("--dataset", "demo", saved={"preset": "contrast"}).preset == "local_contrast"
+    assert find_preset("contrast") is PRESETS["local_contrast"]
+    with pytest.raises(InputError, match="preset is 'fst', expected one of sgmp_unet, datransnet, grey, local_contra"):
+        merged("--dataset", "demo", "--preset", "fst")
+
+    network = build_model("datransnet", width=4)
+    save_checkpoint(tmp_path / "old.pth", network, {"preset": "fast"})
+    assert b"fast" in (tmp_path / "old.pth").read_bytes(), "stands for a file of an earlier version"
+    assert read_checkpoint(tmp_path / "old.pth").settings == {"preset": "grey"}
+    for option in ([], ["--preset", "fast"], ["--preset", "grey"]):
+        words = ["--dataset", "demo", "--init_weights", str(tmp_path / "old.pth"), *option]
+        settings, notes = start_from_weights(*parse_command_line(words))
+        assert settings.preset == "grey" and not notes

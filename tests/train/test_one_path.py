@@ -50,7 +50,7 @@ def recorded(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("preset", "protocol"), [*((preset, "standard") for preset in PRESETS), ("fast", "datransnet")]
+    ("preset", "protocol"), [*((preset, "standard") for preset in PRESETS), ("grey", "datransnet")]
 )
 def test_training_inference_and_evaluate_agree_to_the_last_bit(mixed, tmp_path, recorded, preset, protocol):
     options = {

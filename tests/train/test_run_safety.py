@@ -76,7 +76,7 @@ def test_a_run_goes_on_with_its_data_only_wherever_they_lie(dataset, resumable, 
 
 
 def test_weights_bring_their_network_and_preset(dataset, tmp_path, capsys):  # noqa: F811
-    assert main(arguments(dataset, tmp_path, "first", epochs=1, preset="contrast")) == 0
+    assert main(arguments(dataset, tmp_path, "first", epochs=1, preset="local_contrast")) == 0
     weights = folder_of(tmp_path, "first") / "checkpoint_best.pth"
     words = arguments(dataset, tmp_path, "second", epochs=1, init_weights=weights, resume="auto")
     for option in ("--model", "--model_options"):
@@ -84,21 +84,22 @@ def test_weights_bring_their_network_and_preset(dataset, tmp_path, capsys):  # n
     capsys.readouterr()
     assert main(words) == 0
     out = capsys.readouterr().out
-    assert f"preset contrast instead of fast, since {weights} was trained with it" in out
+    assert f"preset local_contrast instead of grey, since {weights} was trained with it" in out
     assert "before the first epoch: validation (holdout, standard): IoU" in out
     second = read_checkpoint(folder_of(tmp_path, "second") / "checkpoint_last.pth")
-    assert (second.model_name, second.options["width"], second.settings["preset"]) == ("datransnet", 4, "contrast")
+    assert (second.model_name, second.options["width"]) == ("datransnet", 4)
+    assert second.settings["preset"] == "local_contrast"
     assert second.training["position"]["start"] is not None
     weights.unlink()  # no longer needed
     assert main([*words, "--epochs", "2"]) == 0
-    assert "settings changed" in (out := capsys.readouterr().out) and "preset contrast ->" not in out
+    assert "settings changed" in (out := capsys.readouterr().out) and "preset local_contrast ->" not in out
 
 
 def test_another_preset_than_that_of_the_weights_is_said(dataset, unbroken, tmp_path, capsys):  # noqa: F811
-    given = {"init_weights": unbroken / "checkpoint_best.pth", "epochs": 1, "preset": "contrast"}
+    given = {"init_weights": unbroken / "checkpoint_best.pth", "epochs": 1, "preset": "local_contrast"}
     assert main(arguments(dataset, tmp_path, **given)) == 0
-    assert "was trained with preset fast, this run shows it frames of preset contrast" in capsys.readouterr().out
-    assert read_checkpoint(folder_of(tmp_path) / "checkpoint_last.pth").settings["preset"] == "contrast"
+    assert "was trained with preset grey, this run shows it frames of preset local_contrast" in capsys.readouterr().out
+    assert read_checkpoint(folder_of(tmp_path) / "checkpoint_last.pth").settings["preset"] == "local_contrast"
 
 
 def keep(scores, monkeypatch, start=None):
@@ -166,7 +167,7 @@ def test_weights_that_fit_in_part_are_loaded_and_the_rest_is_listed(dataset, unb
 
 
 def test_fine_tuning_continues_with_the_network_and_preset_of_its_weights(dataset, tmp_path, capsys):  # noqa: F811
-    assert main(arguments(dataset, tmp_path, "first", epochs=1, preset="contrast")) == 0
+    assert main(arguments(dataset, tmp_path, "first", epochs=1, preset="local_contrast")) == 0
     weights = folder_of(tmp_path, "first") / "checkpoint_best.pth"
     words = arguments(dataset, tmp_path, "tuned", epochs=1, init_weights=weights, resume="auto", config="fine_tune")
     for option in ("--model", "--model_options"):
@@ -177,18 +178,19 @@ def test_fine_tuning_continues_with_the_network_and_preset_of_its_weights(datase
     assert main([*words, "--epochs", "2"]) == 0
     assert "an unbroken one: epochs 1 -> 2\n" in capsys.readouterr().out
     saved = read_checkpoint(folder_of(tmp_path, "tuned") / "checkpoint_last.pth")
-    assert (saved.model_name, saved.settings["preset"], saved.settings["lr"]) == ("datransnet", "contrast", 0.0001)
+    assert (saved.model_name, saved.settings["lr"]) == ("datransnet", 0.0001)
+    assert saved.settings["preset"] == "local_contrast"
 
 
 def test_weights_that_are_named_bring_their_network_to_a_run_that_may_be_continued():
     given = {"init_weights": "datransnet", "resume": "auto", "dataset": "demo"}
     settings, _ = start_from_weights("fine_tune", given)
-    assert (settings.model, settings.preset) == ("datransnet", "fast")
+    assert (settings.model, settings.preset) == ("datransnet", "grey")
 
 
 def test_fine_tuning_begins_with_weights_whether_or_not_they_are_named():
     settings, _ = start_from_weights("fine_tune", {"dataset": "x"})
-    assert (settings.model, settings.preset, settings.init_weights) == ("datransnet", "fast", "datransnet")
+    assert (settings.model, settings.preset, settings.init_weights) == ("datransnet", "grey", "datransnet")
     other = str(REPOSITORY / "weights" / "sgmp_unet_small.pth")
     settings, _ = start_from_weights("fine_tune", {"dataset": "x", "init_weights": other})
     assert settings.init_weights == other and settings.model != "datransnet"

@@ -133,7 +133,7 @@ def test_a_whole_network_is_refused_with_the_line_that_makes_a_good_file(tmp_pat
 WRONG = {
     "version": "1", "model": ["datransnet"], "weights": [torch.ones(1)], "settings": None, "training": "none",
     "model.name": 3, "model.options": ["width"], "model.code": "net.py", "weights.head.logit.bias": 1.0,
-    "settings.preset": ["fast"], "settings.val_size": "256",
+    "settings.preset": ["grey"], "settings.val_size": "256",
 }  # fmt: skip
 
 
@@ -157,11 +157,11 @@ def test_integers_as_weights_are_named(network, tmp_path):
 
 def test_safetensors_come_back_whole(network, tmp_path):
     path = tmp_path / "weights.safetensors"
-    save_checkpoint(path, network, {"preset": "fast", "scales": [0.5, 1.0]}, {"epoch": 3})
+    save_checkpoint(path, network, {"preset": "grey", "scales": [0.5, 1.0]}, {"epoch": 3})
     checkpoint = read_checkpoint(path)
     assert (checkpoint.kind, checkpoint.model_name, checkpoint.training) == ("ours", "datransnet", {})
     assert checkpoint.options == network.options
-    assert checkpoint.settings == {"preset": "fast", "scales": [0.5, 1.0]}
+    assert checkpoint.settings == {"preset": "grey", "scales": [0.5, 1.0]}
     assert_same_weights(network, load_model(path))
     flip_bytes(path, path.stat().st_size // 2, 4)
     with pytest.raises(InputError, match=r"weights\.safetensors is damaged: the checksum of its weights is wrong"):
@@ -189,7 +189,7 @@ def test_weights_by_name_from_anywhere(tmp_path, monkeypatch):
 
 def test_a_network_goes_to_the_hub_and_comes_back(network, tmp_path):
     """Offline: with a local folder instead of a repository of the Hub."""
-    save_checkpoint(tmp_path / "best.pth", network, {"preset": "contrast", "dataset": "NUDT-SIRST"})
+    save_checkpoint(tmp_path / "best.pth", network, {"preset": "local_contrast", "dataset": "NUDT-SIRST"})
     load_model(tmp_path / "best.pth").save_pretrained(tmp_path / "hub")
     assert {file.name for file in (tmp_path / "hub").iterdir()} == {"README.md", "config.json", "model.safetensors"}
     card = (tmp_path / "hub" / "README.md").read_text()
@@ -198,13 +198,13 @@ def test_a_network_goes_to_the_hub_and_comes_back(network, tmp_path):
         "license: mit",
         "library_name: istd",
         f"{parameters:,} parameters",
-        "preset `contrast`",
+        "preset `local_contrast`",
         "NUDT-SIRST",
     ):
         assert words in card
     back = DATransNet.from_pretrained(tmp_path / "hub")
     assert (back.options, back.training) == (network.options, False)
-    assert back.settings["preset"] == "contrast"
+    assert back.settings["preset"] == "local_contrast"
     assert_same_weights(network, back)
     assert_same_weights(network, load_model(tmp_path / "hub"))
     other = type("Other", (DATransNet,), {"name": "other"})
