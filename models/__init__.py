@@ -10,18 +10,10 @@ from typing import Any
 import torch
 
 from istd.models.datransnet import DATransNet
-from istd.models.external import (
-    ExternalNetwork,
-    choose_code,
-    constructor_options,
-    find_factory,
-    is_external,
-    read_interface,
-    short_name,
-    try_network,
-)
+from istd.models.external import ExternalNetwork, read_interface, try_network
 from istd.models.network import Network
 from istd.models.sgmp_unet import SMALL, SGMPUNet
+from istd.models.user_code import choose_code, constructor_options, constructor_parameters, is_external, short_name
 from istd.models.weights import load_weights, mismatches, unknown_network
 from istd.utils.bare_names import share_with_istd
 from istd.utils.checkpoint import Checkpoint, read_checkpoint
@@ -68,11 +60,11 @@ def check_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
 def model_options(name: str) -> dict[str, inspect.Parameter]:
     """The options of a model: the parameters of its constructor, with their types and defaults."""
     if is_external(name):
-        return dict(inspect.signature(find_factory(name)).parameters)
+        return constructor_parameters(name)
     return dict(inspect.signature(MODELS[name], eval_str=True).parameters)
 
 
-def build_model(name: str, interface: dict[str, Any] | None = None, **options) -> Network:
+def build_model(name: str, /, interface: dict[str, Any] | None = None, **options) -> Network:
     """A network with fresh weights.
 
     `name`: of `MODELS`, or code, as `path/to/net.py:ClassName` or a dotted name, which is imported; `interface` then
@@ -96,7 +88,7 @@ def complete_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def load_model(
-    source: str | Path | Checkpoint, code: Iterable[str] = (), interface: dict[str, Any] | None = None, **options
+    source: str | Path | Checkpoint, /, code: Iterable[str] = (), interface: dict[str, Any] | None = None, **options
 ) -> Network:
     """The network of a checkpoint, ours or published, with its weights, in eval mode.
 

@@ -55,7 +55,7 @@ def model_card(network: nn.Module) -> str:
         frames=frames,
         channels=network.in_channels,
         colour="grey" if network.in_channels == 1 else "grey in three equal channels",
-        target=frames // 2,
+        target=network.target_index,
         multiple=network.size_multiple,
         options=", ".join(f"{key}={value}" for key, value in network.options.items()) or "none",
         preset=settings.get("preset") or f"{unknown}: that of the network's paper",

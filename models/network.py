@@ -27,6 +27,7 @@ class Network(HubMixin, nn.Module):
     name: str
     num_frames: int = 1  # T
     frame_stride: int = 1  # distance of a clip's frames within the sequence
+    causal: bool = False  # whether the target frame is the last of the clip, instead of number T // 2
     in_channels: int = 1  # C: grey, or 3 for grey replicated to RGB
     size_multiple: int = 1  # H and W are multiples of it
     any_size_onnx: bool = True  # whether one ONNX file can serve every size
@@ -38,8 +39,8 @@ class Network(HubMixin, nn.Module):
 
     @property
     def target_index(self) -> int:
-        """Number of the target frame within the clip; T // 2 unless a network says otherwise."""
-        return self.num_frames // 2
+        """Number of the target frame within the clip."""
+        return self.num_frames - 1 if self.causal else self.num_frames // 2
 
     def backbone_parameters(self) -> list[nn.Parameter]:
         """The parameters that train at `lr_backbone`."""

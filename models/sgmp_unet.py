@@ -86,11 +86,6 @@ class SGMPUNet(Network):
         self.decoder = Decoder(width, decoder_depths, decoder_heads)
         self.head = Head(width, head_depths, head_heads)
 
-    @property
-    def target_index(self) -> int:
-        """Number of the target frame within the clip."""
-        return self.num_frames - 1 if self.causal else self.num_frames // 2
-
     def backbone_parameters(self) -> list[nn.Parameter]:
         """The encoder's parameters outside the fusions, which the published recipe trains at a tenth of the rate."""
         return [weight for name, weight in self.encoder.named_parameters() if ".fusion." not in name]

@@ -47,7 +47,7 @@ MAX_FOLDED = (1 << 13, 1 << 16)  # bytes of inputs and output of operations that
 def main(argv: list[str] | None = None) -> None:
     """Export a checkpoint's network and check the file."""
     args = parse_arguments(argv)
-    model, settings = load_recipe(args.model_path, args.image_size, **code_options(args))
+    model, settings = load_recipe(args.model_path, args.image_size, code=code_options(args))
     output = Path(args.output)
     check_writable(output)
     if output.suffix == ".safetensors":

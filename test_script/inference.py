@@ -95,7 +95,7 @@ def prepare_jobs(indices: list[DatasetIndex], args: argparse.Namespace, device: 
     check_track_options(args.min_track, args.track_speed)
     pictures = check_pictures(args.report_pictures)
     model, settings = load_recipe(
-        args.model_path, args.image_size, [index.info for index in indices], **code_options(args)
+        args.model_path, args.image_size, [index.info for index in indices], code_options(args)
     )
     tiled = args.tile is not None
     indices = [usable_index(index, [args.split], args.skip_unusable) for index in indices]

@@ -29,7 +29,7 @@ COUNTERS = ("total_ops", "total_params")  # that thop leaves in every layer it h
 PARTS = {"version": int, "model": dict, "weights": dict, "settings": dict, "training": dict}  # of a file of ours
 MODEL_PARTS = {"name": str, "options": dict, "code": dict}
 CODE_PARTS = {"class": str, "file": str, "sha256": str, "interface": dict}
-SETTINGS = {"preset": str, "model": str, "val_size": int}  # that loading uses, where a run recorded them
+SETTINGS = {"preset": str, "model": str, "train_size": int, "val_size": int}  # that loading uses, if recorded
 FORMER_PRESETS = {"fast": "grey", "contrast": "local_contrast"}  # names that files of earlier versions hold
 
 

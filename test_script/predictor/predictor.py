@@ -149,7 +149,7 @@ class Predictor:
         NUDT-SIRST, 512 for IRSTD-1K). `code`: for a network of yours, the arguments `code`, `interface` and options of
         `models.load_model`. Raises `InputError` if the file is not a checkpoint.
         """
-        model, settings = preparation.load_recipe(path, image_size, **(code or {}))
+        model, settings = preparation.load_recipe(path, image_size, code=code)
         transform = preparation.eval_transform(model, settings, tiled=options.get("tile") is not None)
         options["grey_range"] = preparation.range_rule(settings, options.get("grey_range"))
         return cls(model, preparation.frame_preparation(transform), choose_device(device), **options)

@@ -15,7 +15,7 @@ from istd.datasets import ClipDataset, Sequence
 from istd.datasets.catalog import DatasetInfo
 from istd.datasets.clips import Transform
 from istd.datasets.presets import PRESETS, build_transform, find_preset
-from istd.models import load_model, try_network
+from istd.models import Network, load_model, try_network
 from istd.models.external import TRIAL_SIDE, ExternalNetwork
 from istd.utils.checkpoint import read_checkpoint
 from istd.utils.errors import InputError
@@ -28,22 +28,25 @@ DEFAULT_PRESET = "grey"  # of a network without a preset of its own: frames as t
 
 
 def load_recipe(
-    path: str | Path, image_size: int | None, datasets: Iterable[DatasetInfo] = (), **code: Any
-) -> tuple[nn.Module, dict[str, Any]]:
+    path: str | Path,
+    image_size: int | None,
+    datasets: Iterable[DatasetInfo] = (),
+    code: dict[str, Any] | None = None,
+) -> tuple[Network, dict[str, Any]]:
     """The network of a checkpoint file, and the settings it was trained with (none where the file is a published one).
 
-    `image_size` as in `Predictor.from_checkpoint`; without it, a published file that does not record it has the size
-    published for these `datasets`. Raises `InputError` where they have several. `code`: the arguments `code`,
-    `interface` and options of `load_model`, for a network from the user's code, which is first tried on noise.
+    `image_size` and `code` as in `Predictor.from_checkpoint`. Without `image_size`, a published file that does not
+    record it has the size published for these `datasets`; raises `InputError` where they have several. A network from
+    the user's code is first tried on noise.
     """
     checkpoint = read_checkpoint(path)
-    model = load_model(checkpoint, **code, **({} if image_size is None else {"image_size": image_size}))
+    model = load_model(checkpoint, **(code or {}) | ({} if image_size is None else {"image_size": image_size}))
+    settings = checkpoint.settings if checkpoint.kind == "ours" else {}
     if isinstance(model, ExternalNetwork):
-        for note in try_network(model, checkpoint.settings.get("train_size", TRIAL_SIDE)):
+        for note in try_network(model, settings.get("train_size", TRIAL_SIDE)):
             print(note)
-        return model, checkpoint.settings if checkpoint.kind == "ours" else {}
     if checkpoint.kind == "ours":
-        return model, checkpoint.settings
+        return model, settings
     published = sorted({info.image_size for info in datasets if info.image_size and info.preset == model.name})
     if image_size is not None or "image_size" not in model.options or published in ([], [model.options["image_size"]]):
         return model, {}

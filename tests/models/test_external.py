@@ -7,12 +7,14 @@ import torch
 from torch import nn
 
 from istd.models import build_model, load_model, try_network
-from istd.models.external import find_factory, is_external, short_name
+from istd.models.user_code import find_factory, is_external, short_name
+from istd.test_script.predictor.preparation import load_recipe
 from istd.train_script.starting_point import find_start
 from istd.utils.checkpoint import save_checkpoint
 from istd.utils.errors import InputError
 
 CODE = """
+import functools
 import torch
 from torch import nn
 from helper import scale
@@ -65,6 +67,55 @@ class Needs(nn.Module):
         super().__init__()
 
 
+class DeepInTraining(Net):  # side outputs and features, in training alone
+    def forward(self, x):
+        out = super().forward(x)
+        return [out, out[..., ::2, ::2], out.expand(-1, 7, -1, -1), out.mean()] if self.training else out
+
+
+class InPlace(Net):
+    def forward(self, x):
+        return super().forward(x.sub_(x.mean()))
+
+
+class EndsInSoftmax(TwoClasses):
+    def forward(self, x):
+        return super().forward(x).softmax(1)
+
+
+class NotFinite(Net):
+    def forward(self, x):
+        return super().forward(x) / 0
+
+
+class Fails(Net):
+    def forward(self, x):
+        raise KeyError("features")  # the line that the message names
+
+
+class EndsTheProgram(Net):
+    def forward(self, x):
+        raise SystemExit(2)
+
+
+class Empty(Net):
+    def forward(self, x):
+        return None
+
+
+class Thresholded(Net):
+    def forward(self, x):
+        return super().forward(x) > 0
+
+
+class Options(nn.Identity):
+    def __init__(self, name="net", rate=0.1, norm=nn.BatchNorm2d, size: "str" = "8"):
+        super().__init__()
+
+
+Small = functools.partial(Net, width=1)
+
+
 def build(width=1):
     return nn.Conv2d(1, width, 1)
 
@@ -97,6 +148,13 @@ def test_a_single_map_is_that_of_the_network_itself(net):
     torch.testing.assert_close(model(clip()), model.net(clip()[:, 0]), rtol=0, atol=0)
     assert build_model("torch.nn.Conv2d", in_channels="1", out_channels="1", kernel_size="1").name == "Conv2d"
     assert isinstance(build_model(net("build")).net, nn.Conv2d)
+    small = build_model(net("Small"))
+    assert len(small.net.conv.weight) == 1 and small.code["file"] == "net.py" and small.code["sha256"]
+
+
+def test_options_are_converted_by_their_types_or_read_as_yaml(net):
+    given = {"name": "a", "rate": "1e-3", "norm": "None", "size": "16"}
+    assert build_model(net("Options"), **given).options == {"name": "a", "rate": 0.001, "norm": None, "size": "16"}
 
 
 def test_the_prediction_among_several_maps_is_named(net):
@@ -114,10 +172,10 @@ def test_the_prediction_among_several_maps_is_named(net):
 
 
 def test_probabilities_and_two_classes_become_logits(net):
-    for kind, output in (("Sigmoid", "probability"), ("TwoClasses", "softmax")):
+    for kind, output in (("Sigmoid", "probability"), ("EndsInSoftmax", "probability"), ("TwoClasses", "softmax")):
         model = build_model(net(kind), {"output": output}).eval()
         raw = model.net(clip()[:, 0])
-        expected = raw if output == "probability" else raw.softmax(1)[:, 1:]
+        expected = raw.softmax(1)[:, 1:] if output == "softmax" else raw[:, -1:]
         torch.testing.assert_close(model(clip()).sigmoid(), expected, rtol=0, atol=2e-6)
 
 
@@ -145,14 +203,37 @@ def test_the_trial_says_what_is_wrong_or_odd(net):
     assert note == "Deep: maps of [16, 16] px for 32 x 32 px are resized"
     with pytest.raises(InputError, match="which are no probabilities; use --interface output=logits"):
         try_network(build_model(net("Net"), {"output": "probability"}), 32)
-    with pytest.raises(InputError, match=r"a map of shape \[1, 2, 32, 32\].* expected \[B, 1, H, W\]"):
+    with pytest.raises(InputError, match=r"map of shape \[1, 2, 32, 32\].* expected floating-point \[B, 1, H, W\]"):
         try_network(build_model(net("TwoClasses")), 32)
-    with pytest.raises(InputError, match=r"Video fails on a clip of 3 frame\(s\), 1 channel\(s\), 32 x 32 px"):
+    (note,) = try_network(build_model(net("NotFinite")).eval(), 32)
+    assert note == "NotFinite: values of its map are not finite"
+    for kind, message in (
+        ("EndsInSoftmax", "ends in a softmax, so it gives no logits; use --interface output=probability"),
+        ("Fails", r"cannot run Fails on a clip of .*; see --interface: KeyError: 'features' \(net\.py, line 78\)$"),
+        ("EndsTheProgram", "SystemExit: 2 .*; code that ends the program, or reads its command line, cannot be used"),
+        ("Empty", "Empty gives NoneType; expected tensors, alone or in a list or dict"),
+        ("Thresholded", r"gives a torch.bool map .* expected floating-point \[B, 1, H, W\]"),
+    ):
+        with pytest.raises(InputError, match=message):
+            try_network(build_model(net(kind), {"output": "softmax"} if "Softmax" in kind else {}), 32)
+    with pytest.raises(InputError, match=r"cannot run Video on a clip of \[1, 3, 1, 32, 32\]"):
         try_network(build_model(net("Video"), {"frames": 3}), 32)
-    model = build_model(net("Net")).train()
+
+
+def test_a_network_in_training_mode_is_tried_in_that_too(net):
+    with pytest.raises(InputError, match=r"DeepInTraining gives list of 0 \[2, 1, 32, 32\], .*--interface main=0"):
+        try_network(build_model(net("DeepInTraining")), 32)
+    model = build_model(net("DeepInTraining"), {"main": "0"})
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    assert try_network(model, 32) == [] and model.training
+    unused = "outputs that are no maps are not used (2 [2, 7, 32, 32], 3 [])"
+    assert try_network(model, 32) == [f"DeepInTraining: {unused}"] and model.training
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+    assert [len(model(clip(), with_aux=True)), model.eval()(clip()).shape] == [2, (2, 1, 32, 32)]
+
+
+def test_a_network_may_change_its_input(net):
+    model, frames = build_model(net("InPlace")).eval(), clip()
+    assert torch.equal(model(frames), model(frames)) and torch.equal(frames, clip())
 
 
 @pytest.mark.parametrize(
@@ -163,10 +244,12 @@ def test_the_trial_says_what_is_wrong_or_odd(net):
         ("Needs", {}, {}, "needs n_channels; give --model_options n_channels=VALUE"),
         ("Net", {}, {"depth": "3"}, "has no option 'depth'; its options: width, gains, needed"),
         ("Net", {}, {"width": "wide"}, "is 'wide', expected integer"),
-        ("Net", {}, {"width": -1}, "cannot build"),
+        ("Net", {}, {"width": -1}, r"cannot build .*net\.py:Net with options .*RuntimeError: .*\(net\.py, line 11\)$"),
+        ("build().weight", {}, {}, r"has no class build\(\)\.weight"),
         ("Net", {"frame": 3}, {}, "interface has no 'frame'; it has frames, stride, target, channels"),
         ("Net", {"frames": 3, "layout": "BCHW"}, {}, "has no axis for 3 frames"),
-        ("Net", {"channels": 2}, {}, "expected 1 .grey. or 3"),
+        ("Net", {"channels": 2}, {}, "interface channels is 2, expected 1 .grey. or 3"),
+        ("Net", {"stride": 0}, {}, "interface stride is 0, expected at least 1"),
     ],
 )
 def test_mistakes_are_told(net, name, interface, options, message):
@@ -178,10 +261,14 @@ def test_code_that_cannot_be_imported_is_told(tmp_path):
     (tmp_path / "broken.py").write_text("import no_such_package\n")
     (tmp_path / "wrong.py").write_text("1 +\n")
     for name, message in (
-        (f"{tmp_path}/broken.py:Net", "No module named 'no_such_package'; install that package, or put"),
+        (
+            f"{tmp_path}/broken.py:Net",
+            r"No module named 'no_such_package' \(broken\.py, line 1\); install that package, or put",
+        ),
         (f"{tmp_path}/wrong.py:Net", "SyntaxError"),
         (f"{tmp_path}/nothing.py:Net", "there is no file"),
         ("no_such_package.Net", "cannot import no_such_package"),
+        (f"{tmp_path}/wrong.py", "names a file without its class; give .*wrong.py:ClassName"),
     ):
         with pytest.raises(InputError, match=message):
             find_factory(name)
@@ -196,6 +283,33 @@ def test_a_file_of_a_package_is_imported_as_its_part(tmp_path):
         "from .blocks import Block\nfrom deep_net.blocks import Block as Same\nNet = Block\n"
     )
     assert isinstance(build_model(f"{package}/net.py:Net").net, nn.Identity)
+
+
+def test_a_file_beside_others_may_import_them_relatively(tmp_path):
+    (tmp_path / "my.blocks.py").write_text("from .layers import Net\n")
+    (tmp_path / "layers.py").write_text("from torch import nn\nNet = nn.Identity\n")
+    assert isinstance(build_model(f"{tmp_path}/my.blocks.py:Net").net, nn.Identity)
+
+
+def test_networks_of_several_repositories_have_neighbours_of_their_own(tmp_path):
+    """Whose folders and modules have the same names, and so have their files and classes."""
+    names = []
+    for number in (1, 2):
+        folder = tmp_path / f"repository{number}"
+        for part in ("models", "parts"):
+            (folder / part).mkdir(parents=True)
+        (folder / "models" / "__init__.py").write_text("")
+        (folder / "models" / "net.py").write_text(
+            "from torch import nn\nfrom parts.gain import GAIN\nfrom .bias import BIAS\nfrom shift import SHIFT\n"
+            "class Net(nn.Module):\n    def forward(self, x):\n        return (x + SHIFT) * GAIN + BIAS\n"
+        )
+        (folder / "parts" / "gain.py").write_text(f"GAIN = {number}\n")
+        (folder / "models" / "bias.py").write_text(f"BIAS = {number}0\n")
+        (folder / "shift.py").write_text(f"SHIFT = {number}00\n")
+        names.append(f"{folder}/models/net.py:Net")
+    first, second = (build_model(name) for name in names)
+    torch.testing.assert_close(first(clip()), clip()[:, 0] + 110)
+    torch.testing.assert_close(second(clip()), (clip()[:, 0] + 200) * 2 + 20)
 
 
 def test_neighbours_called_as_our_folders_are_those_beside_the_file(tmp_path):
@@ -229,6 +343,8 @@ def test_a_checkpoint_brings_no_code(net, tmp_path, capsys):
     moved = load_model(path, code=f"{file}:Deep")
     assert "net.py has changed since" in capsys.readouterr().out
     torch.testing.assert_close(moved(clip()), model(clip()) + 1)
+    alike = load_model(path, code=[f"{file}:Deep", net("Deep")])  # of two with this name, that which was trained
+    torch.testing.assert_close(alike(clip()), model(clip()), rtol=0, atol=0)
 
 
 def test_weights_of_other_programs_are_loaded_into_named_code(net, tmp_path):
@@ -241,6 +357,8 @@ def test_weights_of_other_programs_are_loaded_into_named_code(net, tmp_path):
     torch.testing.assert_close(loaded(clip()), model(clip()), rtol=0, atol=0)
     with pytest.raises(InputError, match=r"conv\.weight"):
         load_model(tmp_path / "w.pth", code=net("Net"))
+    with pytest.raises(InputError, match="has no option 'image_size'"):  # and no conflict with other arguments
+        load_recipe(tmp_path / "w.pth", None, code={"code": net("Net"), "image_size": "64"})
 
 
 def test_the_name_in_a_checkpoint_is_never_imported(net, tmp_path):

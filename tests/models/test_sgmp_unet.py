@@ -10,6 +10,7 @@ from torchvision.models.swin_transformer import ShiftedWindowAttentionV2
 from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d
 
 from istd.models import build_model
+from istd.models.model_card import model_card
 from istd.models.ops import window_attention
 from istd.models.ops.mlp import chunked_mlp
 from istd.models.ops.window_attention import FastWindowAttention3d, FastWindowAttentionV2
@@ -162,6 +163,7 @@ def test_a_causal_network_is_guided_by_the_last_frame():
     causal = build_model("sgmp_unet", **NARROW, num_frames=4, causal="true", frame_stride="3").eval()
     assert (published.target_index, published.frame_stride) == (2, 1)
     assert (causal.target_index, causal.frame_stride, causal.options["causal"]) == (3, 3, True)
+    assert "logits [B, 1, H, W] of frame 3 of the clip" in model_card(causal)
     causal.load_state_dict(published.state_dict())
     seen = []
     for network in (published, causal):
