@@ -56,4 +56,5 @@ def box_metrics(frames: FrameSet, entries: list[dict]) -> dict[str, dict]:
     if not boxes:
         return {}
     truth = choose_images(boxes, {frame.image_id for frame in frames.frames})
-    return {"boxes": measure_boxes(truth, entries)._asdict()}
+    sequences = {frame.image_id: frame.sequence for frame in frames.frames}
+    return {"boxes": measure_boxes(truth, entries, sequences=sequences)._asdict()}

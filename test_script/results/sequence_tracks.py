@@ -15,12 +15,14 @@ from istd.test_script.results.tracks import TRACK_COLUMNS, erase_regions, track_
 from istd.utils.files import write_csv
 from istd.utils.images import read_mask
 from istd.utils.metrics.accumulator import group_rows
+from istd.utils.metrics.bootstrap import ratio_intervals
 from istd.utils.metrics.track_metrics import (
     TrackedFrame,
     add_counts,
     count_tracks,
     long_tracks,
     track_metrics,
+    track_terms,
     true_identities,
 )
 from istd.utils.tracking import link
@@ -84,12 +86,14 @@ def _columns(pairs: list[list]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def measure_tracks(sequences: list[SequenceTracks], shortest: int) -> list[dict[str, float]]:
     """`TRACK_METRICS` and their counts over all sequences, a row for each length in `LENGTHS` and for `shortest`.
 
-    `min_track` of a row is the number of detections that a track must have for its detections to count.
+    `min_track` of a row is the number of detections that a track must have for its detections to count; "intervals" are
+    those of a bootstrap over the sequences.
     """
     rows = []
     for length in sorted({*LENGTHS, shortest}):
-        counts = add_counts(count_tracks(sequence.frames, length) for sequence in sequences)
-        rows.append({"min_track": length} | track_metrics(counts) | counts._asdict())
+        counts = [count_tracks(sequence.frames, length) for sequence in sorted(sequences, key=lambda s: s.name)]
+        total, intervals = add_counts(counts), ratio_intervals(list(map(track_terms, counts)), "sequences")
+        rows.append({"min_track": length} | track_metrics(total) | total._asdict() | {"intervals": intervals})
     return rows
 
 

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 from istd.utils.errors import InputError
-from istd.utils.metrics.boxes import BoxMetrics, box_iou, measure_boxes, read_box_files
+from istd.utils.metrics import boxes
+from istd.utils.metrics.bootstrap import draw_units
+from istd.utils.metrics.boxes import BOX_HEADINGS, BoxMetrics, box_iou, box_line, measure_boxes, read_box_files
 
 coco_module = pytest.importorskip("pycocotools.coco")
 evaluator = pytest.importorskip("pycocotools.cocoeval")
@@ -97,6 +99,52 @@ def test_several_categories_as_in_pycocotools(by_category):
     found = measure_boxes(truth, detections, by_category)
     assert found.ap50 == ap50
     assert by_category or found[1:4] == (precision, recall, f1)
+
+
+def resampled(truth, detections, numbers):
+    """The images of these numbers as a set of its own, in which they may occur several times."""
+    boxes, drawn = [], []
+    for image, number in enumerate(numbers, start=1):
+        copies = (
+            [entry | {"image_id": image} for entry in entries if entry["image_id"] == number]
+            for entries in (truth["annotations"], detections)
+        )
+        for entries, copy_of in zip((boxes, drawn), copies, strict=True):
+            entries += copy_of
+    boxes = [box | {"id": count} for count, box in enumerate(boxes, start=1)]
+    images = [{"id": image} for image in range(1, len(numbers) + 1)]
+    return truth | {"images": images, "annotations": boxes}, drawn
+
+
+@pytest.mark.parametrize("categories", [(1,), (3, 1)])
+def test_intervals_are_those_of_resampled_images(monkeypatch, categories):
+    truth, detections = random_case(3, categories)
+    for number, detection in enumerate(detections):
+        detection["score"] += number * 1e-6  # no ties, whose order would be another one
+    monkeypatch.setattr(boxes, "draw_units", lambda units: draw_units(units, 30, 2))
+    names = dict.fromkeys(range(1, 13))
+    result = measure_boxes(truth, detections, sequences=names).intervals
+    assert (result["unit"], result["units"]) == ("images", 12)
+    order = sorted(range(12), key=lambda number: f"image {number}")
+    values = []
+    for drawn in np.concatenate([*draw_units(12, 30, 2)]):
+        numbers = [1 + number for number, count in zip(order, drawn, strict=True) for _ in range(count)]
+        values.append(measure_boxes(*resampled(truth, detections, sorted(numbers)))[:4])
+    for name, column in zip(BOX_HEADINGS, zip(*values, strict=True), strict=True):
+        defined = [value for value in column if value is not None]
+        assert result["metrics"][name] == pytest.approx(np.quantile(defined, [0.025, 0.975]), abs=1e-12), name
+    line = box_line(measure_boxes(truth, detections, sequences=names)._asdict())
+    low, high = result["metrics"]["ap50"]
+    assert f"({100 * low:.2f}-{100 * high:.2f})" in line.split(",")[2]
+
+
+def test_sequences_of_boxes_are_drawn_as_a_whole():
+    truth, detections = random_case(3)
+    few = measure_boxes(truth, detections, sequences={number: f"s{number % 3}" for number in range(1, 13)}).intervals
+    assert (few["unit"], few["units"], few["metrics"]) == ("sequences", 3, {})
+    mixed = {number: "s" if number < 3 else None for number in range(1, 13)}
+    result = measure_boxes(truth, detections, sequences=mixed).intervals
+    assert (result["unit"], result["units"]) == ("sequences and images", 11) and result["metrics"]
 
 
 def test_the_hundred_first_detection_of_an_image_does_not_count():

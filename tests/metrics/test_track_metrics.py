@@ -1,7 +1,6 @@
 """Metrics of tracks on a few frames, by hand."""
 
 import numpy as np
-import pytest
 
 from istd.utils.metrics.track_metrics import (
     NO_IDENTITY,
@@ -11,6 +10,7 @@ from istd.utils.metrics.track_metrics import (
     long_tracks,
     track_cells,
     track_metrics,
+    track_terms,
     true_identities,
 )
 
@@ -70,13 +70,26 @@ def test_each_detection_without_a_track_counts_as_a_track():
 def test_identities_are_the_nearest_listed_targets_or_linked():
     centroids = [(0, np.array([[10.0, 10.0], [30.0, 30.0], [50.0, 5.0]])), (1, np.array([[31.0, 30.0]]))]
     listed = [{4: np.array([30.5, 30.0]), 2: np.array([10.0, 12.9]), 3: np.array([50.0, 8.1])}, {}]
-    assert [own.tolist() for own in true_identities(centroids, listed)] == [[2, 4, NO_IDENTITY], [NO_IDENTITY]]
-    assert [own.tolist() for own in true_identities(centroids, None)] == [[1, 2, 3], [2]]
+    assert [frame.tolist() for frame in true_identities(centroids, listed)] == [[2, 4, NO_IDENTITY], [NO_IDENTITY]]
+    assert [frame.tolist() for frame in true_identities(centroids, None)] == [[1, 2, 3], [2]]
 
 
-def test_the_table_shows_undefined_metrics_as_such():
-    rows = [{"min_track": 1} | track_metrics(count_tracks(FRAMES)), {"min_track": 3} | track_metrics(add_counts([]))]
+def test_the_table_shows_intervals_and_undefined_metrics_as_such():
+    intervals = [{"metrics": {"pd": [0.5, 0.875], "fa": [0.0, 0.002]}}, {"metrics": {}}]
+    lengths, counts = (1, 3), (count_tracks(FRAMES), add_counts([]))
+    rows = [
+        {"min_track": length, "intervals": ends} | track_metrics(total)
+        for length, total, ends in zip(lengths, counts, intervals, strict=True)
+    ]
     head, first, second = track_cells(rows)
-    assert first == ["all", "66.67", "1250.00", "66.67", "0.50", "250.00", "0.50"] and len(head) == len(first)
-    assert second == ["of tracks of at least 3", *["-"] * 6]
-    assert track_metrics(count_tracks([]))["pd"] != pytest.approx(0)  # NaN
+    assert first == ["all", "66.67 (50.00-87.50)", "1250.00 (0.00-2000.00)", "66.67", "0.50", "250.00", "0.50"]
+    assert second == ["of tracks of at least 3", *["-"] * 6] and len(head) == len(first)
+
+
+def test_terms_of_sequences_add_up_to_the_metrics():
+    """What a bootstrap over sequences resamples: here each is drawn once."""
+    counts = [count_tracks(FRAMES), count_tracks(FRAMES, 2)]
+    terms = [track_terms(sequence) for sequence in counts]
+    for name, value in track_metrics(add_counts(counts)).items():
+        numerator, denominator = map(sum, zip(*(sequence[name] for sequence in terms), strict=True))
+        assert numerator / denominator == value, name

@@ -68,7 +68,8 @@ def test_metrics_of_boxes_are_printed_and_are_those_of_pycocotools(dataset, monk
     assert 0 < boxes["ap50"] < 1
     assert (boxes["images"], boxes["boxes"]) == (4, 8)
     report = (dataset / "out" / "report.html").read_text()
-    assert f"<td>all frames</td><td>{100 * boxes['ap50']:.2f}</td>" in report and "<th>AP50 %</th>" in report
+    row = f"<td>all frames</td><td>{100 * boxes['ap50']:.2f}</td>"
+    assert row in report and "<th>AP50 <span>%</span></th>" in report
     index, detections = open_dataset(dataset / "set"), dataset / "out" / "detections_coco.json"
     assert by_pycocotools(coco_truth(index, index.split("test")), detections, dataset) == boxes["ap50"]
     evaluate.main([*options, "--output", str(dataset / "alone.json")])

@@ -6,7 +6,7 @@ Every metric is a ratio of sums over images, so that a resample costs one produc
 AP and AUC follow from the products with the numbers of pixels at each level.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -46,53 +46,71 @@ def bootstrap_intervals(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict:
-    """Intervals that hold `COVERAGE` of the resampled values of each metric.
+    """`ratio_intervals` of each metric that the protocol defines and whose rule is known here.
 
-    curves: of the same images by sequence, None for single images; with them there are intervals of AP and AUC.
-    Returns "unit" (what is resampled: "images", "sequences", or "sequences and images"), "units", their number,
-    "coverage", and under "metrics" [low, high] of each metric that the protocol defines and whose rule is known here,
-    none with fewer than `MIN_UNITS`. The order in which images were measured has no effect if their names differ.
+    curves: of the same images by sequence, None for single images; with them there are intervals of AP and AUC. The
+    order in which images were measured has no effect if their names differ.
     """
     sequences = group_rows(metric.rows, lambda row: row.sequence)
     units = [sequences[name] for name in sorted(sequences)]
     images = sorted((row for row in metric.rows if row.sequence is None), key=lambda row: row.frame or "")
     units += [[row] for row in images]
-    unit = "images" if not sequences else "sequences and images" if images else "sequences"
-    result = {"unit": unit, "units": len(units), "coverage": COVERAGE, "metrics": {}}
-    if len(units) < MIN_UNITS:
-        return result
     terms = [unit_terms(rows, metric.protocol) for rows in units]
-    names = list(terms[0])
-    sums = np.array([[unit[name] for name in names] for unit in terms], np.float64)
-    levels = unit_levels(curves or {})
-    if levels.shape[0] == len(units):  # not so where curves were not measured, or by a version without these counts
-        names += CURVE_AREAS
-    else:
-        levels = None
-    tails = [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2]
-    for name, values in zip(names, resampled_metrics(sums, levels, resamples, seed), strict=True):
-        defined = values[np.isfinite(values)]
-        if len(defined):
-            result["metrics"][name] = np.quantile(defined, tails).tolist()
-    return result
+    unit = unit_name(bool(sequences), bool(images))
+    return ratio_intervals(terms, unit, unit_levels(curves or {}), resamples, seed)
 
 
-def resampled_metrics(sums: np.ndarray, levels: csr_array | None, resamples: int, seed: int) -> np.ndarray:
-    """Every metric over each resample, float64 [metrics, resamples], then AP and AUC if there are `levels`.
+def unit_name(sequences: bool, images: bool) -> str:
+    """What is resampled where there are sequences and where there are single images."""
+    return "images" if not sequences else "sequences and images" if images else "sequences"
 
-    sums: float64 [units, metrics, 2], numerators and denominators; levels: int64 [units, 2 P], see `pool_levels`.
+
+def ratio_intervals(
+    terms: Sequence[Mapping[str, Term]],
+    unit: str,
+    levels: csr_array | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict:
+    """`percentile_intervals` of metrics that are ratios of sums over units, which have the `terms`.
+
+    levels: int64 [units, `POOLED`], the pooled counts of the units, for AP and AUC; with another number of rows, of a
+    set whose curves were not measured, or by a version that kept no counts of images, there are no intervals of them.
     """
-    units, values = len(sums), []
-    random = np.random.default_rng(seed)
-    for start in range(0, resamples, CHUNK):
-        drawn = random.multinomial(units, np.full(units, 1 / units), size=min(CHUNK, resamples - start))
+    if len(terms) < MIN_UNITS:
+        return percentile_intervals(unit, len(terms), {})
+    names = list(terms[0])
+    sums = np.array([[unit_sums[name] for name in names] for unit_sums in terms], np.float64)  # [units, metrics, 2]
+    with_areas = levels is not None and levels.shape[0] == len(terms)
+    values = []
+    for drawn in draw_units(len(terms), resamples, seed):
         totals = np.tensordot(drawn.astype(np.float64), sums, axes=1)  # [resamples, metrics, 2]
         with np.errstate(divide="ignore", invalid="ignore"):
             columns = [*(totals[..., 0] / totals[..., 1]).T]
-        if levels is not None:
+        if with_areas:
             columns += curve_areas(*np.split(drawn @ levels, 2, axis=1))
         values.append(columns)
-    return np.concatenate(values, axis=1)
+    names += CURVE_AREAS if with_areas else ()
+    return percentile_intervals(unit, len(terms), dict(zip(names, np.concatenate(values, axis=1), strict=True)))
+
+
+def draw_units(units: int, resamples: int = RESAMPLES, seed: int = 0) -> Iterator[np.ndarray]:
+    """How often each unit is in each resample: int64 [up to `CHUNK`, units] until there are so many resamples."""
+    random = np.random.default_rng(seed)
+    for start in range(0, resamples, CHUNK):
+        yield random.multinomial(units, np.full(units, 1 / units), size=min(CHUNK, resamples - start))
+
+
+def percentile_intervals(unit: str, units: int, values: Mapping[str, np.ndarray]) -> dict:
+    """Intervals that hold `COVERAGE` of the values of each metric, float64 [resamples], without NaN.
+
+    Returns "unit" (what was resampled: "images", "sequences", or "sequences and images"), "units", their number,
+    "coverage", and "metrics", [low, high] by name; none with fewer than `MIN_UNITS`.
+    """
+    tails = [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2]
+    defined = {name: column[np.isfinite(column)] for name, column in values.items()}
+    intervals = {name: np.quantile(column, tails).tolist() for name, column in defined.items() if len(column)}
+    return {"unit": unit, "units": units, "coverage": COVERAGE, "metrics": intervals}
 
 
 def unit_levels(curves: Mapping[str | None, CurveAccumulator]) -> csr_array:

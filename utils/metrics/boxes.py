@@ -12,12 +12,14 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from istd.utils.errors import InputError
 from istd.utils.files import read_text
+from istd.utils.metrics.bootstrap import MIN_UNITS, draw_units, percentile_intervals, unit_name
+from istd.utils.metrics.tables import with_interval
 
 MIN_IOU = 0.5
 MAX_DETECTIONS = 100  # of an image and category, those with the highest scores
@@ -31,6 +33,7 @@ class BoxMetrics(NamedTuple):
     """Ratios; None where they are undefined: without annotated boxes, or below a recall of 0.01 for precision and F1.
 
     Of several categories, the means over those with boxes. `boxes` counts the annotated boxes without crowds.
+    `intervals`: of the four ratios, see `percentile_intervals`; None where they were not asked for.
     """
 
     ap50: float | None
@@ -40,14 +43,34 @@ class BoxMetrics(NamedTuple):
     images: int
     boxes: int
     detections: int
+    intervals: dict | None = None
 
 
-def measure_boxes(truth: Mapping, detections: Iterable[Mapping], by_category: bool = True) -> BoxMetrics:
+class Matches(NamedTuple):
+    """The n detections of a category (or of all as one), the highest score first, and the annotated boxes.
+
+    right, counted: bool [n], whether a detection is right, and whether it counts. image: int64 [n], the number of its
+    image. boxes: int64 [images], annotated boxes without crowds.
+    """
+
+    right: np.ndarray
+    counted: np.ndarray
+    image: np.ndarray
+    boxes: np.ndarray
+
+
+def measure_boxes(
+    truth: Mapping,
+    detections: Iterable[Mapping],
+    by_category: bool = True,
+    sequences: Mapping[Any, str | None] | None = None,
+) -> BoxMetrics:
     """Measure detections {"image_id", "category_id", "bbox", "score"} by a ground truth in COCO's format.
 
     Boxes are [x, y, width, height] in px. Without `by_category` all categories count as one, else detections of other
-    categories than the ground truth's are left out. Raises `InputError` where entries lack values, a detection names
-    an image that the ground truth lacks, all of them name other categories, or two annotations have one id.
+    categories than the ground truth's are left out. sequences: the sequence of each image id, None for a single image;
+    with them there are intervals. Raises `InputError` where entries lack values, a detection names an image that the
+    ground truth lacks, all of them name other categories, or two annotations have one id.
     """
     detections = list(detections)
     _check(truth, detections, by_category)
@@ -55,22 +78,11 @@ def measure_boxes(truth: Mapping, detections: Iterable[Mapping], by_category: bo
     categories = sorted({category["id"] for category in truth["categories"]})
     groups = [[category] for category in categories] if by_category else [categories]
     annotated, detected = _by_image_and_category(truth["annotations"]), _by_image_and_category(detections)
-    precisions, recalls, count = [], [], 0
-    for group in groups:
-        matches, boxes = _match_images(images, group, annotated, detected)
-        count += boxes
-        if boxes:
-            precision, recall = _curve(matches, boxes)
-            precisions.append(precision)
-            recalls.append(recall)
-    if not precisions:
-        return BoxMetrics(None, None, None, None, len(images), count, len(detections))
-    ap50 = float(np.mean(np.stack(precisions, axis=1)))
-    pairs = [(_precision_up_to(*pair), pair[1]) for pair in zip(precisions, recalls, strict=True)]
-    defined = [(precision, recall) for precision, recall in pairs if precision is not None]
-    precision = float(np.mean([precision for precision, _ in defined])) if defined else None
-    f1 = float(np.mean([2 * r * p / (r + p) for p, r in defined])) if defined else None
-    return BoxMetrics(ap50, precision, float(np.mean(recalls)), f1, len(images), count, len(detections))
+    matches = [_match_images(images, group, annotated, detected) for group in groups]
+    weights = np.ones(len(images), np.int64)
+    boxes = sum(int(group.boxes.sum()) for group in matches)
+    intervals = None if sequences is None else _intervals(matches, [sequences[image] for image in images])
+    return BoxMetrics(*_ratios(matches, weights), len(images), boxes, len(detections), intervals)
 
 
 def read_box_files(truth: Path, detections: Path) -> tuple[dict, list[dict]]:
@@ -92,8 +104,9 @@ def box_line(metrics: Mapping) -> str:
 
 
 def box_cells(metrics: Mapping) -> list[str]:
-    """The values of `BOX_HEADINGS` in percent, '-' where a metric is undefined."""
-    return ["-" if metrics[name] is None else f"{100 * metrics[name]:.2f}" for name in BOX_HEADINGS]
+    """The values of `BOX_HEADINGS` in percent with their intervals, '-' where a metric is undefined."""
+    intervals = metrics["intervals"]["metrics"] if metrics["intervals"] else {}
+    return [with_interval(metrics[name], intervals.get(name)) for name in BOX_HEADINGS]
 
 
 def _read(path: Path) -> dict | list:
@@ -147,27 +160,23 @@ def _by_image_and_category(entries: Iterable[Mapping]) -> dict[tuple, list[Mappi
     return groups
 
 
-def _match_images(
-    images: list, categories: list, annotated: Mapping, detected: Mapping
-) -> tuple[tuple[np.ndarray, np.ndarray], int]:
-    """Whether the detections of all images are right and whether they count, bool [n], the highest score first.
-
-    Also the number of annotated boxes without crowds.
-    """
-    scores, right, counted, boxes = [], [], [], 0
-    for image in images:
+def _match_images(images: list, categories: list, annotated: Mapping, detected: Mapping) -> Matches:
+    scores, right, counted, numbers, boxes = [], [], [], [], []
+    for number, image in enumerate(images):
         truths = [entry for category in categories for entry in annotated.get((image, category), ())]
         chosen = [entry for category in categories for entry in detected.get((image, category), ())]
         truths.sort(key=lambda entry: bool(entry.get("iscrowd")))  # crowds last
         chosen = sorted(chosen, key=lambda entry: -entry["score"])[:MAX_DETECTIONS]
-        boxes += sum(not entry.get("iscrowd") for entry in truths)
+        boxes.append(sum(not entry.get("iscrowd") for entry in truths))
         matched = match(truths, chosen)
         scores += [entry["score"] for entry in chosen]
         # An annotation with the id 0 counts as not found in COCOeval, whose matches are ids.
         right += [truth is not None and truth["id"] != 0 for truth in matched]
         counted += [truth is None or not truth.get("iscrowd") for truth in matched]
+        numbers += [number] * len(chosen)
     order = np.argsort(-np.array(scores, np.float64), kind="stable")
-    return (np.array(right, bool)[order], np.array(counted, bool)[order]), boxes
+    columns = (np.array(right, bool), np.array(counted, bool), np.array(numbers, np.int64))
+    return Matches(*(column[order] for column in columns), np.array(boxes, np.int64))
 
 
 def match(truths: list[Mapping], detections: list[Mapping]) -> list[Mapping | None]:
@@ -205,10 +214,35 @@ def box_iou(truths: list[Mapping], detections: list[Mapping]) -> np.ndarray:
     return np.divide(shared, union, out=np.zeros_like(shared), where=shared > 0)
 
 
-def _curve(matches: tuple[np.ndarray, np.ndarray], boxes: int) -> tuple[np.ndarray, float]:
+def _intervals(matches: list[Matches], sequences: list[str | None]) -> dict:
+    """`percentile_intervals` of the four ratios; sequences: of each image, None for a single image."""
+    names = [f"image {number}" if name is None else f"sequence {name}" for number, name in enumerate(sequences)]
+    units, unit_of_image = np.unique(names, return_inverse=True)
+    resampled = draw_units(len(units)) if len(units) >= MIN_UNITS else ()
+    values = [_ratios(matches, drawn[unit_of_image]) for chunk in resampled for drawn in chunk]
+    columns = np.array(values, np.float64).T  # None becomes NaN
+    unit = unit_name(any(name is not None for name in sequences), None in sequences)
+    return percentile_intervals(unit, len(units), dict(zip(BOX_HEADINGS, columns, strict=False)))
+
+
+def _ratios(matches: list[Matches], weights: np.ndarray) -> tuple[float | None, ...]:
+    """AP50, precision, recall and F1 of the images, each taken `weights` times, int64 [images]."""
+    curves = [_curve(group, weights, boxes) for group in matches if (boxes := int(weights @ group.boxes))]
+    if not curves:
+        return None, None, None, None
+    ap50 = float(np.mean(np.stack([precision for precision, _ in curves], axis=1)))
+    pairs = [(_precision_up_to(*curve), curve[1]) for curve in curves]
+    defined = [(precision, recall) for precision, recall in pairs if precision is not None]
+    precision = float(np.mean([precision for precision, _ in defined])) if defined else None
+    f1 = float(np.mean([2 * r * p / (r + p) for p, r in defined])) if defined else None
+    return ap50, precision, float(np.mean([recall for _, recall in curves])), f1
+
+
+def _curve(matches: Matches, weights: np.ndarray, boxes: int) -> tuple[np.ndarray, float]:
     """Interpolated precision at the `RECALL_LEVELS`, float64 [101], and the recall of all detections."""
-    right, counted = matches
-    hits, false = np.cumsum(right & counted).astype(float), np.cumsum(~right & counted).astype(float)
+    times = weights[matches.image]
+    hits = np.cumsum(times * (matches.right & matches.counted)).astype(float)
+    false = np.cumsum(times * (~matches.right & matches.counted)).astype(float)
     recall, precision = hits / boxes, hits / (false + hits + np.spacing(1))
     precision = np.maximum.accumulate(precision[::-1])[::-1]
     places = np.searchsorted(recall, RECALL_LEVELS, side="left")

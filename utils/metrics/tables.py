@@ -55,6 +55,13 @@ def format_metric(name: str, value: float | None) -> str:
     return "-" if value is None or math.isnan(value) else f"{value * HEADINGS[name][1]:.2f}"
 
 
+def with_interval(value: float | None, ends: Sequence[float] | None, factor: float = 100) -> str:
+    """A number times `factor`, with its interval: "94.68 (91.88-97.36)"; '-' if it is undefined or NaN."""
+    if value is None or math.isnan(value):
+        return "-"
+    return f"{value * factor:.2f}" + (f" ({ends[0] * factor:.2f}-{ends[1] * factor:.2f})" if ends else "")
+
+
 def metrics_line(metrics: Mapping[str, float | None]) -> str:
     """The MAIN metrics in one line, without those that are undefined: "IoU 86.42 %, Fa 10.81 x1e-6"."""
     defined = {name: metrics.get(name) for name in MAIN if format_metric(name, metrics.get(name)) != "-"}

@@ -1,15 +1,15 @@
 """Metrics of tracks: which targets were ever found and when, false tracks, and changes of identity; with Pd and Fa of
 what is kept when short tracks are dropped."""
 
-import math
 from collections.abc import Iterable
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from istd.utils.metrics.matching import MATCH_DISTANCE, best_pairs
 from istd.utils.metrics.rules import ratio
+from istd.utils.metrics.tables import with_interval
 from istd.utils.tracking import link
 
 NO_IDENTITY = -1  # of a true region that no listed target explains
@@ -100,8 +100,8 @@ def add_counts(counts: Iterable[TrackCounts]) -> TrackCounts:
     return TrackCounts(*map(sum, zip(TrackCounts(), *counts, strict=True)))
 
 
-def track_metrics(counts: TrackCounts) -> dict[str, float]:
-    """The `TRACK_METRICS` as ratios, NaN for 0 / 0.
+def track_terms(counts: TrackCounts) -> dict[str, tuple[int, int]]:
+    """Numerator and denominator of each of the `TRACK_METRICS`.
 
     `pd` and `fa` are per frame, as in the protocol `standard`. `found_rate`: share of the targets that are detected at
     least once. `mean_delay`: frames from a found target's first one to its first detection. `false_track_rate`: tracks
@@ -109,22 +109,28 @@ def track_metrics(counts: TrackCounts) -> dict[str, float]:
     one of its detections to the next, mean.
     """
     return {
-        "pd": ratio(counts.hits, counts.regions),
-        "fa": ratio(counts.false_pixels, counts.pixels),
-        "found_rate": ratio(counts.found, counts.targets),
-        "mean_delay": ratio(counts.delay, counts.found),
-        "false_track_rate": ratio(counts.false_tracks, counts.frames),
-        "fragmentation": ratio(counts.changes, counts.found),
+        "pd": (counts.hits, counts.regions),
+        "fa": (counts.false_pixels, counts.pixels),
+        "found_rate": (counts.found, counts.targets),
+        "mean_delay": (counts.delay, counts.found),
+        "false_track_rate": (counts.false_tracks, counts.frames),
+        "fragmentation": (counts.changes, counts.found),
     }
 
 
-def track_cells(rows: list[dict[str, float]]) -> list[list[str]]:
-    """The heading and a line of text cells for each of `rows`: `min_track` and the `TRACK_METRICS`."""
+def track_metrics(counts: TrackCounts) -> dict[str, float]:
+    """The `TRACK_METRICS` as ratios, NaN for 0 / 0."""
+    return {name: ratio(*terms) for name, terms in track_terms(counts).items()}
+
+
+def track_cells(rows: list[dict[str, Any]]) -> list[list[str]]:
+    """The heading and a line of text cells for each of `rows`: `min_track`, and the `TRACK_METRICS` with intervals."""
     lines = [["detections kept", *(heading for heading, _ in TRACK_METRICS.values())]]
     for row in rows:
         title = "all" if row["min_track"] == 1 else f"of tracks of at least {row['min_track']}"
-        values = [(row[name], factor) for name, (_, factor) in TRACK_METRICS.items()]
-        lines.append([title, *("-" if math.isnan(value) else f"{value * factor:.2f}" for value, factor in values)])
+        intervals = row["intervals"]["metrics"]
+        cells = [with_interval(row[name], intervals.get(name), factor) for name, (_, factor) in TRACK_METRICS.items()]
+        lines.append([title, *cells])
     return lines
 
 
