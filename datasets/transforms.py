@@ -86,7 +86,9 @@ def resize(frames: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Nearest-neighbour resize of a mask [H, W]."""
+    """Nearest-neighbour resize of a mask [H, W]; no change where sizes agree."""
+    if mask.shape == (height, width):
+        return mask
     return mask[np.ix_(nearest_indices(mask.shape[0], height), nearest_indices(mask.shape[1], width))]
 
 

@@ -14,7 +14,14 @@ from istd.datasets.presets import (
     build_transform,
     crop_train,
 )
-from istd.datasets.transforms import crop_around, linear_weights, nearest_indices, resample, short_side_size
+from istd.datasets.transforms import (
+    crop_around,
+    linear_weights,
+    nearest_indices,
+    resample,
+    resize_mask,
+    short_side_size,
+)
 from istd.utils.errors import InputError
 
 MEAN = torch.tensor((0.485, 0.456, 0.406)).view(3, 1, 1)
@@ -40,6 +47,12 @@ def test_nearest_indices_are_pillows(length, new_length):
     signal = torch.arange(float(length)).view(1, length, 1)
     expected = tv.resize(signal, [new_length, 1], InterpolationMode.NEAREST_EXACT)[0, :, 0]
     assert nearest_indices(length, new_length).tolist() == expected.int().tolist()
+
+
+def test_a_mask_is_resized_to_the_nearest_pixels_and_not_at_all_where_sizes_agree():
+    mask = np.array([[True, False], [False, True]])
+    assert resize_mask(mask, 2, 4).astype(int).tolist() == [[1, 1, 0, 0], [0, 0, 1, 1]]
+    assert resize_mask(mask, 2, 2) is mask
 
 
 def test_resample_acts_on_rows_and_columns():
