@@ -13,17 +13,18 @@ from typing import Any
 
 from tqdm.contrib.concurrent import thread_map
 
-from istd.datasets import Frame, Sequence
+from istd.datasets import Sequence
 from istd.test_script.classical_detectors import DETECTORS
 from istd.test_script.options import add_part_options, add_range_option, command_parser, open_part
+from istd.test_script.results.frame_set import FrameRef, choose_frames, dataset_frames, read_names
 from istd.test_script.results.result_files import frame_file, write_map
+from istd.test_script.results.run_folder import RUN
 from istd.utils.distributed import cores_of_process
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import write_json
 from istd.utils.folder_lock import locked_folder
 from istd.utils.grey_levels import SEQUENCE, GreyScale, RangeRule, range_value, spread
-from istd.utils.images import read_list
-from istd.utils.metrics.saved_maps import key_names
+from istd.utils.images import read_pixels
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -31,34 +32,27 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     index = open_part(args)
     print(index.summary)
-    single, rule = index.info.kind == "images", args.range or SEQUENCE
-    frames = [
-        (None if single else sequence.name, frame, scale)
-        for sequence in index.split(args.split)
-        for scale in [grey_scale(sequence, rule)]
-        for frame in sequence.frames
-        if frame.has_mask
-    ]
+    sequences, rule = index.split(args.split), args.range or SEQUENCE
+    frames = dataset_frames(index, sequences)
     if args.list:
-        names = set(read_list(args.list))
-        frames = [row for row in frames if names & set(key_names((row[0], row[1].name)))]
-    if not frames:
-        raise InputError(f"--list {args.list} names no frame of {index.info.name} ({args.split}); check its names")
+        frames = choose_frames(frames, read_names(args.list))
+    scales = {sequence.name: grey_scale(sequence, rule) for sequence in sequences}
     output = args.output_dir or Path("predict") / index.info.name / args.method
     run = {"method": args.method, "dataset": index.info.name, "root": str(index.root), "range": range_value(rule)}
     with locked_folder(output):
-        if not _same_run(output / "run.json", run) and any(output.rglob("*.npy")):
+        if not _same_run(output / RUN, run) and any(output.rglob("*.npy")):
             raise InputError(f"{output} holds the maps of another run; choose another --output_dir, or remove it")
-        write_json(output / "run.json", run)
+        write_json(output / RUN, run)
 
-        def write(job: tuple[str | None, Frame, GreyScale]) -> None:
-            sequence, frame, scale = job
-            path = frame_file(output, sequence, frame.name, ".npy")
+        def write(frame: FrameRef) -> None:
+            path = frame_file(output, frame.sequence, frame.name, ".npy")
             if not path.exists():
-                write_map(path, DETECTORS[args.method](scale(frame.read_image())))
+                grey = scales[frame.row_names[0]](read_pixels(frame.image))
+                write_map(path, DETECTORS[args.method](grey))
 
-        thread_map(write, frames, max_workers=cores_of_process(), desc=args.method, unit="image", disable=None)
-    print(f"{len(frames)} maps in {output}; measure them with --normalize of test_script.evaluate")
+        workers = cores_of_process()
+        thread_map(write, frames.frames, max_workers=workers, desc=args.method, unit="image", disable=None)
+    print(f"{len(frames.frames)} maps in {output}; measure them with --normalize of test_script.evaluate")
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

@@ -12,9 +12,9 @@ measures boxes in COCO's format, of any detector: AP50, precision, recall and F1
 """
 
 import argparse
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from istd.datasets import Sequence
 from istd.datasets.fingerprint import fingerprint
@@ -26,32 +26,28 @@ from istd.test_script.options import (
     add_part_options,
     add_pictures_option,
     add_track_options,
-    check_pictures,
-    check_track_options,
     command_parser,
     open_part,
 )
-from istd.test_script.results.coco_results import set_entries
-from istd.test_script.results.frame_set import FrameSet, dataset_frames, dataset_pairs, pair_frames
+from istd.test_script.results.frame_set import (
+    FrameSet,
+    choose_frames,
+    dataset_frames,
+    dataset_pairs,
+    pair_frames,
+    read_names,
+)
 from istd.test_script.results.result_files import write_image_metrics
-from istd.test_script.results.set_results import print_metrics, run_name, set_metrics, set_name
+from istd.test_script.results.set_results import print_metrics, write_set_curves
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import check_writable, write_json
-from istd.utils.images import IMAGE_SUFFIXES, file_key, read_list
+from istd.utils.images import IMAGE_SUFFIXES, file_key
 from istd.utils.metrics import build_metrics
 from istd.utils.metrics.accumulator import ImageCounts
 from istd.utils.metrics.boxes import box_line, measure_boxes, read_box_files
-from istd.utils.metrics.curves import merge_curves
 from istd.utils.metrics.map_files import mask_values
 from istd.utils.metrics.saved_maps import Pair, find_pairs, key_names, list_files, read_groups, shown
-from istd.utils.metrics.tables import (
-    areas_table,
-    metrics_table,
-    protocols_text,
-    text_table,
-)
-from istd.utils.metrics.track_metrics import track_cells
-from istd.utils.plots import write_curves
+from istd.utils.metrics.tables import areas_table, metrics_table, protocols_text
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -95,40 +91,26 @@ def main(argv: list[str] | None = None) -> None:
     if args.boxes or args.detections:
         evaluate_boxes(args)
         return
-    job, pairs = prepare_job(args)
-    if args.output_dir:
-        check_separate(args)
+    frames, pairs, origin = find_maps(args)
+    job = prepare_job(args, frames, pairs, origin)
     groups = read_groups(args.groups, pairs) if args.groups else {}
     for file in (args.output, args.per_image, args.curves and args.curves / "curves.csv"):
         if file:
             check_writable(file)
 
-    tracks, notes = [], job.notes
-    if args.output_dir:
-        results, _, tracks, notes = measure_set(job, args.output_dir)
-    else:
-        wanted = "standard" in job.facts["protocols"] or args.curves is not None
-        results = measure_maps(job, with_curves=job.with_curves and wanted)
-    metrics = set_metrics(results, job.frames, set_entries(job.frames, results.detections))
-
     def group(row: ImageCounts) -> str | None:
         return next((groups[name] for name in key_names((row.sequence, row.frame)) if name in groups), None)
 
-    for name, metric in results.metrics.items() if groups else ():
-        metrics[name]["groups"] = metric.split(group)
+    results, metrics, tracks, notes = measure_set(job, args.output_dir) if args.output_dir else measure_maps(job)
+    if groups:
+        metrics = {name: metrics[name] | {"groups": metric.split(group)} for name, metric in results.metrics.items()}
     if args.output:
         write_json(args.output, metrics)
     if args.per_image:
         write_image_metrics(args.per_image, results.metrics)
-    curves = []
-    if args.curves and job.with_curves:
-        runs = {run_name(job.facts): merge_curves(results.curves.values()).compute()}
-        curves = write_curves(runs, args.curves, f"{set_name(job.facts)}, protocol standard")
-    print_results(metrics)
-    for note in notes:
-        print(note)
-    if tracks:
-        print(f"\ntracks, protocol standard:\n{text_table(track_cells(tracks))}")
+    curves = write_set_curves(args.curves, results, job.facts) if args.curves and job.with_curves else []
+    print_metrics(metrics, notes=notes, tracks=tracks)
+    print_parts(metrics)
     for file in curves:
         print(f"wrote {file}")
     if args.output_dir:
@@ -137,35 +119,36 @@ def main(argv: list[str] | None = None) -> None:
         print("nothing was written; --output_dir DIR writes a report, tables, curves, detections and tracks")
 
 
-def prepare_job(args: argparse.Namespace) -> tuple[Job, list[Pair]]:
-    """The job of measuring the saved maps, and their files; `InputError` for whatever the user can have got wrong."""
+def find_maps(args: argparse.Namespace) -> tuple[FrameSet, list[Pair], dict[str, Any]]:
+    """The frames to measure, their maps and masks, and their origin; `InputError` where these do not fit."""
     if args.predictions is None:
         raise InputError("--predictions is missing; give the folder of predictions")
     if (args.masks is None) == (args.dataset is None):
         problem = "is missing" if args.masks is None else "and --dataset are both given"
         raise InputError(f"--masks {problem}; give the folder of masks, or the dataset that has them with --dataset")
-    check_track_options(args.min_track, args.track_speed)
-    protocols = [metric.protocol for metric in build_metrics(args.protocol or ["standard"]).values()]
-    names = set(read_list(args.list)) if args.list else None
-    if args.list and not names:
-        raise InputError(f"--list {args.list} is empty; expected a name in each line")
-    if args.dataset:
-        if args.images:
-            raise InputError("--images is for --masks; a --dataset has its images")
-        index = open_part(args)
-        origin = {"split_source": index.split_source, "left_out": list(index.left_out)}
-        frames, part = dataset_frames(index, index.split(args.split)), args.split
-        if names:
-            frames, part = choose_frames(frames, names), f"{part}, {args.list.stem}"
-        pairs = dataset_pairs(args.predictions, frames.frames, args.suffix)
-    else:
-        origin = {}
+    names = read_names(args.list) if args.list else None
+    if args.masks:
         pairs = find_pairs(args.predictions, args.masks, names, args.suffix)
-        part = args.list.stem if args.list else "all"
         frames = pair_frames(args.masks.resolve().parent.name, pairs, find_images(args.images, pairs))
+        return frames, pairs, {"dataset": frames.name, "split": args.list.stem if args.list else "all"}
+    if args.images:
+        raise InputError("--images is for --masks; a --dataset has its images")
+    index = open_part(args)
+    frames, part = dataset_frames(index, index.split(args.split)), args.split
+    if names:
+        frames, part = choose_frames(frames, names), f"{part}, {args.list.stem}"
+    origin = {"dataset": frames.name, "split": part, "split_source": index.split_source}
+    return frames, dataset_pairs(args.predictions, frames.frames, args.suffix), origin | {"left_out": [*index.left_out]}
+
+
+def prepare_job(args: argparse.Namespace, frames: FrameSet, pairs: list[Pair], origin: dict[str, Any]) -> Job:
+    """The job of measuring saved maps, from what `find_maps` returned; `InputError` for options that do not fit."""
+    protocols = [metric.protocol for metric in build_metrics(args.protocol or ["standard"]).values()]
     if args.min_track > 1 and not (args.output_dir and frames.in_sequences):
         needed = f"{frames.name} has single images" if args.output_dir else "without --output_dir there are no tracks"
         raise InputError(f"--min_track {args.min_track}: {needed}; give a folder for sequences, or leave it out")
+    if args.output_dir:
+        check_separate(args)
     scale = "logit" if args.logits else "normalize" if args.normalize else "probability"
     two_values = None if args.logits else mask_values(pair.prediction for pair in pairs)
     notes = []
@@ -173,8 +156,6 @@ def prepare_job(args: argparse.Namespace) -> tuple[Job, list[Pair]]:
         low, high = two_values
         notes.append(f"note: the predictions are masks of the values {low:g} and {high:g}: no AP, AUC, curves")
     facts = {
-        "dataset": frames.name,
-        "split": part,
         **origin,
         "model": method_name(args.predictions),
         "predictions": str(args.predictions),
@@ -183,25 +164,13 @@ def prepare_job(args: argparse.Namespace) -> tuple[Job, list[Pair]]:
         **{name: getattr(args, name) for name in TRACK_OPTIONS},
         "save_maps": None,
         "frames": len(pairs),
-        "data": fingerprint(pair_sequences(pairs)),
+        "data": fingerprint(Sequence(p.sequence or "", (Frame(p.frame, p.prediction, p.mask),)) for p in pairs),
         "protocols": [protocol.name for protocol in protocols],
     }
+    asked = "standard" in facts["protocols"] or args.output_dir or args.curves  # AP and AUC belong to standard
+    with_curves = bool(asked) and two_values is None
     maps = partial(saved_maps, pairs=pairs, scale=scale, two_values=two_values)
-    return Job(frames, maps, protocols, facts, notes, two_values is None, check_pictures(args.report_pictures)), pairs
-
-
-def pair_sequences(pairs: list[Pair]) -> list[Sequence]:
-    """The maps and their masks as `fingerprint` takes them."""
-    return [Sequence(pair.sequence or "", (Frame(pair.frame, pair.prediction, pair.mask),)) for pair in pairs]
-
-
-def choose_frames(frames: FrameSet, names: set[str]) -> FrameSet:
-    """The frames that `names` (NAME, SEQUENCE or SEQUENCE/NAME) name; `InputError` for a name of no frame."""
-    keys = {frame: set(key_names((frame.sequence, frame.name))) for frame in frames.frames}
-    wanted = {file_key(name) for name in names}
-    if missing := sorted(wanted - set().union(*keys.values())):
-        raise InputError(f"{frames.name} has no {shown(missing)} of the list in this split; check the list's names")
-    return replace(frames, frames=[frame for frame, called in keys.items() if called & wanted])
+    return Job(frames, maps, protocols, facts, notes, with_curves, args.report_pictures)
 
 
 def evaluate_boxes(args: argparse.Namespace) -> None:
@@ -245,16 +214,15 @@ def find_images(folder: Path | None, pairs: list[Pair]) -> dict[tuple[str | None
     return {names: files[key] for names, key in keys.items()}
 
 
-def print_results(results: dict[str, dict]) -> None:
-    """Print all protocols, then the first one by target area, sequence and group."""
-    first, result = next(iter(results.items()))
-    print_metrics(results)
-    print(f"\nPd by target area in px ({first})\n{areas_table(result['by_area'])}")
-    if "sequences" in result:
-        sequences = result["sequences"] | {"mean of sequences": result["sequence_mean"]}
-        print(f"\n{metrics_table(sequences, f'sequence ({first})')}")
-    if "groups" in result:
-        print(f"\n{metrics_table(result['groups'], f'group ({first})')}")
+def print_parts(metrics: dict[str, dict]) -> None:
+    """Print the metrics of the first protocol by target area, sequence and group."""
+    protocol, first = next(iter(metrics.items()))
+    print(f"\nPd by target area in px ({protocol})\n{areas_table(first['by_area'])}")
+    if "sequences" in first:
+        sequences = first["sequences"] | {"mean of sequences": first["sequence_mean"]}
+        print(f"\n{metrics_table(sequences, f'sequence ({protocol})')}")
+    if "groups" in first:
+        print(f"\n{metrics_table(first['groups'], f'group ({protocol})')}")
 
 
 if __name__ == "__main__":

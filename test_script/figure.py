@@ -17,7 +17,14 @@ from PIL import Image
 
 from istd.test_script.media.frame_sources import find_sources
 from istd.test_script.media.overlay import Trails, draw_overlay
-from istd.test_script.options import add_model_options, code_options, command_parser, predictor_options
+from istd.test_script.options import (
+    COUNT,
+    add_model_options,
+    add_number,
+    code_options,
+    command_parser,
+    predictor_options,
+)
 from istd.test_script.predict import DEFAULT_WEIGHTS
 from istd.test_script.predictor import FrameResult, Predictor
 from istd.test_script.results.result_files import write_png
@@ -42,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     (source, *others) = find_sources(args.input)
     if others:
-        raise InputError(f"--input {args.input} has {len(others) + 1} sequences; give the folder of a single one")
+        raise InputError(f"--input {args.input} has {len(others) + 1} sequences; give the folder of a single sequence")
     checkpoint = args.model_path or find_checkpoint(DEFAULT_WEIGHTS)
     options = predictor_options(args) | {"threshold": args.threshold}
     predictor = Predictor.from_checkpoint(checkpoint, args.device, args.image_size, code_options(args), **options)
@@ -71,13 +78,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--output", type=Path, required=True, help="the picture: .png, or .webp or .gif, which are animated")
     add_model_options(parser, path_required=False)
     add("--threshold", type=float, default=0.5, help="probability threshold; default 0.5")
-    add("--frames", type=int, default=90, help="frames of an animation to predict, from the first; default 90")
-    add("--every", type=int, default=3, metavar="N", help="show every Nth of them; default 3")
+    add_number(parser, "--frames", COUNT, default=90, help="frames of an animation to predict; default the first 90")
+    add_number(parser, "--every", COUNT, default=3, metavar="N", help="show every Nth of them; default 3")
     args = parser.parse_args(argv)
     if args.output.suffix not in (".png", *ANIMATED):
         raise InputError(f"--output is {args.output}; expected a name that ends in .png, .webp or .gif")
-    if args.frames < 1 or args.every < 1:
-        raise InputError(f"--frames is {args.frames} and --every is {args.every}; expected at least 1")
     return args
 
 

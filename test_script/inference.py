@@ -18,8 +18,6 @@ score maps, curves, and the metrics by protocol remain those of the network alon
 
 import argparse
 import hashlib
-from collections.abc import Iterable
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,7 @@ from typing import Any
 import torch
 
 from istd.datasets import DatasetIndex, open_datasets
-from istd.datasets.catalog import DatasetInfo, PublishedMetrics
+from istd.datasets.catalog import DatasetInfo
 from istd.datasets.fingerprint import fingerprint
 from istd.datasets.index import split_names
 from istd.datasets.targets import TARGET_TABLE
@@ -35,14 +33,14 @@ from istd.datasets.usable import data_lines, trained_on_line, usable_index
 from istd.test_script.map_sources import network_maps
 from istd.test_script.measurement import Job, measure_set
 from istd.test_script.options import (
+    NATURAL,
     TRACK_OPTIONS,
     add_model_options,
+    add_number,
     add_part_options,
     add_pictures_option,
     add_range_option,
     add_track_options,
-    check_pictures,
-    check_track_options,
     code_options,
     command_parser,
     predictor_options,
@@ -58,8 +56,6 @@ from istd.utils.errors import InputError, run_main
 from istd.utils.folder_lock import locked_folder
 from istd.utils.grey_levels import range_value
 from istd.utils.metrics import PROTOCOLS, Protocol, build_metrics
-from istd.utils.metrics.tables import metrics_table, text_table
-from istd.utils.metrics.track_metrics import track_cells
 from istd.utils.names import printable
 
 GPU_WORKERS = 4
@@ -67,33 +63,22 @@ MEMORY_ADVICE = "lower --batch_size, or give --tile"  # of `run_main`
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Measure a checkpoint on the given datasets."""
+    """Measure a checkpoint on the datasets of the command line; called in each process."""
     args = parse_arguments(argv)
     with process_group(args.device) as device:
-        run(args, device)
-
-
-def run(args: argparse.Namespace, device: torch.device) -> None:
-    """Measure all datasets; called in each process."""
-    metrics = {}
-    jobs = prepare_jobs(open_datasets(args.dataset, args.data_root, args.split_folder), args, device)
-    folder = args.output_dir or default_folder("+".join(job.frames.name for job in jobs), args.model_path)
-    if len(jobs) == 1:
-        measure_dataset(jobs[0], folder, args.resume)
-        return
-    with locked_folder(folder) if is_main() else nullcontext():
-        for job in jobs:
-            metrics[job.frames.name] = measure_dataset(job, folder / job.frames.name, args.resume)
-        if is_main():
-            write_dataset_table(folder / "per_dataset.csv", metrics)
+        jobs = prepare_jobs(open_datasets(args.dataset, args.data_root, args.split_folder), args, device)
+        folder = args.output_dir or default_folder("+".join(job.frames.name for job in jobs), args.model_path)
+        if len(jobs) == 1:
+            measure_dataset(jobs[0], folder, args.resume)
+            return
+        with locked_folder(folder):
+            metrics = {job.frames.name: measure_dataset(job, folder / job.frames.name, args.resume) for job in jobs}
+            if is_main():
+                write_dataset_table(folder / "per_dataset.csv", metrics)
 
 
 def prepare_jobs(indices: list[DatasetIndex], args: argparse.Namespace, device: torch.device) -> list[Job]:
     """One job for each dataset, with the network of `args`; `InputError` for whatever the user can have got wrong."""
-    if args.num_workers is not None and args.num_workers < 0:
-        raise InputError(f"--num_workers is {args.num_workers}; expected 0 or more")
-    check_track_options(args.min_track, args.track_speed)
-    pictures = check_pictures(args.report_pictures)
     model, settings = load_recipe(
         args.model_path, args.image_size, [index.info for index in indices], code_options(args)
     )
@@ -135,7 +120,8 @@ def prepare_jobs(indices: list[DatasetIndex], args: argparse.Namespace, device: 
         maps = partial(network_maps, dataset=dataset, predictor=predictor, scales=scales, num_workers=workers)
         trained = trained_on_line(index, args.split, split_names(settings.get("dataset") or ""))
         notes = [*([trained] if trained else []), *data_lines(dataset), *protocol_notes(facts)]
-        jobs.append(Job(dataset_frames(index, dataset.sequences), maps, protocols, facts, notes, pictures=pictures))
+        frames = dataset_frames(index, dataset.sequences)
+        jobs.append(Job(frames, maps, protocols, facts, notes, pictures=args.report_pictures))
     return jobs
 
 
@@ -146,9 +132,7 @@ def measure_dataset(job: Job, output: Path, resume: bool) -> dict[str, dict]:
     measured = measure_set(job, output, resume)
     if measured is None:
         return {}
-    print_results(measured.metrics, job.frames.published, measured.notes)
-    if measured.tracks:
-        print(f"tracks, protocol standard:\n{text_table(track_cells(measured.tracks))}")
+    print_metrics(measured.metrics, job.frames.published, measured.notes, measured.tracks)
     print(printable(f"results in {output}; open {output / 'report.html'} in a browser"))
     return measured.metrics
 
@@ -176,41 +160,29 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
     add_part_options(parser)
     add_range_option(parser)
     add_pictures_option(parser)
-    parser.add_argument("--num_workers", type=int, help="processes that read frames; default 4 with a GPU, else none")
+    add_number(parser, "--num_workers", NATURAL, help="processes that read frames; default 4 with a GPU, else none")
 
 
 def choose_protocols(asked: list[str] | None, info: DatasetInfo) -> list[Protocol]:
-    """Return the protocols asked for, or standard and the dataset's own; `InputError` for an unknown name."""
+    """The protocols asked for, or standard and that of the dataset's paper; `InputError` for an unknown name."""
     names = asked or ["standard", *([info.protocol] if info.protocol else [])]
     return [metric.protocol for metric in build_metrics(names).values()]
 
 
-def print_results(metrics: dict[str, dict], published: Iterable[PublishedMetrics], notes: list[str]) -> None:
-    """Print the measured and the published metrics side by side."""
-    protocol, first = next(iter(metrics.items()))
-    print_metrics(metrics, published)
-    if first.get("by_snr"):
-        print(f"dimmer and brighter half of the frames with targets, {protocol}:")
-        print(metrics_table(first["by_snr"], "dimmest target"))
-    for note in notes:
-        print(note)
-
-
 def protocol_notes(facts: dict[str, Any]) -> list[str]:
     """Notes on protocols whose published metrics rest on other test-time augmentation than this run."""
+
+    def described(augmentation: str) -> str:
+        return f"with {augmentation}" if augmentation else "without --flip and --msc"
+
     options = (("--flip", facts["flip"]), ("--msc", facts["scales"] != [1.0]))
     ours = " ".join(option for option, used in options if used)
     published = {name: PROTOCOLS[name].augmentation for name in facts["protocols"]}
     return [
-        f"note: the published metrics of {name} are measured {tta_text(theirs)}, these {tta_text(ours)}"
+        f"note: the published metrics of {name} are measured {described(theirs)}, these {described(ours)}"
         for name, theirs in published.items()
         if theirs not in (None, ours)
     ]
-
-
-def tta_text(augmentation: str) -> str:
-    """The options of test-time augmentation as a note says them."""
-    return f"with {augmentation}" if augmentation else "without --flip and --msc"
 
 
 if __name__ == "__main__":

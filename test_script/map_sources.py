@@ -5,14 +5,13 @@ order of the shards and in order within a shard. Whoever measures the maps does 
 """
 
 from collections.abc import Callable, Iterator
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from typing import NamedTuple
 
 import numpy as np
 from scipy.special import expit, logit
 from torch.utils.data import DataLoader, Dataset
 
-from istd.datasets import ClipDataset, ClipSample
 from istd.test_script.predictor import Predictor, ScoreMaps
 from istd.test_script.predictor.preparation import batched
 from istd.utils.errors import InputError
@@ -27,20 +26,18 @@ class MappedFrame(NamedTuple):
     mask: np.ndarray
 
     def score(self, scale: str) -> np.ndarray:
-        """The map [H, W] on the scale "probability" or "logit", from the other one where the source has that alone.
+        """The map [H, W] on the scale "probability" or "logit", computed from the other one where only that is known.
 
         "log_odds": the logit of the probability, which ranks pixels whose probabilities round to 1 as well.
         """
-        if scale == "log_odds":
-            return self._log_odds()
+        probability, logits, log_odds = self.maps
         if scale == "probability":
-            return expit(self.maps.logit) if self.maps.probability is None else self.maps.probability
-        return logit(self.maps.probability) if self.maps.logit is None else self.maps.logit
-
-    def _log_odds(self) -> np.ndarray:
-        if self.maps.log_odds is not None:
-            return self.maps.log_odds
-        return self.maps.logit if self.maps.probability is None else logit(self.maps.probability.astype(np.float64))
+            return expit(logits) if probability is None else probability
+        if scale == "logit":
+            return logit(probability) if logits is None else logits
+        if log_odds is not None:
+            return log_odds
+        return logits if probability is None else logit(probability.astype(np.float64))
 
 
 MapSource = Callable[[list[list[int]]], Iterator[MappedFrame]]
@@ -90,7 +87,7 @@ def loader_maps(loader: DataLoader, predictor: Predictor, scales: set[str]) -> I
 def loader_batches(shards: list[list[int]], batch_size: int, num_workers: int) -> Iterator[list[int]]:
     """Batches of items for a `DataLoader`, which deals them to its workers in turn.
 
-    Each worker gets whole shards, so that it decodes the frames that neighbouring clips share once.
+    A worker gets complete shards, so that it decodes the frames that neighbouring clips share once.
     """
     step = max(1, num_workers)
     shares = (shards[worker::step] for worker in range(step))
@@ -105,20 +102,6 @@ def saved_maps(
     two_values: tuple[float, float] | None = None,
 ) -> Iterator[MappedFrame]:
     """Read the saved maps and masks of the items of `shards`; `scale` and `two_values`: see `map_files.read_scores`."""
-    for item in (item for shard in shards for item in shard):
+    for item in chain.from_iterable(shards):
         score, mask = read_pair(pairs[item], scale, two_values)
         yield MappedFrame(item, ScoreMaps(None, score) if scale == "logit" else ScoreMaps(score, None), mask)
-
-
-class StillClips(Dataset):
-    """The clips of a dataset with every frame replaced by the target frame, so that nothing moves."""
-
-    def __init__(self, dataset: ClipDataset):
-        self._dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def __getitem__(self, item: int) -> ClipSample:
-        sample = self._dataset[item]
-        return ClipSample({**sample, "clip": sample.clip[[self._dataset.target] * len(sample.clip)]})

@@ -13,7 +13,6 @@ frames between processes.
 import argparse
 import os
 from collections.abc import Mapping
-from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -23,8 +22,7 @@ from istd.test_script.inference import add_reading_options, measure_dataset, pre
 from istd.test_script.measurement import Job, read_curves
 from istd.test_script.options import add_model_options, add_track_options, command_parser
 from istd.test_script.results.result_files import single_numbers, write_table
-from istd.test_script.results.run_folder import check_run, checkpoint_label
-from istd.test_script.results.set_results import read_finished
+from istd.test_script.results.run_folder import check_run, checkpoint_label, read_finished
 from istd.utils.distributed import barrier, is_main, process_group
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import check_writable, json_ready, open_atomic
@@ -41,10 +39,13 @@ MEMORY_ADVICE = "lower --batch_size, or give --tile"  # of `run_main`
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Measure every checkpoint on every dataset."""
+    """Measure every checkpoint on every dataset; called in each process."""
     args = parse_arguments(argv)
-    with process_group(args.device) as device:
-        run(args, device)
+    with (
+        process_group(args.device) as device,
+        locked_folder(args.output_dir),
+    ):
+        measure_pairs(prepare_pairs(args, device), args.output_dir)
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -61,10 +62,16 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def run(args: argparse.Namespace, device: torch.device) -> None:
-    """Measure the pairs that are not finished, and write the tables and pictures; called in each process."""
-    with locked_folder(args.output_dir) if is_main() else nullcontext():
-        measure_pairs(prepare_pairs(args, device), args.output_dir)
+def prepare_pairs(args: argparse.Namespace, device: torch.device) -> dict[tuple[str, str], Job]:
+    """Open every dataset and every checkpoint: the job of each pair (checkpoint, dataset)."""
+    names = checkpoint_names(args.models)
+    check_writable(args.output_dir / "matrix.md")
+    indices = open_datasets("+".join(args.datasets), args.data_root, args.split_folder)
+    jobs = {}
+    for name, path in zip(names, args.models, strict=True):
+        options = argparse.Namespace(**vars(args) | {"model_path": path})
+        jobs |= {(name, job.frames.name): job for job in prepare_jobs(indices, options, device)}
+    return jobs
 
 
 def measure_pairs(jobs: dict[tuple[str, str], Job], output: Path) -> None:
@@ -74,7 +81,7 @@ def measure_pairs(jobs: dict[tuple[str, str], Job], output: Path) -> None:
         folder = output.joinpath(*pair)
         check_run(folder, job.facts, resume=True)
         results[pair] = read_finished(folder, job.facts)
-    barrier()  # every process has looked before any one writes
+    barrier()  # every process has looked before any of them writes
     for number, (pair, job) in enumerate(jobs.items(), 1):
         if is_main():
             state = "" if results[pair] is None else ": finished before"
@@ -98,27 +105,17 @@ def write_dataset_curves(output: Path, jobs: dict[tuple[str, str], Job]) -> None
             write_curves(curves, output / "curves" / dataset, f"{dataset}, protocol standard")
 
 
-def prepare_pairs(args: argparse.Namespace, device: torch.device) -> dict[tuple[str, str], Job]:
-    """Open every dataset and every checkpoint: the job of each pair (checkpoint, dataset)."""
-    names = checkpoint_names(args.models)
-    check_writable(args.output_dir / "matrix.md")
-    indices = open_datasets("+".join(args.datasets), args.data_root, args.split_folder)
-    jobs = {}
-    for name, path in zip(names, args.models, strict=True):
-        options = argparse.Namespace(**vars(args) | {"model_path": path})
-        jobs |= {(name, job.frames.name): job for job in prepare_jobs(indices, options, device)}
-    return jobs
-
-
 def checkpoint_names(paths: list[Path]) -> list[str]:
     """Names that differ: file names, with as many folders as it takes, without the end that all paths share.
 
     For instance, runs/a/train/best.pth and runs/b/train/best.pth are a and b. Names that would begin with "checkpoint"
     are preceded by that of their run.
     """
-    parts = [Path(os.path.abspath(path).removesuffix(".pth")).parts[1:] for path in paths]
-    if len(set(parts)) < len(parts):
+    files = [os.path.abspath(path) for path in paths]
+    if len(set(files)) < len(files):
         raise InputError(f"--models {' '.join(map(str, paths))} has a checkpoint twice; give each of them once")
+    stems = [file.removesuffix(".pth").removesuffix(".safetensors") for file in files]
+    parts = [Path(stem if stems.count(stem) == 1 else file).parts[1:] for stem, file in zip(stems, files, strict=True)]
     shared = 0
     shortest = min(map(len, parts))
     while shared + 1 < shortest and len({path[-1 - shared] for path in parts}) == 1 < len(parts):

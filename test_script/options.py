@@ -1,8 +1,8 @@
-"""What the commands' options share: the parser, the device, and the network with the way it is run."""
+"""What the commands' options share: the parser, the data, the network with the way it is run, and tracks."""
 
 import argparse
-import math
-from typing import Any
+from functools import partial
+from typing import Annotated, Any
 
 from istd.datasets import DatasetIndex, open_dataset
 from istd.datasets.usable import usable_index
@@ -11,10 +11,12 @@ from istd.test_script.report.frame_pictures import MAX_PICTURES
 from istd.utils.checkpoint_files import find_checkpoint, shipped_weights
 from istd.utils.config import add_pairs_option, convert
 from istd.utils.device import AMP_HELP, AMP_NAMES
-from istd.utils.errors import InputError
 from istd.utils.grey_levels import parse_range
 from istd.utils.tracking import TARGET_SPEED
 
+COUNT = Annotated[int, lambda number: number >= 1, "at least 1"]
+NATURAL = Annotated[int, lambda number: number >= 0, "at least 0"]
+POSITIVE = Annotated[float, lambda number: number > 0, "a number above 0"]
 TRACK_OPTIONS = ("min_track", "track_speed")
 
 
@@ -25,6 +27,11 @@ def command_parser(command: str, description: str) -> argparse.ArgumentParser:
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def add_number(parser: argparse.ArgumentParser, name: str, kind: Any, **settings: Any) -> None:
+    """Add the option `name`, whose values `convert` makes a number of this `kind`; `InputError` where they are none."""
+    parser.add_argument(name, type=partial(convert, name, annotation=kind), **settings)
 
 
 def add_device_options(parser: argparse.ArgumentParser, amp: bool = True) -> None:
@@ -53,38 +60,25 @@ def add_model_options(parser: argparse.ArgumentParser, path_required: bool = Tru
     add("--compile", action="store_true", help="compile the network, which takes minutes; see test_script.benchmark")
 
 
+def predictor_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The options of `add_model_options` as arguments of `Predictor`; `--scales` implies `--msc`."""
+    scales = tuple(args.scales) if args.scales else PUBLISHED_SCALES if args.msc else (1.0,)
+    return {name: getattr(args, name) for name in ("flip", "tile", "amp", "compile", "batch_size")} | {"scales": scales}
+
+
 def add_checkpoint_option(
     parser: argparse.ArgumentParser, name: str = "--model_path", required: bool = True, several: bool = False
 ) -> None:
-    """Add the option `name`, and --weights, which means the same, as `utils.checkpoint_files.find_checkpoint` reads it.
+    """Add the option `name` or, instead, --weights, as `utils.checkpoint_files.find_checkpoint` reads them.
 
-    The namespace has it under `name`: a path, a list of them if `several`, or None.
+    The namespace has the value under `name`: a path, a list of them if `several`, or None.
     """
-    number = "+" if several else None
     text = "checkpoint (ours, published, or safetensors), or the name of weights that ship with this repository: "
-    parser.add_argument(
-        name, "--weights", action=OneName, nargs=number, required=required, type=find_checkpoint,
-        metavar="FILE|NAME", help=text + ", ".join(shipped_weights()),
-    )  # fmt: skip
-
-
-class OneName(argparse.Action):
-    """Stores a value, and refuses a second one under another name of the option."""
-
-    used: str | None = None  # the name that was given
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
-        """Store `values`; raises `InputError` if there are some under another name."""
-        if self.used not in (None, option_string):
-            raise InputError(f"{' and '.join(self.option_strings)} mean the same, and two were given; give only one")
-        self.used = option_string
-        setattr(namespace, self.dest, values)
+    text += ", ".join(shipped_weights())
+    shared = {"type": find_checkpoint, "nargs": "+" if several else None, "metavar": "FILE|NAME"}
+    names = parser.add_mutually_exclusive_group(required=required)
+    names.add_argument(name, **shared, help=text)
+    names.add_argument("--weights", **shared, dest=name.removeprefix("--"), help=f"the same as {name}")
 
 
 def add_code_options(parser: argparse.ArgumentParser) -> None:
@@ -100,15 +94,6 @@ def code_options(args: argparse.Namespace) -> dict[str, Any]:
     """The options of `add_code_options` as arguments of `load_model`."""
     options = convert("--model_options", args.model_options, dict)
     return {"code": args.model, "interface": convert("--interface", args.interface, dict), **options}
-
-
-def add_range_option(parser: argparse.ArgumentParser) -> None:
-    """Add --range, the range of frames deeper than 8 bits; `args.range` is None or a `RangeRule`."""
-    text = (
-        "for frames deeper than 8 bits: stored levels that become 0 and 1; or sequence: one robust range for a "
-        "sequence; or frame: from each frame's minimum to its maximum. Default: as in training, else sequence"
-    )
-    parser.add_argument("--range", nargs="+", action=RangeAction, metavar=("LOW", "HIGH"), help=text)
 
 
 def add_part_options(parser: argparse.ArgumentParser) -> None:
@@ -128,6 +113,15 @@ def open_part(args: argparse.Namespace) -> DatasetIndex:
     return usable_index(index, [args.split], args.skip_unusable)
 
 
+def add_range_option(parser: argparse.ArgumentParser) -> None:
+    """Add --range, the range of frames deeper than 8 bits; `args.range` is None or a `RangeRule`."""
+    text = (
+        "for frames deeper than 8 bits: stored levels that become 0 and 1; or sequence: one robust range for a "
+        "sequence; or frame: from each frame's minimum to its maximum. Default: as in training, else sequence"
+    )
+    parser.add_argument("--range", nargs="+", action=RangeAction, metavar=("LOW", "HIGH"), help=text)
+
+
 class RangeAction(argparse.Action):
     """Read the values of --range."""
 
@@ -136,42 +130,21 @@ class RangeAction(argparse.Action):
 
 
 def add_pictures_option(parser: argparse.ArgumentParser) -> None:
-    """Add --report_pictures; `args.report_pictures` is the number of frames with a picture beside the report."""
+    """Add --report_pictures, the number of frames with a picture beside the report."""
     pictures = "frames, at most, that get a small picture beside report.html, which its table opens; default "
-    help_text = f"{pictures}{MAX_PICTURES}, spread evenly; 0 makes a report of a single file"
-    parser.add_argument("--report_pictures", type=int, default=MAX_PICTURES, metavar="N", help=help_text)
-
-
-def check_pictures(pictures: int) -> int:
-    """Return the value of --report_pictures; `InputError` if it is negative."""
-    if pictures < 0:
-        raise InputError(f"--report_pictures {pictures}; expected 0 or more")
-    return pictures
+    text = f"{pictures}{MAX_PICTURES}, spread evenly; 0 makes a report of a single file"
+    add_number(parser, "--report_pictures", NATURAL, default=MAX_PICTURES, metavar="N", help=text)
 
 
 def add_track_options(parser: argparse.ArgumentParser) -> None:
-    """Add the `TRACK_OPTIONS`; `check_track_options` checks their values."""
+    """Add the `TRACK_OPTIONS`."""
     text = "discard tracks with fewer than N detections; default 1: keep all"
-    parser.add_argument("--min_track", type=int, default=1, metavar="N", help=text)
+    add_number(parser, "--min_track", COUNT, default=1, metavar="N", help=text)
     add_track_speed(parser)
 
 
 def add_track_speed(parser: argparse.ArgumentParser) -> None:
     """Add --track_speed."""
     speed = "typical speed of the targets, px per frame; a track's second detection lies within 3 times this; default "
-    parser.add_argument(
-        "--track_speed", type=float, default=TARGET_SPEED, metavar="PX", help=f"{speed}{TARGET_SPEED:g}"
-    )
-
-
-def check_track_options(min_track: int, speed: float) -> None:
-    """Raise `InputError` for values of the `TRACK_OPTIONS` that make no sense."""
-    if min_track < 1 or not 0 < speed < math.inf:
-        given = f"--min_track {min_track} --track_speed {speed:g}"
-        raise InputError(f"{given}; expected at least 1 detection and a speed above 0")
-
-
-def predictor_options(args: argparse.Namespace) -> dict[str, Any]:
-    """The options as arguments of `Predictor`; `--scales` implies `--msc`."""
-    scales = tuple(args.scales) if args.scales else PUBLISHED_SCALES if args.msc else (1.0,)
-    return {name: getattr(args, name) for name in ("flip", "tile", "amp", "compile", "batch_size")} | {"scales": scales}
+    text = f"{speed}{TARGET_SPEED:g}"
+    add_number(parser, "--track_speed", POSITIVE, default=TARGET_SPEED, metavar="PX", help=text)

@@ -9,22 +9,32 @@ the picture and, beside it, the table as csv.
 """
 
 import argparse
-import itertools
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
+from torch.utils.data import Dataset
 
-from istd.datasets import ClipDataset, DatasetIndex, Sequence, open_dataset
+from istd.datasets import ClipDataset, ClipSample, Sequence
 from istd.datasets.catalog import DatasetInfo
-from istd.datasets.targets import read_targets
-from istd.test_script.map_sources import MapSource, StillClips, network_maps
+from istd.datasets.targets import TargetRow, read_targets
+from istd.test_script.map_sources import MappedFrame, MapSource, network_maps
 from istd.test_script.measurement import observe_maps
-from istd.test_script.options import add_checkpoint_option, add_device_options, command_parser
+from istd.test_script.options import (
+    COUNT,
+    add_checkpoint_option,
+    add_device_options,
+    add_number,
+    add_part_options,
+    command_parser,
+    open_part,
+)
 from istd.test_script.predictor import Predictor
 from istd.test_script.predictor.preparation import eval_dataset, frame_preparation, load_recipe
+from istd.test_script.results.frame_set import dataset_frames
 from istd.test_script.results.run_folder import checkpoint_label
 from istd.utils.device import choose_device
 from istd.utils.errors import InputError, run_main
@@ -39,11 +49,13 @@ from istd.utils.plots import PLOT_SUFFIXES, plot
 FA_LIMIT = 10e-6
 SNR_EDGES = (1.0, 1.5, 2.0, 2.5, 3.0)
 STRIDE = 2  # of the thresholds that are searched: 1/128 logit apart at probability 0.5
+RATE = Annotated[float, lambda rate: 0 < rate < 1, "a rate between 0 and 1"]
 
 
-class Frame(NamedTuple):
-    """A frame's true mask bool [H, W], and of its targets, in raster order, the SNR (NaN where not in targets.csv)."""
+class ScoredFrame(NamedTuple):
+    """Logits and true mask [H, W] of a frame, and of its targets, in raster order, the SNR (NaN if unknown)."""
 
+    logits: np.ndarray
     mask: np.ndarray
     snr: np.ndarray
 
@@ -61,24 +73,27 @@ def main(argv: list[str] | None = None) -> None:
     """Compare networks from the command line."""
     args = parse_arguments(argv)
     check_writable(args.output, PLOT_SUFFIXES)
-    index = open_dataset(args.dataset, args.data_root)
+    index = open_part(args)
     sequences = index.split(args.split)
+    frames = dataset_frames(index, sequences).frames
+    items = np.linspace(0, len(frames) - 1, min(args.frames, len(frames))).astype(int).tolist()
+    rows_of = group_rows(read_targets(index.root), lambda row: (row.sequence, row.frame))
+    targets = {item: rows_of.get(frames[item].row_names, []) for item in items}
     device, results = choose_device(args.device), {}
     for path in args.model_path:
         dataset, predictor = load(path, sequences, index.info, device)
-        items = np.linspace(0, len(dataset) - 1, min(args.frames, len(dataset))).astype(int).tolist()
-        frames = read_frames(dataset, items, index)
         name = checkpoint_label(path) if checkpoint_label(path) not in results else str(path)
         views = {name: dataset}
         if dataset.num_frames > 1:
             views[f"{name}, copies of one frame"] = StillClips(dataset)
         for title, view in views.items():
-            maps = logit_maps(partial(network_maps, dataset=view, predictor=predictor, scales={"logit"}), items, title)
-            results[title] = compare(maps, frames, args.fa, args.snr)
-    rows = table(results, [int(inside.sum()) for inside in by_interval(frames, args.snr)], args.snr)
+            maps = partial(network_maps, dataset=view, predictor=predictor, scales={"logit"})
+            scored = score_frames(maps, targets, title)
+            results[title] = compare(scored, args.fa, args.snr)
+    rows = table(results, [int(inside.sum()) for inside in by_interval(scored, args.snr)], args.snr)
     write_csv(args.output.with_suffix(".csv"), rows[0], rows[1:])
     draw(args.output, results, args.snr, args.fa)
-    print(f"{index.info.name}, {args.split}: {len(frames)} frames; Pd % at Fa <= {args.fa * 1e6:g}e-6")
+    print(f"{index.info.name}, {args.split}: {len(items)} frames; Pd % at Fa <= {args.fa * 1e6:g}e-6")
     print(text_table(rows))
 
 
@@ -87,16 +102,13 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add_checkpoint_option(parser, several=True)
     add("--dataset", required=True, help="dataset with targets.csv: a known name, or a folder")
-    add("--data_root", help="folder that holds the datasets by name")
-    add("--split", default="test", help="default test")
-    add("--frames", type=int, default=400, help="frames to measure, spread evenly; default 400")
-    add("--fa", type=float, default=FA_LIMIT, help="highest false-alarm rate; default 10e-6")
+    add_part_options(parser)
+    add_number(parser, "--frames", COUNT, default=400, help="frames to measure, spread evenly; default 400")
+    add_number(parser, "--fa", RATE, default=FA_LIMIT, help="highest false-alarm rate; default 10e-6")
     add("--snr", type=float, nargs="+", default=SNR_EDGES, help="edges of the SNR intervals")
     add("--output", type=Path, default=Path("pd_over_snr.png"), metavar="FILE.png")
     add_device_options(parser, amp=False)
     args = parser.parse_args(argv)
-    if args.frames < 1 or not 0 < args.fa < 1:
-        raise InputError(f"--frames {args.frames} --fa {args.fa}; expected at least 1 frame and a rate between 0 and 1")
     if len(args.snr) < 2 or sorted(set(args.snr)) != list(args.snr):
         raise InputError(f"--snr {' '.join(map(str, args.snr))}; expected two or more edges, ascending")
     return args
@@ -111,56 +123,59 @@ def load(
     return dataset, Predictor(model, frame_preparation(dataset.transform), device)
 
 
-def read_frames(dataset: ClipDataset, items: list[int], index: DatasetIndex) -> list[Frame]:
-    """Masks of the chosen items, and the SNR that targets.csv gives each target (matched by centroids < 3 px apart)."""
-    by_frame = group_rows(read_targets(index.root), lambda row: (row.sequence, row.frame))
-    frames = []
-    for item in items:
-        sample = dataset[item]
-        rows = by_frame.get((sample.sequence, sample.frame), [])
-        mask = sample.mask[0].numpy() > 0
-        centroids = find_regions(mask).centroids
-        snr = np.full(len(centroids), np.nan)
-        for number, (y, x) in enumerate(centroids):
-            near = min(((np.hypot(row.y - y, row.x - x), row.snr) for row in rows), default=(np.inf, np.nan))
-            snr[number] = near[1] if near[0] < MATCH_DISTANCE else np.nan
-        frames.append(Frame(mask, snr))
-    return frames
+class StillClips(Dataset):
+    """The clips of a dataset with every frame replaced by the target frame, so that nothing moves."""
+
+    def __init__(self, dataset: ClipDataset):
+        self._dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, item: int) -> ClipSample:
+        sample = self._dataset[item]
+        return ClipSample({**sample, "clip": sample.clip[[self._dataset.target] * len(sample.clip)]})
 
 
-def logit_maps(source: MapSource, items: list[int], title: str) -> list[np.ndarray]:
-    """Logits [H, W] of the items; `title` is that of the progress."""
-    maps = []
-    observe_maps(source, [items], lambda mapped: maps.append(mapped.score("logit")), title)
-    return maps
+def score_frames(source: MapSource, targets: dict[int, list[TargetRow]], title: str) -> list[ScoredFrame]:
+    """The frames of these items, whose `targets` are rows of targets.csv, matched by centroids < 3 px apart."""
+    scored = []
+
+    def add(mapped: MappedFrame) -> None:
+        rows, snr = targets[mapped.item], []
+        for y, x in find_regions(mapped.mask).centroids:
+            nearest = min(((np.hypot(row.y - y, row.x - x), row.snr) for row in rows), default=(np.inf, np.nan))
+            snr.append(nearest[1] if nearest[0] < MATCH_DISTANCE else np.nan)
+        scored.append(ScoredFrame(mapped.score("logit"), mapped.mask, np.array(snr, np.float64)))
+
+    observe_maps(source, [list(targets)], add, title)
+    return scored
 
 
-def compare(maps: list[np.ndarray], frames: list[Frame], fa: float, edges: tuple[float, ...]) -> Comparison:
+def compare(frames: list[ScoredFrame], fa: float, edges: tuple[float, ...]) -> Comparison:
     """Pd by SNR at the lowest threshold whose Fa over all frames is at most `fa` (standard matching)."""
     accumulator = CurveAccumulator(STRIDE)
-    for score, frame in zip(maps, frames, strict=True):
-        accumulator.update(score, frame.mask, scale="logit")
+    for frame in frames:
+        accumulator.update(frame.logits, frame.mask, scale="logit")
     curves = accumulator.compute()
     lowest = int(np.argmax(curves.fa <= fa))  # no pixel reaches the highest threshold, so there always is a threshold
-    threshold = curves.logit[lowest]
-    pairs = [
-        ImagePair(score > threshold, frame.mask, find_regions(frame.mask))
-        for score, frame in zip(maps, frames, strict=True)
-    ]
+    threshold = float(curves.logit[lowest])
+    pairs = (ImagePair(frame.logits > threshold, frame.mask, find_regions(frame.mask)) for frame in frames)
     hit = np.concatenate([optimal(pair).hit for pair in pairs])
-    by_snr = [float(hit[inside].mean()) if inside.any() else np.nan for inside in by_interval(frames, edges)]
-    return Comparison(float(threshold), float(curves.fa[lowest]), float(hit.mean()) if len(hit) else np.nan, by_snr)
+    chosen = (hit, *(hit[inside] for inside in by_interval(frames, edges)))
+    pd, *pd_by_snr = (float(hits.mean()) if len(hits) else np.nan for hits in chosen)
+    return Comparison(threshold, float(curves.fa[lowest]), pd, pd_by_snr)
 
 
-def by_interval(frames: list[Frame], edges: tuple[float, ...]) -> list[np.ndarray]:
+def by_interval(frames: list[ScoredFrame], edges: tuple[float, ...]) -> list[np.ndarray]:
     """For each interval of SNR, which of all targets lie in it, bool [targets]."""
     snr = np.concatenate([frame.snr for frame in frames])
-    return [(snr >= low) & (snr < high) for low, high in itertools.pairwise(edges)]
+    return [(snr >= low) & (snr < high) for low, high in pairwise(edges)]
 
 
 def table(results: dict[str, Comparison], counts: list[int], edges: tuple[float, ...]) -> list[list[str]]:
     """Rows: the heading, the targets in each interval of SNR, then each network's Pd in percent."""
-    intervals = [f"SNR {low:g}-{high:g}" for low, high in itertools.pairwise(edges)]
+    intervals = [f"SNR {low:g}-{high:g}" for low, high in pairwise(edges)]
     rows = [
         ["network", "threshold (logit)", "Fa x 1e-6", "all", *intervals],
         ["targets", "", "", "", *map(str, counts)],
@@ -173,7 +188,7 @@ def table(results: dict[str, Comparison], counts: list[int], edges: tuple[float,
 
 def draw(path: Path, results: dict[str, Comparison], edges: tuple[float, ...], fa: float) -> None:
     """Write the picture: a line a network, a point an interval of SNR."""
-    middles = [(low + high) / 2 for low, high in itertools.pairwise(edges)]
+    middles = [(low + high) / 2 for low, high in pairwise(edges)]
     with plot(path, width=6.4, xlabel="target SNR", ylabel=f"Pd at Fa of {fa * 1e6:g}e-6", xticks=edges) as axes:
         for title, result in results.items():
             axes.plot(middles, result.pd_by_snr, marker="o", linestyle=":" if "copies" in title else "-", label=title)

@@ -42,14 +42,12 @@ from istd.test_script.options import (
     add_model_options,
     add_range_option,
     add_track_options,
-    check_track_options,
     code_options,
     command_parser,
     predictor_options,
 )
 from istd.test_script.predictor import FrameResult, Predictor
-from istd.test_script.results.latency import Latency
-from istd.test_script.results.prediction_files import RESULTS, DetectionFiles, prediction_folder
+from istd.test_script.results.prediction_files import RESULTS, DetectionFiles, Latency, prediction_folder
 from istd.test_script.results.result_files import background_calls, frame_file, write_mask, write_png
 from istd.test_script.results.tracks import TrackedResult, TrackFilter
 from istd.utils.checkpoint_files import find_checkpoint, shipped_weights
@@ -123,7 +121,6 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     same_bits = "bit-identical results for a single image on any number of cores (slower)"
     add("--deterministic", action="store_true", help=same_bits)
     args = parser.parse_args(argv)
-    check_track_options(args.min_track, args.track_speed)
     if args.fps is not None and not 0 < args.fps < MAX_FPS:
         raise InputError(f"--fps is {args.fps:g}; expected a number above 0, below {MAX_FPS}")
     if args.model_path is None:

@@ -16,28 +16,20 @@ from pathlib import Path
 import numpy as np
 from scipy.special import expit
 
-from istd.datasets import open_dataset
 from istd.datasets.targets import read_identities
 from istd.test_script.map_sources import MappedFrame, saved_maps
 from istd.test_script.measurement import observe_maps
-from istd.test_script.options import add_track_speed, check_track_options, command_parser
+from istd.test_script.options import COUNT, add_number, add_part_options, add_track_speed, command_parser, open_part
 from istd.test_script.results.frame_set import FrameRef, dataset_frames, dataset_pairs
 from istd.test_script.results.result_files import write_table
+from istd.test_script.results.sequence_tracks import FrameDetections, identify_targets, link_detections
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import check_writable
 from istd.utils.metrics.matching import close_pairs
-from istd.utils.metrics.regions import Regions, find_regions
+from istd.utils.metrics.regions import find_regions
 from istd.utils.metrics.tables import text_table
-from istd.utils.metrics.track_metrics import (
-    TRACK_METRICS,
-    TrackedFrame,
-    add_counts,
-    count_tracks,
-    track_metrics,
-    true_identities,
-)
+from istd.utils.metrics.track_metrics import TRACK_METRICS, add_counts, count_tracks, track_metrics
 from istd.utils.plots import PLOT_SUFFIXES, plot
-from istd.utils.tracking import link
 
 THRESHOLDS = expit(np.arange(-7, 7.01, 0.25))  # evenly spaced as logits, since scores crowd near 0 and 1
 PD_LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -47,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
     """Print the table and write its files."""
     args = parse_arguments(argv)
     check_writable(args.output, PLOT_SUFFIXES)
-    index = open_dataset(args.dataset, args.data_root)
+    index = open_part(args)
     if index.info.kind != "sequences":
         raise InputError(f"{index.info.name} is a dataset of single images; give a dataset of sequences")
     sequences = [sequence for sequence in index.split(args.split) if (args.predictions / sequence.name).is_dir()]
@@ -80,14 +72,12 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     maps = "folder of score maps, <sequence>/<frame>.npy or .png; sequences that it lacks are left out"
     add("--predictions", type=Path, required=True, help=maps)
     add("--dataset", required=True, help="dataset of sequences: a known name, or a folder")
-    add("--data_root", help="folder that holds the datasets by name")
-    add("--split", default="test", help="default test")
-    add("--min_track", type=int, nargs="+", default=(2, 3, 5), metavar="N", help="detections of a track; default 2 3 5")
+    add_part_options(parser)
+    lengths = "detections of a track; default 2 3 5"
+    add_number(parser, "--min_track", COUNT, nargs="+", default=(2, 3, 5), metavar="N", help=lengths)
     add("--output", type=Path, default=Path("track_curves.png"), metavar="FILE.png")
     add_track_speed(parser)
-    args = parser.parse_args(argv)
-    check_track_options(min(args.min_track), args.track_speed)
-    return args
+    return parser.parse_args(argv)
 
 
 class LevelCounts:
@@ -103,40 +93,29 @@ class LevelCounts:
         self._start_sequence()
 
     def _start_sequence(self) -> None:
-        self._levels: list[list[Regions]] = [[] for _ in THRESHOLDS]
-        self._truth: list[tuple[FrameRef, Regions, int]] = []  # frame, true regions, pixels
+        self._sequence: list[FrameRef] = []  # its frames so far
+        self._targets: list[np.ndarray] = []  # by frame, centroids (x, y)
+        self._levels: list[list[FrameDetections]] = [[] for _ in THRESHOLDS]
 
     def __call__(self, mapped: MappedFrame) -> None:
         """Add the next frame of a sequence."""
-        frame, score = self._frames[mapped.item], mapped.score("probability")
-        self._truth.append((frame, find_regions(mapped.mask), score.size))
+        frame, score, targets = self._frames[mapped.item], mapped.score("probability"), find_regions(mapped.mask)
+        self._sequence.append(frame)
+        self._targets.append(targets.centroids[:, ::-1])
         for level, threshold in zip(self._levels, THRESHOLDS.tolist(), strict=True):
-            level.append(find_regions(score > threshold)._replace(pixels=None, owners=None))
+            regions = find_regions(score > threshold)
+            pairs = close_pairs(targets, regions)
+            level.append(FrameDetections(regions.centroids[:, ::-1], regions.areas, pairs, score.size))
         if mapped.item == self._last[frame.sequence]:
             self._count_sequence()
             self._start_sequence()
 
     def _count_sequence(self) -> None:
-        known, truth = self._known, [(frame.time, regions, pixels) for frame, regions, pixels in self._truth]
-        listed = None if known is None else [known.get((frame.sequence, frame.name), {}) for frame, *_ in self._truth]
-        identities = true_identities([(time, regions.centroids[:, ::-1]) for time, regions, _ in truth], listed)
+        identities = identify_targets(self._sequence, self._targets, self._known)
         for number, level in enumerate(self._levels):
-            frames = track_frames(level, truth, identities, self._speed)
+            frames = link_detections(self._sequence, identities, level, self._speed)
             for length, counts in self.counts.items():
                 counts[number].append(count_tracks(frames, length))
-
-
-def track_frames(
-    detected: list[Regions], truth: list[tuple[int, Regions, int]], identities: list, speed: float
-) -> list[TrackedFrame]:
-    """The frames of a sequence with the regions `detected`; `truth`: time, true regions and pixels of each."""
-    points = [(time, regions.centroids[:, ::-1]) for (time, *_), regions in zip(truth, detected, strict=True)]
-    return [
-        TrackedFrame(time, targets, close_pairs(true_regions, regions), tracks, regions.areas, pixels)
-        for (time, true_regions, pixels), targets, regions, tracks in zip(
-            truth, identities, detected, link(points, speed), strict=True
-        )
-    ]
 
 
 def table(curves: dict[int, list[dict]], metric: str) -> list[list[str]]:

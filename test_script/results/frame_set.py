@@ -1,6 +1,6 @@
 """The frames that are measured, wherever their maps come from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,8 +8,8 @@ from istd.datasets import DatasetIndex, Sequence
 from istd.datasets.catalog import PublishedMetrics
 from istd.datasets.coco_truth import coco_names
 from istd.utils.errors import InputError
-from istd.utils.images import file_key
-from istd.utils.metrics.saved_maps import Pair, ending_advice, list_predictions, map_key, shown
+from istd.utils.images import file_key, read_list
+from istd.utils.metrics.saved_maps import Pair, ending_advice, key_names, list_predictions, map_key, shown
 
 
 class FrameRef(NamedTuple):
@@ -20,8 +20,8 @@ class FrameRef(NamedTuple):
     time: int  # number within the sequence, in which frames without a mask count
     mask: Path
     image: Path | None  # None where only the map and the mask are known
-    file_name: str  # of the image in files of detections in COCO's format
-    image_id: int  # there
+    image_id: int  # in files of detections in COCO's format
+    file_name: str  # of the image there
 
     @property
     def row_names(self) -> tuple[str, str]:
@@ -33,9 +33,7 @@ class FrameRef(NamedTuple):
 class FrameSet:
     """The frames of a dataset in the order of their results.
 
-    `root` is its folder, which may hold targets.csv and boxes.json.
-
-    `summary` is what is said of the dataset before the work.
+    `root` is its folder, which may hold targets.csv and boxes.json; `summary` what is said of it before the work.
     """
 
     name: str
@@ -50,22 +48,32 @@ class FrameSet:
 
 
 def dataset_frames(index: DatasetIndex, sequences: list[Sequence]) -> FrameSet:
-    """The frames with a mask of some `sequences` of a dataset, in the order of `ClipDataset.targets`."""
+    """The frames of these `sequences` of a dataset that have a mask, in the order of `ClipDataset.targets`."""
     single, names = index.info.kind == "images", coco_names(index)
     frames = [
-        FrameRef(
-            None if single else sequence.name,
-            frame.name,
-            time,
-            frame.mask,
-            frame.image,
-            *reversed(names[frame.image]),
-        )
+        FrameRef(None if single else sequence.name, frame.name, time, frame.mask, frame.image, *names[frame.image])
         for sequence in sequences
         for time, frame in enumerate(sequence.frames)
         if frame.has_mask
     ]
     return FrameSet(index.info.name, frames, index.root, index.info.metrics, index.summary)
+
+
+def read_names(path: Path) -> set[str]:
+    """The names in the file of --list; `InputError` if it has none."""
+    names = set(read_list(path))
+    if not names:
+        raise InputError(f"--list {path} is empty; expected a name in each line")
+    return names
+
+
+def choose_frames(frames: FrameSet, names: set[str]) -> FrameSet:
+    """The frames that `names` (NAME, SEQUENCE or SEQUENCE/NAME) name; `InputError` for a name of no frame."""
+    keys = {frame: set(key_names((frame.sequence, frame.name))) for frame in frames.frames}
+    wanted = {file_key(name) for name in names}
+    if missing := sorted(wanted - set().union(*keys.values())):
+        raise InputError(f"{frames.name} has no {shown(missing)} of the list in this split; check the list's names")
+    return replace(frames, frames=[frame for frame, called in keys.items() if called & wanted])
 
 
 def dataset_pairs(predictions: Path, frames: list[FrameRef], ending: str = "") -> list[Pair]:
@@ -88,5 +96,5 @@ def pair_frames(name: str, pairs: list[Pair], images: dict[tuple[str | None, str
         time = times[pair.sequence] = times.get(pair.sequence, -1) + 1
         image = images.get((pair.sequence, pair.frame))
         file_name = "/".join(part for part in (pair.sequence, pair.mask.name) if part)
-        frames.append(FrameRef(pair.sequence, pair.frame, time, pair.mask, image, file_name, number))
+        frames.append(FrameRef(pair.sequence, pair.frame, time, pair.mask, image, number, file_name))
     return FrameSet(name, frames)

@@ -2,7 +2,7 @@
 
 import csv
 import json
-import shutil
+from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -12,6 +12,7 @@ import numpy as np
 
 from istd.test_script.predictor.detections import DETECTION_COLUMNS, Detection, detection_row
 from istd.test_script.results.coco_results import coco_entries
+from istd.test_script.results.run_folder import RUN, remove_results
 from istd.test_script.results.tracks import TRACK_COLUMNS, track_row
 from istd.utils.errors import InputError
 from istd.utils.files import csv_cells, open_atomic, write_json
@@ -19,9 +20,10 @@ from istd.utils.folder_lock import locked_folder
 from istd.utils.names import printable
 from istd.utils.provenance import provenance
 
-RUN_FILE = "run.json"  # written first: it marks the folder as one of `predict`
-COMMAND = "predict"
+COMMAND = "predict"  # in `RUN`, which is written first: it marks the folder as one of `predict`
 TABLES = ("detections.csv", "tracks.csv", "detections.json", "detections_coco.json")
+LATENCY_COLUMNS = ("sequence", "frame", "latency_ms")
+MAX_SUMMARIZED = 100_000  # frames of a live input, the last ones, so that memory is bounded
 RESULTS = ("masks", "overlays", "contact_sheets", "latency.csv", *TABLES)
 
 
@@ -35,12 +37,10 @@ def prediction_folder(folder: Path, run: dict[str, Any]) -> Iterator["DetectionF
     with locked_folder(folder), ExitStack() as stack:
         present = [name for name in RESULTS if (folder / name).exists()]
         if present and not is_prediction(folder):
-            raise InputError(
-                f"{folder} has {', '.join(present)}, which predict did not write; choose another --output_dir"
-            )
-        for name in present:
-            shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink()
-        write_json(folder / RUN_FILE, {"kind": COMMAND, **run, **provenance()})
+            listing = ", ".join(present)
+            raise InputError(f"{folder} has {listing}, which predict did not write; choose another --output_dir")
+        remove_results(folder, present)
+        write_json(folder / RUN, {"kind": COMMAND, **run, **provenance()})
         files = DetectionFiles(*(stack.enter_context(open_atomic(folder / name)) for name in TABLES))
         yield files
         files.finish(run)
@@ -49,8 +49,8 @@ def prediction_folder(folder: Path, run: dict[str, Any]) -> Iterator["DetectionF
 def is_prediction(folder: Path) -> bool:
     """Whether `predict` wrote this folder; before it had a run.json, its detections.json began with the detections."""
     try:
-        if (folder / RUN_FILE).exists():
-            return json.loads((folder / RUN_FILE).read_text(encoding="utf-8")).get("kind") == COMMAND
+        if (folder / RUN).exists():
+            return json.loads((folder / RUN).read_text(encoding="utf-8")).get("kind") == COMMAND
         with open(folder / "detections.json", encoding="utf-8") as file:
             return file.read(14) == '{"detections":'
     except (OSError, ValueError, AttributeError):
@@ -89,3 +89,21 @@ class DetectionFiles:
         """Close the lists; the settings of the run follow in detections.json."""
         self._json.write("],\n" + json.dumps(run | self.facts, indent=1).removeprefix("{\n"))
         self._coco.write("\n]\n")
+
+
+class Latency:
+    """Writes latency.csv, the time of each live frame from when it was read to when its detections are known."""
+
+    def __init__(self, table: TextIO):
+        self._csv = csv.writer(table, lineterminator="\n")
+        self._csv.writerow(LATENCY_COLUMNS)
+        self._last: deque[float] = deque(maxlen=MAX_SUMMARIZED)
+
+    def add(self, sequence: str, frame: str, seconds: float) -> None:
+        self._csv.writerow(csv_cells([sequence, frame, f"{1000 * seconds:.1f}"]))
+        self._last.append(1000 * seconds)
+
+    def summary(self) -> str:
+        """Median and 95th percentile in words."""
+        median, high = np.percentile(self._last, (50, 95))
+        return f"latency per frame: median {median:.1f} ms, 95th percentile {high:.1f} ms"

@@ -64,7 +64,7 @@ def write_table(path: Path, rows: Iterable[dict]) -> None:
 
 
 def single_numbers(metrics: Mapping) -> dict:
-    """The metrics of a whole set, without those of its parts (sequences, classes of area)."""
+    """The metrics of a set, without those of its parts (sequences, classes of area)."""
     return {name: value for name, value in metrics.items() if not isinstance(value, dict)}
 
 

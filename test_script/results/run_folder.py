@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,18 +15,11 @@ from istd.utils.provenance import provenance
 
 RUN = "run.json"
 REPORT_FRAMES = "report_frames"  # the frames that the report shows
-FOLDERS = ("parts", "masks", "probabilities", "logits", "curves", REPORT_FRAMES)
-FILES = (
-    "report.html",
-    "metrics.json",
-    "per_image.csv",
-    "per_sequence.csv",
-    "detections.csv",
-    "detections_coco.json",
-    "tracks.csv",
+RESULTS = (
+    *("parts", "masks", "probabilities", "logits", "curves", REPORT_FRAMES, "report.html", "metrics.json"),
+    *("per_image.csv", "per_sequence.csv", "detections.csv", "detections_coco.json", "tracks.csv"),
 )
 NOT_COMPARED = ("checkpoint", "split_source")  # facts that may change without another result: where things lie
-
 OF_DATA = ("data", "frames", "ranges", "left_out")  # facts that differ where the images or masks do
 
 
@@ -55,27 +49,28 @@ def start_run(output: Path, facts: dict[str, Any], resume: bool) -> dict[str, An
     """
     state = check_run(output, facts, resume)
     if state == "none":
-        if strange := [name for name in (*FOLDERS, *FILES) if (output / name).exists()]:
+        if strange := [name for name in RESULTS if (output / name).exists()]:
             raise InputError(f"{output} holds {', '.join(strange)}, but no {RUN}; choose another --output_dir")
     elif state == "other data":
         print(f"the results in {output} are of other images or masks, or of an earlier version: measuring again")
     if state != "same" or not resume:
-        clear_results(output)
+        remove_results(output, RESULTS)
     record = provenance() | {"date": datetime.now().astimezone().isoformat(timespec="seconds")}
     write_json(output / RUN, facts | {"provenance": record})
     return record
 
 
-def clear_results(output: Path) -> None:
-    """Remove the results of a run from its folder, and nothing else."""
-    for name in FOLDERS:
-        shutil.rmtree(output / name, ignore_errors=True)
-    for name in FILES:
-        (output / name).unlink(missing_ok=True)
+def remove_results(output: Path, names: Iterable[str]) -> None:
+    """Remove the files and folders of these names from `output`, and nothing else."""
+    for path in map(output.joinpath, names):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def check_run(output: Path, facts: dict[str, Any], resume: bool) -> str:
-    """Whether `output` holds an earlier run: "none", "same", or one of "other data".
+    """Whether `output` holds an earlier run: "none", "same", or of "other data".
 
     Raises `InputError` if it is of another dataset, or if it is to be resumed and had other settings. The checkpoint
     may have moved: its content counts.
@@ -94,3 +89,14 @@ def check_run(output: Path, facts: dict[str, Any], resume: bool) -> str:
         remedy = "give the same options, or choose another --output_dir" if resume else "choose another --output_dir"
         raise InputError(f"{output} holds a run with {listing}; {remedy}")
     return "same" if earlier.get("data") == facts.get("data") else "other data"
+
+
+def read_finished(output: Path, facts: dict[str, Any]) -> dict[str, dict] | None:
+    """The metrics by protocol that a run of the same `facts` wrote to `output`, NaN as None; None if it did not end."""
+    try:
+        content = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
+        saved = content | {"protocols": list(content["protocols"])}
+        same = all(saved.get(name) == value for name, value in facts.items() if name not in NOT_COMPARED)
+        return dict(content["protocols"]) if same and (output / "report.html").is_file() else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

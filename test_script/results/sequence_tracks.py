@@ -1,6 +1,6 @@
-"""Tracks of a measured dataset: detections and targets of whole sequences linked, measured, and written."""
+"""Tracks of a measured dataset: the detections and the targets of its sequences linked, measured, and written."""
 
-from itertools import groupby
+from itertools import chain, groupby, starmap
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,10 +28,23 @@ from istd.utils.metrics.track_metrics import (
 from istd.utils.tracking import link
 
 LENGTHS = (1, 2, 3, 5)  # of tracks, whose metrics are always given
+PAIR_TYPES = (np.int64, np.int64, np.float64)  # of the columns of `close_pairs`
+
+
+class FrameDetections(NamedTuple):
+    """The detections of a frame of `pixels` px, before they are linked.
+
+    `points`: (x, y) float [d, 2]. `areas`: px, int64 [d]. `pairs`: `close_pairs` of the frame's targets and them.
+    """
+
+    points: np.ndarray
+    areas: np.ndarray
+    pairs: tuple[np.ndarray, np.ndarray, np.ndarray]
+    pixels: int
 
 
 class SequenceTracks(NamedTuple):
-    """A sequence's frames as measured; rows of detections.csv, and the track of each; target centroids by frame."""
+    """A sequence's frames as measured, its rows of detections.csv with their tracks, and its targets by frame."""
 
     name: str
     frames: list[TrackedFrame]
@@ -40,6 +53,24 @@ class SequenceTracks(NamedTuple):
     targets: list[np.ndarray]  # (x, y) float [t, 2]
     middle: FrameRef  # the frame in the middle, of `size` (height, width)
     size: tuple[int, int]
+
+
+def identify_targets(frames: list[FrameRef], centroids: list[np.ndarray], known: dict | None) -> list[np.ndarray]:
+    """`true_identities` of the targets of a sequence at these centroids (x, y); `known`: see `read_identities`."""
+    listed = None if known is None else [known.get((frame.sequence, frame.name), {}) for frame in frames]
+    return true_identities([(frame.time, places) for frame, places in zip(frames, centroids, strict=True)], listed)
+
+
+def link_detections(
+    frames: list[FrameRef], identities: list[np.ndarray], detections: list[FrameDetections], speed: float
+) -> list[TrackedFrame]:
+    """Link the detections in the frames of a sequence, whose targets have these `identities`."""
+    times = [frame.time for frame in frames]
+    tracks = link(zip(times, (regions.points for regions in detections), strict=True), speed)
+    return [
+        TrackedFrame(time, targets, regions.pairs, numbers, regions.areas, regions.pixels)
+        for time, targets, regions, numbers in zip(times, identities, detections, tracks, strict=True)
+    ]
 
 
 def link_shards(shards: list[Shard], frame_set: FrameSet, speed: float) -> list[SequenceTracks]:
@@ -59,28 +90,23 @@ def _link_sequence(
     name: str, shards: list[Shard], frame_set: FrameSet, known: dict | None, speed: float
 ) -> SequenceTracks:
     frames = [frame_set.frames[item] for shard in shards for item in shard.items]
-    times = [frame.time for frame in frames]
+    targets = [np.array(centroids).reshape(-1, 2) for shard in shards for centroids in shard.targets]
+    pairs = [tuple(map(np.array, columns, PAIR_TYPES)) for shard in shards for columns in shard.pairs]
+    sizes = [tuple(size) for shard in shards for size in shard.sizes]
     rows_of = group_rows([row for shard in shards for row in shard.detections], lambda row: row[1])
     rows = [rows_of.get(frame.name, []) for frame in frames]
-    points = [np.array([row[3:5] for row in frame_rows]).reshape(-1, 2) for frame_rows in rows]
-    tracks = link(zip(times, points, strict=True), speed)
-    targets = [np.array(centroids).reshape(-1, 2) for shard in shards for centroids in shard.targets]
-    listed = None if known is None else [known.get((name, frame.name), {}) for frame in frames]
-    identities = true_identities(list(zip(times, targets, strict=True)), listed)
-    pairs = [_columns(columns) for shard in shards for columns in shard.pairs]
-    areas = [np.array([Detection(*row[2:]).area for row in frame_rows], np.int64) for frame_rows in rows]
-    sizes = [tuple(size) for shard in shards for size in shard.sizes]
-    pixels = [height * width for height, width in sizes]
-    measured = list(map(TrackedFrame, times, identities, pairs, tracks, areas, pixels))
+    detections = []
+    for frame_rows, frame_pairs, (height, width) in zip(rows, pairs, sizes, strict=True):
+        regions = [Detection(*row[2:]) for row in frame_rows]
+        points = np.array([(region.x, region.y) for region in regions]).reshape(-1, 2)
+        areas = np.array([region.area for region in regions], np.int64)
+        detections.append(FrameDetections(points, areas, frame_pairs, height * width))
+    tracked = link_detections(frames, identify_targets(frames, targets, known), detections, speed)
+    tracks = np.concatenate([frame.tracks for frame in tracked])
     middle = len(frames) // 2
-    all_rows = [row for frame_rows in rows for row in frame_rows]
-    return SequenceTracks(name, measured, all_rows, np.concatenate(tracks), targets, frames[middle], sizes[middle])
-
-
-def _columns(pairs: list[list]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs as saved in a shard, as columns of their types."""
-    rows, columns, distances = pairs
-    return np.array(rows, np.int64), np.array(columns, np.int64), np.array(distances, np.float64)
+    return SequenceTracks(
+        name, tracked, list(chain.from_iterable(rows)), tracks, targets, frames[middle], sizes[middle]
+    )
 
 
 def measure_tracks(sequences: list[SequenceTracks], shortest: int) -> list[dict[str, float]]:
@@ -97,18 +123,14 @@ def measure_tracks(sequences: list[SequenceTracks], shortest: int) -> list[dict[
     return rows
 
 
-def keep_long_tracks(sequences: list[SequenceTracks], shortest: int, masks: Path) -> list[SequenceTracks]:
-    """The sequences without the detections of tracks of fewer than `shortest`, which are erased from `masks` too."""
-    return [_keep_long(sequence, shortest, masks) for sequence in sequences]
-
-
-def _keep_long(sequence: SequenceTracks, shortest: int, masks: Path) -> SequenceTracks:
+def keep_long_tracks(sequence: SequenceTracks, shortest: int, masks: Path) -> SequenceTracks:
+    """The sequence without the detections of tracks of fewer than `shortest`, which are erased from `masks`, too."""
     long = np.isin(sequence.tracks, long_tracks([sequence.tracks], shortest))
-    dropped = [row for row, kept in zip(sequence.rows, long, strict=True) if not kept]
+    dropped = [row for row, is_long in zip(sequence.rows, long, strict=True) if not is_long]
     for frame, rows in group_rows(dropped, lambda row: row[1]).items():
         file = frame_file(masks, sequence.name, frame)
         write_mask(file, erase_regions(read_mask(file), [Detection(*row[2:]) for row in rows]))
-    kept = [row for row, good in zip(sequence.rows, long, strict=True) if good]
+    kept = [row for row, is_long in zip(sequence.rows, long, strict=True) if is_long]
     numbered = [
         [*row[:2], number, *row[3:]]
         for rows in group_rows(kept, lambda row: row[1]).values()
@@ -120,4 +142,4 @@ def _keep_long(sequence: SequenceTracks, shortest: int, masks: Path) -> Sequence
 def write_tracks(path: Path, sequences: list[SequenceTracks]) -> None:
     """Write tracks.csv."""
     numbered = (pair for tracks in sequences for pair in zip(tracks.rows, tracks.tracks.tolist(), strict=True))
-    write_csv(path, TRACK_COLUMNS, (track_row(row, track) for row, track in numbered))
+    write_csv(path, TRACK_COLUMNS, starmap(track_row, numbered))

@@ -9,10 +9,13 @@ import json
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from istd.test_script.predictor.preparation import batched
+from istd.test_script.results.frame_set import FrameSet
+from istd.test_script.results.run_folder import run_key
 from istd.utils.files import write_json
+from istd.utils.metrics import PROTOCOLS, MetricAccumulator
 from istd.utils.metrics.accumulator import ImageCounts
 from istd.utils.metrics.curves import CurveAccumulator
 
@@ -39,28 +42,52 @@ class Shard:
         return len(self.sizes) == len(self.items)
 
 
-def split_work(sequences: list[str | None]) -> list[Shard]:
-    """The shards of a dataset whose item i lies in the sequence `sequences[i]`; None for single images."""
+class Results(NamedTuple):
+    """What was measured over a set, in the order of its frames."""
+
+    metrics: dict[str, MetricAccumulator]  # by protocol; the first one is that of the masks
+    curves: dict[str | None, CurveAccumulator]  # by sequence, None for single images
+    detections: list[list]  # rows of detections.csv
+
+
+def split_work(frame_set: FrameSet) -> list[Shard]:
+    """The shards of a set, not measured yet."""
+    sequences = [frame.sequence for frame in frame_set.frames]
     groups = groupby(range(len(sequences)), sequences.__getitem__)
     chunks = [(sequence, chunk) for sequence, group in groups for chunk in batched(group, SHARD_FRAMES)]
     return [Shard(number, *chunk) for number, chunk in enumerate(chunks)]
 
 
-def save_shard(folder: Path, shard: Shard, run: str) -> None:
-    """Save the results of a shard, which belong to the run with the key `run`; see `run_key`."""
-    content = {"run": run, "rows": shard.rows, "curves": shard.curves.counts()}
+def merge_shards(shards: list[Shard]) -> Results:
+    """The results of measured shards."""
+    metrics = {
+        name: MetricAccumulator(PROTOCOLS[name], [row for shard in shards for row in shard.rows[name]])
+        for name in shards[0].rows
+    }
+    curves: dict[str | None, CurveAccumulator] = {}
+    for shard in shards:
+        curves.setdefault(shard.sequence, CurveAccumulator()).merge(shard.curves)
+    return Results(metrics, curves, [row for shard in shards for row in shard.detections])
+
+
+def save_shard(output: Path, shard: Shard, facts: dict[str, Any]) -> None:
+    """Save a measured shard in the folder `output` of the run that `facts` decide."""
+    content = {"run": run_key(facts), "rows": shard.rows, "curves": shard.curves.counts()}
     content |= {name: getattr(shard, name) for name in FRAME_LISTS}
-    write_json(_shard_file(folder, shard), content, indent=None)
+    write_json(_shard_file(output, shard), content, indent=None)
 
 
-def load_shard(folder: Path, shard: Shard, run: str) -> bool:
-    """Fill `shard` from its file, unless it is measured already.
+def load_shards(output: Path, shards: list[Shard], facts: dict[str, Any]) -> list[Shard]:
+    """Fill the shards that are not measured from their files in the folder `output` of a run; returns those without.
 
-    False if there is no file, or one of another run than `run`, or a damaged one, which is said.
+    A file of another run than that of `facts` does not count, nor does a damaged one, which is said.
     """
-    if shard.done:
-        return True
-    file = _shard_file(folder, shard)
+    return [shard for shard in shards if not shard.done and not _load_shard(output, shard, run_key(facts))]
+
+
+def _load_shard(output: Path, shard: Shard, run: str) -> bool:
+    """Whether `shard` could be filled from its file."""
+    file = _shard_file(output, shard)
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         if content["run"] != run:
@@ -89,5 +116,5 @@ def _as_tuple(value: Any) -> Any:
     return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
 
 
-def _shard_file(folder: Path, shard: Shard) -> Path:
-    return folder / f"{shard.number:06d}.json"
+def _shard_file(output: Path, shard: Shard) -> Path:
+    return output / "parts" / f"{shard.number:06d}.json"

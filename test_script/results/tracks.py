@@ -15,7 +15,7 @@ TRACK_COLUMNS = ("sequence", "frame", "track", "id", "x", "y", "area", "mean_sco
 
 
 def track_row(row: list, track: int) -> list:
-    """A row of tracks.csv from one of detections.csv, which `id` refers to.
+    """The row of tracks.csv for a row of detections.csv, to which `id` refers.
 
     Tracks are numbered from 1 in each sequence, dropped ones included; 0 is no track (see `Linker.update`).
     """
@@ -23,15 +23,15 @@ def track_row(row: list, track: int) -> list:
     return [values[name] for name in TRACK_COLUMNS]
 
 
-def erase_regions(mask: np.ndarray, regions: Collection[Detection]) -> np.ndarray:
-    """The mask bool [H, W] without the 8-connected regions that have the box and the area of one of `regions`."""
-    found = find_regions(np.ascontiguousarray(mask))
-    boxes = found.boxes(mask.shape[1])[:, [1, 0, 3, 2]]
-    erased = {(region.left, region.top, region.width, region.height, region.area) for region in regions}
-    drop = np.array([(*box, area) in erased for box, area in zip(boxes.tolist(), found.areas.tolist(), strict=True)])
+def erase_regions(mask: np.ndarray, detections: Collection[Detection]) -> np.ndarray:
+    """The mask bool [H, W] without the 8-connected regions that have the box and the area of one of `detections`."""
+    regions = find_regions(np.ascontiguousarray(mask))
+    tops, lefts, heights, widths = regions.boxes(mask.shape[1]).T.tolist()
+    keys = zip(lefts, tops, widths, heights, regions.areas.tolist(), strict=True)
+    dropped = {(region.left, region.top, region.width, region.height, region.area) for region in detections}
+    is_dropped = np.array([key in dropped for key in keys], bool)
     result = mask.copy()
-    if len(drop):
-        result.ravel()[found.pixels[drop[found.owners]]] = False
+    result.ravel()[regions.pixels[is_dropped[regions.owners]]] = False
     return result
 
 
@@ -46,8 +46,8 @@ class TrackedResult(NamedTuple):
 class TrackFilter:
     """Links the detections of one sequence frame by frame, and drops tracks of fewer than `min_length` detections.
 
-    A frame is given out once each of its detections belongs to a track that is either long enough or has ended: at once
-    if `min_length` is 1, else at most (min_length - 1) * (MAX_GAP + 1) frames later. No more frames than that are held.
+    A frame is released once each of its detections belongs to a track that is either long enough or has ended: at once
+    if `min_length` is 1, else at most (min_length - 1) * (MAX_GAP + 1) frames later. No more frames than that wait.
     """
 
     def __init__(self, min_length: int = 1, speed: float = TARGET_SPEED):
@@ -69,7 +69,7 @@ class TrackFilter:
         self._known = {track: seen for track, seen in self._known.items() if seen[1] >= oldest}
 
     def finish(self) -> Iterator[TrackedResult]:
-        """The frames still held, at the end of the sequence."""
+        """The frames that still wait, at the end of the sequence."""
         while self._waiting:
             yield self._release()
 
@@ -81,9 +81,9 @@ class TrackFilter:
         name, result, tracks = self._waiting.popleft()
         long = [track == 0 or self._known[track][0] >= self._min_length for track in tracks]
         if not all(long):
-            dropped = [detection for detection, kept in zip(result.detections, long, strict=True) if not kept]
-            found = [detection for detection, kept in zip(result.detections, long, strict=True) if kept]
-            found = [detection._replace(id=number) for number, detection in enumerate(found, start=1)]
-            result = result._replace(mask=erase_regions(result.mask, dropped), detections=found)
-            tracks = [track for track, kept in zip(tracks, long, strict=True) if kept]
+            dropped = [detection for detection, is_long in zip(result.detections, long, strict=True) if not is_long]
+            kept = [detection for detection, is_long in zip(result.detections, long, strict=True) if is_long]
+            kept = [detection._replace(id=number) for number, detection in enumerate(kept, start=1)]
+            result = result._replace(mask=erase_regions(result.mask, dropped), detections=kept)
+            tracks = [track for track, is_long in zip(tracks, long, strict=True) if is_long]
         return TrackedResult(name, result, tracks)

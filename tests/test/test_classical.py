@@ -140,5 +140,5 @@ def test_the_command_takes_a_list_of_images(tmp_path):
     main([*options, "--list", str(tmp_path / "few.list")])
     assert [path.name for path in (tmp_path / "maps").glob("*.npy")] == ["c.npy"]
     (tmp_path / "none.list").write_text("z\n")
-    with pytest.raises(InputError, match="names no frame"):
+    with pytest.raises(InputError, match="has no z of the list in this split"):
         main([*options, "--list", str(tmp_path / "none.list")])

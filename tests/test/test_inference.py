@@ -20,8 +20,9 @@ from istd.test_script.map_sources import loader_batches
 from istd.test_script.predictor import PUBLISHED_SCALES, Predictor
 from istd.test_script.predictor.detections import find_detections
 from istd.test_script.results import shards
+from istd.test_script.results.frame_set import FrameRef, FrameSet
 from istd.test_script.results.result_files import QUEUE_LENGTH, background_calls
-from istd.test_script.results.set_results import halves_by_snr
+from istd.test_script.results.set_results import halves_by_snr, print_metrics
 from istd.test_script.results.shards import split_work
 from istd.utils.checkpoint import save_checkpoint
 from istd.utils.errors import InputError
@@ -150,8 +151,8 @@ def test_every_file_holds_what_the_network_says(done, checkpoint, sequences):
 
 
 def with_sequences(metrics):
-    """The metrics of the sequences, and then those of the set without them."""
-    return [*metrics.pop("sequences").values(), metrics]
+    """The metrics of the sequences, their mean, and then those of the set without them."""
+    return [*metrics.pop("sequences").values(), metrics.pop("sequence_mean"), metrics]
 
 
 def test_saved_maps_are_evaluated_to_the_same_bits(checkpoint, sequences, tmp_path):
@@ -343,7 +344,7 @@ def test_published_metrics_stand_beside_ours(capsys):
     intervals = {"unit": "images", "units": 7, "coverage": 0.95, "metrics": {}}
     ours = {"iou": 0.5, "niou": 0.4, "pd": 0.9, "fa": 1e-5, "images": 7, "targets": 9, "intervals": intervals}
     notes = inference.protocol_notes({"protocols": ["sgmp-2026"], "flip": True, "scales": [1.0]})
-    inference.print_results({"sgmp-2026": ours}, CATALOG["IRDST"].metrics, notes)
+    print_metrics({"sgmp-2026": ours}, CATALOG["IRDST"].metrics, notes)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[-4:] for line in lines if "sgmp-20" in line and "note" not in line] == [
         ["50.00", "40.00", "90.00", "10.00"],
@@ -383,9 +384,14 @@ def test_a_rendered_datasets_metrics_are_halved_by_snr():
 
 def test_shards_do_not_cross_sequences_and_workers_get_whole_shards(monkeypatch):
     monkeypatch.setattr(shards, "SHARD_FRAMES", 4)
-    items = [shard.items for shard in split_work(["a"] * 6 + ["b"] * 3)]
+
+    def items_of(*sequences):
+        frames = [FrameRef(name, str(item), item, None, None, item, "") for item, name in enumerate(sequences)]
+        return [shard.items for shard in split_work(FrameSet("set", frames))]
+
+    items = items_of(*"aaaaaabbb")
     assert items == [[0, 1, 2, 3], [4, 5], [6, 7, 8]]
-    assert [shard.items for shard in split_work([None] * 6)] == [[0, 1, 2, 3], [4, 5]]
+    assert items_of(*[None] * 6) == [[0, 1, 2, 3], [4, 5]]
     batches = list(loader_batches(items, batch_size=2, num_workers=2))
     assert batches[0::2][:2] == [[0, 1], [2, 3]] and batches[1] == [4, 5]
     assert sorted(item for batch in batches for item in batch) == list(range(9))

@@ -12,6 +12,7 @@ from istd.models import build_model
 from istd.test_script import inference, matrix, measurement
 from istd.test_script.matrix import checkpoint_names
 from istd.test_script.results import set_results
+from istd.test_script.results.run_folder import read_finished
 from istd.utils.checkpoint import save_checkpoint
 from istd.utils.errors import InputError
 from istd.utils.plots import write_heat_map
@@ -109,12 +110,12 @@ def test_results_of_other_options_are_not_taken_for_finished(tmp_path):
     facts = {"dataset": "X", "flip": False, "checkpoint": "a.pth", "protocols": ["standard"]}
     metrics = {"standard": {"iou": 0.5}}
     (tmp_path / "metrics.json").write_text(json.dumps(facts | {"protocols": metrics}))
-    assert set_results.read_finished(tmp_path, facts) is None  # the report is written last
+    assert read_finished(tmp_path, facts) is None  # the report is written last
     (tmp_path / "report.html").touch()
-    assert set_results.read_finished(tmp_path, facts | {"checkpoint": "moved.pth"}) == metrics
+    assert read_finished(tmp_path, facts | {"checkpoint": "moved.pth"}) == metrics
     # as a run with --flip leaves it that began after this one had finished, and was interrupted
-    assert set_results.read_finished(tmp_path, facts | {"flip": True}) is None
-    assert set_results.read_finished(tmp_path, facts | {"protocols": ["standard", "dtum"]}) is None
+    assert read_finished(tmp_path, facts | {"flip": True}) is None
+    assert read_finished(tmp_path, facts | {"protocols": ["standard", "dtum"]}) is None
 
 
 def test_checkpoints_are_named_by_what_tells_them_apart():
@@ -122,7 +123,9 @@ def test_checkpoints_are_named_by_what_tells_them_apart():
     assert checkpoint_names(["x/a/best.pth", "y/a/best.pth", "y/b/best.pth"]) == ["x_a", "y_a", "y_b"]
     assert checkpoint_names(["x/a.pth", "b.pth"]) == ["a", "b"]
     assert checkpoint_names(["x/a.pth", "x/a.pt"]) == ["a", "a.pt"]
-    assert checkpoint_names(["x/a.pth"]) == ["a"]
+    assert checkpoint_names(["x/a.pth"]) == checkpoint_names(["x/a.safetensors"]) == ["a"]
+    assert checkpoint_names(["x/a.pth", "x/a.safetensors"]) == ["a.pth", "a.safetensors"]
+    assert checkpoint_names(["x/a/model.safetensors", "x/b/model.safetensors"]) == ["a", "b"]
     assert checkpoint_names(["o/fast/train/checkpoint_best.pth"]) == ["fast_checkpoint_best"]
     both = [f"o/fast/train/checkpoint_{name}.pth" for name in ("best", "last")]
     assert checkpoint_names(both) == ["fast_checkpoint_best", "fast_checkpoint_last"]

@@ -9,9 +9,10 @@ from torch import nn
 
 from istd.datasets import open_dataset
 from istd.datasets.synthetic import RenderConfig, render_dataset
+from istd.datasets.targets import TargetRow
 from istd.models import build_model
 from istd.test_script.map_sources import network_maps
-from istd.test_script.pd_over_snr import Frame, by_interval, compare, load, logit_maps, main
+from istd.test_script.pd_over_snr import ScoredFrame, by_interval, compare, load, main, score_frames
 from istd.test_script.predictor import Predictor
 from istd.utils.checkpoint import save_checkpoint
 from istd.utils.errors import InputError
@@ -26,20 +27,20 @@ def square(shape, *places):
 
 
 def test_pd_by_snr_at_the_threshold_that_keeps_the_false_alarm_rate():
-    first = Frame(square((40, 40), (2, 2), (20, 20)), np.array([1.2, 2.2]))
-    second = Frame(square((40, 40), (10, 10)), np.array([1.4]))
     scores = np.zeros((2, 40, 40), np.float32)
     scores[0][square((40, 40), (2, 2))] = 0.3  # dim target, as bright as the clutter
     scores[0][square((40, 40), (20, 20))] = 0.9
     scores[0][square((40, 40), (30, 2))] = 0.3  # clutter: 9 of 3200 pixels
     scores[1][square((40, 40), (10, 10))] = 0.6
+    first = ScoredFrame(scores[0], square((40, 40), (2, 2), (20, 20)), np.array([1.2, 2.2]))
+    second = ScoredFrame(scores[1], square((40, 40), (10, 10)), np.array([1.4]))
     edges = (1.0, 1.5, 2.0, 2.5)
 
-    tolerant = compare(list(scores), [first, second], fa=9 / 3200, edges=edges)
+    tolerant = compare([first, second], fa=9 / 3200, edges=edges)
     assert tolerant.fa == 9 / 3200 and tolerant.threshold == 0 and tolerant.pd == 1
     assert tolerant.pd_by_snr[0] == 1 and np.isnan(tolerant.pd_by_snr[1]) and tolerant.pd_by_snr[2] == 1
 
-    strict = compare(list(scores), [first, second], fa=1e-6, edges=edges)
+    strict = compare([first, second], fa=1e-6, edges=edges)
     assert strict.fa == 0 and strict.threshold == pytest.approx(0.3, abs=1 / 128) and strict.pd == pytest.approx(2 / 3)
     assert strict.pd_by_snr[0] == 0.5 and strict.pd_by_snr[2] == 1
     assert [inside.sum() for inside in by_interval([first, second], edges)] == [2, 0, 1]
@@ -103,6 +104,10 @@ def test_saturated_probabilities_remain_apart():
     sample = SimpleNamespace(clip=torch.zeros(1, 1, 1, 12), mask=torch.from_numpy(mask)[None].float())
     predictor = Predictor(Network(), lambda frame: frame)
     source = partial(network_maps, dataset=[sample], predictor=predictor, scales={"logit"})
-    maps = logit_maps(source, [0], title="")
-    result = compare(maps, [Frame(mask, np.array([2.0]))], fa=1e-6, edges=(1.0, 3.0))
-    assert (result.pd, result.fa) == (1, 0)
+    rows = [TargetRow("s", "0", 0, x, 0, 0, 0, 1, 1, 1, snr) for x, snr in ((5.0, 5.0), (2.5, 2.0))]
+    frames = score_frames(source, {0: rows}, title="")
+    assert frames[0].snr.tolist() == [2.0]
+    for unknown in ([], rows[:1]):  # 3 px away
+        assert np.isnan(score_frames(source, {0: unknown}, title="")[0].snr).all()
+    result = compare(frames, fa=1e-6, edges=(1.0, 3.0))
+    assert (result.pd, result.fa, result.pd_by_snr) == (1, 0, [1])

@@ -162,8 +162,9 @@ def test_weights_are_named_and_given_once(tmp_path, capsys):
     predict.main(command)
     listed = ", ".join(shipped_weights())
     assert f"network: weights/datransnet.pth (of {listed}; choose with --weights)" in capsys.readouterr().out
-    with pytest.raises(InputError, match="--model_path and --weights mean the same"):
+    with pytest.raises(SystemExit):
         predict.main([*command, "--weights", "datransnet", "--model_path", "x.pth"])
+    assert "argument --model_path: not allowed with argument --weights" in capsys.readouterr().err
 
 
 def test_a_multi_frame_network_takes_videos_and_folders(tmp_path, monkeypatch):

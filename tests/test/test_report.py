@@ -149,11 +149,11 @@ def test_a_picture_shows_a_missed_target_enlarged():
 def test_pictures_are_spread_over_many_frames(tmp_path):
     assert [picture_stride(frames, 2000) for frames in (0, 1, 2000, 2001, 20000)] == [0, 1, 1, 2, 10]
     assert picture_stride(20000, 0) == 0
-    files = FrameFiles(tmp_path, None, "", stride=2)
+    files = FrameFiles(tmp_path, None, stride=2)
     counts = rows((None, True))[0]
     mask = np.zeros((8, 8), bool)
     for item in range(5):
-        frame = FrameRef(None, f"{item}", item, tmp_path, None, "", item)
+        frame = FrameRef(None, f"{item}", item, tmp_path, None, item, "")
         files.write(MappedFrame(item, ScoreMaps(*[mask.astype(np.float32)] * 3), mask), frame, mask, counts)
     assert sorted(path.stem for path in tmp_path.rglob("*.jpg")) == ["000000", "000002", "000004"]
 

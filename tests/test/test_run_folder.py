@@ -6,8 +6,8 @@ import shutil
 import numpy as np
 import pytest
 
-from istd.test_script.results.run_folder import check_run, checkpoint_label, default_folder, run_key, start_run
-from istd.test_script.results.shards import Shard, load_shard, save_shard
+from istd.test_script.results.run_folder import check_run, checkpoint_label, default_folder, start_run
+from istd.test_script.results.shards import Shard, load_shards, save_shard
 from istd.utils.errors import InputError
 from istd.utils.metrics import build_metric
 
@@ -31,21 +31,20 @@ def measured_shard():
 
 def test_a_shard_is_read_by_its_run_alone(tmp_path):
     """Network A finished a shard in a folder in which B was begun, killed, and is resumed."""
-    a, b = (run_key(FACTS | {"model_sha256": name}) for name in "ab")
-    assert a == run_key(FACTS | {"checkpoint": "moved/a.pth"})
-    written = measured_shard()
-    save_shard(tmp_path, written, a)
-    assert not load_shard(tmp_path, Shard(0, "s", [0, 1]), b)
-    read = Shard(0, "s", [0, 1])
-    assert load_shard(tmp_path, read, a) and read.rows == written.rows and read.detections == written.detections
+    written, read = measured_shard(), Shard(0, "s", [0, 1])
+    save_shard(tmp_path, written, FACTS)
+    assert load_shards(tmp_path, [read], FACTS | {"model_sha256": "b"}) == [read]
+    assert load_shards(tmp_path, [read], FACTS | {"checkpoint": "moved/a.pth"}) == []
+    assert read.rows == written.rows and read.detections == written.detections
     assert read.curves.compute().ap == written.curves.compute().ap == 1
-    assert not load_shard(tmp_path, Shard(0, "s", [0, 1, 2]), a) and not load_shard(tmp_path, Shard(1, "s", [2]), a)
+    others = [Shard(0, "s", [0, 1, 2]), Shard(1, "s", [2])]
+    assert load_shards(tmp_path, others, FACTS) == others
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", "null", "deep", "rows", "short", "targets", "curves"])
 def test_a_damaged_shard_is_measured_again(damage, tmp_path, capsys):
-    save_shard(tmp_path, measured_shard(), "key")
-    file = tmp_path / "000000.json"
+    save_shard(tmp_path, measured_shard(), FACTS)
+    file = tmp_path / "parts" / "000000.json"
     content = json.loads(file.read_text())
     if damage == "rows":
         content["rows"]["standard"][0] = 3
@@ -58,7 +57,7 @@ def test_a_damaged_shard_is_measured_again(damage, tmp_path, capsys):
     edited = damage in ("rows", "short", "targets", "curves")
     file.write_text(json.dumps(content) if edited else "[" * 100_000 if damage == "deep" else damage)
     shard = Shard(0, "s", [0, 1])
-    assert not load_shard(tmp_path, shard, "key") and not shard.rows and not shard.sizes
+    assert load_shards(tmp_path, [shard], FACTS) == [shard] and not shard.rows and not shard.sizes
     assert "000000.json is damaged" in capsys.readouterr().out
 
 

@@ -274,7 +274,7 @@ def test_curves_over_the_threshold_from_saved_maps(dataset, runs, tmp_path, monk
 
 
 def test_false_alarms_of_track_curves_count_the_pixels_of_every_frame():
-    frames = [FrameRef("s", str(number), number, Path("m"), None, "", number) for number in range(2)]
+    frames = [FrameRef("s", str(number), number, Path("m"), None, number, "") for number in range(2)]
     count = LevelCounts(frames, None, (1,), 2.0)
     for item, shape in enumerate(((10, 10), (10, 20))):  # frames of two sizes
         count(MappedFrame(item, ScoreMaps(np.zeros(shape, np.float32), None), np.zeros(shape, bool)))
