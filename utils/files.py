@@ -1,6 +1,7 @@
 """Atomic writing: a file or folder appears complete or not at all."""
 
 import csv
+import errno
 import fcntl
 import json
 import math
@@ -16,6 +17,7 @@ from istd.utils.errors import InputError
 from istd.utils.names import table_cell
 
 UNFINISHED = ".unfinished-"  # begins the names of files and folders that are being written
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 PROBE_BYTES = 4096  # an empty file can be created even on a full disk
 
 
@@ -174,15 +176,23 @@ def _remove_leftovers(parent: Path, prefix: str) -> None:
 
 @contextmanager
 def _clear_errors(path: Path) -> Iterator[None]:
-    """Raise an `OSError` in writing `path` as an `InputError`."""
+    """Raise an `OSError` in writing `path` as an `InputError`; others that arise meanwhile pass."""
     try:
         yield
-    except BrokenPipeError:  # of something printed while `path` is open: `run_main` knows what it means
-        raise
     except OSError as error:
+        if not _is_of_writing(path, error):
+            raise
         of_folder = isinstance(error, FileExistsError | NotADirectoryError)
         reason = f"{path.parent} is not a folder" if of_folder else error.strerror or error
         raise InputError(f"cannot write {path}: {reason}; choose a folder with space and write permission") from error
+
+
+def _is_of_writing(path: Path, error: OSError) -> bool:
+    """Whether an error names `path`, what becomes it, or a folder above; or no file, but what disks lack."""
+    if error.filename is None:
+        return error.errno in (None, *DISK_ERRORS)  # None: raised from a library's message
+    named, target = (Path(os.path.abspath(os.fsdecode(place))) for place in (error.filename, path))
+    return target.is_relative_to(named) or str(named).startswith(str(target.parent / UNFINISHED))
 
 
 def check_writable(path: str | Path, suffixes: tuple[str, ...] = ()) -> None:

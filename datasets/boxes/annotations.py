@@ -97,10 +97,9 @@ def recognise(file: AnnotationFile) -> Format | None:
         return COCO if {"images", "annotations"} <= content.keys() else ANTI_UAV if "gt_rect" in content else None
     if file.path.suffix.lower() == ".xml":
         return VOC if file.content.tag == "annotation" else None
-    lines = file.content.splitlines()
     if file.path.suffix.lower() == ".csv":
-        return CSV if set(readers.CSV_COLUMNS) <= set(map(str.strip, lines[0].split(",")) if lines else ()) else None
-    lines = [line for line in lines if line.strip()]
+        return CSV if readers.csv_header(file.content) else None
+    lines = [line for line in file.content.splitlines() if line.strip()]
     if all(readers.YOLO_LINE.fullmatch(line.strip()) for line in lines):
         return YOLO
     return YOLOX if all(readers.yolox_line(line) for line in lines) else None

@@ -12,6 +12,7 @@ from istd.utils.errors import InputError
 from istd.utils.images import IMAGE_SUFFIXES
 
 CSV_COLUMNS = ("sequence", "frame", "x0", "y0", "width", "height")
+CSV_DELIMITERS = (",", ";", "\t")
 NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 YOLO_LINE = re.compile(rf"\d+(?:\s+{NUMBER}){{4}}")
 YOLOX_BOX = re.compile(rf"{NUMBER}(?:,{NUMBER}){{3}}(?:,\d+)?")
@@ -149,18 +150,32 @@ def read_anti_uav(file: AnnotationFile) -> tuple[list[AnnotatedImage], int]:
     return [AnnotatedImage(sequence, of_frame, part, number) for number, of_frame in enumerate(boxes)], 0
 
 
+def csv_header(text: str) -> tuple[list[str], str] | None:
+    """The columns of a csv with at least the `CSV_COLUMNS`, and what stands between its cells; None for other text."""
+    for delimiter in CSV_DELIMITERS:
+        columns = [cell.strip() for cell in next(csv.reader(text.splitlines()[:1], delimiter=delimiter), ())]
+        if set(CSV_COLUMNS) <= set(columns):
+            return columns, delimiter
+    return None
+
+
 def read_csv(file: AnnotationFile) -> tuple[list[AnnotatedImage], int]:
-    """The frames of a csv with the `CSV_COLUMNS`, in any order; a frame is a number or the name of a file."""
+    """The frames of a csv with the `CSV_COLUMNS`, in any order; a frame is a number or the name of a file.
+
+    Where semicolons separate the cells, as in spreadsheets of many languages, numbers may have a decimal comma.
+    """
     boxes: dict[str, list[Box]] = defaultdict(list)
-    reader = csv.DictReader(file.content.splitlines())
-    reader.fieldnames = list(map(str.strip, reader.fieldnames or ()))
+    columns, delimiter = csv_header(file.content)
+    reader = csv.DictReader(file.content.splitlines()[1:], columns, delimiter=delimiter)
     try:
         for row in reader:
-            numbers = [float(row[column]) for column in CSV_COLUMNS[2:]]
+            if any(row.get(None, ())):
+                raise ValueError("more cells than columns")
+            numbers = [float(str(row[column]).replace(",", ".")) for column in CSV_COLUMNS[2:]]
             name = "/".join(filter(None, (row["sequence"].strip(), row["frame"].strip())))
             boxes[_posix(name)].append(Box(*numbers))
     except (TypeError, ValueError, AttributeError, csv.Error) as error:
-        raise InputError(f"line {reader.line_num} of {file.path}: {error}; correct it") from error
+        raise InputError(f"line {reader.line_num + 1} of {file.path}: {error}; correct it") from error
     part = part_in(file.name.stem)
     return [AnnotatedImage(name, of_frame, part) for name, of_frame in boxes.items()], 0
 

@@ -193,6 +193,24 @@ def test_the_end_of_a_single_sequence_is_to_test(tmp_path, capsys):
     assert [[f.name for f in s.frames if f.mask] for s in index.split("test")] == [["4"]]
 
 
+def test_a_csv_of_a_spreadsheet(tmp_path):
+    """Semicolons and decimal commas, or tabs; quotes around names, which may hold what separates."""
+    images = write_frames(tmp_path / "frames", "s;1/0000", "s;1/0001")
+    path = tmp_path / "boxes.csv"
+    path.write_text('\ufeff"frame";"sequence";x0;y0;width;height\n0;"s;1";10,0;5;4;3,0\n', encoding="utf-8")
+    assert boxes_by_name(convert(path, images, tmp_path / "german")) == {
+        "images/s;1/0000.png": [BOX], "images/s;1/0001.png": []
+    }  # fmt: skip
+    path.write_text("sequence\tframe\tx0\ty0\twidth\theight\ns;1\t0\t10\t5\t4\t3\n")
+    assert boxes_by_name(convert(path, images, tmp_path / "tabs"))["images/s;1/0000.png"] == [BOX]
+    path.write_text("sequence,frame,x0,y0,width,height\ns;1,0,10,0,5,4,3,0\n")
+    with pytest.raises(InputError, match=r"line 2 of .*boxes\.csv: more cells than columns; correct it"):
+        convert(path, images, tmp_path / "no")
+    path.write_text("sequence,frame,x0,y0,width,height\ns;1,0,10,5,4\n")
+    with pytest.raises(InputError, match=r"line 2 of .*boxes\.csv: could not convert string to float: 'None'"):
+        convert(path, images, tmp_path / "no")
+
+
 def test_frames_of_a_csv_by_number_or_file(tmp_path):
     images = write_frames(tmp_path / "frames", "s/0000", "s/0002", "t/img_0007")
     rows = ["s,0,10,5,4,3", "s,0002.png,1,1,2,2", "t,7,10,5,4,3"]

@@ -104,7 +104,29 @@ def test_what_cannot_be_written_is_said_at_once(tmp_path, monkeypatch):
     assert names(tmp_path) == ["file"]
 
 
-def test_a_closed_stdout_is_no_fault_of_the_file(tmp_path):
-    with pytest.raises(BrokenPipeError), atomic_path(tmp_path / "a.csv"):
-        raise BrokenPipeError  # by a print while the file is open
+@pytest.mark.parametrize(
+    "error",
+    [
+        BrokenPipeError(errno.EPIPE, "Broken pipe"),  # of a print
+        FileNotFoundError(errno.ENOENT, "No such file or directory", "input.png"),
+        OSError(errno.EIO, "Input/output error", "a.csv.png"),
+        ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"),
+    ],
+)
+def test_an_error_of_something_else_is_no_fault_of_the_file(tmp_path, monkeypatch, error):
+    monkeypatch.chdir(tmp_path)
+    for path in ("a.csv", tmp_path / "a.csv"):
+        with pytest.raises(type(error), match=error.strerror), atomic_path(path):
+            raise error
     assert names(tmp_path) == []
+
+
+def test_errors_of_writing_are_said_whether_they_name_the_file_or_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    full = (errno.ENOSPC, "No space left on device")
+    for error in (OSError(*full), OSError("a library's words"), OSError(*full, "a.csv"), OSError(*full, str(tmp_path))):
+        with pytest.raises(InputError, match=r"cannot write a\.csv: (No space left|a library's words)"):  # noqa: SIM117
+            with atomic_path("a.csv"):
+                raise error
+    with pytest.raises(InputError, match=r"cannot write a\.csv: No such file"), atomic_path("a.csv") as temporary:
+        (temporary.parent / "absent" / "b").touch()
