@@ -65,8 +65,8 @@ def describe_selection(run: Run, indices: list[DatasetIndex]) -> str:
             "the test metrics of the chosen epoch are optimistic"
         )
     held_out = ", ".join(
-        describe_holdout(index.info.kind, index.info.name, index.split("train"), part.dataset.sequences)
-        for part, index in zip(run.val_sets, indices, strict=True)
+        describe_holdout(index.info.kind, index.info.name, index.split("train"), loader.dataset.sequences)
+        for loader, index in zip(run.val_loaders, indices, strict=True)
     )
     return f"best {run.select_by} ({run.protocol}) on {held_out}, held out; the test set is {tested}"
 

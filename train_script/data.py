@@ -70,18 +70,10 @@ def build_train_dataset(settings: Settings, sequences: list[Sequence], name: str
     transform = build_transform(settings.preset, True, settings.train_size, model.in_channels)
     if "enlarge_share" in signature(transform).parameters:
         transform = partial(transform, enlarge_share=settings.enlarge_share)
-    return ClipDataset(
-        sequences,
-        model.num_frames,
-        transform,
-        find_preset(settings.preset).border,
-        name,
-        seed=settings.seed,
-        grey_range=parse_range(settings.range),
-        stride=model.frame_stride,
-        target=model.target_index,
-        augment=build_augmentations(settings.augment, settings.augment_options),
-    )
+    frames = {"grey_range": parse_range(settings.range), "stride": model.frame_stride, "target": model.target_index}
+    draws = {"seed": settings.seed, "augment": build_augmentations(settings.augment, settings.augment_options)}
+    border = find_preset(settings.preset).border
+    return ClipDataset(sequences, model.num_frames, transform, border, name, **frames, **draws)
 
 
 def build_eval_datasets(settings: Settings, splits: Splits, part: str, model: nn.Module) -> list[ClipDataset]:

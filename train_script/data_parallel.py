@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from istd.train_script.norm_statistics import norm_layers
 from istd.train_script.synced_layers import shared_generator
 from istd.utils.distributed import gather_objects, rank, world_size
 from istd.utils.errors import InputError
@@ -27,16 +28,14 @@ def broadcast_weights(network: nn.Module) -> None:
 class ProcessAverage:
     """Called after a backward pass, sets a network's gradients and running statistics to their mean over processes.
 
-    Parameters that have no gradient on any process in the first step of an epoch, such as those of auxiliary outputs
-    that the loss leaves out, keep none. Raises `InputError` if they get one later in that epoch: the processes, which
-    do not ask each other in every step, would train different networks.
+    Parameters without a gradient on any process in the first step of an epoch, such as those of auxiliary outputs that
+    the loss leaves out, stay without. Raises `InputError` if they get a gradient later in that epoch: the processes,
+    which do not ask each other in every step, would train different networks.
     """
 
     def __init__(self, network: nn.Module) -> None:
         self.parameters = {name: value for name, value in network.named_parameters() if value.requires_grad}
-        norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-        self.statistics = [value for norm in norms for value in (norm.running_mean, norm.running_var)]
-        self.statistics = [value for value in self.statistics if value is not None]
+        self.statistics = [value for norm in norm_layers(network) for value in (norm.running_mean, norm.running_var)]
         self.epoch: int | None = None
         self.used: set[str] = set()
 
@@ -71,8 +70,8 @@ def average(tensors: Iterable[Tensor]) -> None:
 
 
 def seed_draws(seed: int, device: torch.device) -> None:
-    """Seed the random draws of a micro-batch: other ones on every process, such as dropout masks, but those of
-    synchronised layers on `device` equal."""
+    """Seed the random draws of a micro-batch: different ones on every process, such as dropout masks, but equal ones
+    of synchronised layers on `device`."""
     torch.manual_seed((seed + rank() * SEED_OF_A_RANK) % 2**64)
     if world_size() > 1:
         shared_generator(device).manual_seed(seed)

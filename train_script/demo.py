@@ -26,7 +26,7 @@ OUTPUT = Path("predict/demo")
 SHIPPED = "datransnet"
 FINE_TUNED = "outputs/demo_train/make_demo/train/checkpoint_best.pth"
 DIM = "--size 128 128 --snr 4 10"
-# 120 steps of 8 crops of 64 px, about a minute's work for one core
+# 120 steps of 8 crops of 64 px, about a minute's work for a single core
 SHORT = (
     "--train_size 64 --batch_size 8 --epochs 4 --epoch_samples 240 --lr 0.0005 --ema 0.98 --val_every 2 --limit_val 24 "
     "--final_test false"

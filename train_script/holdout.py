@@ -10,13 +10,13 @@ HOLDOUT_SHARE, HOLDOUT_SEED = 0.1, 42
 
 
 def hold_out(sequences: list[Sequence], num_frames: int = 1) -> tuple[list[Sequence], list[Sequence]]:
-    """Training sequences as (those that train, those held out to select by): a random HOLDOUT_SHARE, at least one.
+    """Training sequences as (sequences that train, a random HOLDOUT_SHARE of them held out to select by).
 
-    Whole sequences, because frames of one sequence are near copies of each other. Both parts keep their order. Every
-    run holds out the same ones, whatever its seed: else weights that are trained on would be validated on what they
-    were trained with before, and runs of several seeds would not compare. Where none of them shows a target, which no
-    metric could judge, the next one in the random order that does takes the place of the last. A single sequence is
-    divided by time, with clips of `num_frames` frames. Raises `InputError` where there is too little to hold out.
+    Sequences are not divided, because their frames are near copies of each other; both parts keep the order. What is
+    held out does not depend on the seed: else fine-tuned weights would be validated on what they were trained with
+    before, and runs of several seeds would not compare. Where none of it shows a target, which no metric could judge,
+    the next sequence in the random order that does takes the place of the last. A single sequence is divided by time,
+    with clips of `num_frames` frames. Raises `InputError` where there is too little to hold out.
     """
     if len(sequences) == 1:
         return hold_out_frames(sequences[0], num_frames)
@@ -30,8 +30,8 @@ def hold_out(sequences: list[Sequence], num_frames: int = 1) -> tuple[list[Seque
         if second is None:
             number = "none" if first is None else "one"
             raise InputError(
-                f"{number} of the {len(sequences)} training images or sequences shows a target, expected two at least, "
-                "one to train on and one to hold out; look at the masks with datasets.check"
+                f"{number} of the {len(sequences)} training images or sequences shows a target, expected at least two, "
+                "to train on and to hold out; look at the masks with datasets.check"
             )
         chosen[-1] = first
     train = [sequence for index, sequence in enumerate(sequences) if index not in chosen]
@@ -39,10 +39,10 @@ def hold_out(sequences: list[Sequence], num_frames: int = 1) -> tuple[list[Seque
 
 
 def hold_out_frames(sequence: Sequence, num_frames: int) -> tuple[list[Sequence], list[Sequence]]:
-    """A single sequence as (the parts that train, the part held out): the last HOLDOUT_SHARE of it that has a target.
+    """A single sequence as (parts that train, part held out), which is its last HOLDOUT_SHARE that has a target.
 
-    As many frames as a clip has, on either side of that part, are left out, and clips of one part continue with frames
-    of that part alone, so that none is seen by both.
+    As many frames as a clip has are left out on either side of that part, and clips of a part continue with frames of
+    that part alone, so that both see none in common.
     """
     frames = sequence.frames
     count = max(1, round(HOLDOUT_SHARE * len(frames)))

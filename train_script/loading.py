@@ -1,7 +1,7 @@
 """Loaders of training batches and of frames to evaluate, and the processes behind them."""
 
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import torch
@@ -16,13 +16,6 @@ from istd.utils.distributed import cores_of_process, rank, world_size
 
 MAX_GPU_WORKERS = 8  # of a training process
 EVAL_CACHE_BYTES = 64 * 2**20  # of each loading process: evaluation reads frames in order, and once
-
-
-class EvaluatedSet(NamedTuple):
-    """A dataset of clips to evaluate on, and the loader of the frames that this process evaluates, in lists."""
-
-    dataset: ClipDataset
-    loader: DataLoader
 
 
 def build_train_loader(
@@ -41,20 +34,19 @@ def build_train_loader(
     return loader, batches
 
 
-def build_evaluated_set(
-    settings: Settings, dataset: ClipDataset, limit: int | None, device: torch.device
-) -> EvaluatedSet:
-    """At most `limit` frames of a dataset, evenly spread; of these this process evaluates every world_size()-th."""
+def build_eval_loader(settings: Settings, dataset: ClipDataset, limit: int | None, device: torch.device) -> DataLoader:
+    """Loader of at most `limit` frames of a dataset, evenly spread, of which this process gets every world_size()-th.
+
+    It gives lists of samples, as sizes may differ within a batch.
+    """
     if count_workers(settings, device):
         dataset = replace(dataset, cache_bytes=EVAL_CACHE_BYTES)
     batches = list(batched(evenly(len(dataset), limit)[rank() :: world_size()], settings.val_batch_size))
-    # lists of samples, as sizes may differ within a batch
-    loader = DataLoader(dataset, batch_sampler=batches, collate_fn=list, **_workers(settings, device))
-    return EvaluatedSet(dataset, loader)
+    return DataLoader(dataset, batch_sampler=batches, collate_fn=list, **_workers(settings, device))
 
 
 def count_workers(settings: Settings, device: torch.device) -> int:
-    """How many processes load data for this one: as set, or for a GPU its share of the cores, and none for a CPU."""
+    """The number of loading processes of this process: as set, or on a GPU its share of the cores, on a CPU none."""
     if settings.num_workers is not None:
         return settings.num_workers
     return min(MAX_GPU_WORKERS, cores_of_process()) if device.type == "cuda" else 0

@@ -2,7 +2,7 @@
 
 A loss is a function `loss(outputs, batch, progress, **options)`: the network's outputs by name, the batch, and how far
 the run has come, to a scalar. Its options are its further parameters, annotated with their types, which a recipe sets
-by `loss_options`. `per_output` makes one of a function of a single map of logits and its mask.
+by `loss_options`. `per_output` turns a function of a single map of logits and its mask into a loss.
 """
 
 import inspect
@@ -34,7 +34,7 @@ class LossProgress(NamedTuple):
     epochs: int = 1  # of the run
     steps: int = 1  # of an epoch
     weights: Mapping[str, float] = {MAIN: 1.0}  # of the outputs by name
-    aux_weight: float = 0.0  # of those that `weights` does not name
+    aux_weight: float = 0.0  # of outputs that `weights` does not name
 
     def weight(self, name: str) -> float:
         """The weight of an output."""
@@ -60,10 +60,10 @@ def weighted(
                 f"the network gave logits of shape {tuple(logits.shape)}, expected {tuple(mask.shape)}, the shape of "
                 f"the masks: a single channel of target logits at the size of the clip (output {name})"
             )
-        terms.append(loss(logits, mask) if weight == 1 else weight * loss(logits, mask))
+        terms.append(weight * loss(logits, mask))
     if not terms:
         raise InputError(f"none of the outputs {', '.join(outputs)} has a weight; see --output_weights")
-    return sum(terms[1:], start=terms[0])
+    return sum(terms)
 
 
 def per_output(function: Callable[..., Tensor]) -> LossFunction:
@@ -145,7 +145,7 @@ def sls_loss(
 
 
 def sls_of_map(logits: Tensor, mask: Tensor, warm: bool) -> Tensor:
-    """The loss of one map of logits [B, 1, H, W]; `warm`: 1 - IoU alone."""
+    """The loss of a map of logits [B, 1, H, W]; `warm`: 1 - IoU alone."""
     probability = logits.sigmoid()
     intersection = (probability * mask).sum(dim=(1, 2, 3))
     predicted, target = probability.sum(dim=(1, 2, 3)), mask.sum(dim=(1, 2, 3))
@@ -207,10 +207,10 @@ def needs_aux(name: str, progress: LossProgress) -> bool:
 def check_loss_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
     """`options`, whose values may be text, converted to the types in the loss's signature; `InputError` for others.
 
-    Of a function of logits and mask, and of one of outputs, batch and progress, these are the further parameters.
+    The options of a loss are the parameters that have defaults.
     """
-    parameters = list(inspect.signature(LOSSES[name].function, eval_str=True).parameters.values())
-    known = {parameter.name: parameter for parameter in parameters if parameter.default is not parameter.empty}
+    parameters = inspect.signature(LOSSES[name].function, eval_str=True).parameters
+    known = {option: value for option, value in parameters.items() if value.default is not value.empty}
     for option in options:
         if option not in known:
             listing = ", ".join(known) or "none"
@@ -222,16 +222,16 @@ def check_loss_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def named_outputs(outputs: Tensor | list[Tensor] | tuple[Tensor, ...] | Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What a network gives, by name: a map is the main output; of a list, the further ones are aux1, aux2, ...
+    """What a network returns, by name: a map is the main output; a list consists of main, aux1, aux2, ...
 
-    A mapping must have the main output under the name "main"; raises `InputError` where it has not.
+    Raises `InputError` for a mapping without "main".
     """
     if isinstance(outputs, Tensor):
         return {MAIN: outputs}
     if isinstance(outputs, list | tuple):
         return {f"aux{place}" if place else MAIN: output for place, output in enumerate(outputs)}
     if MAIN not in outputs:
-        raise InputError(f"the network's outputs are {', '.join(outputs)}, expected one of them to be called {MAIN!r}")
+        raise InputError(f"the network's outputs are {', '.join(outputs)}, expected an output {MAIN!r}")
     return dict(outputs)
 
 
@@ -245,8 +245,8 @@ def total_loss(
 ) -> Tensor:
     """The loss called `name`, in float32 at least, of a network's outputs as `named_outputs` takes them.
 
-    With several gradient accumulation steps, this is the loss of one of them: means over the batch are divided by their
-    number, so that losses and gradients add up to those of the batch.
+    With several gradient accumulation steps, this is a step's share of the loss: means over the batch are divided by
+    the number of steps, so that losses and gradients add up to those of the batch.
     """
     row, outputs = LOSSES[name], named_outputs(outputs)
     if unknown := [output for output, weight in progress.weights.items() if weight and output not in outputs]:
@@ -254,11 +254,9 @@ def total_loss(
             f"output_weights names {', '.join(unknown)}, but the network's outputs are {', '.join(outputs)}"
         )
     with torch.autocast(batch["mask"].device.type, enabled=False):
-        precise = {key: value.to(precision(value)) for key, value in outputs.items()}
+        precise = {
+            key: value.to(torch.promote_types(value.dtype, torch.float32)) if value.is_floating_point() else value
+            for key, value in outputs.items()
+        }
         total = row.function(precise, batch, progress, **(options or {}))
     return total if row.summed else total / accumulation_steps
-
-
-def precision(output: Tensor) -> torch.dtype:
-    """The number format in which an output is measured: float32 at least, if it has fractions at all."""
-    return torch.promote_types(output.dtype, torch.float32) if output.is_floating_point() else output.dtype

@@ -18,8 +18,8 @@ def norm_layers(network: nn.Module) -> list[_BatchNorm]:
 def estimate_statistics(network: nn.Module, batches: Iterable[Tensor]) -> None:
     """Set the running statistics of all batch norms to the mean and variance over clips [B, T, C, H, W].
 
-    Every batch passes with its own statistics, as in training, and with dropout and stochastic depth off. Means and
-    second moments of the batches are averaged by their numbers of clips, so that each clip counts the same.
+    Batches are normalised by themselves, as in training, and dropout and stochastic depth are off. Means and second
+    moments of the batches are averaged by their numbers of clips, so that all clips count the same.
     """
     layers = norm_layers(network)
     was_training, momenta = network.training, [layer.momentum for layer in layers]
@@ -31,10 +31,9 @@ def estimate_statistics(network: nn.Module, batches: Iterable[Tensor]) -> None:
     for batch in batches:
         network(batch)
         count += len(batch)
-        sums = [
-            (mean + len(batch) * layer.running_mean.double(), moment + len(batch) * second_moment(layer))
-            for (mean, moment), layer in zip(sums, layers, strict=True)
-        ]
+        for place, (layer, (mean, moment)) in enumerate(zip(layers, sums, strict=True)):
+            batch_mean, variance = layer.running_mean.double(), layer.running_var.double()
+            sums[place] = mean + len(batch) * batch_mean, moment + len(batch) * (variance + batch_mean.square())
     for layer, momentum, (mean, moment) in zip(layers, momenta, sums, strict=True):
         layer.running_mean.copy_(mean / count)
         layer.running_var.copy_((moment / count - (mean / count).square()).clamp(min=0))
@@ -42,14 +41,9 @@ def estimate_statistics(network: nn.Module, batches: Iterable[Tensor]) -> None:
     network.train(was_training)
 
 
-def second_moment(layer: _BatchNorm) -> Tensor:
-    """The mean square of the values whose mean and variance are the layer's running ones."""
-    return layer.running_var.double() + layer.running_mean.double().square()
-
-
 @contextmanager
 def kept_statistics(network: nn.Module) -> Iterator[None]:
-    """Give the batch norms their statistics of before back in the end, so that training goes on unchanged."""
+    """Restore the statistics of the batch norms at the end, so that training goes on unchanged."""
     buffers = [buffer for layer in norm_layers(network) for buffer in layer.buffers()]
     before = [buffer.clone() for buffer in buffers]
     try:

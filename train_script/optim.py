@@ -24,44 +24,37 @@ ONE_CYCLE_END = 1e-4  # last rate over the first
 def build_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
     """Adam or AdamW with the encoder's non-fusion parameters at `lr_backbone` and all others at `lr`.
 
-    `lr_scales` multiplies the rate of parameters by the names that its patterns match, and without `decay_norms` norms
-    and biases have no weight decay. Every group carries its full learning rate as `base_lr`; `set_learning_rates`
-    derives `lr` from it.
+    `lr_scales` multiplies the rates of parameters whose names its patterns match, of which the first counts; without
+    `decay_norms` norms and biases have no weight decay. Every group carries its full learning rate as `base_lr`, from
+    which `set_learning_rates` derives `lr`.
     """
     backbone = {id(parameter) for parameter in model.backbone_parameters()}
     undecayed = set() if settings.decay_norms else undecayed_parameters(model)
-    scales = name_scales(model, settings.lr_scales)
-    rates = {"main": settings.lr, "backbone": settings.lr_backbone}
-    groups: dict[tuple, dict[str, Any]] = {}
+    scales = {
+        name: scale
+        for pattern, scale in reversed(settings.lr_scales.items())
+        for name in matching_names(model, pattern, "lr_scales")
+    }
+    groups: dict[str, dict[str, Any]] = {}
     parameters = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    for part, rate in rates.items():
-        for name, parameter in parameters:
-            if (id(parameter) in backbone) != (part == "backbone"):
-                continue
-            scale, decays = scales.get(name, 1.0), id(parameter) not in undecayed
-            title = part + f" x {scale:g}" * (scale != 1) + " without decay" * (not decays)
-            lr = rate * scale if scale != 1 else rate
-            group = {"name": title, "params": [], "lr": lr, "base_lr": lr} | ({} if decays else {"weight_decay": 0.0})
-            groups.setdefault(title, group)["params"].append(parameter)
+    # the main groups come first: checkpoints number the parameters in this order
+    for name, parameter in sorted(parameters, key=lambda pair: id(pair[1]) in backbone):
+        part, rate = ("backbone", settings.lr_backbone) if id(parameter) in backbone else ("main", settings.lr)
+        scale, decays = scales.get(name, 1.0), id(parameter) not in undecayed
+        title = part + f" x {scale:g}" * (scale != 1) + " without decay" * (not decays)
+        lr = rate * scale
+        group = {"name": title, "params": [], "lr": lr, "base_lr": lr} | ({} if decays else {"weight_decay": 0.0})
+        groups.setdefault(title, group)["params"].append(parameter)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
     devices = {parameter.device.type for _, parameter in parameters}
-    fused = devices <= {"cpu", "cuda"}  # one pass over the weights, not ten
+    fused = devices <= {"cpu", "cuda"}  # a single pass over the weights instead of ten
     return kind(list(groups.values()), lr=settings.lr, weight_decay=settings.weight_decay, fused=fused)
 
 
 def undecayed_parameters(model: nn.Module) -> set[int]:
-    """The ids of norms and biases, by timm's rule: parameters of one dimension, or called bias."""
+    """The ids of norms and biases, by timm's rule: parameters with a single dimension, or called bias."""
     groups = param_groups_weight_decay(model, weight_decay=1.0)
     return {id(parameter) for group in groups if not group["weight_decay"] for parameter in group["params"]}
-
-
-def name_scales(model: nn.Module, patterns: dict[str, float]) -> dict[str, float]:
-    """The factor of each parameter that a pattern of `lr_scales` matches, by its name; the first pattern counts."""
-    scales: dict[str, float] = {}
-    for pattern, scale in patterns.items():
-        for name in matching_names(model, pattern, "lr_scales"):
-            scales.setdefault(name, scale)
-    return scales
 
 
 def matching_names(model: nn.Module, pattern: str, option: str) -> list[str]:
@@ -83,7 +76,7 @@ def freeze(model: nn.Module, patterns: list[str]) -> None:
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in names)
     if len(names) == len(list(model.parameters())):
-        raise InputError("freeze matches every parameter, so that nothing is left to train; leave some")
+        raise InputError("freeze matches every parameter, so that nothing is left to train; match fewer")
 
 
 def train_mode(model: nn.Module) -> None:
@@ -98,9 +91,8 @@ def train_mode(model: nn.Module) -> None:
 def build_schedule(settings: Settings, steps_per_epoch: int) -> Callable[[float, int], float]:
     """A function (base learning rate, step) -> learning rate of that step, counted from 0 over all epochs.
 
-    In the first `warmup_steps` steps the schedule's rate is multiplied by a share that rises evenly to 1.
-
-    A pure function of the step: there is no state to save, and a resumed run has the rates of an uninterrupted one.
+    In the first `warmup_steps` steps the schedule's rate is multiplied by a share that rises evenly to 1. The function
+    has no state, so that a resumed run has the rates of an uninterrupted run.
     """
 
     def rate(base: float, step: int) -> float:
@@ -118,8 +110,7 @@ def build_schedule(settings: Settings, steps_per_epoch: int) -> Callable[[float,
         return base
 
     def warmed(base: float, step: int) -> float:
-        share = (step + 1) / settings.warmup_steps if step < settings.warmup_steps else 1.0
-        return rate(base, step) if share == 1 else rate(base, step) * share
+        return rate(base, step) * min(1.0, (step + 1) / max(1, settings.warmup_steps))
 
     return warmed
 

@@ -1,6 +1,6 @@
 """Gradient checkpointing (Chen et al. 2016): blocks forget what they computed and compute it again going backward.
 
-It takes another forward pass, and memory for the activations of one block instead of all of them.
+It takes another forward pass, and memory for the activations of a single block instead of all of them.
 """
 
 from functools import partial

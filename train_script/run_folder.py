@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from torch import nn
@@ -66,7 +66,7 @@ def prune_checkpoints(folder: Path, key: str, best: list[list[float]]) -> None:
 
 
 def append_metrics(folder: Path, row: dict) -> None:
-    """Add one line to metrics.jsonl."""
+    """Add a line to metrics.jsonl."""
     with writing(folder / METRICS), open(folder / METRICS, "a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
 
@@ -77,13 +77,10 @@ def forget_later_metrics(folder: Path, epoch: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:  # cut off when the run was killed
-            continue
-        if row["epoch"] <= epoch:
-            kept.append(line + "\n")
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        with suppress(json.JSONDecodeError):  # of a line that was cut off when the run was killed
+            if json.loads(line)["epoch"] <= epoch:
+                kept.append(line)
     with atomic_path(path) as temporary:
         temporary.write_text("".join(kept), encoding="utf-8")
 
@@ -105,7 +102,7 @@ class Log:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Around the writing of `path`: a disk that fills up or vanishes becomes one clear `InputError`."""
+    """Around the writing of `path`: a disk that fills up or vanishes becomes a clear `InputError`."""
     try:
         yield
     except OSError as error:

@@ -18,7 +18,7 @@ PARTS = {"train": "training images", "val": "held-out images", "test": "test ima
 
 
 def describe_data(indices: list[DatasetIndex], splits: Splits) -> list[dict[str, Any]]:
-    """For each dataset its name, where its split comes from, what was left out as unusable, and of each part that the
+    """Of every dataset its name, where its split comes from, what was left out as unusable, and for each part that the
     run uses the number of frames and the fingerprint."""
     record = []
     for index in indices:
@@ -38,13 +38,8 @@ def data_digest(record: list[dict[str, Any]]) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 
-def same_data(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> bool:
-    """Whether both records are of the same images, wherever they lie; a part that one of them lacks is not compared."""
-    return not differences(before, now)
-
-
 def differences(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> list[str]:
-    """What differs between two records, a text for each part."""
+    """What differs between two records, a text for each part that both of them have, wherever the images lie."""
     if len(before) != len(now):
         return [f"{len(before)} dataset(s) then, {len(now)} now"]
     return [
@@ -73,17 +68,13 @@ def describe_record(record: list[dict[str, Any]], session: dict[str, Any]) -> li
         for part, title in PARTS.items()
         if part in dataset
     ]
-    return [
-        *data,
-        *(f"{name}: {session[name]}" for name in ("command", "commit", "version", "python", "torch", "machine")),
+    return data + [
+        f"{name}: {session[name]}" for name in ("command", "commit", "version", "python", "torch", "machine")
     ]
 
 
 def write_record(folder: Path, record: list[dict[str, Any]], epoch: int, step: int) -> dict[str, Any]:
-    """Write run.json, or add to that of a run that is continued: one entry of "sessions" for each command.
-
-    Returns the entry of this command.
-    """
+    """Write run.json, or add this command to the "sessions" of a run that is continued; returns its entry there."""
     path = folder / RECORD
     try:
         sessions = json.loads(path.read_text(encoding="utf-8"))["sessions"]

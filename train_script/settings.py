@@ -16,6 +16,7 @@ from istd.utils.config import check_values, convert, nearest, parse_arguments, r
 from istd.utils.device import AMP_NAMES
 from istd.utils.errors import InputError
 from istd.utils.grey_levels import parse_range
+from istd.utils.names import counted
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 DEFAULTS = CONFIGS / "default.yaml"
@@ -54,9 +55,9 @@ FolderName = Annotated[
 ]
 
 # Settings of earlier versions, which configurations and checkpoints may still hold.
-MODEL_OPTIONS = ("num_frames", "image_size")  # were settings of their own, saved for every model
+MODEL_OPTIONS = ("num_frames", "image_size")  # were settings, saved for every model
 
-# Settings that are constants now, and the constants: checkpoints that hold them go on loading.
+# Settings that became constants, with their values: checkpoints that hold them go on loading.
 REMOVED = {
     "target_share": 0.75,
     "warmup_epochs": 0.0,
@@ -67,8 +68,12 @@ REMOVED = {
     "compile_mode": "default",
 }
 
-# What runs did whose checkpoints do not say: several processes always shared the statistics of batch norms.
+# What runs did whose checkpoints do not say it: several processes always shared the statistics of batch norms.
 EARLIER = {"sync_bn": True}
+
+# Where and how a run computes, which may change when it is continued.
+HARMLESS = ("resume", "data_root", "output_root", "experiment_name", "num_workers", "compile", "graphs",
+            "grad_checkpoint", "save_steps", "tensorboard", "log", "seeds")  # fmt: skip
 
 # Options of the command line: old name -> (name, what becomes of its text).
 ALIASES: dict[str, tuple[str, Callable[[str], str]]] = {
@@ -79,7 +84,7 @@ ALIASES: dict[str, tuple[str, Callable[[str], str]]] = {
 
 @dataclass(frozen=True)
 class Settings:
-    """The merged settings of one run."""
+    """The merged settings of a run."""
 
     dataset: str
     dataset_weights: list[Positive]
@@ -224,13 +229,8 @@ def merge_settings(config: str | None, options: dict[str, Any], saved: dict[str,
         values |= layer | {name: before | layer.get(name, {}) for name, before in kept.items()}
     values["model_options"] = check_options(values["model"], values["model_options"])
     values["loss_options"] = check_loss_options(values["loss"], values["loss_options"])
-    values["lr_scales"] = {
-        pattern: convert(f"lr_scales {pattern}", scale, NonNegative) for pattern, scale in values["lr_scales"].items()
-    }
-    weights = values["output_weights"].items()
-    values["output_weights"] = {
-        name: convert(f"output_weights {name}", weight, NonNegative) for name, weight in weights
-    }
+    for name in ("lr_scales", "output_weights"):
+        values[name] = {key: convert(f"{name} {key}", value, NonNegative) for key, value in values[name].items()}
     settings = Settings(**values)
     build_augmentations(settings.augment, settings.augment_options)  # names and options are known
     check_datasets(settings)
@@ -243,7 +243,7 @@ def merge_settings(config: str | None, options: dict[str, Any], saved: dict[str,
 def published_sizes(values: dict[str, Any]) -> dict[str, Any]:
     """The sizes that belong to a published preset: those of the dataset's paper, where the catalog knows it."""
     preset, model = values["preset"], values["model"]
-    info = {name.lower(): info for name, info in CATALOG.items()}.get(Path(values["dataset"]).name.lower())
+    info = {key.lower(): row for key, row in CATALOG.items()}.get(Path(values["dataset"]).name.lower())
     size = info.image_size if info and info.preset == preset else PRESETS[preset].size
     if size is None:
         return {}
@@ -252,24 +252,22 @@ def published_sizes(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_datasets(settings: Settings) -> None:
-    """Raise `InputError` for an empty or repeated dataset, or another number of weights than of datasets."""
+    """Raise `InputError` for an empty or repeated dataset, or unequal numbers of weights and datasets."""
     names, weights = settings.datasets, settings.dataset_weights
     if "" in names or len(set(names)) < len(names):
         raise InputError(f"dataset is {settings.dataset!r}, expected names or folders, joined by '+' and all different")
     if weights and len(weights) != len(names):
         raise InputError(
-            f"dataset_weights is {weights}, expected {len(names)} number(s) above 0, one for each dataset of "
+            f"dataset_weights is {weights}, expected {counted(len(names), 'number')} above 0, for the datasets of "
             f"{settings.dataset}"
         )
 
 
 def changed_settings(old: dict[str, Any], new: Settings) -> list[str]:
-    """'name old -> new' for every setting that differs from those saved with a run, but for where and how it runs."""
-    place = {"resume", "data_root", "output_root", "experiment_name"}
-    place |= {"num_workers", "compile", "graphs", "grad_checkpoint", "save_steps", "tensorboard", "log", "seeds"}
+    """'name old -> new' for every setting that differs from those saved with a run and is not in HARMLESS."""
     before = renamed(old)
     return [
         f"{name} {before[name]} -> {value}"
         for name, value in (asdict(new) | REMOVED).items()
-        if name not in place and name in before and before[name] != value
+        if name not in HARMLESS and name in before and before[name] != value
     ]

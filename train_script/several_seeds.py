@@ -1,4 +1,4 @@
-"""One recipe with several seeds (`--seeds 1 2 3`): a run for each, and the mean and the spread of their metrics."""
+"""A recipe with several seeds (`--seeds 1 2 3`): a run for each, and mean and standard deviation of their metrics."""
 
 import json
 import statistics
@@ -17,7 +17,7 @@ Metrics = dict[str, float | None]
 
 
 def starts_of_seeds(config: str | None, options: dict[str, Any]) -> list[StartingPoint]:
-    """The starting point of each seed; its run is called after the recipe's and the seed."""
+    """The starting points of the seeds, whose runs are called after the recipe and the seed."""
     seeds = options["seeds"]
     if len(set(seeds)) < 2 or len(set(seeds)) < len(seeds):
         raise InputError(f"seeds is {seeds}, expected two or more different numbers; --seed sets a single one")
@@ -28,13 +28,13 @@ def starts_of_seeds(config: str | None, options: dict[str, Any]) -> list[Startin
     starts = [find_start(config, rest | {"seed": seed, "experiment_name": f"{name}_seed{seed}"}) for seed in seeds]
     if starts[0].settings.select_on == "none" and not starts[0].settings.final_test:
         raise InputError(
-            "select_on none and final_test false leave nothing to compare the seeds by; leave one of them out"
+            "select_on none and final_test false leave nothing to compare the seeds by; leave either of them out"
         )
     return starts
 
 
 def train_seeds(starts: list[StartingPoint], train: Callable[[StartingPoint], int]) -> int:
-    """Train them one after the other and print the table; the status of the first that was interrupted, or 0."""
+    """Train in sequence and print the table; returns the status of the first run that was interrupted, or 0."""
     for start in starts:
         if status := train(start):
             return status
@@ -70,7 +70,7 @@ def result_metrics(folder: Path, tested: bool) -> Metrics:
 
 
 def summarise(by_seed: dict[int, Metrics], statistic: Callable[[list[float]], float]) -> Metrics:
-    """A statistic of each metric that all runs define; the others are undefined."""
+    """A statistic of every metric that all runs define; the others are undefined."""
     names = dict.fromkeys(name for metrics in by_seed.values() for name in metrics)
     values = {name: [metrics.get(name) for metrics in by_seed.values()] for name in names}
     return {name: None if None in numbers else statistic(numbers) for name, numbers in values.items()}

@@ -67,7 +67,7 @@ def start_from_weights(config: str | None, options: dict[str, Any]) -> tuple[Set
 
 def inherited(config: str | None, options: dict[str, Any], earlier: dict[str, Any]) -> dict[str, Any]:
     """The network and the preset of the `earlier` settings where neither the command line nor the configuration chooses
-    them; of presets, a recipe of ours only proposes one."""
+    them; a recipe of ours only proposes a preset."""
     from_file = read_config(config) if config else {}
     taken = {}
     if "model" in earlier and "model" not in options | from_file:

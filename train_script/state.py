@@ -12,7 +12,6 @@ from torch.utils.data import DataLoader
 from istd.datasets import ClipDataset
 from istd.test_script.predictor import Predictor
 from istd.train_script.batches import EpochBatches
-from istd.train_script.loading import EvaluatedSet
 from istd.train_script.run_folder import Log
 from istd.train_script.settings import Settings
 from istd.train_script.signals import StopSignal
@@ -32,8 +31,8 @@ class Run:
     train_loader: DataLoader
     batches: EpochBatches
     data_record: list[dict[str, Any]]  # the data by name and fingerprint
-    val_sets: list[EvaluatedSet]
-    test_sets: list[EvaluatedSet]
+    val_loaders: list[DataLoader]  # of every dataset
+    test_loaders: list[DataLoader]
     norm_sets: list[ClipDataset]  # training images for batch-norm statistics; none: those of training stay
     schedule: Callable[[float, int], float]
     log: Log

@@ -16,7 +16,7 @@ from istd.utils.device import autocast
 from istd.utils.distributed import gather_objects
 from istd.utils.errors import InputError
 
-MAX_SKIPPED_STEPS = 30  # in a row; the loss scale, 65536 at first, is halved in each
+MAX_SKIPPED_STEPS = 30  # in a row; every one halves the loss scale, 65536 at first
 STEPS_BETWEEN_POINTS = 10  # of the TensorBoard curves of loss, learning rate and gradient norm
 
 

@@ -1,7 +1,7 @@
 """Layers whose behaviour depends on the batch, made to see the global batch of all processes (`--sync_bn`).
 
-`nn.SyncBatchNorm` runs on GPUs only, and makes the host wait for the GPU in every layer; the one here does neither, so
-that the CPU tests cover what GPUs run, and it compiles.
+`nn.SyncBatchNorm` runs on GPUs only, and makes the host wait for the GPU in every layer; `SyncedBatchNorm` does
+neither, so that the CPU tests cover what GPUs run, and it compiles.
 """
 
 from functools import cache
@@ -20,8 +20,8 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 class SyncedBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Batch normalisation with the statistics of the global batch, of which every process has an equal share.
 
-    [B, C, ...] -> [B, C, ...], with one all-reduce in either direction. For its backward pass it keeps its input and
-    nothing else of that size.
+    [B, C, ...] -> [B, C, ...], with a single all-reduce in either direction. For its backward pass it keeps its input
+    and nothing else of that size.
     """
 
     def _check_input_dim(self, tensor: torch.Tensor) -> None:
@@ -37,7 +37,7 @@ class SyncedBatchNorm(nn.modules.batchnorm._BatchNorm):
         values = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
         count = world_size() * values.numel() // values.shape[1]
         local = torch.stack(torch.var_mean(values, axes, correction=0))
-        # a sum over processes in which each one's statistics have a row: [processes, 2, C]
+        # a sum over processes, each of which fills a row with its statistics: [processes, 2, C]
         variances, means = all_reduce_sum(F.pad(local[None], (0, 0, 0, 0, rank(), world_size() - rank() - 1))).unbind(1)
         mean = means.mean(0)
         variance = (variances + (means - mean).square()).mean(0)
@@ -45,15 +45,11 @@ class SyncedBatchNorm(nn.modules.batchnorm._BatchNorm):
         gain = gain * self.weight if self.affine else gain
         offset = self.bias - mean * gain if self.affine else -mean * gain
         if self.track_running_stats:
-            self._track(mean.detach(), variance.detach() * count / (count - 1))
+            self.num_batches_tracked.add_(1)
+            momentum = (1 / self.num_batches_tracked).to(mean.dtype) if self.momentum is None else self.momentum
+            self.running_mean.lerp_(mean.detach(), momentum)
+            self.running_var.lerp_(variance.detach() * count / (count - 1), momentum)
         return torch.addcmul(offset.view(shape), values, gain.view(shape)).to(tensor.dtype)
-
-    @torch.no_grad()
-    def _track(self, mean: torch.Tensor, variance: torch.Tensor) -> None:
-        self.num_batches_tracked.add_(1)
-        momentum = (1 / self.num_batches_tracked).to(mean.dtype) if self.momentum is None else self.momentum
-        self.running_mean.lerp_(mean, momentum)
-        self.running_var.lerp_(variance, momentum)
 
 
 class SyncedBatchNormAct(SyncedBatchNorm):
@@ -69,7 +65,7 @@ class SyncedBatchNormAct(SyncedBatchNorm):
 class SyncedStochasticDepth(StochasticDepth):
     """Stochastic depth by rows: all processes draw for the global batch, and each takes the rows of its samples.
 
-    It drops what one process with the whole batch would drop.
+    It drops what a single process with the same batch would drop.
     """
 
     def forward(self, tensor: torch.Tensor) -> torch.Tensor:

@@ -28,22 +28,20 @@ HPARAMS_METRICS = [f"{split}/{name}" for split in ("val", "test") for name in ("
 
 
 def open_writer(folder: Path, first_step: int, settings: Mapping[str, Any]):
-    """A SummaryWriter that continues after `first_step`. Imported here, so that only runs that use it wait for it.
+    """A SummaryWriter that continues after `first_step`.
 
     It writes the layout of the charts, and for the tab HParams the settings and the tags of the metrics, of which
     TensorBoard shows the last values.
     """
+    # imported here, so that only runs that use it wait for it
     from torch.utils.tensorboard import SummaryWriter
     from torch.utils.tensorboard.summary import hparams
 
     writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1 if first_step else None)
     writer.add_custom_scalars({"run": {title: ["Multiline", tags] for title, tags in CHARTS.items()}})
-    plain = {
-        key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in settings.items()
-    }
-    experiment, start, _ = hparams(plain, dict.fromkeys(HPARAMS_METRICS, 0.0))
-    writer.file_writer.add_summary(experiment)
-    writer.file_writer.add_summary(start)
+    plain = {name: value if isinstance(value, int | float | str) else str(value) for name, value in settings.items()}
+    for summary in hparams(plain, dict.fromkeys(HPARAMS_METRICS, 0.0))[:2]:  # the experiment and its start
+        writer.file_writer.add_summary(summary)
     return writer
 
 
@@ -67,7 +65,7 @@ class PixelHistogram:
         self.counts += other.counts
 
     def write(self, writer, tag: str, step: int) -> None:
-        """Write the curve: bin i holds the counts above the logit `PR_LOGITS`[i - 1]."""
+        """Write the curve; bin i holds the counts above the logit `PR_LOGITS`[i - 1]."""
         false, true = (row[::-1].cumsum()[::-1] for row in self.counts)
         negatives, positives = self.counts.sum(1)
         precision = true / np.maximum(true + false, 1)

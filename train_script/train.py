@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import DataLoader
 
 from istd.models import complete_options
 from istd.train_script import data, run_folder
 from istd.train_script.announcement import announce
 from istd.train_script.build import build_network, build_training
-from istd.train_script.loading import EvaluatedSet, build_evaluated_set, build_train_loader, stop_loading
+from istd.train_script.loading import build_eval_loader, build_train_loader, stop_loading
 from istd.train_script.optim import build_schedule
 from istd.train_script.run_folder import LAST, Log
 from istd.train_script.run_record import check_data, describe_data, describe_record, write_record
@@ -78,9 +79,9 @@ def train(start: StartingPoint, device: torch.device, log: Log) -> int:
             session = write_record(folder, data_record, progress.epoch, progress.step)
             write_settings(folder / "settings.yaml", settings, describe_record(data_record, session))
 
-        def evaluated(part: str, limit: int | None) -> list[EvaluatedSet]:
+        def loaders(part: str, limit: int | None) -> list[DataLoader]:
             datasets = data.build_eval_datasets(settings, splits, part, network)
-            return [build_evaluated_set(settings, dataset, limit, device) for dataset in datasets]
+            return [build_eval_loader(settings, dataset, limit, device) for dataset in datasets]
 
         with caught_signals() as stop:
             run = Run(
@@ -93,8 +94,8 @@ def train(start: StartingPoint, device: torch.device, log: Log) -> int:
                 train_loader=train_loader,
                 batches=batches,
                 data_record=data_record,
-                val_sets=evaluated("val", settings.limit_val) if settings.select_on != "none" else [],
-                test_sets=evaluated("test", None) if settings.final_test else [],
+                val_loaders=loaders("val", settings.limit_val) if settings.select_on != "none" else [],
+                test_loaders=loaders("test", None) if settings.final_test else [],
                 norm_sets=data.build_norm_datasets(settings, splits, network),
                 schedule=build_schedule(settings, batches.steps),
                 log=log,
@@ -120,7 +121,7 @@ def run_to_the_end(run: Run, training: Training) -> int:
         )
         return exit_status(interruption.args[0])
     finally:
-        stop_loading(run.train_loader, *(part.loader for part in (*run.val_sets, *run.test_sets)))
+        stop_loading(run.train_loader, *run.val_loaders, *run.test_loaders)
         if run.writer:
             run.writer.close()
     return 0

@@ -15,7 +15,7 @@ from istd.train_script.run_folder import BEST, LAST, append_metrics, prune_check
 from istd.train_script.run_record import data_digest
 from istd.train_script.selection import keep_if_best, keep_last, result_epoch
 from istd.train_script.signals import Interrupted
-from istd.train_script.state import Run, Training, training_state
+from istd.train_script.state import Progress, Run, Training, training_state
 from istd.train_script.steps import StepResult, read_results, train_step
 from istd.train_script.tensorboard import EPOCH_LOSS
 from istd.train_script.validation import evaluate_sets, recalibrated
@@ -89,33 +89,18 @@ def steps_between_reads(device: torch.device) -> int:
 
 def finish_epoch(run: Run, training: Training) -> None:
     """After the last step of an epoch: validate, keep what is best, write metrics.jsonl, and move on."""
-    progress, settings, steps = training.progress, run.settings, run.batches.steps
-    epoch = progress.epoch + 1
-    row = {
-        "epoch": epoch,
-        "step": epoch * steps,
-        "data": data_digest(run.data_record),
-        "loss": progress.loss_sum / steps,
-        "lr": run.schedule(settings.lr, epoch * steps - 1),
-        "train_seconds": round(progress.train_seconds, 2),
-        "samples_per_second": round(steps * settings.batch_size / progress.train_seconds, 2),
-        "data_share": round(progress.data_seconds / progress.train_seconds, 3),  # of the time, waiting for data
-    }
+    progress, settings = training.progress, run.settings
+    row, line = describe_epoch(run, progress)
+    epoch = row["epoch"]
     progress.seconds += progress.train_seconds
-    line = f"epoch {epoch}/{settings.epochs}: loss {row['loss']:.4f}, {progress.train_seconds:.0f} s"
-    if run.device.type == "cuda":
-        row |= {"gpu": torch.cuda.get_device_name(run.device)}
-        row |= {"gpu_peak_mb": round(torch.cuda.max_memory_reserved(run.device) / 1e6)}
-        line += f" ({row['samples_per_second']:.0f} samples/s, {row['data_share']:.0%} of the time waiting for data, "
-        line += f"peak GPU memory {row['gpu_peak_mb']} MB)"
-    if settings.select_on == "none":
-        row |= {"selected_on": "none"}
     last = epoch == settings.epochs
-    if settings.select_on == "none" and last:
-        with recalibrated(run, training):
-            line += keep_last(run, training, epoch)
-    elif settings.select_on != "none" and (last or epoch % settings.val_every == 0):
-        line += validate(run, training, epoch, row)
+    if settings.select_on == "none":
+        row["selected_on"] = "none"
+        if last:
+            with recalibrated(run, training):
+                line += keep_last(run, training, epoch)
+    elif last or epoch % settings.val_every == 0:
+        line += validate(run, training, row)
     if run.writer:
         run.writer.add_scalar(EPOCH_LOSS, row["loss"], row["step"])
     row["minutes"] = round(progress.seconds / 60, 3)
@@ -129,11 +114,33 @@ def finish_epoch(run: Run, training: Training) -> None:
         prune_checkpoints(run.folder, run.select_by, progress.best)
 
 
-def validate(run: Run, training: Training, epoch: int, row: dict[str, Any]) -> str:
-    """Validate and keep what is best; what the log says of it. The metrics are added to `row`."""
+def describe_epoch(run: Run, progress: Progress) -> tuple[dict[str, Any], str]:
+    """What metrics.jsonl and the log say of the training of an epoch."""
+    epoch, steps, settings = progress.epoch + 1, run.batches.steps, run.settings
+    row = {
+        "epoch": epoch,
+        "step": epoch * steps,
+        "data": data_digest(run.data_record),
+        "loss": progress.loss_sum / steps,
+        "lr": run.schedule(settings.lr, epoch * steps - 1),
+        "train_seconds": round(progress.train_seconds, 2),
+        "samples_per_second": round(steps * settings.batch_size / progress.train_seconds, 2),
+        "data_share": round(progress.data_seconds / progress.train_seconds, 3),  # of the time, waiting for data
+    }
+    line = f"epoch {epoch}/{settings.epochs}: loss {row['loss']:.4f}, {progress.train_seconds:.0f} s"
+    if run.device.type == "cuda":
+        row |= {"gpu": torch.cuda.get_device_name(run.device)}
+        row |= {"gpu_peak_mb": round(torch.cuda.max_memory_reserved(run.device) / 1e6)}
+        line += f" ({row['samples_per_second']:.0f} samples/s, {row['data_share']:.0%} of the time waiting for data, "
+        line += f"peak GPU memory {row['gpu_peak_mb']} MB)"
+    return row, line
+
+
+def validate(run: Run, training: Training, row: dict[str, Any]) -> str:
+    """Validate and keep what is best; what the log says of it. The metrics are added to the `row` of the epoch."""
     since = time.perf_counter()
     with recalibrated(run, training):
-        metrics, by_dataset, loss = evaluate_sets(run, training, run.val_sets, "val", row["step"], run.settings.amp)
+        metrics, by_dataset, loss = evaluate_sets(run, training, run.val_loaders, "val", row["step"], run.settings.amp)
         seconds = time.perf_counter() - since
         training.progress.seconds += seconds
         row |= {"val_seconds": round(seconds, 2), "protocol": run.protocol, "selected_on": run.settings.select_on}
@@ -143,19 +150,19 @@ def validate(run: Run, training: Training, epoch: int, row: dict[str, Any]) -> s
             row |= {"val_by_dataset": by_dataset}
             line = "".join(f"\n  {name}: {metrics_line(values)}" for name, values in by_dataset.items()) + "\n  mean"
         line += f"; validation ({run.settings.select_on}, {run.protocol}): {metrics_line(metrics)}, {seconds:.0f} s"
-        line += keep_if_best(run, training, metrics[run.select_by], epoch)
+        line += keep_if_best(run, training, metrics[run.select_by], row["epoch"])
     row["best_epoch"] = result_epoch(run, training)
     return line
 
 
 def validate_start(run: Run, training: Training) -> None:
     """Log the metrics of the weights that a run starts from; what it makes of them is measured against these."""
-    if not run.val_sets:
+    if not run.val_loaders:
         return
     step = training.progress.epoch * run.batches.steps
     try:
         with recalibrated(run, training):
-            metrics = evaluate_sets(run, training, run.val_sets, "val", step, run.settings.amp).metrics
+            metrics = evaluate_sets(run, training, run.val_loaders, "val", step, run.settings.amp).metrics
     except Interrupted:
         save_progress(run, training)
         raise
@@ -173,7 +180,7 @@ def evaluate_test(run: Run, training: Training, report: Path) -> None:
     load_weights(training.weights(), run.folder / BEST)
     since = time.perf_counter()
     step = settings.epochs * run.batches.steps
-    metrics, by_dataset, _ = evaluate_sets(run, training, run.test_sets, "test", step, amp="none")
+    metrics, by_dataset, _ = evaluate_sets(run, training, run.test_loaders, "test", step, amp="none")
     run.log(
         f"test set ({run.protocol}), weights of epoch {epoch}: {metrics_line(metrics)}, "
         f"{time.perf_counter() - since:.0f} s; "
@@ -185,11 +192,10 @@ def evaluate_test(run: Run, training: Training, report: Path) -> None:
     )
     if is_main():
         content = {"by_dataset": by_dataset} if len(by_dataset) > 1 else {}
-        content |= {"data": run.data_record, "epoch": epoch}
-        content |= {"selected_by": run.select_by if settings.select_on != "none" else None}
-        content |= {"selected_on": settings.select_on}
-        content |= {"val_score": training.progress.best[0][0] if training.progress.best else None}
-        write_json(report, content | {"protocol": run.protocol, "metrics": metrics})
+        by = run.select_by if settings.select_on != "none" else None
+        score = training.progress.best[0][0] if training.progress.best else None
+        content |= {"data": run.data_record, "epoch": epoch, "selected_by": by, "selected_on": settings.select_on}
+        write_json(report, content | {"val_score": score, "protocol": run.protocol, "metrics": metrics})
 
 
 def save_progress(run: Run, training: Training) -> None:

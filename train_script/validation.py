@@ -6,13 +6,14 @@ from itertools import takewhile
 from typing import Any, NamedTuple
 
 import torch
+from torch.utils.data import DataLoader
 
 from istd.test_script.map_sources import MappedFrame, loader_maps
 from istd.test_script.measurement import observe_maps
 from istd.test_script.predictor import Predictor
 from istd.test_script.predictor.tiling import pad_to_multiple
 from istd.train_script.batches import evenly
-from istd.train_script.loading import EvaluatedSet, stop_loading
+from istd.train_script.loading import stop_loading
 from istd.train_script.losses import LossProgress
 from istd.train_script.map_loss import MapLoss
 from istd.train_script.norm_statistics import estimate_statistics, kept_statistics
@@ -36,14 +37,14 @@ class Evaluation(NamedTuple):
     loss: float | None
 
 
-def evaluate_sets(run: Run, training: Training, sets: list[EvaluatedSet], tag: str, step: int, amp: str) -> Evaluation:
-    """Evaluate the network on datasets, and write everything to TensorBoard under `tag`."""
+def evaluate_sets(run: Run, training: Training, loaders: list[DataLoader], tag: str, step: int, amp: str) -> Evaluation:
+    """Evaluate the network on the datasets of loaders, and write everything to TensorBoard under `tag`."""
     by_dataset, losses, scalars = {}, {}, {}
-    for part in sets:
-        name = part.dataset.dataset_name
-        tag_of_part = tag if len(sets) == 1 else f"{tag}/{name}"
-        by_dataset[name], losses[name] = evaluate(run, training, part, tag_of_part, step, amp)
-        scalars[tag_of_part] = by_dataset[name] | {"loss": losses[name]}
+    for loader in loaders:
+        name = loader.dataset.dataset_name
+        tag_of_set = tag if len(loaders) == 1 else f"{tag}/{name}"
+        by_dataset[name], losses[name] = evaluate(run, training, loader, tag_of_set, step, amp)
+        scalars[tag_of_set] = by_dataset[name] | {"loss": losses[name]}
     metrics = json_ready(mean_metrics(by_dataset.values()))
     loss = None if None in losses.values() else round(sum(losses.values()) / len(losses), LOSS_DIGITS)
     scalars[tag] = metrics | {"loss": loss}
@@ -57,10 +58,10 @@ def evaluate_sets(run: Run, training: Training, sets: list[EvaluatedSet], tag: s
 
 
 def evaluate(
-    run: Run, training: Training, part: EvaluatedSet, tag: str, step: int, amp: str
+    run: Run, training: Training, loader: DataLoader, tag: str, step: int, amp: str
 ) -> tuple[dict[str, float | None], float | None]:
-    """Metrics and loss over the frames of a dataset, which the processes share; all of them get the result."""
-    settings, dataset = run.settings, part.dataset
+    """Metrics and loss over a dataset, of which every process has a loader of its share; all get the result."""
+    settings, dataset = run.settings, loader.dataset
     progress = LossProgress(training.progress.epoch, step, settings.epochs, run.batches.steps)
     metric, histogram = build_metric(run.protocol), PixelHistogram()
     loss = MapLoss(settings.loss, settings.loss_options, progress, settings.batch_size)
@@ -77,13 +78,13 @@ def evaluate(
             examples.update(mapped.score("probability"), mapped.mask, frame.image, sequence.name, frame.name)
 
     def source(_shards: list[list[int]]) -> Iterator[MappedFrame]:
-        maps = loader_maps(part.loader, find_predictor(run, training, amp), {scale})
+        maps = loader_maps(loader, find_predictor(run, training, amp), {scale})
         return takewhile(lambda _: not run.stop.signum, maps)
 
     try:
-        observe_maps(source, part.loader.batch_sampler, observe, tag, leave=False)
+        observe_maps(source, loader.batch_sampler, observe, tag, leave=False)
     finally:
-        stop_loading(part.loader)
+        stop_loading(loader)
     signals, shares = zip(*gather_objects((run.stop.signum, (metric, loss, histogram))), strict=True)
     if any(signals):  # on any process: all of them stop
         raise Interrupted(max(signals))
@@ -108,7 +109,7 @@ def find_predictor(run: Run, training: Training, amp: str) -> Predictor:
 
 @contextmanager
 def recalibrated(run: Run, training: Training) -> Iterator[None]:
-    """The weights with batch-norm statistics of `norm_sets`, if there are any; training goes on with its own.
+    """Give the weights batch-norm statistics of `norm_sets`, if there are any, and at the end those of training again.
 
     Every process estimates them on all images, so that they are the same.
     """

@@ -12,15 +12,14 @@ from istd.utils.errors import InputError
 class WandbWriter:
     """Curves and images of a run, sent to Weights & Biases, or kept in its folder where WANDB_MODE is offline.
 
-    A run that is continued goes on under its identity, a hash of its folder. Raises `InputError` without the package.
+    The identity of a run, under which it is continued, is a hash of its folder. Without the package: `InputError`.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         try:
             import wandb
         except ImportError as error:
-            advice = "pip install wandb, or leave --log out"
-            raise InputError(f"--log wandb needs the package wandb; {advice}") from error
+            raise InputError("--log wandb needs the package wandb; pip install wandb, or leave --log out") from error
         self.wandb = wandb
         identity = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
         name = "/".join(folder.parts[-3:-1])  # dataset and experiment

@@ -19,9 +19,7 @@ class WeightAverage:
         # Collected once, as going through both networks takes the host longer than the update takes a GPU.
         tensors = [list(chain(net.parameters(), net.buffers())) for net in (self.module, network)]
         self.averaged, self.original = ([value for value in side if value.is_floating_point()] for side in tensors)
-        self.counts, self.original_counts = (
-            [value for value in side if not value.is_floating_point()] for side in tensors
-        )
+        self.counts, self.original_counts = ([v for v in side if not v.is_floating_point()] for side in tensors)
 
     @torch.no_grad()
     def update(self, updates: int, taken: Tensor | None = None) -> None:

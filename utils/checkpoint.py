@@ -37,10 +37,9 @@ FORMER_PRESETS = {"fast": "grey", "contrast": "local_contrast"}  # names that fi
 class Checkpoint:
     """What a checkpoint file holds.
 
-    kind is "ours" or "published". The name and the options (those of `models.build_model`) are known of ours only.
-    Weights carry the file's own names, without wrappers' prefixes, which are listed in `prefixes`, the outermost first;
-    training is empty where the file has no training state of ours. code describes the user's code that a network was
-    built from (`models.external.describe_code`); it is empty for the networks of this repository.
+    kind is "ours" or "published"; name and options (those of `models.build_model`) are known of ours only. Weights are
+    named as in the file, without the prefixes of wrappers, which `prefixes` lists, the outermost first. training is
+    empty where the file has no training state of ours, code (`models.external.describe_code`) for networks of ours.
     """
 
     path: Path
@@ -62,8 +61,8 @@ def current_preset(name: Any) -> Any:
 def save_checkpoint(path: str | Path, model: nn.Module, settings: dict, training: dict | None = None) -> None:
     """Write `model` (with its `name` and `options`), the run's settings and its training state, atomically.
 
-    Everything must be tensors, numbers, strings, None, lists, tuples and dicts, so that it can be read back safely.
-    A path that ends in .safetensors becomes a safetensors file, which has no training state.
+    All of it must be tensors, numbers, strings, None, lists, tuples and dicts, which can be read back safely. A path
+    that ends in .safetensors becomes a safetensors file, which has no training state.
     """
     content = {
         "format": FORMAT,
@@ -124,7 +123,7 @@ def _read_ours(content: dict, path: Path) -> Checkpoint:
 
 
 def _check_types(path: Path, content: dict, types: dict[str, type], prefix: str = "") -> None:
-    """Raise `InputError` unless `content` has these entries, each of its type."""
+    """Raise `InputError` unless `content` has these entries, of these types."""
     for name, kind in types.items():
         if name not in content:
             raise InputError(f"{path} lacks a part of a checkpoint ({prefix}{name}); it was not written by this code")

@@ -94,8 +94,7 @@ def read_content(path: Path) -> Any:
 def _check_zip(path: Path) -> None:
     """Compare the checksums of the files in a zip file with their content.
 
-    Where not even one of them is right, the file was written without (`torch.serialization.set_crc32_options(False)`),
-    which tells nothing.
+    Where all are wrong, the file was written without checksums (`torch.serialization.set_crc32_options(False)`).
     """
     try:
         with zipfile.ZipFile(path) as archive:

@@ -48,7 +48,7 @@ class PlainLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def nearest(name: str, known: typing.Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str]) -> str:
     """'; did you mean ...?' for a misspelt name, in any case, or '' where nothing known is near it."""
     by_case = {candidate.lower(): candidate for candidate in known}
     close = difflib.get_close_matches(name.lower(), by_case, n=1, cutoff=0.5)
@@ -163,12 +163,12 @@ def parse_arguments(
     config_names: list[str],
     aliases: dict[str, tuple[str, Callable[[str], str]]] | None = None,
 ) -> tuple[str | None, dict[str, Any]]:
-    """The command line as (configuration file or None, settings given). Unknown options raise `InputError`.
+    """The command line as (configuration file or None, options). Unknown options raise `InputError`.
 
-    The options are the settings of `kind`, with the order, groups and comments of the default file, which must hold
-    every one. `aliases`: options of earlier versions, to today's name and what becomes of the value's text.
+    The options are the settings of `kind`, with the order, groups and comments of the default file, which must hold all
+    of them. `aliases`: options of earlier versions, to today's name and what becomes of the value's text.
     """
-    defaults, annotations = read_values(default_path, kind), typing.get_type_hints(kind, include_extras=True)
+    annotations = typing.get_type_hints(kind, include_extras=True)
     parser = argparse.ArgumentParser(
         prog=prog,
         usage=f"{prog} [--config FILE|NAME] [--SETTING VALUE ...]",
@@ -180,40 +180,47 @@ def parse_arguments(
     )
     text = f"yaml file with settings that differ from the defaults, or one of ours: {', '.join(config_names)}"
     parser.add_argument("--config", metavar="FILE|NAME", help=text)
-    group, known = parser.add_argument_group("Settings"), {"config", "help"}
-    for line in Path(default_path).read_text(encoding="utf-8").splitlines():
-        if match := GROUP_LINE.match(line):
-            group = parser.add_argument_group(match[1])
-        elif match := OPTION_LINE.match(line):
-            name, text = match.groups()
-            annotation, default = annotations[name], defaults[name]
-            text = f"{text} [{describe_default(default)}]".replace("%", "%%")
-            words = describe_type(annotation).replace(" or none", "")
-            form = {dict: {"nargs": "+", "action": "extend"}}.get(annotation, {})
-            if bool in (annotation, *typing.get_args(annotation)):
-                form = {"nargs": "?", "const": True}
-            elif typing.get_origin(annotation) is list:
-                form = {"nargs": "+"}
-            group.add_argument(f"--{name}", metavar=words if "|" in words else words.upper(), help=text, **form)
-            known.add(name)
-    if missing := annotations.keys() - known:
-        raise InputError(f"{default_path} lacks a commented line for {', '.join(sorted(missing))}; add it")
+    _add_settings(parser, default_path, read_values(default_path, kind), annotations)
     for old, (name, translate) in (aliases or {}).items():
         action = "append" if annotations[name] is dict else "store"
         parser.add_argument(f"--{old}", dest=name, action=action, type=translate, help=argparse.SUPPRESS)
     try:
-        given, unknown = parser.parse_known_args(argv)
+        namespace, unknown = parser.parse_known_args(argv)
     except argparse.ArgumentError as error:
         raise InputError(f"{error}; --help lists the options") from error
     if unknown and not unknown[0].startswith("-"):
         raise InputError(f"{unknown[0]!r} follows no option; a configuration is given with --config {unknown[0]}")
     if unknown:
         name = unknown[0].split("=")[0].lstrip("-").replace("-", "_")
+        known = {"config", "help", *annotations}
         raise InputError(f"unknown option {unknown[0]}{nearest(name, known)}; --help lists the options")
-    values = vars(given)
-    return values.pop("config", None), {
-        name: convert(f"--{name}", value, annotations[name]) for name, value in values.items()
-    }
+    values = vars(namespace)
+    config = values.pop("config", None)
+    return config, {name: convert(f"--{name}", value, annotations[name]) for name, value in values.items()}
+
+
+def _add_settings(
+    parser: argparse.ArgumentParser, default_path: str | Path, defaults: dict[str, Any], annotations: dict[str, Any]
+) -> None:
+    """Add an option for every line of the default file; `InputError` for a setting that has none."""
+    group, missing = parser.add_argument_group("Settings"), set(annotations)
+    for line in Path(default_path).read_text(encoding="utf-8").splitlines():
+        if match := GROUP_LINE.match(line):
+            group = parser.add_argument_group(match[1])
+        elif match := OPTION_LINE.match(line):
+            name, text = match.groups()
+            annotation = annotations[name]
+            text = f"{text} [{describe_default(defaults[name])}]".replace("%", "%%")
+            words = describe_type(annotation).replace(" or none", "")
+            form = {"nargs": "+", "action": "extend"} if annotation is dict else {}
+            if bool in (annotation, *typing.get_args(annotation)):
+                form = {"nargs": "?", "const": True}
+            elif typing.get_origin(annotation) is list:
+                form = {"nargs": "+"}
+            group.add_argument(f"--{name}", metavar=words if "|" in words else words.upper(), help=text, **form)
+            missing.remove(name)
+    if missing:
+        raise InputError(f"{default_path} lacks a commented line for {', '.join(sorted(missing))}; add it")
 
 
 def add_pairs_option(parser: argparse.ArgumentParser, name: str, help: str, shorthands: list[str]) -> None:
@@ -225,7 +232,7 @@ def add_pairs_option(parser: argparse.ArgumentParser, name: str, help: str, shor
 
 
 def write_settings(path: str | Path, settings: Any, comments: Iterable[str] = ()) -> None:
-    """Write a settings dataclass as yaml, in the order of its fields, below `comments`, a line each (atomic)."""
+    """Write a settings dataclass as yaml, in the order of its fields, below lines of `comments` (atomic)."""
     head = "".join(f"# {' '.join(comment.split())}\n" for comment in comments)
     with atomic_path(path) as temporary:
         temporary.write_text(head + yaml.safe_dump(asdict(settings), sort_keys=False), encoding="utf-8")

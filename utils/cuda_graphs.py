@@ -37,7 +37,9 @@ class GraphRunner:
         self.network, self.required, self.max_graphs = network, required, MAX_GRAPHS
         self._passes: Counter[tuple] = Counter()
         self._replays: dict[tuple, Callable[[Tensor], Any]] = {}
-        self._pool = self._stream = None  # of all graphs of prediction, which share their memory, as one runs at a time
+        self._pool = self._stream = (
+            None  # of all graphs of prediction, which share their memory, as they run one by one
+        )
 
     def __call__(self, clips: Tensor, **options: Any) -> Any:
         training = torch.is_grad_enabled()
@@ -60,7 +62,7 @@ class GraphRunner:
 
     def _capture_prediction(self, clips: Tensor, options: dict[str, Any]) -> Callable[[Tensor], Any]:
         """The forward pass as a function of clips."""
-        with torch.cuda.device(clips.device):  # else it would be captured on the current one
+        with torch.cuda.device(clips.device):  # else it would be captured on the current device
             graph, static_clips = torch.cuda.CUDAGraph(), clips.clone()
             self._stream = self._stream or torch.cuda.Stream()
             # an event that another thread queries, such as that of nccl, would spoil a capture in the default mode
@@ -83,7 +85,7 @@ class GraphRunner:
         buffers = [(buffer, buffer.clone()) for buffer in self.network.buffers()]
         mode = {"capture_error_mode": "thread_local"}  # as above, where torch offers it
         mode = mode if "capture_error_mode" in signature(torch.cuda.make_graphed_callables).parameters else {}
-        # gradients come from another stream than the one captured, which waits for it
+        # gradients come from another stream than that of the capture, which waits for it
         warnings.filterwarnings("ignore", "The AccumulateGrad node's stream does not match", UserWarning)
         try:
             # the passes before the capture draw random numbers, too

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 
 from istd.utils.errors import InputError
+from istd.utils.names import counted
 
 KINDS = ("cpu", "cuda", "mps")  # of devices
 AMP_DTYPES = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -14,9 +15,9 @@ AMP_HELP = "mixed precision: none (float32), bf16, fp16, or auto (bf16 where the
 
 
 def choose_device(name: str, local_rank: int | None = None) -> torch.device:
-    """The device called `name`; auto is a GPU where there is one, that of `local_rank` for a process of torchrun.
+    """The device called `name`; auto is a GPU if there are any, for a process of torchrun that of `local_rank`.
 
-    Raises `InputError` for a device that is not there, or for one GPU for all processes.
+    Raises `InputError` for a device that is not there, and for a single GPU for all processes.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -29,13 +30,13 @@ def choose_device(name: str, local_rank: int | None = None) -> torch.device:
     if device.type == "cuda":
         if local_rank is not None and device.index is not None:
             raise InputError(
-                f"device {name!r} is one GPU, but each process of torchrun takes its own; use --device cuda, and "
+                f"device {name!r} is a single GPU, but each process of torchrun takes another; use --device cuda, and "
                 "choose GPUs with CUDA_VISIBLE_DEVICES"
             )
         index = local_rank if device.index is None else device.index
-        if (index is not None and index >= torch.cuda.device_count()) or not torch.cuda.is_available():
+        if (index or 0) >= torch.cuda.device_count():
             asked = f"device {name!r} (GPU {index or 0}) asked for"
-            seen = f"torch sees {torch.cuda.device_count()} GPUs"
+            seen = f"torch sees {counted(torch.cuda.device_count(), 'GPU')}"
             raise InputError(f"{asked}, but {seen}; use --device cpu, or fewer processes")
         return device if index is None else torch.device("cuda", index)
     if device.type == "mps" and not torch.backends.mps.is_available():

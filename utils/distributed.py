@@ -17,11 +17,11 @@ import torch.distributed as dist
 from istd.utils.device import choose_device
 
 T = TypeVar("T")
-# In torch 2.6 the end of a gloo group holds Python's lock while it waits for its threads, and one of them may need that
-# lock to let go of the last collective's tensors: a deadlock, unless it has had the time to do so.
+# In torch 2.6 the end of a gloo group holds Python's lock while it waits for its threads, which may need that lock to
+# release the last collective's tensors: a deadlock, unless they have had the time to do so.
 SETTLING_SECONDS = 0.1
-# Processes wait for each other while one of them writes a report or checks a dataset. One that has ended is noticed by
-# torchrun at once; the default of nccl, ten minutes, ends runs that are fine.
+# Processes wait while the main one writes a report or checks a dataset; nccl's default, ten minutes, would end sound
+# runs. torchrun notices at once when a process has ended.
 MAX_WAIT = timedelta(hours=12)
 _alone: ContextVar[bool] = ContextVar("alone", default=False)  # of a thread
 
@@ -63,7 +63,7 @@ def world_size() -> int:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Within, this thread computes as if there were no other processes: what they don't do together waits for none."""
+    """Within, this thread computes as if there were no other processes, and waits for none."""
     token = _alone.set(True)
     try:
         yield
@@ -72,13 +72,13 @@ def alone() -> Iterator[None]:
 
 
 def cores_of_process() -> int:
-    """This process's share of the cores that it may use on its machine, at least one."""
+    """This process's share of the cores that it may use on its machine, at least 1."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def is_main() -> bool:
-    """True in the one process that writes files and prints."""
+    """True in the process that writes files and prints."""
     return rank() == 0
 
 
@@ -113,9 +113,8 @@ class _AllReduceSum(torch.autograd.Function):
 def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
     """Sum of a tensor over all processes, with its gradient.
 
-    A loss built from such sums is the same number L on every process, and each runs its own backward pass, so a
-    parameter's gradient is the world size times its process's share of dL; the average over
-    processes, which the training loop takes, is then exactly dL.
+    A loss of such sums is the same number L on every process. In the backward pass of a process a parameter's gradient
+    is the world size times the process's share of dL; their mean, which the training loop takes, is exactly dL.
     """
     return tensor if world_size() == 1 else _AllReduceSum.apply(tensor)
 

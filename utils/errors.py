@@ -8,12 +8,12 @@ from typing import NoReturn
 
 from istd.utils.names import printable
 
-MEMORY_ADVICE = "give it smaller inputs, or a machine with more memory"  # where a command has none of its own
+MEMORY_ADVICE = "give it smaller inputs, or a machine with more memory"  # where a command gives none
 INTERRUPTED, TERMINATED, PIPE_CLOSED = (128 + number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE))
 
 
 class InputError(Exception):
-    """Invalid user input; the message says what was given, what was expected and what to do.
+    """Invalid user input; the message says what came, what was expected and what to do.
 
     PyTorch re-raises the error of a DataLoader worker with its traceback as text; only the message is kept.
     """

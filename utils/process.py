@@ -42,9 +42,9 @@ def set_up_process() -> None:
 def limit_spinning(environment: MutableMapping[str, str]) -> None:
     """Let threads that wait for the others of an operation soon sleep, unless the environment says how they wait.
 
-    On cores that other programs use too, spinning makes two threads many times slower than one. With GNU's OpenMP they
-    spin for tens of microseconds first, which spares most of them waking up. OpenMP reads this once, when torch is
-    imported.
+    On cores that other programs use too, spinning makes two threads many times slower than a single thread. With GNU's
+    OpenMP they spin for tens of microseconds first, which spares most of them waking up. OpenMP reads this once, when
+    torch is imported.
     """
     if "OMP_WAIT_POLICY" not in environment:
         environment["OMP_WAIT_POLICY"] = "passive"

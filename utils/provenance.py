@@ -16,7 +16,6 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def provenance() -> dict[str, Any]:
     """Command line, commit, versions of this package, Python and torch, and the machine, for a results file."""
-    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {
         "command": shlex.join(sys.orig_argv),
         "commit": commit(ROOT),
@@ -27,7 +26,7 @@ def provenance() -> dict[str, Any]:
         "system": platform.platform(),
         "processor": processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "gpus": gpus,
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
     }
 
 
@@ -44,8 +43,9 @@ def commit(root: Path) -> str | None:
 def package_version(root: Path) -> str | None:
     """The version in the pyproject.toml of the checkout that runs."""
     path = root / "pyproject.toml"
-    found = re.search(r'^version = "(.+)"$', path.read_text(encoding="utf-8"), re.MULTILINE) if path.is_file() else None
-    return found[1] if found else None
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    match = re.search(r'^version = "(.+)"$', text, re.MULTILINE)
+    return match and match[1]
 
 
 def processor() -> str:
@@ -54,5 +54,5 @@ def processor() -> str:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return platform.processor()
-    found = re.search(r"^model name\s*: (.+)$", text, re.MULTILINE)
-    return found[1] if found else platform.machine()
+    match = re.search(r"^model name\s*: (.+)$", text, re.MULTILINE)
+    return match[1] if match else platform.machine()

@@ -13,7 +13,7 @@ from istd.datasets.clips import CACHE_BYTES
 from istd.models import build_model
 from istd.train_script.batches import EpochBatches, MixedDataset, epoch_counts, evenly, number_repeats
 from istd.train_script.data import build_eval_datasets, build_train_dataset, open_datasets
-from istd.train_script.loading import EVAL_CACHE_BYTES, build_evaluated_set, count_workers, stop_loading
+from istd.train_script.loading import EVAL_CACHE_BYTES, build_eval_loader, count_workers, stop_loading
 from istd.train_script.run_record import describe_data
 from istd.train_script.settings import merge_settings
 from istd.utils.errors import InputError
@@ -148,8 +148,8 @@ def test_processes_that_load_for_evaluation_keep_few_frames(tmp_path, workers, l
     network, frame = build_model("datransnet", width=4), Frame("0", tmp_path / "0.png", tmp_path / "0.png")
     settings = merge_settings(None, {"num_workers": workers, "preset": "grey"})
     (dataset,) = build_eval_datasets(settings, {"name": {"val": [Sequence("a", (frame,))]}}, "val", network)
-    part = build_evaluated_set(settings, dataset, None, torch.device("cpu"))
-    assert part.dataset.cache_bytes == part.loader.dataset.cache_bytes == limit
+    loader = build_eval_loader(settings, dataset, None, torch.device("cpu"))
+    assert loader.dataset.cache_bytes == limit
 
 
 def test_what_a_run_will_use_is_checked_before_it_begins(tmp_path):

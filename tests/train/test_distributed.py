@@ -377,7 +377,7 @@ def test_devices_that_are_not_there_are_refused():
     assert choose_device("cpu").type == "cpu"
     with pytest.raises(InputError, match="unknown"):
         choose_device("gpu")
-    with pytest.raises(InputError, match="'cuda:1' is one GPU, but each process of torchrun takes its own"):
+    with pytest.raises(InputError, match="'cuda:1' is a single GPU, but each process of torchrun takes another"):
         choose_device("cuda:1", local_rank=0)
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match="torch sees 0 GPUs"):

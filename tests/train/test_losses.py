@@ -198,5 +198,5 @@ def test_outputs_have_names():
     assert named_outputs(a) == {"main": a}
     assert named_outputs([a, b]) == {"main": a, "aux1": b}
     assert named_outputs({"edges": b, "main": a}) == {"edges": b, "main": a}
-    with pytest.raises(InputError, match="the network's outputs are edges, expected one of them to be called 'main'"):
+    with pytest.raises(InputError, match="the network's outputs are edges, expected an output 'main'"):
         named_outputs({"edges": b})

@@ -49,8 +49,8 @@ def test_several_datasets_have_curves_of_their_mean(monkeypatch):
     writer = SimpleNamespace(add_scalar=lambda tag, value, step: points.update({tag: value}), flush=lambda: None)
     values = {"a": 0.25, "b": 0.75}
 
-    def evaluate(run, training, part, tag, step, amp):
-        value = values[part.dataset.dataset_name]
+    def evaluate(run, training, loader, tag, step, amp):
+        value = values[loader.dataset.dataset_name]
         return dict.fromkeys(METRICS, value) | {"video_mean": None, "f1": float("nan")}, value
 
     monkeypatch.setattr(validation, "evaluate", evaluate)
