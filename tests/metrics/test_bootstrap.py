@@ -12,10 +12,11 @@ from scipy.special import expit
 from istd.utils.metrics import PROTOCOLS, MetricAccumulator, build_metric
 from istd.utils.metrics.accumulator import compute_metrics
 from istd.utils.metrics.areas import curve_areas
-from istd.utils.metrics.bootstrap import CHUNK, MIN_UNITS, bootstrap_intervals, unit_levels, unit_terms
+from istd.utils.metrics.bootstrap import CHUNK, MIN_UNITS, bootstrap_intervals, unit_levels
 from istd.utils.metrics.curves import CurveAccumulator
 from istd.utils.metrics.summary import collect_metrics
 from istd.utils.metrics.tables import interval_table
+from istd.utils.metrics.terms import sum_terms
 from tests.reference import plain_metrics
 
 POOLING_ERROR = 2e-3  # of AP and AUC, at most
@@ -70,7 +71,7 @@ def test_terms_add_up_to_the_metrics(protocol, images_per_sequence):
     metric = random_metric(protocol, 12, images_per_sequence)
     names = sorted({row.sequence for row in metric.rows}, key=str)
     units = [[row for row in metric.rows if row.sequence == name] for name in names]
-    terms = [unit_terms(rows, metric.protocol) for rows in units]
+    terms = [sum_terms(rows, metric.protocol) for rows in units]
     expected = {name: value for name, value in metric.compute().items() if value is not None}
     assert terms[0].keys() == expected.keys()
     for name, value in expected.items():

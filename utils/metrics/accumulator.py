@@ -6,14 +6,20 @@ from typing import NamedTuple
 import numpy as np
 
 from istd.utils.errors import InputError
-from istd.utils.metrics.hierarchical import HIERARCHY, LOC_ERRORS, SEG_ERRORS, pair_regions
+from istd.utils.metrics.hierarchical import (
+    HIERARCHY,
+    LOC_ERRORS,
+    SEG_ERRORS,
+    padded_hierarchical_iou,
+    pair_regions,
+)
 from istd.utils.metrics.inputs import images
 from istd.utils.metrics.protocols import Protocol
 from istd.utils.metrics.regions import ImagePair, find_regions
-from istd.utils.metrics.rules import image_iou, mean, ratio
+from istd.utils.metrics.rules import mean, ratio
+from istd.utils.metrics.terms import PIXEL_SCORES, TARGET_SCORES, sum_terms
 
-TARGET_SCORES = ("target_precision", "target_recall", "target_f1")
-METRICS = ("iou", "niou", "pd", "fa", "precision", "recall", "f1", *TARGET_SCORES, "video_mean", *HIERARCHY)
+METRICS = ("iou", "niou", "pd", "fa", *PIXEL_SCORES, *TARGET_SCORES, "video_mean", *HIERARCHY)
 LOWER_IS_BETTER = ("fa", *LOC_ERRORS, *SEG_ERRORS)
 AREA_LIMITS = (9, 25, 81)  # px; the last class holds all larger targets
 AREA_CLASSES = (*(f"<= {limit}" for limit in AREA_LIMITS), f"> {AREA_LIMITS[-1]}")
@@ -89,10 +95,6 @@ class MetricAccumulator:
         """The metrics over each named sequence, in the order of the sequences' first images."""
         return self.split(lambda row: row.sequence)
 
-    def sequence_mean(self) -> dict[str, float | None]:
-        """The mean of each metric over the named sequences for which it is defined."""
-        return mean_metrics(self.sequence_metrics().values())
-
     def split(self, group: Callable[[ImageCounts], str | None]) -> dict[str, dict[str, float | None]]:
         """The metrics over each group of images, for instance by SNR; images whose group is None are left out."""
         return {name: compute_metrics(rows, self.protocol) for name, rows in group_rows(self.rows, group).items()}
@@ -122,37 +124,15 @@ def mean_metrics(sets: Iterable[Mapping[str, float | None]], names: Iterable[str
 
 
 def compute_metrics(rows: list[ImageCounts], protocol: Protocol) -> dict[str, float | None]:
-    """The metrics of a protocol over the given images."""
-    names = ("pixels", "true_positives", "predicted", "positives", "false_pixels")
-    total = {name: sum(getattr(row, name) for row in rows) for name in names}
-    result: dict[str, float | None] = dict.fromkeys(METRICS)
-    if protocol.iou:
-        result["iou"] = protocol.iou(rows)
-    if protocol.niou:
-        result["niou"] = protocol.niou(rows)
-    result["pd"] = protocol.pd(rows)
-    result["fa"] = ratio(total["false_pixels"], total["pixels"])
-    if protocol.pixel_scores:
-        result["precision"] = ratio(total["true_positives"], total["predicted"])
-        result["recall"] = ratio(total["true_positives"], total["positives"])
-        result["f1"] = ratio(2 * total["true_positives"], total["predicted"] + total["positives"])
-    if protocol.target_scores and all(row.regions is not None for row in rows):
-        matched, targets, regions = (
-            sum(getattr(row, name) for row in rows) for name in ("matched", "targets", "regions")
-        )
-        scores = (ratio(matched, regions), ratio(matched, targets), ratio(2 * matched, regions + targets))
-        result |= dict(zip(TARGET_SCORES, scores, strict=True))
-    if protocol.video_mean:
-        # images without a sequence name form one video
-        videos = group_rows(rows, lambda row: row.sequence or "").values()
-        result["video_mean"] = mean(mean(image_iou(row, empty=1.0) for row in video) for video in videos)
-    if protocol.hiou and all(row.unmatched is not None for row in rows):
-        result |= protocol.hiou(rows)
-    return result
+    """The metrics of a protocol over images."""
+    metrics = dict.fromkeys(METRICS) | {name: ratio(*terms) for name, terms in sum_terms(rows, protocol).items()}
+    if protocol.hiou is padded_hierarchical_iou and rows and not any(row.pairs for row in rows):
+        metrics |= dict.fromkeys(("seg_iou", *SEG_ERRORS), 0.0)  # as its package has them
+    return metrics
 
 
 def count_image(image, protocol: Protocol) -> ImageCounts:
-    """Count one image by the rules of a protocol."""
+    """Count an image by the rules of a protocol."""
     overlap_map = protocol.iou_map(image.score)
     same = protocol.target_map is protocol.iou_map
     binary = overlap_map if same else protocol.target_map(image.score)

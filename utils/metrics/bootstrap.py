@@ -6,38 +6,21 @@ Every metric is a ratio of sums over images, so that a resample costs one produc
 AP and AUC follow from the products with the numbers of pixels at each level.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from scipy.sparse import csr_array
 
-from istd.utils.metrics.accumulator import ImageCounts, MetricAccumulator, group_rows
+from istd.utils.metrics.accumulator import MetricAccumulator, group_rows
 from istd.utils.metrics.areas import curve_areas, pool_levels
 from istd.utils.metrics.curves import CURVE_AREAS, POOLED, CurveAccumulator
-from istd.utils.metrics.hierarchical import HIERARCHY, hierarchical_iou, padded_hierarchical_iou
-from istd.utils.metrics.protocols import Protocol
-from istd.utils.metrics.rules import (
-    image_iou,
-    matched_share,
-    mean_iou_empty_one,
-    mean_iou_empty_zero,
-    padded_matched_share,
-    set_iou,
-)
+from istd.utils.metrics.rules import Term
+from istd.utils.metrics.terms import sum_terms
 
 RESAMPLES = 2000
 COVERAGE = 0.95
 MIN_UNITS = 10  # fewer sequences or images say too little of others
 CHUNK = 100  # resamples drawn together, which bounds memory
-
-Term = tuple[float, float]  # what an image, or a sequence, adds to a metric's numerator and denominator
-TERMS: dict[Callable, Callable[[ImageCounts], Term]] = {
-    set_iou: lambda row: (row.intersection, row.union),
-    mean_iou_empty_one: lambda row: (image_iou(row, empty=1.0), 1),
-    mean_iou_empty_zero: lambda row: (image_iou(row, empty=0.0), 1),
-    matched_share: lambda row: (row.matched, row.targets),
-    padded_matched_share: lambda row: (row.matched, row.targets or 1),
-}
 
 
 def bootstrap_intervals(
@@ -46,7 +29,7 @@ def bootstrap_intervals(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict:
-    """`ratio_intervals` of each metric that the protocol defines and whose rule is known here.
+    """`ratio_intervals` of each metric that the protocol defines.
 
     curves: of the same images by sequence, None for single images; with them there are intervals of AP and AUC. The
     order in which images were measured has no effect if their names differ.
@@ -55,7 +38,7 @@ def bootstrap_intervals(
     units = [sequences[name] for name in sorted(sequences)]
     images = sorted((row for row in metric.rows if row.sequence is None), key=lambda row: row.frame or "")
     units += [[row] for row in images]
-    terms = [unit_terms(rows, metric.protocol) for rows in units]
+    terms = [sum_terms(rows, metric.protocol) for rows in units]
     unit = unit_name(bool(sequences), bool(images))
     return ratio_intervals(terms, unit, unit_levels(curves or {}), resamples, seed)
 
@@ -79,7 +62,7 @@ def ratio_intervals(
     """
     if len(terms) < MIN_UNITS:
         return percentile_intervals(unit, len(terms), {})
-    names = list(terms[0])
+    names = [name for name in terms[0] if all(name in unit_sums for unit_sums in terms)]  # older files lack some
     sums = np.array([[unit_sums[name] for name in names] for unit_sums in terms], np.float64)  # [units, metrics, 2]
     with_areas = levels is not None and levels.shape[0] == len(terms)
     values = []
@@ -126,41 +109,3 @@ def unit_levels(curves: Mapping[str | None, CurveAccumulator]) -> csr_array:
     )
     starts = np.cumsum([0, *(len(unit.columns) for unit in units)])
     return csr_array((pixels, columns, starts), shape=(len(units), POOLED))
-
-
-def unit_terms(rows: list[ImageCounts], protocol: Protocol) -> dict[str, Term]:
-    """What the images of a unit add to the numerator and the denominator of every metric of a protocol."""
-    by_image = [image_terms(row, protocol) for row in rows]
-    terms = {name: tuple(map(sum, zip(*(image[name] for image in by_image), strict=True))) for name in by_image[0]}
-    if protocol.video_mean:
-        ious = [image_iou(row, empty=1.0) for row in rows]
-        terms["video_mean"] = (sum(ious) / len(ious), 1)
-    return terms
-
-
-def image_terms(row: ImageCounts, protocol: Protocol) -> dict[str, Term]:
-    """What an image adds to the numerator and the denominator of every metric of a protocol but `video_mean`."""
-    rules = {"iou": protocol.iou, "niou": protocol.niou, "pd": protocol.pd}
-    terms = {name: TERMS[rule](row) for name, rule in rules.items() if rule in TERMS}
-    terms["fa"] = (row.false_pixels, row.pixels)
-    if protocol.pixel_scores:
-        terms["precision"] = (row.true_positives, row.predicted)
-        terms["recall"] = (row.true_positives, row.positives)
-        terms["f1"] = (2 * row.true_positives, row.predicted + row.positives)
-    if protocol.target_scores and row.regions is not None:
-        terms["target_precision"] = (row.matched, row.regions)
-        terms["target_recall"] = (row.matched, row.targets)
-        terms["target_f1"] = (2 * row.matched, row.regions + row.targets)
-    if protocol.hiou in (hierarchical_iou, padded_hierarchical_iou) and row.unmatched is not None:
-        padding = (0, 0, 0, 0)
-        if protocol.hiou is padded_hierarchical_iou:
-            padding = (int(not row.positives), 0, 0, int(not row.predicted))
-        unmatched = [count + more for count, more in zip(row.unmatched, padding, strict=True)]
-        pairs = len(row.pairs)
-        total = pairs + sum(unmatched)
-        shares = [sum(pair[part] / sum(pair) for pair in row.pairs) for part in range(4)]
-        # hIoU, localisation times segmentation, is (pairs / total) * (shares of IoU / pairs)
-        located = [(count, total) for count in (pairs, *unmatched)]
-        outlined = [(share, pairs) for share in shares]
-        terms |= dict(zip(HIERARCHY, [(shares[0], total), *located, *outlined], strict=True))
-    return terms

@@ -21,7 +21,7 @@ from scipy.optimize import linear_sum_assignment
 
 from istd.utils.metrics.matching import MATCH_DISTANCE, Matching
 from istd.utils.metrics.regions import ImagePair
-from istd.utils.metrics.rules import ratio
+from istd.utils.metrics.rules import Term
 
 LOC_ERRORS = ("loc_missed", "loc_merged", "loc_split", "loc_false")
 SEG_ERRORS = ("seg_missed", "seg_merged", "seg_false")
@@ -80,28 +80,28 @@ def optimal_pairs(pair: ImagePair) -> Matching:
     return Matching(matched.any(axis=1), np.nonzero(matched)[1])
 
 
-def hierarchical_iou(rows) -> dict[str, float]:
+def hierarchical_iou(row) -> dict[str, Term]:
     """mean IoU of the pairs of OPDC, times pairs / (pairs + unmatched targets + unmatched regions)"""
-    return _hierarchy(rows, (0, 0, 0, 0), math.nan)
+    return _hierarchy(row, (0, 0, 0, 0))
 
 
-def padded_hierarchical_iou(rows) -> dict[str, float]:
+def padded_hierarchical_iou(row) -> dict[str, Term]:
     """as in standard, but an image without targets (regions) counts one more unmatched target (region)"""
-    no_targets, no_regions = (sum(not getattr(row, name) for row in rows) for name in ("positives", "predicted"))
-    return _hierarchy(rows, (no_targets, 0, 0, no_regions), 0.0 if rows else math.nan)
+    return _hierarchy(row, (int(not row.positives), 0, 0, int(not row.predicted)))
 
 
-def _hierarchy(rows, padding: tuple[int, int, int, int], without_pairs: float) -> dict[str, float]:
-    """`HIERARCHY`; localisation and segmentation each add up to 1. `without_pairs`: the latter if there is no pair."""
-    unmatched = [more + sum(row.unmatched[kind] for row in rows) for kind, more in enumerate(padding)]
-    pairs = [pair for row in rows for pair in row.pairs]
-    total = len(pairs) + sum(unmatched)
-    located = [ratio(count, total) for count in (len(pairs), *unmatched)]
-    # sums are rounded once, so that the order of the images has no effect
-    shares = [math.fsum(pair[part] / sum(pair) for pair in pairs) for part in range(1 + len(SEG_ERRORS))]
-    outlined = [share / len(pairs) if pairs else without_pairs for share in shares]
-    hiou = located[0] * outlined[0] if pairs else ratio(0, total)
-    return dict(zip(HIERARCHY, (hiou, *located, *outlined), strict=True))
+def _hierarchy(row, padding: tuple[int, int, int, int]) -> dict[str, Term]:
+    """What an image adds to numerator and denominator of the `HIERARCHY`, with `padding` more unmatched ones.
+
+    hIoU, localisation times segmentation, is (pairs / total) * (shares of IoU / pairs).
+    """
+    unmatched = [count + more for count, more in zip(row.unmatched, padding, strict=True)]
+    pairs = len(row.pairs)
+    total = pairs + sum(unmatched)
+    shares = [math.fsum(pair[part] / sum(pair) for pair in row.pairs) for part in range(1 + len(SEG_ERRORS))]
+    located = [(count, total) for count in (pairs, *unmatched)]
+    outlined = [(share, pairs) for share in shares]
+    return dict(zip(HIERARCHY, [(shares[0], total), *located, *outlined], strict=True))
 
 
 def hierarchical_parts(metrics) -> dict[str, float]:

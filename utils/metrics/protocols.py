@@ -21,7 +21,10 @@ from istd.utils.metrics.rules import (
 
 
 class Protocol(NamedTuple):
-    """A row of the table. None: the protocol does not define this metric."""
+    """A row of the table. None: the protocol does not define this metric.
+
+    `iou`, `niou`, `pd` and `hiou` give what an image adds to the metric's numerator and denominator.
+    """
 
     name: str
     source: str

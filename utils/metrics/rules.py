@@ -1,4 +1,4 @@
-"""The rules that make up protocols: thresholds, IoU and Pd over images, and false alarms.
+"""The rules that make up protocols: thresholds, the terms of IoU and Pd, and false alarms.
 
 Each docstring is what `evaluate --list_protocols` prints. The rules of matching are in `utils.metrics.matching`.
 """
@@ -13,6 +13,8 @@ from istd.utils.metrics.matching import Matching
 from istd.utils.metrics.regions import ImagePair
 
 SHOOTING_FREE_RADIUS = 4  # px: a 9 x 9 box
+
+Term = tuple[float, float]  # numerator and denominator of a metric that is a ratio of sums over images
 
 
 # Thresholds, in the float type of the map, as in the published codes.
@@ -35,7 +37,7 @@ def above_half_of_maximum(score: np.ndarray) -> np.ndarray:
     return score / highest > 0.5 if highest > 0 else np.zeros(score.shape, bool)
 
 
-# IoU over images, from the integer intersection and union of each.
+# IoU and probability of detection: what an image adds to the numerator and the denominator over all images.
 
 
 def ratio(numerator: float, denominator: float) -> float:
@@ -50,39 +52,36 @@ def mean(values: Iterable[float]) -> float:
 
 
 def image_iou(row, empty: float) -> float:
-    """IoU of one image; `empty` if neither the map nor the mask has a pixel."""
+    """IoU of an image; `empty` if neither the map nor the mask has a pixel."""
     return row.intersection / row.union if row.union else empty
 
 
-def set_iou(rows) -> float:
+def set_iou(row) -> Term:
     """sum of intersections / sum of unions"""
-    return ratio(sum(row.intersection for row in rows), sum(row.union for row in rows))
+    return row.intersection, row.union
 
 
-def mean_iou_empty_one(rows) -> float:
+def mean_iou_empty_one(row) -> Term:
     """mean of image IoU, an image empty in both counting 1"""
-    return mean(image_iou(row, empty=1.0) for row in rows)
+    return image_iou(row, empty=1.0), 1
 
 
-def mean_iou_empty_zero(rows) -> float:
+def mean_iou_empty_zero(row) -> Term:
     """mean of image IoU, an image empty in both counting 0"""
-    return mean(image_iou(row, empty=0.0) for row in rows)
+    return image_iou(row, empty=0.0), 1
 
 
-# Probability of detection over images.
-
-
-def matched_share(rows) -> float:
+def matched_share(row) -> Term:
     """matched targets / targets"""
-    return ratio(sum(row.matched for row in rows), sum(row.targets for row in rows))
+    return row.matched, row.targets
 
 
-def padded_matched_share(rows) -> float:
+def padded_matched_share(row) -> Term:
     """matched targets / (targets + images without targets)"""
-    return ratio(sum(row.matched for row in rows), sum(row.targets or 1 for row in rows))
+    return row.matched, row.targets or 1
 
 
-# False-alarm pixels of one image.
+# False-alarm pixels of an image.
 
 
 def region_pixels(pair: ImagePair, matching: Matching) -> int:
