@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from istd.utils.drawing import FOUND, TRUTH, contact_sheet, enlarge, grey_to_rgb, outline, stretch_contrast
+from istd.utils.drawing import PREDICTED, TRUTH, contact_sheet, enlarge, grey_to_rgb, outline, stretch_contrast
 from istd.utils.images import read_grey
 from istd.utils.metrics.regions import find_regions
 
@@ -112,5 +112,5 @@ def draw_target(grey: np.ndarray, mask: np.ndarray, probability: np.ndarray) -> 
         enlarge(grey_to_rgb(levels), CROP_FACTOR) for levels in (stretch_contrast(grey[window]), probability[window])
     )
     truth, predicted = (enlarge(region[window], CROP_FACTOR) for region in (mask, probability > 0.5))
-    frame = outline(outline(frame, truth, TRUTH), predicted, FOUND)
+    frame = outline(outline(frame, truth, TRUTH), predicted, PREDICTED)
     return np.concatenate([frame, outline(scores, truth, TRUTH)], axis=1)

@@ -9,7 +9,7 @@ from skimage.util import montage
 from istd.utils.names import drawn
 
 TRUTH = (47, 212, 240)  # cyan: the true mask, in every picture and in the report
-FOUND = (255, 84, 54)  # red: the prediction
+PREDICTED = (255, 84, 54)  # red: the prediction
 DISPLAY_PERCENTILES = (0.5, 99.9)  # of the grey levels, shown as black and white
 
 LABEL_HEIGHT = 14

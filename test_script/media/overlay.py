@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from istd.test_script.predictor.detections import Detection
-from istd.utils.drawing import FOUND, enlarge, grey_to_rgb, outline
+from istd.utils.drawing import PREDICTED, enlarge, grey_to_rgb, outline
 from istd.utils.errors import InputError
 from istd.utils.names import drawn
 
@@ -43,7 +43,7 @@ def draw_overlay(
     """
     factor = max(1, DISPLAY_SIDE // max(grey.shape))
     picture = enlarge(grey_to_rgb(grey), factor)
-    picture = outline(picture, enlarge(mask.astype(np.uint8), factor).astype(bool), FOUND)
+    picture = outline(picture, enlarge(mask.astype(np.uint8), factor).astype(bool), PREDICTED)
     if name:
         place = (4, picture.shape[0] - 5)
         cv2.putText(picture, drawn(name), place, cv2.FONT_HERSHEY_SIMPLEX, 0.42, TRAIL, 1, cv2.LINE_AA)
@@ -55,10 +55,10 @@ def draw_overlay(
         left, top = detection.left * factor - BOX_MARGIN, detection.top * factor - BOX_MARGIN
         right = (detection.left + detection.width) * factor + BOX_MARGIN
         bottom = (detection.top + detection.height) * factor + BOX_MARGIN
-        cv2.rectangle(picture, (left, top), (right, bottom), FOUND, 1)
+        cv2.rectangle(picture, (left, top), (right, bottom), PREDICTED, 1)
         text = f"#{track} {detection.peak_score:.2f}" if track else f"{detection.peak_score:.2f}"
         place = (max(0, min(left, picture.shape[1] - 8 * len(text))), top - 4 if top > 16 else bottom + 13)
-        cv2.putText(picture, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.42, FOUND, 1, cv2.LINE_AA)
+        cv2.putText(picture, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.42, PREDICTED, 1, cv2.LINE_AA)
     return picture
 
 

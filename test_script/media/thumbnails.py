@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from istd.test_script.predictor.detections import Detection
-from istd.utils.drawing import FOUND, SHEET_GREY, contact_sheet, enlarge, grey_to_rgb, outline, stretch_contrast
+from istd.utils.drawing import PREDICTED, SHEET_GREY, contact_sheet, enlarge, grey_to_rgb, outline, stretch_contrast
 
 SHEET_TILES = 24
 SHEET_COLUMNS = 4
@@ -63,7 +63,7 @@ def draw_tile(grey: np.ndarray, mask: np.ndarray, detections: Sequence[Detection
     for detection in detections:
         start = [round(place * scale) - BOX_MARGIN for place in (detection.left, detection.top)]
         end = (detection.left + detection.width, detection.top + detection.height)
-        cv2.rectangle(frame, start, [round(place * scale) + BOX_MARGIN for place in end], FOUND, 1)
+        cv2.rectangle(frame, start, [round(place * scale) + BOX_MARGIN for place in end], PREDICTED, 1)
     tile[:height, :width] = frame
     best = sorted(detections, key=lambda detection: -detection.peak_score)[:MAX_CROPS]
     side = CROPS_SIDE if len(best) == 1 else (CROPS_SIDE - GAP) // 2
@@ -83,7 +83,7 @@ def draw_crop(grey: np.ndarray, mask: np.ndarray, detection: Detection, side: in
     levels = grey[window]
     levels = (levels - levels.min()) / max(float(np.ptp(levels)), 1e-6)
     factor = max(1, side // size)
-    picture = outline(enlarge(grey_to_rgb(levels), factor), enlarge(mask[window], factor), FOUND)
+    picture = outline(enlarge(grey_to_rgb(levels), factor), enlarge(mask[window], factor), PREDICTED)
     scale = side / max(picture.shape[:2])
     sides = [max(1, round(length * scale)) for length in picture.shape[1::-1]]
     crop = np.full((side, side, 3), SHEET_GREY, np.uint8)

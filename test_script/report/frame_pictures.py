@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from istd.test_script.report.report_cases import crop_window, read_background
-from istd.utils.drawing import FOUND, SHEET_GREY, TRUTH, enlarge, outline
+from istd.utils.drawing import PREDICTED, SHEET_GREY, TRUTH, enlarge, outline
 from istd.utils.files import renamed_path
 from istd.utils.metrics.accumulator import ImageCounts
 from istd.utils.metrics.rules import image_iou
@@ -44,7 +44,7 @@ def draw_picture(frame: np.ndarray, mask: np.ndarray, truth: np.ndarray) -> np.n
     scale = FRAME_SIDE / max(truth.shape)
     sides = [max(1, round(side * scale)) for side in truth.shape[::-1]]
     small = cv2.resize(frame, sides, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST)
-    for regions, color in ((truth, TRUTH), (mask, FOUND)):
+    for regions, color in ((truth, TRUTH), (mask, PREDICTED)):
         small = outline(small, _resized(regions, sides), color)
     if not (truth.any() or mask.any()):
         return small
@@ -53,7 +53,7 @@ def draw_picture(frame: np.ndarray, mask: np.ndarray, truth: np.ndarray) -> np.n
     crop = frame[window].astype(np.float32)
     crop = (crop - crop.min()) * (255 / max(float(np.ptp(crop)), 1.0))  # in its own contrast
     crop = enlarge(np.rint(crop).astype(np.uint8), CROP_FACTOR)
-    for regions, color in ((truth, TRUTH), (mask, FOUND)):
+    for regions, color in ((truth, TRUTH), (mask, PREDICTED)):
         crop = outline(crop, enlarge(regions[window], CROP_FACTOR), color)
     shape = (max(small.shape[0], crop.shape[0]), small.shape[1] + GAP + crop.shape[1], 3)
     picture = np.full(shape, SHEET_GREY, np.uint8)

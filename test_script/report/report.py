@@ -20,7 +20,7 @@ from istd.test_script.report.report_cases import (
 )
 from istd.test_script.results.run_folder import REPORT_FRAMES
 from istd.test_script.results.set_results import Results, published_lines, run_name
-from istd.utils.drawing import FOUND, TRUTH
+from istd.utils.drawing import PREDICTED, TRUTH
 from istd.utils.files import json_ready, write_text
 from istd.utils.metrics import MetricAccumulator
 from istd.utils.metrics.accumulator import group_rows
@@ -89,7 +89,7 @@ def write_report(
         date=datetime.now(timezone.utc).date().isoformat(),
         commit=commit(ROOT),
         truth=css_color(TRUTH),
-        prediction=css_color(FOUND),
+        prediction=css_color(PREDICTED),
         set_curves=curve_lists(merge_curves(results.curves.values()).compute()),
         false_tracks=any(row["false_tracks"] for row in tracks),
         missed=any(row["found"] < row["targets"] for row in tracks),

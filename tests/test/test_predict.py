@@ -23,7 +23,7 @@ from istd.test_script.predictor.detections import find_detections
 from istd.utils import checkpoint_files
 from istd.utils.checkpoint import save_checkpoint
 from istd.utils.checkpoint_files import WEIGHTS, shipped_weights
-from istd.utils.drawing import FOUND
+from istd.utils.drawing import PREDICTED
 from istd.utils.errors import InputError
 from istd.utils.folder_lock import locked_folder
 from istd.utils.images import read_grey
@@ -278,7 +278,7 @@ def test_a_crop_of_a_contact_sheet_enlarges_a_detection_at_the_edge():
     crop = draw_crop(grey, mask, detection, CROPS_SIDE)
     assert crop.shape == (192, 192, 3)
     assert (crop[12:24, 18:36] == 255).all() and (crop[40:, 40:] == 0).all()  # in its own contrast
-    ring = np.argwhere((crop == FOUND).all(axis=2))
+    ring = np.argwhere((crop == PREDICTED).all(axis=2))
     assert ring.min(axis=0).tolist() == [11, 17] and ring.max(axis=0).tolist() == [24, 36]
     assert tile_label("7", [detection]) == "7: score 0.75"
     assert tile_label("7", [detection] * 3) == "7: 3 detections, highest score 0.75"

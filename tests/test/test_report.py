@@ -32,7 +32,7 @@ from istd.test_script.report.report_cases import (
     show_case,
 )
 from istd.test_script.results.frame_set import FrameRef
-from istd.utils.drawing import FOUND, TRUTH
+from istd.utils.drawing import PREDICTED, TRUTH
 from istd.utils.metrics import bootstrap, build_metric, tables
 from istd.utils.metrics.curves import CurveAccumulator
 from tests.reference.local_contrast import LocalContrast
@@ -119,7 +119,9 @@ def test_the_page_shows_metrics_sequences_and_frames(report):
     ]
     assert titles == sorted(titles)  # metrics and curves come before the frames
     assert "any on TINY" in page.texts  # the checkpoint's name
-    assert {css_color(color) for color in (TRUTH, FOUND)} == set(re.findall(r"--(?:truth|prediction): (#\w+)", text))
+    assert {css_color(color) for color in (TRUTH, PREDICTED)} == set(
+        re.findall(r"--(?:truth|prediction): (#\w+)", text)
+    )
     curves = json.loads(re.search("const CURVES = (.*);", text)[1])
     assert curves["pd"][curves["logit"].index(0)] == pytest.approx(5 / 6)  # of all frames, at the threshold 0.5
     assert curves["ranks"] and curves["best_fa"] == sorted(curves["fa"]) and curves["best_pd"][-1] == max(curves["pd"])
@@ -142,7 +144,7 @@ def test_a_picture_shows_a_missed_target_enlarged():
     crop = picture[:192, 324:]
     assert {tuple(color) for color in crop.reshape(-1, 3).tolist()} == {(0, 0, 0), (255, 255, 255), TRUTH}
     assert (crop[96:104, 40:48] == 255).all() and (crop == 255).all(axis=2).sum() == 8 * 8
-    assert (picture[:, :320] == FOUND).all(axis=2).any()
+    assert (picture[:, :320] == PREDICTED).all(axis=2).any()
     assert draw_picture(frame, np.zeros_like(mask), np.zeros_like(mask)).shape == (240, 320, 3)
 
 

@@ -24,7 +24,7 @@ from istd.train_script.signals import SIGNALS
 from istd.train_script.tensorboard import EPOCH_LOSS, EXAMPLE_TAG, draw_target, open_writer
 from istd.train_script.train import main
 from istd.utils.checkpoint import read_checkpoint
-from istd.utils.drawing import FOUND, TRUTH
+from istd.utils.drawing import PREDICTED, TRUTH
 from istd.utils.errors import InputError
 from tests.reference.datasets_folders import write_lists, write_pairs
 
@@ -177,7 +177,7 @@ def test_a_target_is_drawn_enlarged_beside_its_scores():
     assert picture.shape == (48 * 4, 2 * 48 * 4, 3)
     left = round(60.5) - 24  # the frame's top edge keeps the window at row 0
     assert tuple(picture[4 * 10 - 1, 4 * (60 - left)]) == TRUTH == tuple(picture[4 * 10 - 1, 4 * (48 + 60 - left)])
-    assert tuple(picture[4 * 20 - 1, 4 * (70 - left)]) == FOUND
+    assert tuple(picture[4 * 20 - 1, 4 * (70 - left)]) == PREDICTED
     assert tuple(picture[4 * 20, 4 * (48 + 70 - left)]) == (255, 255, 255)
 
 

@@ -10,13 +10,13 @@ __all__ = ["PROTOCOLS", "MetricAccumulator", "Protocol", "build_metric", "build_
 
 
 def build_metric(protocol_name: str) -> MetricAccumulator:
-    """An empty accumulator of the named protocol; raises `InputError` for a name that is not in `PROTOCOLS`."""
+    """An empty accumulator of the protocol; raises `InputError` for a name that is not in `PROTOCOLS`."""
     if protocol_name not in PROTOCOLS:
         raise InputError(f"protocol {protocol_name!r} is not known; choose one of {', '.join(PROTOCOLS)}")
     return MetricAccumulator(PROTOCOLS[protocol_name])
 
 
 def build_metrics(protocol_names: Iterable[str]) -> dict[str, MetricAccumulator]:
-    """`build_metric` of each of the names, of which "all" stands for every protocol; each protocol once."""
-    asked = (PROTOCOLS if name == "all" else [name] for name in protocol_names)
-    return {name: build_metric(name) for names in asked for name in names}
+    """An empty accumulator for each named protocol, by name; "all" stands for every protocol."""
+    groups = (PROTOCOLS if name == "all" else [name] for name in protocol_names)
+    return {name: build_metric(name) for names in groups for name in names}

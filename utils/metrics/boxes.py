@@ -170,7 +170,7 @@ def _match_images(images: list, categories: list, annotated: Mapping, detected: 
         boxes.append(sum(not entry.get("iscrowd") for entry in truths))
         matched = match(truths, chosen)
         scores += [entry["score"] for entry in chosen]
-        # An annotation with the id 0 counts as not found in COCOeval, whose matches are ids.
+        # in COCOeval, whose matches are ids, an annotation with the id 0 is never matched
         right += [truth is not None and truth["id"] != 0 for truth in matched]
         counted += [truth is None or not truth.get("iscrowd") for truth in matched]
         numbers += [number] * len(chosen)

@@ -9,7 +9,7 @@ from istd.utils.errors import InputError
 
 
 class Image(NamedTuple):
-    """One image to measure: score float32/float64 [H, W], mask bool [H, W], and its names (None where not given)."""
+    """An image to measure: score float32 or float64 [H, W], mask bool [H, W], and its names, None where unknown."""
 
     score: np.ndarray
     mask: np.ndarray
@@ -47,11 +47,11 @@ def images(score, mask, sequence=None, frame=None, scale: str = "probability") -
         raise InputError(f"{name}: the score map is {_size(scores)}; expected [H, W] or a batch [B, 1, H, W]")
     for names in (sequences, frames):
         if names is not None and len(names) != len(scores):
-            raise InputError(f"{name}: {len(names)} names given for {len(scores)} images; give one name for each image")
-    for index, (one, target) in enumerate(zip(scores, masks, strict=True)):
-        check_values(one, name, scale)
-        own = (None if names is None else names[index] for names in (sequences, frames))
-        yield Image(np.ascontiguousarray(one), np.ascontiguousarray(target > 0), *own)
+            raise InputError(f"{name}: {len(names)} names for {len(scores)} images; expected a name for each image")
+    unnamed = [None] * len(scores)
+    for image_score, image_mask, *names in zip(scores, masks, sequences or unnamed, frames or unnamed, strict=True):
+        check_values(image_score, name, scale)
+        yield Image(np.ascontiguousarray(image_score), np.ascontiguousarray(image_mask > 0), *names)
 
 
 def _size(array: np.ndarray) -> str:
@@ -64,6 +64,6 @@ def check_values(score: np.ndarray, name: str, scale: str) -> None:
     if np.isnan(low):  # min and max of an array with NaN are NaN
         raise InputError(f"{name}: the score map holds NaN; expected numbers: check the network that produced it")
     if scale == "probability" and (low < 0 or high > 1):
-        found = f"scores run from {low:g} to {high:g}, expected probabilities in 0..1"
+        problem = f"scores run from {low:g} to {high:g}, expected probabilities in 0..1"
         logits = "logits need a sigmoid first (evaluate: --logits); " if low < 0 else ""
-        raise InputError(f"{name}: {found}; {logits}scale other responses to 0..1 (evaluate: --normalize)")
+        raise InputError(f"{name}: {problem}; {logits}scale other responses to 0..1 (evaluate: --normalize)")

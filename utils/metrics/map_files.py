@@ -12,7 +12,6 @@ from istd.utils.metrics.inputs import check_values, to_numpy
 
 PICTURE_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
 PREDICTION_SUFFIXES = (".npy", ".mat", *PICTURE_SUFFIXES)
-SCALES = ("probability", "logit", "normalize")  # what the maps hold; normalize: responses of any range
 HDF5_START = b"\x89HDF\r\n\x1a\n"
 MAT73_OFFSET = 512  # of HDF5 in a mat file of version 7.3
 
@@ -32,18 +31,20 @@ def read_map(path: Path) -> np.ndarray:
 
 
 def read_scores(path: Path, scale: str = "probability", mask: tuple[float, float] | None = None) -> np.ndarray:
-    """A map as float32 or float64 [H, W]: probabilities, or logits where `scale` says that these were saved.
+    """A map as float32 or float64 [H, W]: probabilities, or logits if `scale` is "logit".
 
-    scale "probability": numbers as they are, pictures divided by 255 (8 bits) or 65535 (16 bits). "normalize": from
-    the map's minimum (0) to its maximum (1), 0 where it is constant. mask: the two values of `mask_values`, of which
-    the higher one becomes 1 and the lower one 0. Raises `InputError` for values that do not fit the scale.
+    scale "probability": numbers as they are, pictures divided by 255 (8 bits) or 65535 (16 bits). "normalize",
+    responses of any range: from the map's minimum (0) to its maximum (1), 0 where it is constant. mask: the values
+    (low, high) of `mask_values`, which become 0 and 1. Raises `InputError` for values that do not fit the scale.
     """
     values = read_map(path)
     if mask is not None:
         return (values == mask[1]).astype(np.float32)
     if scale == "normalize":
         check_values(values, str(path), "response")
-        return _normalize(to_numpy(values))
+        values = to_numpy(values)
+        low, high = values.min(), values.max()
+        return (values - low) / (high - low) if high > low else np.zeros_like(values)
     if path.suffix.lower() in PICTURE_SUFFIXES and values.dtype.kind == "u":
         if scale == "logit":
             raise InputError(
@@ -68,11 +69,6 @@ def mask_values(paths: Iterable[Path]) -> tuple[float, float] | None:
         if len(values) > 2 or not all(float(value).is_integer() for value in values):
             return None
     return (min(values), max(values)) if len(values) == 2 else None
-
-
-def _normalize(values: np.ndarray) -> np.ndarray:
-    low, high = values.min(), values.max()
-    return (values - low) / (high - low) if high > low else np.zeros_like(values)
 
 
 def _read_npy(path: Path) -> np.ndarray:

@@ -39,24 +39,24 @@ def find_pairs(predictions: Path, masks: Path, wanted: set[str] | None = None, e
     NAME_PSTNN.png; others are left out. Raises `InputError` for names without a counterpart, two files of one name, and
     folders without files.
     """
-    found = list_predictions(predictions, ending)
+    maps = list_predictions(predictions, ending)
     truth = list_files(masks, IMAGE_SUFFIXES, "masks")
     if wanted is not None:
         wanted = {file_key(name) for name in wanted}
-        found, truth = ({k: v for k, v in files.items() if wanted & set(key_names(k))} for files in (found, truth))
+        maps, truth = ({k: v for k, v in files.items() if wanted & set(key_names(k))} for files in (maps, truth))
         listed = {name for key in truth for name in key_names(key)}
         if missing := sorted(wanted - listed, key=numeric_key):
             raise InputError(f"{masks} has no mask for {shown(missing)} of the list; check the list's names")
-    if lone := _lone(found, truth):
-        same = "names and folders must be the same" + ending_advice(found, truth)
+    if lone := _lone(maps, truth):
+        same = "names and folders must be the same" + ending_advice(maps, truth)
         raise InputError(f"{masks} has no mask for the prediction {lone}; {same}")
-    if lone := _lone(truth, found):
+    if lone := _lone(truth, maps):
         remedy = "add them, or name the images with --list"
         raise InputError(f"{predictions} has no prediction for the mask {lone}; {remedy}")
-    keys = sorted(found, key=lambda key: (numeric_key(key[0] or ""), numeric_key(key[1])))
-    sequences = {key[0]: key[0] and found[key].parent.name for key in reversed(keys)}  # one name for each
-    names = {key: found[key].stem.removesuffix(ending).removesuffix(MASK_ENDING) for key in keys}
-    return [Pair(sequences[key[0]], names[key], found[key], truth[key]) for key in keys]
+    keys = sorted(maps, key=lambda key: (numeric_key(key[0] or ""), numeric_key(key[1])))
+    sequences = {key[0]: key[0] and maps[key].parent.name for key in reversed(keys)}  # the first spelling of each name
+    names = {key: maps[key].stem.removesuffix(ending).removesuffix(MASK_ENDING) for key in keys}
+    return [Pair(sequences[key[0]], names[key], maps[key], truth[key]) for key in keys]
 
 
 def list_predictions(folder: Path, ending: str = "") -> dict[tuple[str | None, str], Path]:
@@ -75,7 +75,7 @@ def list_predictions(folder: Path, ending: str = "") -> dict[tuple[str | None, s
 
 
 def ending_advice(predictions: dict, truth: dict) -> str:
-    """What an error adds where all predictions are called as masks with one ending: to give it with --suffix."""
+    """What an error adds where the predictions' names are the masks' names with an ending: to give it by --suffix."""
     first = next(iter(predictions))[1]
     for mask in (name for _, name in truth if first.startswith(name)):
         ending = first[len(mask) :]
@@ -142,6 +142,6 @@ def read_pair(
     """
     score, mask = read_scores(pair.prediction, scale, two_values), read_mask(pair.mask)
     if score.shape != mask.shape:
-        found = f"{pair.prediction} is {size_text(score)} and {pair.mask} is {size_text(mask)} (width x height)"
-        raise InputError(f"{found}; resize the prediction to the mask's size")
+        sizes = f"{pair.prediction} is {size_text(score)} and {pair.mask} is {size_text(mask)} (width x height)"
+        raise InputError(f"{sizes}; resize the prediction to the mask's size")
     return score, mask

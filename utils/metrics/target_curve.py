@@ -1,4 +1,4 @@
-"""Matched targets and the areas of their regions at every threshold, without labelling the whole map at each of them.
+"""Matched targets and the areas of their regions at every threshold, without labelling the whole map every time.
 
 Two exact identities make it fast:
 * False-alarm pixels are all pixels of the thresholded map, which a histogram counts, less the areas of matched regions.
@@ -38,8 +38,8 @@ class Crop(NamedTuple):
 class CropRegions(NamedTuple):
     """All n regions at t successive thresholds of a crop; rows and columns count from the crop's corner.
 
-    layer: int64 [n], which of the thresholds; area: int64 [n], px; sums, low, high: int64 [n, 2], sum, least and
-    greatest of the pixels' (row, column). labels: int32 [t, >= h, w], where region i is i + 1.
+    layer: int64 [n], which of the thresholds; area: int64 [n], px; sums, low, high: int64 [n, 2], sum, minimum and
+    maximum of the pixels' (row, column). labels: int32 [t, >= h, w], where region i is i + 1.
     """
 
     layer: np.ndarray
@@ -50,8 +50,8 @@ class CropRegions(NamedTuple):
     labels: np.ndarray
 
 
-class Found(NamedTuple):
-    """Regions near targets at any thresholds: int64 [n] each; first is the flat index of the first pixel."""
+class NearRegions(NamedTuple):
+    """Regions near targets at any thresholds, int64 [n]; `first`: the flat index of a region's first pixel."""
 
     threshold: np.ndarray
     area: np.ndarray
@@ -81,21 +81,21 @@ def matched_at_levels(levels: np.ndarray, targets: Regions, steps: int) -> tuple
     """The same as `target_curve`, where every threshold is labelled."""
     matched = np.zeros(steps + 1, np.int64)
     areas = np.zeros(steps + 1, np.int64)
-    near = Found(*map(np.concatenate, zip(*_find_near(levels, targets.centroids), strict=True)))
+    near = NearRegions(*map(np.concatenate, zip(*_find_near(levels, targets.centroids), strict=True)))
     order = np.lexsort((near.first, near.threshold))  # raster order within a threshold, as matching expects
-    near = Found(*(column[order] for column in near))
+    near = NearRegions(*(column[order] for column in near))
     none = np.zeros(0, np.int64)
     rows, columns, distances = close_pairs(targets, Regions(near.area, near.row_sum, near.column_sum, none, none))
-    # the assignment treats a target at each threshold as a target of its own
+    # for the assignment, a target is another target at every threshold
     chosen = columns[best_pairs(near.threshold[columns] * len(targets.areas) + rows, columns, distances)]
     np.add.at(matched, near.threshold[chosen], 1)
     np.add.at(areas, near.threshold[chosen], near.area[chosen])
     return matched, areas
 
 
-def _find_near(levels: np.ndarray, centroids: np.ndarray) -> list[Found]:
-    """All regions of all thresholds whose centroids lie near one of the targets' (float64 [targets, 2])."""
-    found = [Found(*[np.zeros(0, np.int64)] * len(Found._fields))]
+def _find_near(levels: np.ndarray, centroids: np.ndarray) -> list[NearRegions]:
+    """All regions of all thresholds whose centroids lie near the `centroids` of targets, float64 [targets, 2]."""
+    near = [NearRegions(*[np.zeros(0, np.int64)] * len(NearRegions._fields))]
     waiting = [Crop(levels, 0, 0, 0, centroids)]
     while waiting:
         crop = waiting.pop()
@@ -103,12 +103,12 @@ def _find_near(levels: np.ndarray, centroids: np.ndarray) -> list[Found]:
         if thresholds > 0:
             count = min(thresholds, STACK_PIXELS // crop.levels.size)
             regions = _label_stack(crop, count) if count > 1 else _label_once(crop)
-            found.append(_near_targets(crop, regions, levels.shape[1]))
+            near.append(_near_targets(crop, regions, levels.shape[1]))
             waiting.extend(_next_crops(crop, regions))
-    return found
+    return near
 
 
-def _near_targets(crop: Crop, regions: CropRegions, width: int) -> Found:
+def _near_targets(crop: Crop, regions: CropRegions, width: int) -> NearRegions:
     places = regions.sums / regions.area[:, None] + (crop.top, crop.left)
     if len(places) * len(crop.centroids) <= FEW_PAIRS:
         distances = np.abs(places[:, None] - crop.centroids).max(axis=2).min(axis=1)
@@ -119,11 +119,11 @@ def _near_targets(crop: Crop, regions: CropRegions, width: int) -> Found:
     row_sums, column_sums = regions.sums[near].T + np.outer((crop.top, crop.left), area)
     first_columns = np.argmax(regions.labels[layer, top] == near[:, None] + 1, axis=1)
     first = (crop.top + top) * width + crop.left + first_columns
-    return Found(crop.threshold + layer, area, row_sums, column_sums, first)
+    return NearRegions(crop.threshold + layer, area, row_sums, column_sums, first)
 
 
 def _next_crops(crop: Crop, regions: CropRegions) -> list[Crop]:
-    """The regions of the last labelled threshold that may still lead to a target, each as a crop."""
+    """Crops of the regions of the last labelled threshold that may still lead to a target."""
     last = len(regions.labels) - 1
     candidates = np.flatnonzero(regions.layer == last)
     corner = np.array([crop.top, crop.left])
@@ -166,8 +166,8 @@ def _label_stack(crop: Crop, count: int) -> CropRegions:
 def _label_once(crop: Crop) -> CropRegions:
     """Label one threshold of a large crop.
 
-    Such a map is mostly one giant region. It is measured by its projections onto the two axes; only the pixels of the
-    other regions are visited one by one. That costs a fraction of OpenCV's statistics, which visit every pixel.
+    Such a map is mostly a giant region. It is measured by its projections onto the two axes; only the pixels of the
+    other regions are visited singly. That costs a fraction of OpenCV's statistics, which visit every pixel.
     """
     height, width = crop.levels.shape
     binary = crop.levels > crop.threshold

@@ -1,5 +1,5 @@
-"""Metrics of tracks: which targets were ever found and when, false tracks, and changes of identity; with Pd and Fa of
-what is kept when short tracks are dropped."""
+"""Metrics of tracks: which targets are ever found and when, false tracks, changes of identity, and Pd and Fa of the
+detections that are left when short tracks are dropped."""
 
 from collections.abc import Iterable
 from itertools import pairwise
@@ -57,8 +57,8 @@ class TrackCounts(NamedTuple):
 def count_tracks(frames: list[TrackedFrame], min_length: int = 1) -> TrackCounts:
     """The counts of a sequence, its frames in temporal order, without tracks of fewer than `min_length` detections."""
     kept = long_tracks([frame.tracks for frame in frames], min_length)
-    matched, seen, appeared, hits, false_pixels = set(), set(), {}, {}, 0
-    lone = false_lone = 0  # detections without a track: each is one of its own
+    matched, seen, appeared, hits, false_pixels = set(), set(), {}, {}, 0  # hits: (time, track) by target
+    lone = false_lone = 0  # detections without a track, which count as tracks
     for frame in frames:
         shown = np.isin(frame.tracks, kept)
         rows, columns, distances = (column[shown[frame.pairs[1]]] for column in frame.pairs)
@@ -73,7 +73,7 @@ def count_tracks(frames: list[TrackedFrame], min_length: int = 1) -> TrackCounts
             appeared.setdefault(target, frame.time)
         for target, detection in zip(frame.targets[rows[chosen]].tolist(), columns[chosen], strict=True):
             hits.setdefault(target, []).append((frame.time, int(frame.tracks[detection])))
-    found = {target: matches for target, matches in hits.items() if target != NO_IDENTITY}
+    known = {target: matches for target, matches in hits.items() if target != NO_IDENTITY}
     return TrackCounts(
         frames=len(frames),
         pixels=sum(frame.pixels for frame in frames),
@@ -81,16 +81,16 @@ def count_tracks(frames: list[TrackedFrame], min_length: int = 1) -> TrackCounts
         hits=sum(len(matches) for matches in hits.values()),
         false_pixels=false_pixels,
         targets=len(appeared.keys() - {NO_IDENTITY}),
-        found=len(found),
-        delay=sum(matches[0][0] - appeared[target] for target, matches in found.items()),
-        changes=sum(before[1] != after[1] for matches in found.values() for before, after in pairwise(matches)),
+        found=len(known),
+        delay=sum(matches[0][0] - appeared[target] for target, matches in known.items()),
+        changes=sum(before[1] != after[1] for matches in known.values() for before, after in pairwise(matches)),
         tracks=len(seen) + lone,
         false_tracks=len(seen - matched) + false_lone,
     )
 
 
 def long_tracks(tracks: list[np.ndarray], min_length: int) -> np.ndarray:
-    """The numbers of the tracks with at least `min_length` detections in all frames, and 0, no track, which is kept."""
+    """The numbers of the tracks with at least `min_length` detections in all frames, and 0, which means no track."""
     numbers, counts = np.unique(np.concatenate([np.zeros(0, np.int64), *tracks]), return_counts=True)
     return numbers[(numbers == 0) | (counts >= min_length)]
 
@@ -149,10 +149,9 @@ def true_identities(
     for (_, centroids), targets in zip(frames, listed, strict=True):
         frame_identities = np.full(len(centroids), NO_IDENTITY)
         for number, centroid in enumerate(centroids):
-            nearest = (
-                min((np.hypot(*(place - centroid)), target) for target, place in targets.items()) if targets else None
-            )
-            if nearest and nearest[0] < MATCH_DISTANCE:
-                frame_identities[number] = nearest[1]
+            distances = [(np.hypot(*(place - centroid)), target) for target, place in targets.items()]
+            distance, target = min(distances, default=(MATCH_DISTANCE, NO_IDENTITY))
+            if distance < MATCH_DISTANCE:
+                frame_identities[number] = target
         identities.append(frame_identities)
     return identities
