@@ -126,30 +126,26 @@ def make_dataset(annotations: Annotations, plan: Plan, output: Path, masks: str)
 
 def write_lists(items: list[Item], output: Path) -> None:
     """Write a list for each part: its sequences, or SEQUENCE/FRAME where it has only a part of the sequence."""
-    parts: dict[str, dict[str, list[Item]]] = defaultdict(lambda: defaultdict(list))
-    sizes = Counter(item.sequence for item in items)
-    for item, part in zip(items, item_parts(items), strict=True):
+    parts = [(item.sequence, part) for item, part in zip(items, item_parts(items), strict=True)]
+    lengths, shares = Counter(item.sequence for item in items), Counter(parts)
+    lines: dict[str, dict[str, None]] = defaultdict(dict)
+    for item, (sequence, part) in zip(items, parts, strict=True):
         if part:
-            parts[part][item.sequence or item.name].append(item)
-    for part, groups in parts.items():
-        lines = []
-        for name, group in groups.items():
-            in_part = group[0].sequence is None or len(group) == sizes[name]
-            lines += [name] if in_part else [f"{name}/{item.name}" for item in group]
-        write_text(output / f"{part}.txt", "".join(f"{line}\n" for line in lines))
+            is_complete = shares[sequence, part] == lengths[sequence]
+            line = item.name if sequence is None else sequence if is_complete else f"{sequence}/{item.name}"
+            lines[part][line] = None  # only once
+    for part, entries in lines.items():
+        write_text(output / f"{part}.txt", "".join(f"{line}\n" for line in entries))
 
 
 def item_parts(items: list[Item]) -> list[str | None]:
     """The part of each item as annotated; of a single sequence without parts, the end is to test."""
     parts = [item.annotation.part for item in items]
-    if any(parts) or not _is_single_sequence(items):
+    sequences = {item.sequence for item in items}
+    if any(parts) or len(items) == 1 or len(sequences) > 1 or None in sequences:
         return parts
     trained = min(max(1, round(TRAIN_SHARE * len(items))), len(items) - 1)
     return ["train"] * trained + ["test"] * (len(items) - trained)
-
-
-def _is_single_sequence(items: list[Item]) -> bool:
-    return len(items) > 1 and len({item.sequence for item in items}) == 1 and items[0].sequence is not None
 
 
 def _shards(items: list[Item]) -> Iterator[list[Item]]:
@@ -168,8 +164,7 @@ def _convert(items: list[Item], output: Path, masks: str, progress: tqdm) -> dic
     """Write the images and masks of a shard; returns a row for each and the counts of odd boxes."""
     rows, counts = [], Counter()
     for item, pixels in zip(items, _read(items), strict=True):
-        folder = Path(item.sequence or "")
-        image = output / "images" / folder / (item.name + _suffix(item))
+        image = output / "images" / item.file_name
         image.parent.mkdir(parents=True, exist_ok=True)
         if item.source.number is None:
             _link(item.source.path, image)
@@ -190,7 +185,7 @@ def _convert(items: list[Item], output: Path, masks: str, progress: tqdm) -> dic
                 })  # fmt: skip
             counts[odd] += odd is not None
         counts["other size"] += item.annotation.size not in (None, pixels.shape[::-1])
-        mask = output / "masks" / folder / f"{item.name}.png"
+        mask = (output / "masks" / item.file_name).with_name(f"{item.name}.png")
         mask.parent.mkdir(parents=True, exist_ok=True)
         mask.write_bytes(encode_png(draw_mask(pixels.shape, drawn)))
         rows.append([*pixels.shape, boxes])
@@ -230,18 +225,13 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _suffix(item: Item) -> str:
-    return item.source.path.suffix if item.source.number is None else ".png"
-
-
 def _coco_images(items: list[Item], rows: list[list]) -> Iterator[tuple[dict, list[dict]]]:
     """The images of boxes.json with their boxes; ids are those of a COCO file, unless two files have the same."""
     ids = [item.annotation.id for item in items]
     if None in ids or len(set(ids)) < len(ids):
         ids = list(range(1, len(items) + 1))
     for item, number, (height, width, boxes) in zip(items, ids, rows, strict=True):
-        name = "/".join(filter(None, ("images", item.sequence, item.name + _suffix(item))))
-        yield {"id": number, "file_name": name, "height": height, "width": width}, boxes
+        yield {"id": number, "file_name": f"images/{item.file_name}", "height": height, "width": width}, boxes
 
 
 def _summary(annotations: Annotations, plan: Plan, rows: list[list], counts: Counter) -> list[str]:
@@ -254,10 +244,12 @@ def _summary(annotations: Annotations, plan: Plan, rows: list[list], counts: Cou
         f"images missing: {len(plan.missing)}{_first(plan.missing)}",
         f"annotations without an image: {annotations.without_image}",
     ]
-    if plan.unnamed:
-        lines.append(f"images without annotation, left out: {len(plan.unnamed)}{_first(plan.unnamed)}")
+    if plan.unannotated:
+        lines.append(f"images without annotation, left out: {len(plan.unannotated)}{_first(plan.unannotated)}")
+    if plan.assumed_empty:
+        lines.append(f"images that no annotation names, taken as empty: {plan.assumed_empty} of {len(rows)}")
     if counts["other size"]:
-        lines.append(f"WARNING: {counts['other size']} images have another size than annotated; their boxes do not fit")
+        lines.append(f"WARNING: images of another size than annotated, whose boxes do not fit: {counts['other size']}")
     parts = Counter(item_parts(plan.items))
     listed = ", ".join(f"{part} {counted(count, 'image')}" for part, count in parts.items() if part)
     annotated = any(item.annotation.part for item in plan.items)

@@ -1,7 +1,7 @@
 """The image files and videos that annotations name, and what they are called in the dataset made of them."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -24,20 +24,31 @@ class Source(NamedTuple):
 
 
 class Item(NamedTuple):
-    """An image of the new dataset: its sequence (None for single images), name, source, and annotation."""
+    """An image of the new dataset; `sequence`: None for single images."""
 
     sequence: str | None
     name: str
     source: Source
     annotation: AnnotatedImage
 
+    @property
+    def file_name(self) -> str:
+        """The image's path in the new dataset's folder of images."""
+        suffix = self.source.path.suffix if self.source.number is None else ".png"
+        return "/".join(filter(None, (self.sequence, self.name + suffix)))
+
 
 class Plan(NamedTuple):
-    """All images of the new dataset in order; names of annotated images that are missing, files nobody annotated."""
+    """What the new dataset consists of.
+
+    `items` in order; `missing`: names of annotated images without a file; `unannotated`: files that are left out since
+    no annotation names them; `assumed_empty`: the number of items of which the same is taken to mean no object.
+    """
 
     items: list[Item]
     missing: list[str]
-    unnamed: list[str]
+    unannotated: list[str]
+    assumed_empty: int
 
 
 def make_plan(annotations: Annotations, images: Path, kind: str | None, stride: int) -> Plan:
@@ -45,8 +56,10 @@ def make_plan(annotations: Annotations, images: Path, kind: str | None, stride: 
 
     kind: "images" or "sequences"; None: sequences where the annotations have them, where there are videos, or where
     all images lie in folders that are not called as a part or "images". `stride`: every so many frames of a sequence.
-    Raises `InputError` where none is found.
+    Raises `InputError` where there are no annotated images, or none of their files.
     """
+    if not annotations.images:
+        raise InputError(f"{annotations.files[0]} names no image; give annotations that hold boxes")
     files = ImageFiles(images)
     matched: dict[Source, AnnotatedImage] = {}
     missing = []
@@ -59,34 +72,27 @@ def make_plan(annotations: Annotations, images: Path, kind: str | None, stride: 
         else:
             matched[source] = annotation
     if not matched:
-        first = f"{len(missing)} annotated images, the first {missing[0]}" if missing else "no annotated image"
-        raise InputError(f"--images {images} has none of {first}; give the folder that they lie in, or the video")
-    rest = [source for source in files.sources() if source not in matched]
-    if annotations.format.unnamed_is_empty:
-        # of a csv, the frames of sequences that it has; of YOLO labels, all images
-        places = {_place(source) for source in matched}
-        empty = [source for source in rest if annotations.format is not CSV or _place(source) in places]
-        parts = {_place(source): annotation.part for source, annotation in matched.items()}
-        for source in empty:
-            name = source.path.relative_to(files.root).as_posix()
-            part = parts.get(_place(source)) if annotations.format is CSV else annotations.part_of(name)
-            matched[source] = AnnotatedImage(name, [], part)
-        rest = [source for source in rest if source not in matched]
+        annotated = f"the annotated images ({len(missing)}, the first {missing[0]})"
+        raise InputError(f"--images {images} has none of {annotated}; give the folder that they lie in, or the video")
+    empty = _unnamed_images(annotations, matched, files) if annotations.format.unnamed_is_empty else {}
+    matched |= empty
     sequences = kind == "sequences" or (kind is None and _is_sequences(annotations, matched, files.root))
     names = _names(matched, files.root, sequences)
-    ordered = sorted(matched, key=lambda source: (numeric_key(names[source][0] or ""), numeric_key(names[source][1])))
-    if sequences:
-        position: dict[str, int] = defaultdict(lambda: -1)
-        for source in ordered:
-            position[names[source][0]] += 1
-            if position[names[source][0]] % stride:
-                del matched[source]
-    items = [Item(*names[source], source, matched[source]) for source in ordered if source in matched]
-    return Plan(items, missing, [str(source.path) for source in rest if source.number is None])
+    items, position = [], Counter()
+    for source in sorted(matched, key=lambda source: [numeric_key(name or "") for name in names[source]]):
+        sequence = names[source][0]
+        if not sequences or position[sequence] % stride == 0:
+            items.append(Item(*names[source], source, matched[source]))
+        position[sequence] += 1
+    unannotated = [str(path) for path in files.images if Source(path) not in matched]
+    return Plan(items, missing, unannotated, sum(item.source in empty for item in items))
 
 
 class ImageFiles:
-    """The images and videos in a folder, found by the ends of their paths; `root`: the folder."""
+    """The images and videos in a folder, found by the ends of their paths.
+
+    `root`: the folder; `images`: paths; `videos`: the number of frames of each path.
+    """
 
     def __init__(self, images: Path):
         if not images.exists():
@@ -94,24 +100,23 @@ class ImageFiles:
         self.root = images if images.is_dir() else images.parent
         paths = [images] if images.is_file() else sorted(images.rglob("*"), key=lambda path: numeric_key(str(path)))
         visible = [p for p in paths if not any(part.startswith(".") for part in p.relative_to(self.root).parts)]
-        self.files = [path for path in visible if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+        self.images = [path for path in visible if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
         self.videos = {path: count_frames(path) for path in visible if path.suffix.lower() in VIDEO_SUFFIXES}
-        if not self.files and not self.videos:
+        if not self.images and not self.videos:
             raise InputError(f"--images {images} has neither images ({', '.join(IMAGE_SUFFIXES)}) nor videos")
         self._by_end: dict[tuple, Path | None] = {}  # None: several files
         self._by_number: dict[tuple, Path] = {}  # folder, last number in the name
         self._in_folder: dict[Path, list[Path]] = defaultdict(list)
         self._places: dict[tuple[str, ...], Path | None] = {}  # sequences -> their folders or videos
-        for path in self.files:
+        for path in self.images:
             self._in_folder[path.parent].append(path)
             self._by_number[file_key(path.parent.name), _last_number(path.stem)] = path
             for end in _ends(path.relative_to(self.root).with_suffix("").parts):
                 self._by_end[end] = None if end in self._by_end else path
-        self._depth = {path: len(path.relative_to(self.root).parts) for path in self.files}
 
-    def sources(self) -> Iterable[Source]:
+    def sources(self) -> Iterator[Source]:
         """All image files, then all frames of the videos."""
-        yield from map(Source, self.files)
+        yield from map(Source, self.images)
         for video, count in self.videos.items():
             yield from (Source(video, number) for number in range(count))
 
@@ -121,14 +126,12 @@ class ImageFiles:
             return self._find_frame(tuple(annotation.name.split("/")), annotation.number)
         name = PurePosixPath(annotation.name)
         parts = (name.with_suffix("") if name.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES) else name).parts
-        for end in _ends(parts):
-            if end not in self._by_end:
-                continue
+        if end := next((end for end in _ends(parts) if end in self._by_end), None):
             path = self._by_end[end]
-            agree = len(end) == len(parts) or len(end) >= SURE_COMPONENTS
-            if path is None and agree:
+            is_sure = len(end) == len(parts) or len(end) >= SURE_COMPONENTS
+            if path is None and is_sure:
                 raise InputError(f"several files in {self.root} may be {annotation.name}; give a folder further inside")
-            return Source(path) if path and (agree or len(end) == self._depth[path]) else None
+            return Source(path) if path and (is_sure or path.parent == self.root) else None
         number = _last_number(parts[-1])
         if number is None:
             return None
@@ -143,10 +146,11 @@ class ImageFiles:
         place = self._places[sequence]
         if place in self.videos:
             return Source(place, number) if number < self.videos[place] else None
-        files = self._in_folder.get(place, [])
-        return Source(files[number]) if number < len(files) else None
+        frames = self._in_folder.get(place, [])
+        return Source(frames[number]) if number < len(frames) else None
 
     def _find_folder(self, sequence: tuple[str, ...]) -> Path | None:
+        """The folder whose path shares most ends with that of the sequence."""
         ends = set(_ends(sequence))
         shared = {folder: len(ends & set(_ends(folder.resolve().parts))) for folder in self._in_folder}
         best = max(shared, key=shared.__getitem__, default=None)
@@ -161,8 +165,22 @@ class ImageFiles:
         candidates = named or infrared or inside or list(self.videos)
         if len(candidates) > 1 and (named or inside):
             text = f"{'/'.join(sequence)} may be {candidates[0]} or {candidates[1]}"
-            raise InputError(f"{text}; give the right one as --images")
+            raise InputError(f"{text}; give the right video as --images")
         return candidates[0] if len(candidates) == 1 else None
+
+
+def _unnamed_images(
+    annotations: Annotations, matched: dict[Source, AnnotatedImage], files: ImageFiles
+) -> dict[Source, AnnotatedImage]:
+    """Images that no annotation names, without boxes: of YOLO labels all, of a csv the frames of its sequences."""
+    parts = {_place(source): annotation.part for source, annotation in matched.items()}
+    unnamed = {}
+    for source in files.sources():
+        name, of_csv = source.path.relative_to(files.root).as_posix(), annotations.format is CSV
+        if source not in matched and (not of_csv or _place(source) in parts):
+            part = parts[_place(source)] if of_csv else annotations.part_of(name)
+            unnamed[source] = AnnotatedImage(name, [], part)
+    return unnamed
 
 
 def _ends(parts: tuple[str, ...]) -> list[tuple[str, ...]]:
@@ -199,30 +217,36 @@ def _folders(path: Path, root: Path) -> tuple[str, ...]:
 
 
 def _names(matched: Iterable[Source], root: Path, sequences: bool) -> dict[Source, tuple[str | None, str]]:
-    """Sequence (None for single images) and frame of every source; what would have the same name gets its folders."""
-    if not sequences:
-        stems = Counter(source.path.stem for source in matched)
-        if len({source.path.parent for source in matched}) == 1 or max(stems.values()) == 1:
-            return {source: (None, _frame_name(source)) for source in matched}
-        return {
-            source: (None, "_".join((*source.path.relative_to(root).parts[:-1], _frame_name(source))))
-            for source in matched
-        }
-    places = dict.fromkeys(map(_place, matched))
-    short = {place: _sequence_name(place, root) for place in places}
-    counts = Counter(short.values())
-    full = {place: "_".join(place.relative_to(root).with_suffix("").parts) for place in places}
-    names = {place: name if counts[name] == 1 else full[place] for place, name in short.items()}
-    return {source: (names[_place(source)], _frame_name(source)) for source in matched}
+    """Sequence (None for single images) and frame of every source; what would have the same name gets its folders.
+
+    Raises `InputError` for two files in a folder whose names differ in the suffix alone.
+    """
+    frames = {source: source.path.stem if source.number is None else f"{source.number:06d}" for source in matched}
+    full = {place: "_".join(_stems(place.relative_to(root))) for place in map(_place, matched)}
+    if sequences:
+        short = {place: _sequence_name(place, root) for place in full}
+        counts = Counter(short.values())
+        places = {place: name if counts[name] == 1 else full[place] for place, name in short.items()}
+        names = {source: (places[_place(source)], frame) for source, frame in frames.items()}
+    elif len(set(frames.values())) == len(frames):
+        names = {source: (None, frame) for source, frame in frames.items()}
+    else:
+        names = {source: (None, f"{full[_place(source)]}_{frame}".strip("_")) for source, frame in frames.items()}
+    sources: dict[tuple, Source] = {}
+    for source, name in names.items():
+        if (other := sources.setdefault(name, source)) != source:
+            raise InputError(f"{other.path} and {source.path} have the same name; rename or remove one of them")
+    return names
 
 
 def _sequence_name(place: Path, root: Path) -> str:
-    """The last folder that may name a sequence; of a video, its own name before."""
+    """A video's name, if it says anything; else the last folder that may name a sequence."""
     folders = _folders(place / "frame" if place.is_dir() else place, root)
     if not place.is_dir() and not (folders and place.stem.lower() in NO_CLIP):
         return place.stem
     return folders[-1] if folders else place.resolve().name
 
 
-def _frame_name(source: Source) -> str:
-    return source.path.stem if source.number is None else f"{source.number:06d}"
+def _stems(path: Path) -> tuple[str, ...]:
+    """The parts of a folder's or a video's path, the latter without its suffix."""
+    return (path.with_suffix("") if path.suffix.lower() in VIDEO_SUFFIXES else path).parts

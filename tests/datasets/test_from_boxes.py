@@ -169,7 +169,9 @@ def test_csv_of_videos_with_every_second_frame(tmp_path, capsys):
     }, "frames that the csv does not name are empty, a video that it does not name is left out"
     assert_marks_the_target(tmp_path / "new/masks/one/000002.png")
     assert np.array_equal(cv2.imread(str(tmp_path / "new/images/one/000004.png"), 0), frame(False))
-    assert "3 images of 1 sequence, 2 boxes, 1 empty image" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "3 images of 1 sequence, 2 boxes, 1 empty image" in printed
+    assert "images that no annotation names, taken as empty: 1 of 3" in printed
     coco = {
         "images": [{"id": 1, "file_name": "frame_000003.PNG"}],  # as CVAT names the frames of a video
         "annotations": [{"image_id": 1, "bbox": BOX}],
@@ -178,9 +180,26 @@ def test_csv_of_videos_with_every_second_frame(tmp_path, capsys):
     (tmp_path / "numbers.csv").write_text("sequence,frame,x0,y0,width,height\none,0,x,5,4,3")
     with pytest.raises(InputError, match=r"line 2 of .*numbers\.csv: could not convert string to float: 'x'"):
         convert(tmp_path / "numbers.csv", tmp_path / "clips", tmp_path / "no")
+    (tmp_path / "numbers.csv").write_text("sequence,frame,x0,y0,width,height\n")
+    with pytest.raises(InputError, match=r"numbers\.csv names no image; give annotations that hold boxes"):
+        convert(tmp_path / "numbers.csv", tmp_path / "clips", tmp_path / "no")
+    (tmp_path / "both.csv").write_text("\n".join(["sequence,frame,x0,y0,width,height", *rows, "two,1,10,5,4,3"]))
+    images = convert(tmp_path / "both.csv", tmp_path / "clips", tmp_path / "images", "--kind", "images")
+    assert [image["file_name"] for image in images["images"]] == [
+        f"images/{name}_{number:06d}.png" for name in ("one", "two") for number in range(6)
+    ], "frames of two videos have names of their own"
     single = convert(tmp_path / "instances_default.json", tmp_path / "clips" / "one.avi", tmp_path / "single")
     assert boxes_by_name(single) == {"images/one/000003.png": [BOX]}
     assert_marks_the_target(tmp_path / "single/masks/one/000003.png")
+
+
+def test_files_of_the_same_name_are_refused(tmp_path):
+    images = write_frames(tmp_path / "frames", "s/0", "s/1")
+    cv2.imwrite(str(images / "s" / "0.bmp"), frame())
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "1.txt").write_text("")
+    with pytest.raises(InputError, match=r"s/0\.(png|bmp) and .*s/0\.(png|bmp) have the same name; rename or remove"):
+        convert(tmp_path / "labels", images / "s", tmp_path / "new")
 
 
 def test_the_end_of_a_single_sequence_is_to_test(tmp_path, capsys):
@@ -262,7 +281,7 @@ def test_several_formats_and_none_are_refused(tmp_path):
 def test_a_file_is_not_taken_for_one_of_the_same_name_in_another_folder(tmp_path):
     images = write_frames(tmp_path / "images", "1/0")
     (tmp_path / "list.txt").write_text("/x/2/0.bmp 1,2,3,4,0")
-    with pytest.raises(InputError, match=r"has none of 1 annotated images, the first /x/2/0\.bmp"):
+    with pytest.raises(InputError, match=r"has none of the annotated images \(1, the first /x/2/0\.bmp\)"):
         convert(tmp_path / "list.txt", images, tmp_path / "new")
 
 
