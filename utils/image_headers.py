@@ -13,6 +13,7 @@ from istd.utils.image_scan import JPG_END, JPG_START, PNG_END, PNG_SIGNATURE, Im
 
 MAX_PIXELS = 1 << 28  # of one image; more is a damaged header, or an attack
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two: BigTIFF
+DAMAGED_HEADER = (struct.error, ValueError, LookupError)  # that `parse_header` raises
 BMP_FORM = 40  # bytes of the usual header
 TIFF_WIDTH, TIFF_HEIGHT, TIFF_BITS = 256, 257, 258
 
@@ -47,40 +48,30 @@ def open_image(path: str | Path) -> BinaryIO:
 
 
 def read_header(path: str | Path) -> Header:
-    """The header of a png, jpg, bmp, tiff or npy file; raises `InputError` if there is none, or a png,
-    jpg or bmp lacks its end."""
+    """The header of a png, jpg, bmp, tiff or npy file; raises `InputError` where it or the image is not complete."""
     with open_image(path) as file:
-        start = file.read(26)
         try:
-            header = _parse(file, start)
-        except (struct.error, ValueError, IndexError) as error:
+            header = parse_header(file)
+        except DAMAGED_HEADER as error:
             raise InputError(f"cannot read image {path}: its header is damaged ({error}); copy it again") from error
-        if header is None:
-            size = os.path.getsize(path)
-            expected = "no whole png, jpg, bmp or tiff image; copy or convert it again"
-            raise InputError(f"cannot read image {path}: its {size} bytes are {expected}")
-        check_pixels(header, str(path))
-        return header
+    if header is None:
+        raise incomplete_image(path, os.path.getsize(path))
+    check_pixels(header, path)
+    return header
 
 
-def check_pixels(header: Header, name: str) -> None:
-    """Raise `InputError` for an image that claims more than MAX_PIXELS, or none."""
-    if not 0 < header.width * header.height <= MAX_PIXELS:
-        limit = f"more than 0 and at most {MAX_PIXELS} pixels"
-        raise InputError(f"image {name} claims to be {header.size_text}; expected {limit}; copy or convert it again")
+def parse_header(file: BinaryIO) -> Header | None:
+    """The header of an image of any of these formats; None for other data, and a png, jpg or bmp without its end.
 
-
-def claimed_size(data: bytes) -> Header | None:
-    """The header of a png in memory, which alone may claim any size; None for other data."""
-    return _png_header(data[:26]) if data.startswith(PNG_SIGNATURE) and len(data) >= 26 else None
-
-
-def _parse(file: BinaryIO, start: bytes) -> Header | None:
+    Raises one of `DAMAGED_HEADER` where it ends early, or cannot be.
+    """
+    start = file.read(26)
     if start.startswith(PNG_SIGNATURE):
-        return _png_header(start) if is_whole_png(file) else None
+        width, height, bits = struct.unpack(">IIB", start[16:25])
+        return Header(width, height, bits) if _has_png_end(file) else None
     if start.startswith(JPG_START):
         file.seek(0)
-        return jpg_header(file.read())
+        return _jpg_header(file.read())
     if start.startswith(b"BM"):
         return _bmp_header(file)
     if start.startswith(TIFF_STARTS):
@@ -94,9 +85,17 @@ def _parse(file: BinaryIO, start: bytes) -> Header | None:
     return None
 
 
-def _png_header(start: bytes) -> Header:
-    width, height, bits = struct.unpack(">IIB", start[16:25])
-    return Header(width, height, bits)
+def incomplete_image(name: str | Path, size: int) -> InputError:
+    """The error for `size` bytes that cannot be decoded."""
+    expected = "not a complete png, jpg, bmp or tiff image; copy or convert it again"
+    return InputError(f"cannot read image {name}: its {size} bytes are {expected}")
+
+
+def check_pixels(header: Header, name: str | Path) -> None:
+    """Raise `InputError` for an image that claims more than MAX_PIXELS, or none."""
+    if not 0 < header.width * header.height <= MAX_PIXELS:
+        limit = f"more than 0 and at most {MAX_PIXELS} pixels"
+        raise InputError(f"image {name} claims to be {header.size_text}; expected {limit}; copy or convert it again")
 
 
 def _bmp_header(file: BinaryIO) -> Header | None:
@@ -111,7 +110,7 @@ def _bmp_header(file: BinaryIO) -> Header | None:
     return Header(width, abs(height), 8)
 
 
-def is_whole_png(file: BinaryIO) -> bool:
+def _has_png_end(file: BinaryIO) -> bool:
     """Whether the chunks of a png go on to its end marker; what cameras append after it does not count."""
     file.seek(len(PNG_SIGNATURE))
     while len(chunk := file.read(8)) == 8:
@@ -121,7 +120,7 @@ def is_whole_png(file: BinaryIO) -> bool:
     return False
 
 
-def jpg_header(data: bytes) -> Header | None:
+def _jpg_header(data: bytes) -> Header | None:
     """The header of a jpg in memory; None if its end marker is missing. What follows that marker does not count."""
     scan = ImageScan()
     end = scan.end(data)

@@ -14,14 +14,20 @@ import tifffile
 
 from istd.utils.errors import InputError
 from istd.utils.grey_levels import to_unit
-from istd.utils.image_headers import TIFF_STARTS, check_pixels, claimed_size, is_whole_png, jpg_header, open_image
-from istd.utils.image_scan import JPG_START
+from istd.utils.image_headers import (
+    DAMAGED_HEADER,
+    TIFF_STARTS,
+    check_pixels,
+    incomplete_image,
+    open_image,
+    parse_header,
+)
+from istd.utils.image_scan import JPG_START, PNG_SIGNATURE
 from istd.utils.image_stacks import StackPage, in_opencv_order, read_array
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 MAX_TARGET_NUMBER = 32  # in a mask that numbers its targets; jpg and resizing leave higher levels
 MASK_ENDING = "_pixels0"  # NUAA-SIRST is released with masks named NAME_pixels0.png
-PNG_START = b"\x89PNG"
 
 
 def numeric_key(name: str) -> tuple:
@@ -173,23 +179,21 @@ def _read(path: str | Path) -> np.ndarray:
 
 def _decode(data: bytes, name: str) -> np.ndarray:
     """The bytes of a file -> array as stored, [H, W] or [H, W, 3 or 4] in OpenCV's channel order."""
-    if header := claimed_size(data):
+    try:
+        header = parse_header(io.BytesIO(data))
+    except DAMAGED_HEADER:
+        header = None
+    if header:
         check_pixels(header, name)
-    is_complete = data and not _is_truncated(data)
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if is_complete else None
+    image = None
+    if header or not data.startswith((PNG_SIGNATURE, JPG_START)):  # of which OpenCV decodes what is left, if cut off
+        with suppress(cv2.error):
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None and data.startswith(TIFF_STARTS):  # float16, BigTIFF
         with suppress(Exception):
             image = in_opencv_order(tifffile.imread(io.BytesIO(data), key=0))
     if image is None or not image.size:  # of a tiff that is cut off, tifffile gives no pixels
-        expected = "no whole png, jpg, bmp or tiff image; copy or convert it again"
-        raise InputError(f"cannot read image {name}: its {len(data)} bytes are {expected}")
+        raise incomplete_image(name, len(data))
     if image.dtype.kind == "f" and not np.isfinite(image).any():
         raise InputError(f"image {name} holds no finite value; expected grey levels; convert it again")
     return image
-
-
-def _is_truncated(data: bytes) -> bool:
-    """Whether a png or jpg lacks its end marker; OpenCV before 5 decodes the readable part of such a file silently."""
-    if data.startswith(JPG_START):
-        return jpg_header(data) is None
-    return data.startswith(PNG_START) and not is_whole_png(io.BytesIO(data))

@@ -229,7 +229,7 @@ def test_mdvsfa_as_released(tmp_path):
     assert all(frame.mask for sequence in index.sequences for frame in sequence.frames)
     assert len(index.split("test")) == 2 and not index.masks_without_image
     usable = usable_index(index, ["train", "test"], skip=True)
-    assert len(usable.split("train")) == 2 and "its 10 bytes are no whole png" in usable.left_out[0]
+    assert len(usable.split("train")) == 2 and "its 10 bytes are not a complete png" in usable.left_out[0]
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="real data not present")

@@ -89,7 +89,7 @@ def test_without_the_option_what_cannot_be_used_is_an_error_that_names_it(faulty
     index = open_dataset(faulty)
     with pytest.raises(InputError, match=r"c\.png is 40 x 30, its image .*c\.png 40 x 32; .*--skip_unusable"):
         usable_index(index, ["test"])
-    with pytest.raises(InputError, match=r"a\.png: its 6 bytes are no whole png"):
+    with pytest.raises(InputError, match=r"a\.png: its 6 bytes are not a complete png"):
         usable_index(index, ["train"])
 
 
@@ -135,7 +135,7 @@ def test_headers(tmp_path, ending, kind):
     if ending in (".png", ".jpg", ".bmp"):
         path.write_bytes(data[:-20])
         for read in (read_header, read_pixels):
-            with pytest.raises(InputError, match="no whole png"):
+            with pytest.raises(InputError, match="not a complete png"):
                 read(path)
 
 

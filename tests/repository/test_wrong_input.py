@@ -100,7 +100,7 @@ def world(tmp_path_factory) -> dict[str, str]:
 CASES = [
     ("train", "--dataset NUDT-SIRTS", "NUDT-SIRST"),
     ("train", "--dataset {text.txt}", "text.txt"),
-    ("train", "--dataset {text_image} --model datransnet --select_on test --batch_size 2", "no whole png"),
+    ("train", "--dataset {text_image} --model datransnet --select_on test --batch_size 2", "not a complete png"),
     ("train", "--dataset {other_size} --model datransnet --select_on test --batch_size 2", "48 x 48"),
     ("train", "--dataset {good} --model sgmp_unet_small --init_weights {net.pth}", "datransnet checkpoint"),
     ("train", "--dataset {good} --model datransnet --resume {nowhere}", "nowhere"),
@@ -129,7 +129,7 @@ CASES = [
     ("inference", "--dataset {good} --model_path {text.pth}", "not a checkpoint"),
     ("inference", "--dataset IRDST --data_root {nowhere} --model_path {net.pth}", "IRDST"),
     ("inference", "--dataset {nowhere} --model_path {net.pth}", "nowhere"),
-    ("inference", "--dataset {text_mask} --model_path {net.pth} --output_dir {out}/2", "no whole png"),
+    ("inference", "--dataset {text_mask} --model_path {net.pth} --output_dir {out}/2", "not a complete png"),
     ("inference", "--dataset {good} --model_path {net.pth} --split vall", "'vall'"),
     ("inference", "--dataset {good} --model_path {net.pth} --output_dir {unwritable}", "cannot write"),
     ("inference", "--dataset {good} --model_path {net.pth} --device gpu", "'gpu'"),
@@ -149,7 +149,7 @@ CASES = [
     ("inference", "--dataset {good} --model_path {net.pth} --min_track 2", "give a dataset of sequences"),
     ("predict", "--model_path {net.pth}", "--input"),
     ("predict", "--input {good}/images --model_path {nowhere}", "no checkpoint file"),
-    ("predict", "--input {text.png} --model_path {net.pth} --output_dir {out}/4", "no whole png"),
+    ("predict", "--input {text.png} --model_path {net.pth} --output_dir {out}/4", "not a complete png"),
     ("predict", "--input {text.mp4} --model_path {net.pth}", "cannot open video"),
     ("predict", "--input {good}/images --model_path {net.pth} --output_dir {unwritable}", "cannot write"),
     ("predict", "--input {good}/images --model_path {net.pth} --threshold 50", "threshold 50"),
@@ -162,7 +162,7 @@ CASES = [
     ("predict", "--input {good}/images --model_path {net.pth} --labels x", "--labels"),
     ("evaluate", "--predictions {good}/masks", "--masks is missing"),
     ("evaluate", "--predictions {good}/masks --masks {empty}", "holds no"),
-    ("evaluate", "--predictions {text_predictions} --masks {good}/masks", "no whole png"),
+    ("evaluate", "--predictions {text_predictions} --masks {good}/masks", "not a complete png"),
     ("evaluate", "--predictions {good}/masks --masks {good}/masks --protocol standrad", "standard"),
     ("evaluate", "--predictions {good}/masks --masks {good}/masks --list {nowhere}", "nowhere"),
     ("evaluate", "--predictions {good}/masks --masks {good}/masks --output {unwritable}.json", "cannot write"),
@@ -319,7 +319,7 @@ def test_an_error_in_a_worker_is_one_sentence_too(command, broken, world, tmp_pa
     code = run(command, arguments, world, tmp_path, monkeypatch)
     error = sentence(capfd.readouterr().err)
     assert code == 2
-    assert ("no whole png" if broken == "text_image" else "48 x 48") in error
+    assert ("not a complete png" if broken == "text_image" else "48 x 48") in error
     assert "DataLoader" not in error
 
 

@@ -1,3 +1,5 @@
+import struct
+
 import cv2
 import numpy as np
 import pytest
@@ -85,7 +87,7 @@ def test_a_truncated_file_is_named(tmp_path, ending):
     path = tmp_path / f"cut{ending}"
     noise = np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8)
     path.write_bytes(cv2.imencode(ending, noise)[1].tobytes()[:1500])
-    with pytest.raises(InputError, match=f"cut{ending}: its 1500 bytes are no whole png, jpg, bmp or tiff image"):
+    with pytest.raises(InputError, match=f"cut{ending}: its 1500 bytes are not a complete png, jpg, bmp or tiff image"):
         read_grey(path)
 
 
@@ -115,8 +117,27 @@ def test_fill_bytes_between_the_segments_of_a_jpg(tmp_path):
 def test_what_is_no_image_is_named(tmp_path, content):
     path = tmp_path / "wrong.png"
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"wrong\.png.*no whole"):
+    with pytest.raises(InputError, match=r"wrong\.png.*not a complete"):
         read_mask(path)
+
+
+@pytest.mark.parametrize("ending", [".png", ".jpg", ".bmp", ".tiff"])
+def test_an_image_that_claims_billions_of_pixels_is_refused(tmp_path, ending):
+    data = bytearray(cv2.imencode(ending, np.zeros((8, 8), np.uint8))[1].tobytes())
+    if ending == ".tiff":
+        (start,) = struct.unpack_from("<I", data, 4)
+        for at in range(start + 2, start + 2 + 12 * int.from_bytes(data[start : start + 2], "little"), 12):
+            if struct.unpack_from("<H", data, at)[0] in (256, 257):  # width and height
+                struct.pack_into("<HII", data, at + 2, 4, 1, 60000)
+    else:
+        form, at = {".png": (">II", 16), ".jpg": (">HH", data.find(b"\xff\xc0") + 5), ".bmp": ("<ii", 18)}[ending]
+        struct.pack_into(form, data, at, 60000, 60000)
+    path = tmp_path / f"huge{ending}"
+    path.write_bytes(data)
+    reason = "are not a complete png" if ending == ".bmp" else "claims to be 60000 x 60000"
+    for read in (read_pixels, read_header):
+        with pytest.raises(InputError, match=reason):
+            read(path)
 
 
 def test_a_missing_file_and_values_that_are_no_numbers(tmp_path):
