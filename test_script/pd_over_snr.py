@@ -9,6 +9,7 @@ the picture and, beside it, the table as csv.
 """
 
 import argparse
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -16,9 +17,8 @@ from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
-from istd.datasets import ClipDataset, ClipSample, Sequence
+from istd.datasets import ClipDataset, Sequence
 from istd.datasets.catalog import DatasetInfo
 from istd.datasets.targets import TargetRow, read_targets
 from istd.test_script.map_sources import MappedFrame, MapSource, network_maps
@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> None:
         name = checkpoint_label(path) if checkpoint_label(path) not in results else str(path)
         views = {name: dataset}
         if dataset.num_frames > 1:
-            views[f"{name}, copies of one frame"] = StillClips(dataset)
+            views[f"{name}, copies of one frame"] = replace(dataset, stride=0)  # nothing moves
         for title, view in views.items():
             maps = partial(network_maps, dataset=view, predictor=predictor, scales={"logit"})
             scored = score_frames(maps, targets, title)
@@ -121,20 +121,6 @@ def load(
     model, settings = load_recipe(path, None, [info])
     dataset = eval_dataset(sequences, model, settings, info.name)
     return dataset, Predictor(model, frame_preparation(dataset.transform), device)
-
-
-class StillClips(Dataset):
-    """The clips of a dataset with every frame replaced by the target frame, so that nothing moves."""
-
-    def __init__(self, dataset: ClipDataset):
-        self._dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def __getitem__(self, item: int) -> ClipSample:
-        sample = self._dataset[item]
-        return ClipSample({**sample, "clip": sample.clip[[self._dataset.target] * len(sample.clip)]})
 
 
 def score_frames(source: MapSource, targets: dict[int, list[TargetRow]], title: str) -> list[ScoredFrame]:

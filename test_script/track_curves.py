@@ -11,13 +11,14 @@ detections (--min_track). The metrics of tracks at each threshold are written as
 import argparse
 import math
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 from scipy.special import expit
 
 from istd.datasets.targets import read_identities
-from istd.test_script.map_sources import MappedFrame, saved_maps
+from istd.test_script.map_sources import MappedFrame, MapSource, saved_maps
 from istd.test_script.measurement import observe_maps
 from istd.test_script.options import COUNT, add_number, add_part_options, add_track_speed, command_parser, open_part
 from istd.test_script.results.frame_set import FrameRef, dataset_frames, dataset_pairs
@@ -28,7 +29,7 @@ from istd.utils.files import check_writable
 from istd.utils.metrics.matching import close_pairs
 from istd.utils.metrics.regions import find_regions
 from istd.utils.metrics.tables import text_table
-from istd.utils.metrics.track_metrics import TRACK_METRICS, add_counts, count_tracks, track_metrics
+from istd.utils.metrics.track_metrics import TRACK_METRICS, TrackedFrame, add_counts, count_tracks, track_metrics
 from istd.utils.plots import PLOT_SUFFIXES, plot
 
 THRESHOLDS = expit(np.arange(-7, 7.01, 0.25))  # evenly spaced as logits, since scores crowd near 0 and 1
@@ -46,12 +47,15 @@ def main(argv: list[str] | None = None) -> None:
     if not sequences:
         raise InputError(f"{args.predictions} has no folder of a sequence of {index.info.name}, split {args.split}")
     frames = dataset_frames(index, sequences).frames
-    count = LevelCounts(frames, read_identities(index.root), (1, *args.min_track), args.track_speed)
-    pairs = dataset_pairs(args.predictions, frames)
-    observe_maps(partial(saved_maps, pairs=pairs), [list(range(len(frames)))], count, index.info.name)
-    curves = {
-        length: [track_metrics(add_counts(counts)) for counts in levels] for length, levels in count.counts.items()
-    }
+    maps = partial(saved_maps, pairs=dataset_pairs(args.predictions, frames))
+    known = read_identities(index.root)
+    counts = {length: [[] for _ in THRESHOLDS] for length in (1, *args.min_track)}  # for each threshold, by sequence
+    for _, group in groupby(enumerate(frames), lambda numbered: numbered[1].sequence):
+        items, sequence_frames = map(list, zip(*group, strict=True))
+        for number, tracked in enumerate(link_levels(maps, items, sequence_frames, known, args.track_speed)):
+            for length, levels in counts.items():
+                levels[number].append(count_tracks(tracked, length))
+    curves = {length: [track_metrics(add_counts(level)) for level in levels] for length, levels in counts.items()}
     write_table(
         args.output.with_suffix(".csv"),
         (
@@ -80,42 +84,27 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-class LevelCounts:
-    """Counts the tracks at each of the `THRESHOLDS`, once all frames of a sequence have come.
+def link_levels(
+    maps: MapSource, items: list[int], frames: list[FrameRef], known: dict | None, speed: float
+) -> list[list[TrackedFrame]]:
+    """The frames of a sequence, which are `items` of `maps`, with the detections at each of the `THRESHOLDS` linked.
 
-    `counts`: length of tracks -> for each threshold the counts of every sequence.
+    `known`: the positions of its targets, see `read_identities`.
     """
+    centroids: list[np.ndarray] = []  # by frame, of the targets (x, y)
+    levels: list[list[FrameDetections]] = [[] for _ in THRESHOLDS]
 
-    def __init__(self, frames: list[FrameRef], known: dict | None, lengths: tuple[int, ...], speed: float):
-        self.counts = {length: [[] for _ in THRESHOLDS] for length in lengths}
-        self._frames, self._known, self._speed = frames, known, speed
-        self._last = {frame.sequence: item for item, frame in enumerate(frames)}
-        self._start_sequence()
-
-    def _start_sequence(self) -> None:
-        self._sequence: list[FrameRef] = []  # its frames so far
-        self._targets: list[np.ndarray] = []  # by frame, centroids (x, y)
-        self._levels: list[list[FrameDetections]] = [[] for _ in THRESHOLDS]
-
-    def __call__(self, mapped: MappedFrame) -> None:
-        """Add the next frame of a sequence."""
-        frame, score, targets = self._frames[mapped.item], mapped.score("probability"), find_regions(mapped.mask)
-        self._sequence.append(frame)
-        self._targets.append(targets.centroids[:, ::-1])
-        for level, threshold in zip(self._levels, THRESHOLDS.tolist(), strict=True):
+    def detect(mapped: MappedFrame) -> None:
+        score, targets = mapped.score("probability"), find_regions(mapped.mask)
+        centroids.append(targets.centroids[:, ::-1])
+        for level, threshold in zip(levels, THRESHOLDS.tolist(), strict=True):
             regions = find_regions(score > threshold)
             pairs = close_pairs(targets, regions)
             level.append(FrameDetections(regions.centroids[:, ::-1], regions.areas, pairs, score.size))
-        if mapped.item == self._last[frame.sequence]:
-            self._count_sequence()
-            self._start_sequence()
 
-    def _count_sequence(self) -> None:
-        identities = identify_targets(self._sequence, self._targets, self._known)
-        for number, level in enumerate(self._levels):
-            frames = link_detections(self._sequence, identities, level, self._speed)
-            for length, counts in self.counts.items():
-                counts[number].append(count_tracks(frames, length))
+    observe_maps(maps, [items], detect, frames[0].sequence, leave=False)
+    identities = identify_targets(frames, centroids, known)
+    return [link_detections(frames, identities, level, speed) for level in levels]
 
 
 def table(curves: dict[int, list[dict]], metric: str) -> list[list[str]]:

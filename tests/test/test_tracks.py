@@ -19,7 +19,7 @@ from istd.test_script.predictor import FrameResult, Predictor, ScoreMaps
 from istd.test_script.predictor.detections import find_detections
 from istd.test_script.results.frame_set import FrameRef
 from istd.test_script.results.tracks import TrackFilter, erase_regions
-from istd.test_script.track_curves import LevelCounts
+from istd.test_script.track_curves import link_levels
 from istd.utils import plots, tracking
 from istd.utils.images import read_mask
 from istd.utils.tracking import MAX_GAP
@@ -275,7 +275,10 @@ def test_curves_over_the_threshold_from_saved_maps(dataset, runs, tmp_path, monk
 
 def test_false_alarms_of_track_curves_count_the_pixels_of_every_frame():
     frames = [FrameRef("s", str(number), number, Path("m"), None, number, "") for number in range(2)]
-    count = LevelCounts(frames, None, (1,), 2.0)
-    for item, shape in enumerate(((10, 10), (10, 20))):  # frames of two sizes
-        count(MappedFrame(item, ScoreMaps(np.zeros(shape, np.float32), None), np.zeros(shape, bool)))
-    assert [counts.pixels for level in count.counts[1] for counts in level] == [300] * len(count.counts[1])
+    blank = [np.zeros(shape, bool) for shape in ((10, 10), (10, 20))]  # frames of two sizes
+
+    def maps(shards):
+        return (MappedFrame(item, ScoreMaps(blank[item] * np.float32(1), None), blank[item]) for item in shards[0])
+
+    levels = link_levels(maps, [0, 1], frames, None, 2.0)
+    assert [[frame.pixels for frame in level] for level in levels] == [[100, 200]] * len(track_curves.THRESHOLDS)
