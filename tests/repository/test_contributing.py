@@ -1,6 +1,5 @@
 """The examples of CONTRIBUTING.md, applied to a copy of the repository and run."""
 
-import json
 import re
 import shutil
 import subprocess
@@ -9,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import run_code
 from tests.reference.datasets_folders import REPOSITORY, write_lists, write_pairs
 
 TEXT = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
 PACKAGES = ("istd", "models", "datasets", "train_script", "test_script", "utils", "configs")
 NAMES = [f"image{number}" for number in range(12)]
 RUN_ALL = """
-import importlib, json, sys
-for module, *arguments in json.loads(sys.argv[1]):
+import importlib
+for module, *arguments in CALLS:
     print(f"== {module}", flush=True)
     assert not importlib.import_module(module).main(arguments), module
 """
@@ -67,15 +67,11 @@ def test_the_examples_are_as_clean_as_the_code(changed):
 
 
 def test_the_commands_run(changed):
-    """One process for all: its start is what takes the time."""
     (commands,) = [content for _, content in blocks("bash")]
     calls = [re.fullmatch(r"python -m (.*)", line)[1].split() for line in commands.splitlines()]
     assert len(calls) == 4
-    result = subprocess.run(
-        [sys.executable, "-c", RUN_ALL, json.dumps(calls)], cwd=changed, capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    checked, trained, measured, listed = result.stdout.split("== ")[1:]
+    said = run_code(changed / "said.txt", f"CALLS = {calls}{RUN_ALL}", changed, [changed])
+    checked, trained, measured, listed = said.split("== ")[1:]
     assert "MY-IR: 12 images" in checked and "train 10 images, test 2 images" in checked
     assert "train contrast_net" in trained and "test set (confident)" in trained
     assert "preset uniform, 32 px; tversky" in trained

@@ -1,21 +1,18 @@
 """One name in the environment: `istd`, with its command, beside other packages called `datasets` and `models`."""
 
-import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from istd import command
 from istd.utils.errors import InputError
+from tests.processes import run_code
 from tests.reference.datasets_folders import REPOSITORY
 
 FROM_ANYWHERE = """
-import sys
 import istd
-assert "torch" not in sys.modules
 assert {"Predictor", "build_metric", "load_model"} <= set(dir(istd))
 network = istd.load_model("datransnet")
 import datasets, istd.datasets, istd.train_script.settings
@@ -37,13 +34,6 @@ assert train_script.losses.LOSSES is istd.train_script.losses.LOSSES
 """
 
 
-def run_python(code: str, cwd: Path, path: list[Path]) -> None:
-    """Run code in a process of its own, with folders on Python's path."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, path))}
-    done = subprocess.run([sys.executable, "-c", code], cwd=cwd, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
 def test_istd_works_from_anywhere_beside_another_package_called_datasets(tmp_path):
     """As after `pip install -e .`, which makes `istd` alone importable, in an environment with another `datasets`."""
     (tmp_path / "installed").mkdir()
@@ -51,11 +41,11 @@ def test_istd_works_from_anywhere_beside_another_package_called_datasets(tmp_pat
     theirs = tmp_path / "theirs" / "datasets"
     theirs.mkdir(parents=True)
     (theirs / "__init__.py").write_text("IS_OF_SOMEBODY_ELSE = True\n")
-    run_python(FROM_ANYWHERE, tmp_path, [tmp_path / "installed", theirs.parent])
+    run_code(tmp_path / "said.txt", FROM_ANYWHERE, tmp_path, [tmp_path / "installed", theirs.parent])
 
 
-def test_bare_names_in_a_checkout_are_the_packages_of_istd():
-    run_python(BARE_NAMES, REPOSITORY, [])
+def test_bare_names_in_a_checkout_are_the_packages_of_istd(tmp_path):
+    run_code(tmp_path / "said.txt", BARE_NAMES, REPOSITORY, [REPOSITORY])
 
 
 def test_istd_has_no_other_names():

@@ -3,9 +3,10 @@
 import csv
 import json
 import os
-import subprocess
+import resource
 import sys
 import tracemalloc
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -24,13 +25,14 @@ from istd.utils import checkpoint_files
 from istd.utils.checkpoint import save_checkpoint
 from istd.utils.checkpoint_files import WEIGHTS, shipped_weights
 from istd.utils.drawing import PREDICTED
-from istd.utils.errors import InputError
+from istd.utils.errors import InputError, run_main
+from istd.utils.files import atomic_path
 from istd.utils.folder_lock import locked_folder
 from istd.utils.images import read_grey
+from tests import processes
 from tests.reference.local_contrast import LocalContrast
 
 HEIGHT, WIDTH = 48, 70
-ROOT = Path(__file__).resolve().parents[2]
 FROM_CHECKPOINT = Predictor.from_checkpoint
 
 
@@ -361,26 +363,19 @@ def test_maps_that_are_not_finite_are_an_error(tmp_path, monkeypatch):
 
 def test_an_overlay_that_cannot_grow_has_no_final_name(tmp_path):
     """The system's limit on the size of files, in a process of its own, since it holds for all of it."""
-    code = f"""
-import resource, sys
-import numpy as np
-from pathlib import Path
-from istd.test_script.media.overlay import OverlayVideo
-from istd.utils.errors import run_main
-from istd.utils.files import atomic_path
+    video = tmp_path / "out" / "v.mp4"
+    video.parent.mkdir()
+    status, said = processes.run(tmp_path / "said.txt", run_main, partial(write_large_video, video))
+    assert status == 2 and "cannot write" in said and len(said.splitlines()) == 1, said
+    assert not list(video.parent.iterdir())
 
-def main():
-    with atomic_path({str(tmp_path / "v.mp4")!r}) as path, OverlayVideo(path, 25) as video:
+
+def write_large_video(path):
+    with atomic_path(path) as file, OverlayVideo(file, 25) as video:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
         random = np.random.default_rng(0)
         for _ in range(20):
             video.add(random.integers(0, 256, (240, 320, 3), np.uint8))
-
-run_main(main)
-"""
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2 and "cannot write" in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of files are bytes on Linux")

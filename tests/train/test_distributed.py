@@ -1,11 +1,9 @@
-"""Several processes against one. Run by torchrun, once for all tests, this file is the worker of its own tests."""
+"""Several processes against one. They are started once, for all tests, as torchrun does."""
 
 import importlib
 import json
 import os
 import socket
-import subprocess
-import sys
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -40,6 +38,7 @@ from istd.train_script.synced_layers import (
 from istd.utils import distributed
 from istd.utils.device import choose_device
 from istd.utils.errors import InputError
+from tests.processes import start
 from tests.reference.datasets_folders import write_lists, write_sequences
 from tests.reference.results import result_bytes
 from tests.train.test_train import arguments, folder_of, rows, write_blobs
@@ -176,7 +175,7 @@ def worker(folder: Path, commands: list[list[str]]) -> None:
         results["greatest"] = distributed.all_reduce_max(5 - rank, torch.device("cpu"))
         torch.save(results, folder / f"{rank}.pth")
     for (module, *words), port in zip(commands, ports, strict=True):
-        os.environ |= {"MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "False"}  # each joins a new group
+        os.environ["MASTER_PORT"] = str(port)  # of a new group
         if rank == 0:
             print(f"== {module}", flush=True)
         assert not importlib.import_module(module).main(words)
@@ -204,15 +203,20 @@ def inference_words(folder, output):
 
 @pytest.fixture(scope="module")
 def run(folder):
-    """The two processes, ended; their results lie in the folder."""
-    commands = [["train_script.train", *train_words(folder, "two")]]
-    commands += [["test_script.inference", *inference_words(folder, "two")]]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", __file__]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command += [str(folder), json.dumps(commands)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    return done
+    """What the two processes print, which have ended; their results lie in the folder."""
+    commands = [["istd.train_script.train", *train_words(folder, "two")]]
+    commands += [["istd.test_script.inference", *inference_words(folder, "two")]]
+    environment = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
+    outputs = [folder / f"{rank}.txt" for rank in range(2)]
+    processes = [
+        start(output, worker, folder, commands, RANK=str(rank), LOCAL_RANK=str(rank), **environment)
+        for rank, output in enumerate(outputs)
+    ]
+    for process in processes:
+        process.join()
+    said = "".join(output.read_text(encoding="utf-8") for output in outputs)
+    assert [process.exitcode for process in processes] == [0, 0], said
+    return said
 
 
 @pytest.fixture(scope="module")
@@ -278,7 +282,7 @@ def test_objects_and_numbers_reach_every_process(two_processes):
 
 def test_training_writes_one_run_with_the_losses_of_one_process(folder, run):
     assert train.main(train_words(folder, "one")) == 0
-    said = run.stdout.split("== ")[1]
+    said = run.split("== ")[1]
     assert "batch 4 = 2 processes x 1 accumulation step x 2" in said
     assert said.count("output: ") == 1
     one, two = rows(folder_of(folder / "runs", "one")), rows(folder_of(folder / "runs", "two"))
@@ -382,7 +386,3 @@ def test_devices_that_are_not_there_are_refused():
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match="torch sees 0 GPUs"):
             choose_device("cuda:3")
-
-
-if __name__ == "__main__":
-    worker(Path(sys.argv[1]), json.loads(sys.argv[2]))

@@ -5,8 +5,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -26,9 +24,9 @@ from istd.train_script.train import main
 from istd.utils.checkpoint import read_checkpoint
 from istd.utils.drawing import PREDICTED, TRUTH
 from istd.utils.errors import InputError
+from tests.processes import start
 from tests.reference.datasets_folders import write_lists, write_pairs
 
-ROOT = Path(__file__).resolve().parents[2]
 IMAGES = 22  # 20 train (2 of them held out), 2 test
 
 
@@ -240,16 +238,13 @@ def test_same_seed_same_weights_other_seed_others(dataset, unbroken, tmp_path):
 
 def test_killed_in_mid_epoch_and_resumed_equals_unbroken(dataset, unbroken, tmp_path):
     argv = arguments(dataset, tmp_path, save_steps=1, resume="auto")
-    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    command = [sys.executable, "-m", "train_script.train", *argv]
     last = folder_of(tmp_path) / "checkpoint_last.pth"
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL) as process:
-        for _ in range(3000):
-            time.sleep(0.01)
-            if last.exists():
-                process.send_signal(signal.SIGKILL)
-                break
-    assert process.returncode == -signal.SIGKILL
+    process = start(tmp_path / "said.txt", main, argv)
+    while not last.exists() and process.is_alive():
+        time.sleep(0.002)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     position = read_checkpoint(last).training["position"]
     assert position["epoch"] == 0 and 1 <= position["step"] < 4
     assert main(argv) == 0
@@ -424,27 +419,37 @@ def test_ctrl_c_sigterm_and_a_preemption_save_and_exit(
     assert_same_run(folder_of(tmp_path), unbroken)
 
 
+def train_in_a_session(words):
+    os.setsid()  # the processes that load data get signals with this one
+    trainer.steps_between_reads = lambda device: 10  # as on a GPU: until it reads a signal, it needs their data
+    return main(words)
+
+
 def test_a_signal_to_all_processes_leaves_the_loading_ones_alive(dataset, tmp_path):
-    words = arguments(dataset, tmp_path, num_workers=2, epochs=200, epoch_samples=80, val_every=200)
-    # as on a GPU: the signal is seen only every 10 steps, until which they need the data
-    setting = "from istd.train_script import train, trainer; trainer.steps_between_reads = lambda device: 10"
-    command = [sys.executable, "-c", f"{setting}; raise SystemExit(train.main({words}))"]
-    given = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    with subprocess.Popen(command, cwd=ROOT, start_new_session=True, **given) as run:
-        lines = iter(run.stdout.readline, "")
-        assert any(line.startswith("epoch 2/") for line in lines)
-        os.killpg(run.pid, signal.SIGTERM)
-        rest = "".join(lines)
-    assert run.returncode == 128 + signal.SIGTERM, rest
-    assert "Traceback" not in rest and "interrupted in epoch" in rest
+    words = arguments(dataset, tmp_path, num_workers=2, epochs=200, epoch_samples=40, val_every=200)
+    process = start(tmp_path / "said.txt", train_in_a_session, words)
+    while "\nepoch 2/" not in read(tmp_path / "said.txt") and process.is_alive():
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGTERM)
+    process.join()
+    said = read(tmp_path / "said.txt")
+    assert process.exitcode == 128 + signal.SIGTERM, said
+    assert "Traceback" not in said and "interrupted in epoch" in said
+
+
+def read(path):
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def train_with_an_error(words):
+    trainer.train_step = lambda run, training, parts: next(parts) / 0
+    return main(words)
 
 
 def test_an_error_does_not_wait_for_loading_processes(dataset, tmp_path):
-    words = arguments(dataset, tmp_path, num_workers=2)
-    breaks = "from istd.train_script import train, trainer; trainer.train_step = lambda *given: next(given[2]) / 0"
-    command = [sys.executable, "-c", f"{breaks}; raise SystemExit(train.main({words}))"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert "unsupported operand" in done.stderr and done.returncode == 1
+    process = start(tmp_path / "said.txt", train_with_an_error, arguments(dataset, tmp_path, num_workers=2))
+    process.join(60)
+    assert process.exitcode == 1 and "unsupported operand" in read(tmp_path / "said.txt")
 
 
 @pytest.mark.parametrize(("every", "save_steps"), [(1, 1), (10, 2)])  # as on a CPU, and as on a GPU

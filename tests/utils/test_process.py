@@ -43,8 +43,9 @@ def run(words: list[str], folder: Path) -> subprocess.CompletedProcess:
     return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=True)
 
 
-def test_importing_changes_nothing(tmp_path):
-    said = run(["-c", "import istd, istd.models, istd.datasets, istd.test_script.predictor"], tmp_path).stdout
+def test_importing_changes_nothing_and_needs_no_matplotlib(tmp_path):
+    modules = "istd, istd.models, istd.datasets, istd.test_script.predictor, istd.test_script.evaluate"
+    said = run(["-c", f"import sys; sys.modules['matplotlib'] = None; import {modules}"], tmp_path).stdout
     environment, *memory = said.splitlines()
     assert environment.split() == ["unset"] * 4
     if sys.platform == "linux":
