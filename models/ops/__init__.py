@@ -1,4 +1,4 @@
-"""Fast forms of the networks' layers, each equal to a plain form by the tests."""
+"""Fast forms of the networks' layers, which the tests compare with plain forms."""
 
 import torch
 from torch import Tensor

@@ -1,15 +1,16 @@
 """Attention to the surround of each pixel.
 
 The published form concatenates, for each shift d, the eight neighbours at distance d minus the centre into 8C channels
-(the surround) and applies 1x1 convolutions to them for keys and values. softmax(scores) @ value is linear in the value,
-so attention and value weights fold into one small matrix per sample, and values are never computed. The rest differs:
+(the surround), and its keys and values are 1x1 convolutions Wk and Wv of them. Its scores are cosines over all pixels:
+of the keys it takes only their products with the queries and their norms (`KeyProducts`). Its output, softmax(scores)
+times the values, is linear in the values: softmax(scores) Wv is one small matrix per sample, and its product with the
+surround is the output, so that no values are computed. There are two ways to multiply the surround by a matrix:
 
-* GPUs, and exported networks, take the surround itself and matrix products of it: at a GPU's bandwidth that is faster
-  than cuDNN's dilated and grouped convolutions.
-* On a CPU it is never built. A 1x1 convolution of "neighbour minus centre" is one 3x3 convolution with dilation d whose
-  outer taps are the eight blocks of its weight and whose centre tap is minus their sum (`surround_kernel`). Of the keys
-  only their products with the queries and their norms are needed (`KeyProducts`); both are summed over bands of rows
-  that stay in the processor's cache, and recomputed in the backward pass, so that no key map is ever stored.
+* GPUs, and exported networks, build the surround: at a GPU's bandwidth that is faster than cuDNN's dilated and grouped
+  convolutions.
+* CPUs do not. A 1x1 convolution of "neighbour minus centre" is one 3x3 convolution with dilation d, whose outer taps
+  are the eight blocks of its weight and whose centre tap is minus their sum (`surround_kernel`). Keys are computed a
+  band of rows at a time, which stays in the processor's cache, and again in the backward pass: they are never stored.
 """
 
 from collections.abc import Callable
@@ -157,6 +158,17 @@ class KeyProducts(torch.autograd.Function):
     query [B, Q, H, W]; padded [B, C, H + 2m, W + 2m]; kernels [S, K, C, 3, 3] of S shifts, where K = 8 * hidden.
     Returns query_energy [B, Q], and stacked over shifts products [S, B, Q, K] and key_energy [S, B, K], in float32
     or better. Float16 could not hold the sums, so there the products are computed in float32 too.
+
+    With Q [pixels, Q] the queries of a sample and K_s [pixels, K] the keys of shift s, a convolution of `padded`:
+
+        query_energy = sum over pixels of Q^2    products_s = Q^T K_s    key_energy_s = sum over pixels of K_s^2
+
+    With the gradients of these three written e, M_s and n_s, those of queries and keys are
+
+        d Q = 2 e Q + sum over s of K_s M_s^T    d K_s = Q M_s + 2 n_s K_s
+
+    and d K_s goes on to `padded` and the kernel through the backward pass of the convolution. A pixel's gradients need
+    the keys of that pixel alone, so that bands of rows can be treated one after the other.
     """
 
     @staticmethod

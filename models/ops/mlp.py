@@ -1,7 +1,7 @@
-"""The two-layer perceptron of Swin blocks, a few tokens at a time.
+"""The two-layer perceptron of Swin blocks, in pieces of its tokens.
 
-Its hidden layer is four times as wide as the tokens: written to memory and read back, it costs more time on a processor
-than computing it. Here it stays in the cache, and is computed again in the backward pass.
+Its hidden layer is four times as wide as the tokens. Only a piece of it exists at a time, in the processor's cache, and
+the backward pass computes it again, which saves memory (`docs/speed.md`).
 """
 
 import torch
@@ -20,7 +20,15 @@ def _pieces(x: Tensor, width: int) -> list[slice]:
 
 
 class _ChunkedMLP(torch.autograd.Function):
-    """linear - GELU - linear of tokens [N, C], after a layer norm if `norm` is its weight, bias and epsilon."""
+    """linear - GELU - linear of tokens [N, C], after a layer norm if `norm` is its weight, bias and epsilon.
+
+    With t the (normalised) tokens: a = t W1^T + b1, out = GELU(a) W2^T + b2. The gradients, written as the variables:
+
+        d W2 = d out^T GELU(a)    d b2 = sum over tokens of d out    d a = GELU'(a) * (d out W2)
+        d W1 = d a^T t            d b1 = sum over tokens of d a      d t = d a W1
+
+    and d x from d t by the layer norm. All but d b2 are computed from a piece of the tokens at a time.
+    """
 
     @staticmethod
     def forward(ctx, x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor, *norm) -> Tensor:
@@ -38,17 +46,16 @@ class _ChunkedMLP(torch.autograd.Function):
         x, weight1, bias1, weight2, *norm = ctx.saved_tensors
         grad = grad.contiguous()
         grad_x = torch.empty_like(x)
-        grad_weight1, grad_weight2, grad_bias1 = torch.empty_like(weight1), torch.empty_like(weight2), 0
-        grad_norm = [torch.zeros_like(parameter) for parameter in norm]
-        for number, piece in enumerate(_pieces(x, len(weight1))):
+        grad_weight1, grad_bias1, grad_weight2, *grad_norm = map(torch.zeros_like, (weight1, bias1, weight2, *norm))
+        for piece in _pieces(x, len(weight1)):
             tokens = x[piece]
             if norm:
                 tokens, *moments = torch.native_layer_norm(x[piece], x.shape[1:], *norm, *ctx.epsilon)
             before = F.linear(tokens, weight1, bias1)
-            grad_weight2.addmm_(grad[piece].t(), F.gelu(before), beta=min(number, 1))  # the first is not added to any
+            grad_weight2.addmm_(grad[piece].t(), F.gelu(before))
             grad_before = torch.ops.aten.gelu_backward(grad[piece] @ weight2, before)
-            grad_weight1.addmm_(grad_before.t(), tokens, beta=min(number, 1))
-            grad_bias1 = grad_bias1 + grad_before.sum(dim=0)
+            grad_weight1.addmm_(grad_before.t(), tokens)
+            grad_bias1 += grad_before.sum(dim=0)
             torch.mm(grad_before, weight1, out=grad_x[piece])
             if norm:
                 grads = torch.ops.aten.native_layer_norm_backward(

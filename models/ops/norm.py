@@ -15,7 +15,7 @@ def layer_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
 
     Computes in float32 or better. Under autocast it returns float32, as PyTorch's does.
     """
-    if ops.in_pieces(x) or ops.is_exporting() or x.shape[-1] % VECTOR == 0:
+    if ops.on_cpu(x) or x.shape[-1] % VECTOR == 0:
         return norm(x)
     with torch.autocast(x.device.type, enabled=False):
         kind = torch.promote_types(x.dtype, norm.weight.dtype)

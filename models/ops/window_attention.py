@@ -1,16 +1,17 @@
 """Fast forms of torchvision's shifted-window attention, of both versions, with the same weights and the same results.
 
-torchvision pads the map to whole windows, rolls it, attends within all windows at once, and masks the pairs of tokens
-that only the roll brought together. Two identities spare a CPU the padding, the roll and the masks:
+torchvision pads the map to complete windows, rolls it, attends within all windows at once, and masks the pairs of
+tokens that only the roll brought together. Two identities spare a CPU the padding, the roll and the masks:
 
-* Windows of a rolled map are a grid displaced by the shift. At the ends of a side it cuts windows in two parts, which
-  the mask keeps from seeing each other: they are windows of their own.
-* Padded tokens of a window have the same key and value, so all of them count as one token, whose bias is the logarithm
-  of the sum of their exponentials. Their own results are dropped, and never computed.
+* The windows of a rolled map are those of a grid displaced by the shift. Where the roll joins the two ends of a side,
+  the mask cuts a window in two parts that do not see each other: here they are two smaller windows.
+* All padded tokens of a window have the same key k and value v. Their shares of a query's softmax,
+  sum_j exp(q k + b_j) v = exp(q k + logsumexp(b)) v, are those of a single token with the bias logsumexp(b). What they
+  attend to is dropped, and never computed.
 
-The windows are attended to a few at a time, so that their scores stay in the processor's cache, and the attention
-weights are computed again in the backward pass. GPUs, and the compiler, take torchvision's way instead, in one
-`scaled_dot_product_attention`.
+The windows are attended to in pieces, so that their scores stay in the processor's cache, and the attention weights
+are computed again in the backward pass. GPUs, the compiler, and exported networks take torchvision's way instead, in
+one `scaled_dot_product_attention`.
 """
 
 import functools
@@ -33,28 +34,29 @@ MASKED = -100.0  # what torchvision adds to the score of two tokens that a cycli
 
 
 class Windows(NamedTuple):
-    """Equal windows along one side of a map: their tokens, and where these lie in a whole window."""
+    """Consecutive windows of equal extent along one side of a map."""
 
-    first: int  # of the map's tokens
+    first: int  # token of the map
     count: int
-    tokens: slice  # of the whole window
-    padded: slice  # of the whole window: the tokens, and the padding after them
+    tokens: slice  # where their tokens lie in a complete window
+    padded: slice  # the same, with the padding after them
 
 
 def _windows_along(side: int, extent: int, shift: int) -> list[Windows]:
-    """The windows of a side that is padded to whole windows and rolled by `-shift`, cut where the ends meet."""
-    end = -(-side // extent) * extent
-    equal = {}
+    """The windows of a side that is padded to complete windows and rolled by `-shift`, cut where its ends meet."""
+    padded_side = -(-side // extent) * extent
+    equal = {}  # (first token, end of the tokens, end of the padding) within a complete window -> places on the side
     for start in range(shift - extent if shift else 0, side, extent):
         first = max(start, 0)
-        equal.setdefault((first - start, min(extent, side - start), min(extent, end - start)), []).append(first)
-    return [Windows(all_[0], len(all_), slice(a, b), slice(a, c)) for (a, b, c), all_ in equal.items()]
+        parts = first - start, min(extent, side - start), min(extent, padded_side - start)
+        equal.setdefault(parts, []).append(first)
+    return [Windows(firsts[0], len(firsts), slice(a, b), slice(a, c)) for (a, b, c), firsts in equal.items()]
 
 
 def _window_bias(bias: Tensor, sides: tuple[Windows, ...]) -> Tensor:
-    """The bias [heads, tokens, tokens] of whole windows for windows of some of the tokens, and padding as one key more.
+    """The bias [heads, t, h, w, t, h, w] of complete windows for those of `sides`: [heads, tokens, keys].
 
-    bias: [heads, t, h, w, t, h, w] -> [heads, tokens, keys].
+    The keys are the tokens and, where there is padding, a last one that stands for all of it.
     """
     tokens, padded = [side.tokens for side in sides], [side.padded for side in sides]
     of_tokens = bias[(slice(None), *tokens, *tokens)].flatten(1, 3).flatten(2)
@@ -87,9 +89,25 @@ def _unit_factor(x: Tensor) -> Tensor:
 class _WindowAttention(torch.autograd.Function):
     """Attention within windows that keeps queries, keys and values for the backward pass, and no weights.
 
-    qkv [B, T, H, W, 3, heads, d] and `padding` [3, heads, d], which padded tokens have; scale [heads, 1, 1] of the
-    scores; cosine: queries and keys count with length 1; groups: the sides of each kind of windows, and `biases` their
-    biases. Returns [B, T, H, W, heads * d].
+    qkv [B, T, H, W, 3, heads, d], and `padding` [3, heads, d] that of padded tokens; scale [heads, 1, 1] of the scores;
+    cosine: queries and keys count with length 1 (Swin V2, Liu et al. 2022, equation 2); groups: the sides of the
+    windows of each kind, and `biases` theirs. Returns [B, T, H, W, heads * d].
+
+    In each window and head, with s the scale, x the rows of qkv, and f = 1 / |x| for cosine scores, else 1:
+
+        q = s f x_q    k = f x_k    P = softmax(q k^T + bias)    out = P v
+
+    The gradients, written as the variables, with P computed anew (as in FlashAttention, Dao et al. 2022, appendix B):
+
+        d v = P^T d out    d P = d out v^T    d S = P * (d P - rowsum(P * d P))    d bias = sum over windows of d S
+        d q = d S k        d k = d S^T q
+
+    A change of x along itself does not change u = x / |x|, so that d x = f (d u - u (u . d u)), and therefore
+
+        d x_q = f (s d q - q (q . d q) / s)    d x_k = f (d k - k (k . d k))    d s = sum of (q . d q) / s
+
+    for cosine scores, and d x_q = s d q, d x_k = d k for others, whose s is constant. The gradient of the padded
+    tokens is that of the last key, where there is one, and their queries have none.
     """
 
     @staticmethod
@@ -112,8 +130,8 @@ class _WindowAttention(torch.autograd.Function):
                 parts[:2].mul_(factor)
             query, key, value = parts[0, :, :, : bias.shape[1]].mul_(scale), parts[1], parts[2]
             result = torch.empty_like(query)
-            for few in _pieces(query, bias):
-                result[few] = _weights(query[few], key[few], bias) @ value[few]
+            for piece in _pieces(query, bias):
+                result[piece] = _weights(query[piece], key[piece], bias) @ value[piece]
             target = _as_windows(out, sides).movedim(7, 4)  # [B, ..., heads, t, h, w, d]
             target.copy_(result.view(target.shape))
             saved += [query, key, value, factor, bias]
@@ -135,17 +153,17 @@ class _WindowAttention(torch.autograd.Function):
             grad_query = grads[0, :, :, : bias.shape[1]]
             grad_bias = torch.zeros_like(bias, **total)
             grad_results = _as_windows(grad_out, sides).movedim(7, 4).reshape(query.shape)
-            for few in _pieces(query, bias):
-                weights = _weights(query[few], key[few], bias)
-                grad = grad_results[few]
-                grads[2, few] = weights.mT @ grad
-                grad_weights = grad @ value[few].transpose(-1, -2)
+            for piece in _pieces(query, bias):
+                weights = _weights(query[piece], key[piece], bias)
+                grad = grad_results[piece]
+                grads[2, piece] = weights.mT @ grad
+                grad_weights = grad @ value[piece].mT
                 grad_scores = torch.ops.aten._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
                 grad_bias += grad_scores.sum(dim=0, dtype=total["dtype"])
-                grad_query[few] = grad_scores @ key[few]
-                grads[1, few] = grad_scores.mT @ query[few]
+                grad_query[piece] = grad_scores @ key[piece]
+                grads[1, piece] = grad_scores.mT @ query[piece]
             grad_biases.append(grad_bias.to(bias.dtype))
-            if ctx.cosine:  # moving along a vector does not change its direction
+            if ctx.cosine:
                 along = (grad_query * query).sum(-1, keepdim=True)
                 grad_scale += along.sum(dim=(0, 2), dtype=total["dtype"]).unsqueeze(-1) / scale
                 grad_query.mul_(scale).sub_(query * (along / scale))
@@ -162,14 +180,14 @@ class _WindowAttention(torch.autograd.Function):
 
 
 def _pieces(query: Tensor, bias: Tensor) -> list[slice]:
-    """Slices of some windows [windows, heads, tokens, d] whose scores are SCORES_BYTES or less."""
+    """Slices of the windows [windows, heads, tokens, d] whose scores take SCORES_BYTES or less."""
     step = max(1, SCORES_BYTES // (bias.numel() * bias.element_size()))
     return [slice(first, first + step) for first in range(0, len(query), step)]
 
 
 def _weights(query: Tensor, key: Tensor, bias: Tensor) -> Tensor:
     """softmax(query key^T + bias), [windows, heads, tokens, keys]."""
-    scores = query @ key.transpose(-1, -2)
+    scores = query @ key.mT
     scores += bias
     return scores.softmax(dim=-1)
 
@@ -188,7 +206,7 @@ def _attend_in_pieces(
 def _attend_at_once(
     qkv: Tensor, padding: Tensor, scale: Tensor, bias: Tensor, window: tuple, shift: tuple, cosine: bool
 ) -> Tensor:
-    """The same of a map padded to whole windows, as torchvision does it: rolled, and with one mask of all windows."""
+    """The same of a map padded to complete windows, as torchvision does it: rolled, with one mask of all windows."""
     size, heads, width = qkv.shape[1:4], *qkv.shape[-2:]
     qkv = qkv.roll([-step for step in shift], dims=(1, 2, 3))
     extents = dict(zip(("wt", "wh", "ww"), window, strict=True))
@@ -197,13 +215,13 @@ def _attend_at_once(
     if cosine:
         query, key = ((part * _unit_factor(part)).to(part.dtype) for part in (query, key))
     counts = tuple(side // extent for side, extent in zip(size, window, strict=True))
-    together = (0, 1)  # windows count as samples
+    joined = (0, 1)  # windows count as samples
     bias = bias[None]
-    if any(shift):  # every window has a mask of its own, so that windows count as heads
-        together = (1, 2)
-        make_mask = _shift_mask.__wrapped__ if ops.is_captured(bias) else _shift_mask
+    if any(shift):  # the masks of the windows differ, so that windows count as heads
+        joined = (1, 2)
+        make_mask = _shift_mask.__wrapped__ if ops.is_captured(bias) or ops.is_exporting() else _shift_mask
         bias = (bias + make_mask(counts, window, shift, bias.dtype, bias.device)).flatten(0, 1)[None]
-    query, key, value = (part.flatten(*together) for part in (query * scale, key, value))
+    query, key, value = (part.flatten(*joined) for part in (query * scale, key, value))
     out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype), scale=1.0)
     out = out.reshape(-1, *counts, heads, *window, width)
     out = rearrange(out, "b t h w n wt wh ww d -> b (t wt) (h wh) (w ww) (n d)")
@@ -213,14 +231,14 @@ def _attend_at_once(
 @functools.lru_cache(maxsize=16)
 def _shift_mask(counts: tuple, window: tuple, shift: tuple, dtype: torch.dtype, device: torch.device) -> Tensor:
     """MASKED between tokens of a window that a roll brought together, else 0: [windows, 1, tokens, tokens]."""
-    regions = []
+    rolled = []  # along each side: whether a token came from its other end
     for count, extent, step in zip(counts, window, shift, strict=True):
-        at = torch.arange(count * extent, device=device)
-        regions.append((at >= count * extent - step) if step else torch.zeros_like(at, dtype=torch.bool))
-    number = sum(region.int() << axis for axis, region in enumerate(torch.meshgrid(*regions, indexing="ij")))
+        side = count * extent
+        rolled.append(torch.arange(side, device=device) >= side - step)
+    region = sum(axis.int() << number for number, axis in enumerate(torch.meshgrid(*rolled, indexing="ij")))
     extents = dict(zip(("wt", "wh", "ww"), window, strict=True))
-    number = rearrange(number, "(t wt) (h wh) (w ww) -> (t h w) 1 (wt wh ww)", **extents)
-    return (number[..., :, None] != number[..., None, :]).to(dtype) * MASKED
+    region = rearrange(region, "(t wt) (h wh) (w ww) -> (t h w) 1 (wt wh ww)", **extents)
+    return (region[..., :, None] != region[..., None, :]).to(dtype) * MASKED
 
 
 def _attend(x: Tensor, module: nn.Module, bias: Tensor, window: tuple, shift: tuple, cosine: bool) -> Tensor:
@@ -232,7 +250,7 @@ def _attend(x: Tensor, module: nn.Module, bias: Tensor, window: tuple, shift: tu
     heads = module.num_heads
     shift = tuple(0 if side <= extent else step for side, extent, step in zip(size, window, shift, strict=True))
     qkv_bias = module.qkv.bias
-    if cosine:  # version 2 has no bias on its keys, whatever the parameter holds
+    if cosine:  # Swin V2 has no bias on its keys, whatever the parameter holds
         qkv_bias = torch.cat([qkv_bias[:channels], torch.zeros_like(qkv_bias[:channels]), qkv_bias[2 * channels :]])
         scale = module.logit_scale.clamp(max=math.log(100.0)).exp()
     else:
@@ -253,8 +271,6 @@ class FastWindowAttention3d(ShiftedWindowAttention3d):
     """torchvision's attention of Video Swin, x [B, T, H, W, C] -> same shape."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if ops.is_exporting():
-            return super().forward(x)
         size = x.shape[1:4]
         window = tuple(min(side, extent) for side, extent in zip(size, self.window_size, strict=True))
         tokens = math.prod(window)
@@ -267,8 +283,6 @@ class FastWindowAttentionV2(ShiftedWindowAttentionV2):
     """torchvision's attention of Swin V2 (cosine scores), x [B, H, W, C] -> same shape."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if ops.is_exporting():
-            return super().forward(x)
         bias = self.get_relative_position_bias()[0]
         window, shift = (1, *self.window_size), (0, *self.shift_size)
         return _attend(x[:, None], self, bias, window, shift, cosine=True)[:, 0]
