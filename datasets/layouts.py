@@ -23,12 +23,14 @@ from istd.utils.images import (
 
 FOLDER_PAIRS = (("images", "masks"), ("IRSTD1k_Img", "IRSTD1k_Label"), ("image", "mask"))
 MDVSFA_FOLDERS = ("training", "test_org", "test_gt")
-PART_FOLDERS = {"train": ("trainval", "train"), "test": ("test", "val")}  # the preferred first
+# words that name the folders of the parts and begin the names of their lists, the preferred first
+TRAIN_WORDS = ("trainval", "train", "training")
+TEST_WORDS = ("test", "testing", "val", "valid", "validation")
 BRACKET_NUMBER = re.compile(r"\(([0-9]+)\)$")  # IRDST is released with frames named 1(12), also 1 (12)
 
 EXPECTED_LAYOUTS = """expected one of the layouts
   images/NAME.png + masks/NAME.png              (with lists in img_idx/, 50_50/, idx_427/ or beside them)
-  trainval/images + trainval/masks, test/images + test/masks
+  trainval/images + trainval/masks, test/images + test/masks   (or images/trainval + masks/trainval ...)
   IRSTD1k_Img/NAME.png + IRSTD1k_Label/NAME.png
   images/SEQUENCE/FRAME.png + masks/SEQUENCE/FRAME.png
   SEQUENCE/images/FRAME.png + SEQUENCE/masks/FRAME.png
@@ -105,23 +107,29 @@ def find_layout(root: Path) -> Layout:
 
 
 def _split_folders(root: Path) -> Layout | None:
-    """trainval/{images,masks} and test/{images,masks}; other folders with images and masks are further parts."""
-    pairs = {folder.name: folder for folder in _subfolders(root) if _pair_in(folder)}
-    named = {part: next((name for name in names if name in pairs), None) for part, names in PART_FOLDERS.items()}
-    if None in named.values():
+    """PART/{images,masks} or {images,masks}/PART: "train", "test", and any others by their names."""
+    pairs = {folder.name: pair for folder in _subfolders(root) if (pair := _pair_in(folder))}
+    if len(pairs) == 1 and pairs.keys() <= {*TRAIN_WORDS, *TEST_WORDS}:  # a part alone is no sequence of this name
+        return _paired(root, *next(iter(pairs.values())))
+    inside = _pair_in(root)
+    names = [folder.name for folder in _subfolders(inside[0])] if inside and not _count_images(inside[0]) else []
+    if names and {*TRAIN_WORDS, *TEST_WORDS}.issuperset(names):
+        pairs = {name: (inside[0] / name, inside[1] / name) for name in names}
+    words = [next(filter(pairs.get, words), None) for words in (TRAIN_WORDS, TEST_WORDS)]
+    if None in words:
         return None
-    inside = ("train", "val") if named["train"] == "trainval" else ()  # of trainval/
-    others = {name: name for name in pairs if name not in (*named.values(), *inside)}
-    parts = {part: _paired_folders(pairs[name]) for part, name in (named | others).items()}
-    kinds = {part.root.name: part.kind for part in parts.values()}
-    if len(set(kinds.values())) > 1:
-        contents = ", ".join(f"{name}/ {kind}" for name, kind in kinds.items())
-        raise InputError(f"the folders of {root} contain {contents}; expected single images or sequences in all")
+    contained = ("train", "val") if words[0] == "trainval" else ()
+    others = [name for name in pairs if name not in (*words, *contained)]
+    chosen = dict(zip(("train", "test", *others), (*words, *others), strict=True))
+    parts = {part: _paired(root, *pairs[name]) for part, name in chosen.items()}
+    places = [str(pairs[name][0].relative_to(root)) for name in chosen.values()]
+    if len({part.kind for part in parts.values()}) > 1:
+        contents = ", ".join(f"{part.kind} in {place}" for part, place in zip(parts.values(), places, strict=True))
+        raise InputError(f"{root} contains {contents}; expected single images or sequences in all")
     splits = {name: part.sequences for name, part in parts.items()}
     sequences = [sequence for part in parts.values() for sequence in part.sequences]
     orphans = [path for part in parts.values() for path in part.masks_without_image]
-    name = f"folders {', '.join(f'{name}/' for name in kinds)}"
-    return Layout(root, name, next(iter(kinds.values())), sequences, splits, orphans)
+    return Layout(root, f"folders {', '.join(places)}", parts["train"].kind, sequences, splits, orphans)
 
 
 def _mdvsfa(root: Path) -> Layout | None:
@@ -141,25 +149,27 @@ def _mdvsfa(root: Path) -> Layout | None:
 
 
 def _paired_folders(root: Path) -> Layout | None:
-    """images/ beside masks/, with files (single images) or a folder per sequence in each."""
+    """images/ beside masks/."""
     pair = _pair_in(root)
-    if pair is None:
-        return None
-    images, masks = pair
+    return _paired(root, *pair) if pair else None
+
+
+def _paired(root: Path, images: Path, masks: Path) -> Layout:
+    """Folders of images and masks, with files (single images) or a folder or stack per sequence in each."""
+    places = images.relative_to(root), masks.relative_to(root)
     stacks, orphans = _stacks(images, masks)
     if stacks:
-        name = f"{images.name}/SEQUENCE.tif or .npy + {masks.name}/SEQUENCE, a page a frame"
+        name = f"{places[0]}/SEQUENCE.tif or .npy + {places[1]}/SEQUENCE, a page a frame"
         return Layout(root, name, "sequences", stacks, masks_without_image=orphans)
     folders, stray = _subfolders(images), _count_images(images)
     if not folders or 0 < stray >= sum(map(_count_images, folders)):
         frames, orphans = _match(images, masks)
-        name = f"{images.name}/NAME + {masks.name}/NAME"
+        name = f"{places[0]}/NAME + {places[1]}/NAME"
         return Layout(root, name, "images", _single_images(frames), masks_without_image=orphans)
     names = dict.fromkeys(folder.name for folder in (*folders, *_subfolders(masks)))
     sequences, orphans = _match_sequences({name: (images / name, masks / name) for name in names})
     bracketed = bool(sequences) and all(BRACKET_NUMBER.search(frame.name) for frame in sequences[0].frames)
-    frame_pattern = "N(FRAME)" if bracketed else "FRAME"
-    name = f"{images.name}/SEQUENCE/{frame_pattern} + {masks.name}/SEQUENCE/{frame_pattern}"
+    name = " + ".join(f"{place}/SEQUENCE/{'N(FRAME)' if bracketed else 'FRAME'}" for place in places)
     if stray:
         name += f" ({stray} images beside the folders of the sequences do not count)"
     return Layout(root, name, "sequences", sequences, masks_without_image=orphans)
@@ -231,5 +241,6 @@ def _count_images(folder: Path) -> int:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    folders = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
+    paths = folder.iterdir() if folder.is_dir() else ()
+    folders = (path for path in paths if path.is_dir() and not path.name.startswith((".", "__")))
     return sorted(folders, key=lambda path: numeric_key(path.name))

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from istd.datasets.layouts import Layout, Sequence
+from istd.datasets.layouts import TEST_WORDS, TRAIN_WORDS, Layout, Sequence
 from istd.utils.config import nearest
 from istd.utils.errors import InputError
 from istd.utils.images import IMAGE_SUFFIXES, file_key, numeric_key, read_list
@@ -17,13 +17,12 @@ SPLIT_SEED = 0
 TRAIN_SHARE = 0.8
 LIST_FOLDER = "img_idx"  # that is searched before all others
 LIST_DEPTH = 2  # levels of subfolders in which lists are searched
-# words that begin the names of lists, the preferred first, and the part that they stand for
-ROLES = dict.fromkeys(("trainval", "train", "training"), "train")
-ROLES |= dict.fromkeys(("test", "testing", "val", "valid", "validation"), "test")
+ROLES = dict.fromkeys(TRAIN_WORDS, "train") | dict.fromkeys(TEST_WORDS, "test")
 LIST_NAME = re.compile(f"({'|'.join(ROLES)})(?:[_-](.+))?", re.IGNORECASE)
 PLAIN_ENDINGS = ("", "list", "set", "split")  # of list names: train_list.txt is as good as train.txt
 OTHER_NAME = len(ROLES) + 1  # rank of any other name
 SKIPPED_FOLDERS = re.compile(r"images?|masks?(_\w+)?|IRSTD1k_(Img|Label)|Mix|\..*|__.*")
+OTHER_LISTS = (".csv", ".json", ".lst", ".xml", ".yaml", ".yml")  # suffixes of lists in formats that are not read
 UNNAMED_SHARE = 0.5  # a text file of which at most this share of lines names no image is a list
 
 
@@ -280,17 +279,20 @@ def _unrecognised_list(layout: Layout) -> Path | None:
 
 def _seeded(layout: Layout) -> Split:
     """At random; of an only sequence, the end is for testing."""
+    folders = (layout.root, layout.root / LIST_FOLDER, *_list_folders(layout.root))
+    files = [path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir())]
+    others = [path.name for path in files if path.suffix.lower() in OTHER_LISTS and LIST_NAME.fullmatch(path.stem)]
+    reason = f"no list found (lists are .txt files, not {', '.join(others)})" if others else "no list found"
     sequences = layout.sequences
     frames = [frame for sequence in sequences for frame in sequence.frames if frame.has_mask]
     if len(sequences) == 1 and len(frames) > 1:
         keys = _cut([file_key(frame.name) for frame in frames])
         parts = {part: [_only(sequences[0], set(chosen))] for part, chosen in keys.items()}
-        source = f"no list found, the first {TRAIN_SHARE:.0%} of the only sequence for training"
-        return Split(source, parts, {})
+        return Split(f"{reason}, the first {TRAIN_SHARE:.0%} of the only sequence for training", parts, {})
     order = list(range(len(sequences)))
     random.Random(SPLIT_SEED).shuffle(order)
     parts = {part: [sequences[index] for index in sorted(chosen)] for part, chosen in _cut(order).items()}
-    return Split(f"no list found, a random {TRAIN_SHARE:.0%} for training, seed {SPLIT_SEED}", parts, {})
+    return Split(f"{reason}, a random {TRAIN_SHARE:.0%} for training, seed {SPLIT_SEED}", parts, {})
 
 
 def _cut(items: list) -> dict[str, list]:

@@ -164,5 +164,10 @@ def mask_lines(name: str, sequences: Iterable[Sequence]) -> list[str]:
 
 
 def data_lines(dataset: ClipDataset) -> list[str]:
-    """What is to be said of a dataset before it is used: the ranges of raw frames, and masks that look wrong."""
-    return [*range_lines([dataset]), *mask_lines(dataset.dataset_name, dataset.sequences)]
+    """What is to be said of a dataset before it is used: clips of single images, the ranges of raw frames, and masks
+    that look wrong."""
+    lines = [*range_lines([dataset]), *mask_lines(dataset.dataset_name, dataset.sequences)]
+    if dataset.num_frames > 1 and all(len(sequence.frames) == 1 for sequence in dataset.sequences):
+        repeated = f"single images, each of which is all {dataset.num_frames} frames of its clip"
+        lines.append(f"{dataset.dataset_name}: {repeated}; the frames of a video belong into images/SEQUENCE/")
+    return lines

@@ -160,7 +160,7 @@ def test_senseless_options_are_refused(flat, tmp_path, arguments, message):
 def test_sequences_of_one_name_are_refused_before_the_work(tmp_path):
     for part in ("trainval", "test"):
         write_sequences(tmp_path / "data" / part, ["1"], frames=1)
-    with pytest.raises(InputError, match="folders trainval/, test/ hold sequences of the same name: 1;"):
+    with pytest.raises(InputError, match="folders trainval/images, test/images hold sequences of the same name: 1;"):
         main(["--dataset", str(tmp_path / "data"), "--output", str(tmp_path / "dim")])
     assert not (tmp_path / "dim").exists()
 

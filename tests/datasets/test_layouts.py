@@ -370,15 +370,31 @@ def test_further_folders_beside_train_and_test_are_parts(tmp_path):
         "test": ["test_1"],
         "val": ["val_1"],
     }
-    assert len(index.sequences) == 3 and "folders train/, test/, val/" in index.layout
+    assert len(index.sequences) == 3 and "folders train/images, test/images, val/images" in index.layout
     write_pairs(tmp_path / "trainval" / "images", tmp_path / "trainval" / "masks", ["train_1", "val_1"])
     assert set(open_dataset(tmp_path).parts) == {"train", "test"}, "trainval/ has the images of train/ and val/"
     images = tmp_path / "trainval" / "images"
     (images / "s").mkdir()
     for name in ("train_1.png", "val_1.png"):
         (images / name).rename(images / "s" / name)
-    with pytest.raises(InputError, match=r"contain trainval/ sequences, test/ images; expected"):
+    with pytest.raises(InputError, match=r"contains sequences in trainval/images, images in test/images; expected"):
         open_dataset(tmp_path)
+
+
+def test_parts_within_images_and_masks(tmp_path):
+    for part in ("train", "val"):
+        write_pairs(tmp_path / "images" / part, tmp_path / "masks" / part, [f"{part}_1", f"{part}_2"])
+    check_images(tmp_path, ["train_1", "train_2"], ["val_1", "val_2"], "split (folders)")
+    assert open_dataset(tmp_path).layout == "folders images/train, images/val"
+    write_pairs(tmp_path / "images" / "s3", tmp_path / "masks" / "s3", ["1"])
+    assert names(open_dataset(tmp_path).sequences) == ["s3", "train", "val"], "names of sequences"
+
+
+def test_a_part_alone_is_no_sequence(tmp_path):
+    write_pairs(tmp_path / "train" / "images", tmp_path / "train" / "masks", NAMES)
+    index = open_dataset(tmp_path)
+    assert (index.info.kind, index.layout) == ("images", "train/images/NAME + train/masks/NAME")
+    assert sorted(names(index.sequences)) == sorted(NAMES)
 
 
 def test_a_sequence_without_a_masks_folder_is_said(tmp_path):

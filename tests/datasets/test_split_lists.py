@@ -241,3 +241,12 @@ def test_the_lists_shipped_are_those_of_the_data(name):
             read_list(PUBLISHED_SPLITS / name / f"{part}.txt")
         )
     assert "published" not in index.split_source
+
+
+def test_lists_in_other_formats_are_said_and_not_read(tmp_path):
+    write_pairs(tmp_path / "images", tmp_path / "masks", ["a", "b"])
+    for name in ("splits/Train.csv", "instances.json", "test_set.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("a,b")
+    source = open_dataset(tmp_path).split_source
+    assert source.startswith("no list found (lists are .txt files, not test_set.json, Train.csv), a random 80%")

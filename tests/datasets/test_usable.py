@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from istd.datasets import open_dataset
-from istd.datasets.usable import mask_lines, usable_index
+from istd.datasets import ClipDataset, open_dataset
+from istd.datasets.usable import data_lines, mask_lines, usable_index
 from istd.utils.errors import InputError
 from istd.utils.image_headers import read_header
 from istd.utils.images import inspect_mask, mask_of, read_mask, read_pixels
+from tests.datasets.test_clips import plain
 from tests.reference.datasets_folders import REPOSITORY, write_image, write_lists, write_pairs, write_sequences
 
 REAL = Path(os.environ.get("ISTD_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
@@ -187,3 +188,10 @@ def test_a_frame_of_another_size_in_a_sequence(tmp_path):
     usable = usable_index(index, ["train"], skip=True)
     assert [frame.name for frame in usable.split("train")[0].frames] == ["0", "1", "3"]
     assert len(usable.left_out) == 1
+
+
+def test_clips_of_single_images_are_said(images):
+    sequences = open_dataset(images).sequences
+    (line,) = data_lines(ClipDataset(sequences, 5, plain, dataset_name="set"))
+    assert line.startswith("set: single images, each of which is all 5 frames of its clip")
+    assert data_lines(ClipDataset(sequences, 1, plain)) == []
