@@ -5,10 +5,11 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from istd.datasets.clips import ClipDataset, range_lines
-from istd.datasets.index import DatasetIndex
+from istd.datasets.fingerprint import fingerprint
+from istd.datasets.index import DatasetIndex, split_names
 from istd.datasets.layouts import Frame, Sequence
 from istd.datasets.split_lists import PUBLISHED_SPLITS
 from istd.utils.errors import InputError
@@ -121,14 +122,22 @@ def usable_index(index: DatasetIndex, parts: Iterable[str], skip: bool = False) 
     return replace(index, parts=kept, left_out=tuple(left_out))
 
 
-def trained_on_line(index: DatasetIndex, part: str, trained_datasets: Iterable[str]) -> str | None:
-    """What is to be said if `part` has images of the published training list of this dataset, which weights were
-    trained on that name it among their `trained_datasets`."""
-    name, known = index.info.name, {Path(trained).name.lower() for trained in trained_datasets}
+def trained_on_line(index: DatasetIndex, part: str, settings: Mapping[str, Any]) -> str | None:
+    """What is to be said if the images of `part` are not new to weights that were trained with these `settings`.
+
+    They are the very images that the run of the weights trained on or chose them by, by the fingerprints in
+    `settings["data"]` (see `train_script.run_record`), or some are in the published training list of a dataset that
+    `settings["dataset"]` names.
+    """
+    name, tested = index.info.name, index.parts[part]
+    images, digest = f"the {index.info.kind} of {part}", fingerprint(tested)
+    for role, use in (("train", "on which these weights were trained"), ("val", "by which these weights were chosen")):
+        if any(dataset.get(role, {}).get("fingerprint") == digest for dataset in settings.get("data", ())):
+            return f"warning: {images} are those {use}: the metrics are too good"
+    known = {Path(trained).name.lower() for trained in split_names(settings.get("dataset") or "")}
     file = PUBLISHED_SPLITS / name / "train.txt"
     trained = set(read_list(file)) if name.lower() in known and file.is_file() else set()
-    tested = [sequence.name for sequence in index.parts[part]]
-    count = sum(sequence in trained for sequence in tested)
+    count = sum(sequence.name in trained for sequence in tested)
     where = f"{count} of the {len(tested)} {index.info.kind} of {part} are in the published training list of {name}"
     return f"warning: {where}, on which these weights were trained: the metrics are too good" if count else None
 

@@ -27,7 +27,6 @@ import torch
 from istd.datasets import DatasetIndex, open_datasets
 from istd.datasets.catalog import DatasetInfo
 from istd.datasets.fingerprint import fingerprint
-from istd.datasets.index import split_names
 from istd.datasets.targets import TARGET_TABLE
 from istd.datasets.usable import data_lines, trained_on_line, usable_index
 from istd.test_script.map_sources import network_maps
@@ -118,7 +117,7 @@ def prepare_jobs(indices: list[DatasetIndex], args: argparse.Namespace, device: 
         }
         scales = {protocol.scale for protocol in protocols}
         maps = partial(network_maps, dataset=dataset, predictor=predictor, scales=scales, num_workers=workers)
-        trained = trained_on_line(index, args.split, split_names(settings.get("dataset") or ""))
+        trained = trained_on_line(index, args.split, settings)
         notes = [*([trained] if trained else []), *data_lines(dataset), *protocol_notes(facts)]
         frames = dataset_frames(index, dataset.sequences)
         jobs.append(Job(frames, maps, protocols, facts, notes, pictures=args.report_pictures))

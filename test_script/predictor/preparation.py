@@ -37,11 +37,11 @@ def load_recipe(
 
     `image_size` and `code` as in `Predictor.from_checkpoint`. Without `image_size`, a published file that does not
     record it has the size published for these `datasets`; raises `InputError` where they have several. A network from
-    the user's code is first tried on noise.
+    the user's code is first tried on noise. In the settings, "data" is the run's record of its images, if it has one.
     """
     checkpoint = read_checkpoint(path)
     model = load_model(checkpoint, **(code or {}) | ({} if image_size is None else {"image_size": image_size}))
-    settings = checkpoint.settings if checkpoint.kind == "ours" else {}
+    settings = checkpoint.settings | {"data": checkpoint.training.get("data", [])} if checkpoint.kind == "ours" else {}
     if isinstance(model, ExternalNetwork):
         for note in try_network(model, settings.get("train_size", TRIAL_SIDE)):
             print(note)

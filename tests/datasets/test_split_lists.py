@@ -8,6 +8,7 @@ import pytest
 from istd.datasets import open_dataset
 from istd.datasets.split_lists import PUBLISHED_SPLITS
 from istd.datasets.usable import trained_on_line, usable_index
+from istd.train_script.run_record import describe_data
 from istd.utils.errors import InputError
 from istd.utils.images import read_list
 from tests.reference.datasets_folders import (
@@ -56,12 +57,27 @@ def test_the_published_split_serves_where_there_are_no_lists(root, tmp_path):
 def test_a_test_on_images_of_the_published_training_list_is_said(root):
     write_lists(root, train=["XDU0"], test=["XDU1", "XDU5"])
     index = open_dataset(root)
-    line = trained_on_line(index, "test", ["data/NUDT-SIRST", "irstd-1k"])
+    line = trained_on_line(index, "test", {"dataset": "data/NUDT-SIRST+irstd-1k"})
     assert line.startswith("warning: 1 of the 2 images of test are in the published training list of IRSTD-1K")
-    assert trained_on_line(index, "test", ["NUDT-SIRST"]) is None
-    assert "1 of the 1 images of train" in trained_on_line(index, "train", ["IRSTD-1K"])
+    assert trained_on_line(index, "test", {"dataset": "NUDT-SIRST"}) is None
+    assert "1 of the 1 images of train" in trained_on_line(index, "train", {"dataset": "IRSTD-1K"})
     write_lists(root, train=["XDU1"], test=["XDU5"])
-    assert trained_on_line(open_dataset(root), "test", ["IRSTD-1K"]) is None
+    assert trained_on_line(open_dataset(root), "test", {"dataset": "IRSTD-1K"}) is None
+
+
+def test_a_test_on_the_very_images_of_the_training_is_said(tmp_path):
+    write_pairs(tmp_path / "set" / "images", tmp_path / "set" / "masks", list("abcd"))
+    write_lists(tmp_path / "set", train=["a", "b"], test=["c", "d"])
+    index = open_dataset(tmp_path / "set")
+    settings = {
+        "data": describe_data([index], {"set": {"train": index.split("train"), "val": index.split("test")[:1]}})
+    }
+    assert trained_on_line(index, "train", settings) == (
+        "warning: the images of train are those on which these weights were trained: the metrics are too good"
+    )
+    assert trained_on_line(index, "test", settings) is None
+    write_lists(tmp_path / "set", train=["a", "b"], test=["c"])
+    assert "by which these weights were chosen" in trained_on_line(open_dataset(tmp_path / "set"), "test", settings)
 
 
 def test_other_lists_of_a_known_dataset_are_said(root):
