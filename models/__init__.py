@@ -17,7 +17,7 @@ from istd.models.user_code import choose_code, constructor_options, constructor_
 from istd.models.weights import load_weights, mismatches, unknown_network
 from istd.utils.bare_names import share_with_istd
 from istd.utils.checkpoint import Checkpoint, read_checkpoint
-from istd.utils.config import convert
+from istd.utils.config import convert_options
 from istd.utils.errors import InputError
 
 __all__ = [
@@ -48,13 +48,7 @@ def check_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
         return constructor_options(name, options)
     if name not in MODELS:
         raise InputError(f"unknown model '{name}'; known models: {', '.join(sorted(MODELS))}")
-    known = model_options(name)
-    if unknown := sorted(set(options) - set(known)):
-        raise InputError(f"model '{name}' has no option '{', '.join(unknown)}'; its options: {', '.join(known)}")
-    return {
-        option: convert(f"option {option} of {name}", value, known[option].annotation)
-        for option, value in options.items()
-    }
+    return convert_options(name, options, model_options(name))
 
 
 def model_options(name: str) -> dict[str, inspect.Parameter]:

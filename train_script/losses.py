@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
-from istd.utils.config import convert, nearest
+from istd.utils.config import convert_options
 from istd.utils.distributed import all_reduce_sum, world_size
 from istd.utils.errors import InputError
 
@@ -211,14 +211,7 @@ def check_loss_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
     """
     parameters = inspect.signature(LOSSES[name].function, eval_str=True).parameters
     known = {option: value for option, value in parameters.items() if value.default is not value.empty}
-    for option in options:
-        if option not in known:
-            listing = ", ".join(known) or "none"
-            raise InputError(f"loss {name!r} has no option {option!r}{nearest(option, known)}; its options: {listing}")
-    return {
-        option: convert(f"option {option} of loss {name}", value, known[option].annotation)
-        for option, value in options.items()
-    }
+    return convert_options(f"loss {name}", options, known)
 
 
 def named_outputs(outputs: Tensor | list[Tensor] | tuple[Tensor, ...] | Mapping[str, Tensor]) -> dict[str, Tensor]:

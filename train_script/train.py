@@ -156,7 +156,9 @@ def continue_from(saved: Checkpoint, training: Training, settings: Settings, fol
     restore(training, saved.weights, saved.training)
     progress = training.progress
     log(f"continuing {saved.path} after epoch {progress.epoch}" + f", step {progress.step}" * (progress.step > 0))
-    before = (EARLIER if world_size() > 1 else {}) | saved.settings
+    before = EARLIER | saved.settings
+    if world_size() == 1:  # which sync_bn does not concern
+        before.pop("sync_bn")
     if "data" in saved.training:  # the same data, wherever it lies
         before.pop("dataset", None)
     if changes := changed_settings(before, settings):

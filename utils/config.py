@@ -10,11 +10,12 @@ Its groups are the `# == ... ==` lines. Every name is the same in the dataclass,
 
 import argparse
 import difflib
+import inspect
 import math
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,20 @@ def convert(name: str, value: Any, annotation: Any) -> Any:
     if annotation is float and not math.isfinite(converted):
         raise wrong
     return converted
+
+
+def convert_options(owner: str, options: dict[str, Any], known: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
+    """`options` of a loss or a network (`owner`), whose values may be text, as the types of the `known` parameters.
+
+    Raises `InputError` for options that are not known and values of other types.
+    """
+    if unknown := sorted(set(options) - set(known)):
+        listing = ", ".join(known) or "none"
+        names = ", ".join(unknown)
+        raise InputError(f"{owner} has no option {names!r}{nearest(names, known)}; its options: {listing}")
+    return {
+        name: convert(f"option {name} of {owner}", value, known[name].annotation) for name, value in options.items()
+    }
 
 
 def describe_type(annotation: Any) -> str:

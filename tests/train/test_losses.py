@@ -185,9 +185,9 @@ def test_sls_of_a_sample_without_a_target_is_finite():
 
 def test_options_of_losses_are_checked():
     assert check_loss_options("sls", {"warm_epochs": "3"}) == {"warm_epochs": 3}
-    with pytest.raises(InputError, match="loss 'sls' has no option 'warm_epoch'; did you mean warm_epochs"):
+    with pytest.raises(InputError, match="loss sls has no option 'warm_epoch'; did you mean warm_epochs"):
         check_loss_options("sls", {"warm_epoch": 3})
-    with pytest.raises(InputError, match="loss 'soft_iou' has no option 'alpha'; its options: none"):
+    with pytest.raises(InputError, match="loss soft_iou has no option 'alpha'; its options: none"):
         check_loss_options("soft_iou", {"alpha": 3})
     with pytest.raises(InputError, match="option warm_epochs of loss sls is 'x', expected integer"):
         check_loss_options("sls", {"warm_epochs": "x"})

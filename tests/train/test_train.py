@@ -391,8 +391,9 @@ def test_a_run_whose_state_is_lost_goes_on_at_its_place_of_the_schedule(dataset,
 
 def test_changed_settings_are_said(dataset, unbroken, tmp_path, capsys):
     shutil.copytree(unbroken, folder_of(tmp_path))
-    main(arguments(dataset, tmp_path, resume="auto", epochs=3))
+    main(arguments(dataset, tmp_path, resume="auto", epochs=3, sync_bn=True))
     assert "settings changed since then" in (out := capsys.readouterr().out) and "epochs 2 -> 3" in out
+    assert "sync_bn" not in out, "a single process has nothing to synchronise"
     assert [row["epoch"] for row in rows(folder_of(tmp_path))] == [1, 2, 3]
 
 
