@@ -1,11 +1,15 @@
-"""Read every file of a dataset and report problems: `python -m datasets.check --dataset NAME`.
+"""Read every file of a dataset, report problems, and print the sizes and the contrast of its targets.
 
---problems FILE lists all of them, --preview FILE.png shows frames with outlined targets, and --coco FILE.json writes
-the ground truth of the masks in COCO's format. With --skip_unusable, what training and inference would leave out with
-that option is listed as such and is no problem.
+Problems are unreadable files, masks that do not fit or look inverted, duplicates, lists that do not match, and images
+in two parts of the split. With --skip_unusable, what training and inference would leave out with that option is listed
+and is not a problem. The exit status is 1 if there are problems.
+
+Examples:
+
+    python -m datasets.check --dataset NUDT-SIRST --preview nudt.png
+    python -m datasets.check --dataset path/to/folder --problems problems.txt --coco truth.json
 """
 
-import argparse
 import hashlib
 import math
 import re
@@ -22,11 +26,12 @@ from tqdm.contrib.concurrent import thread_map
 
 from istd.datasets.catalog import DatasetInfo
 from istd.datasets.coco_truth import coco_truth
-from istd.datasets.index import DatasetIndex, open_dataset
+from istd.datasets.index import DATA_ROOT_HELP, SPLIT_FOLDER_HELP, DatasetIndex, open_dataset
 from istd.datasets.layouts import Frame, Sequence
 from istd.datasets.snr import SNR_GUARD, local_statistics
 from istd.datasets.synthetic import golden_share
 from istd.datasets.usable import MAX_TARGET_SHARE, Unusable, check_usable, odd_sizes, shared_frames
+from istd.utils.command_line import command_parser
 from istd.utils.distributed import cores_of_process
 from istd.utils.drawing import TRUTH, contact_sheet, grey_to_rgb, outline, stretch_contrast
 from istd.utils.errors import InputError, run_main
@@ -198,17 +203,16 @@ def preview(index: DatasetIndex) -> np.ndarray:
 
 def main(argv: list[str] | None = None) -> int:
     """Check a dataset from the command line; returns 1 if there are problems."""
-    parser = argparse.ArgumentParser(prog="python -m datasets.check", description=__doc__)
+    parser = command_parser("datasets.check", __doc__)
     add = parser.add_argument
-    add("--dataset", required=True, help="name from datasets/path_config.py, or a folder")
-    add("--data_root", help="folder that contains the datasets by name")
-    folder = "folder below the dataset's that holds its lists, such as 50_50, where several do"
-    add("--split_folder", metavar="NAME", help=folder)
+    add("--dataset", required=True, metavar="NAME|FOLDER", help="name from datasets/path_config.py, or a folder")
+    add("--data_root", metavar="FOLDER", help=DATA_ROOT_HELP)
+    add("--split_folder", metavar="NAME", help=SPLIT_FOLDER_HELP)
     add("--problems", type=Path, metavar="FILE", help="write all problems and notes to a text file")
     add("--coco", type=Path, metavar="FILE.json", help="write the ground truth in COCO's format")
     skipped = "leave out files that cannot be used, as training and inference do with this option, and list them"
     add("--skip_unusable", action="store_true", help=skipped)
-    add("--preview", type=Path, metavar="OUT.png", help="write a contact sheet with outlined targets")
+    add("--preview", type=Path, metavar="FILE.png", help="draw frames with outlined targets")
     arguments = parser.parse_args(argv)
     index = open_dataset(arguments.dataset, arguments.data_root, arguments.split_folder)
     if arguments.preview:

@@ -1,19 +1,22 @@
-"""Dim the targets of a dataset of sequences to a chosen SNR: `python -m datasets.dim --dataset NAME --output DIR`.
+"""Dim the targets of a dataset of sequences to a chosen SNR.
 
 The copy keeps real motion and real backgrounds, but its targets are too dim for a single frame. For each sequence:
 
     frame' = m + k (frame - m) + noise,   m: mean grey level of the sequence,   noise: N(0, 0.03), grey levels in 0..1
 
-The target SNR s is spread evenly over `--snr` by the number of the sequence. With c and b the medians, over the targets
-of the sequence, of contrast (peak - local mean) and local standard deviation (`datasets.snr`), k
-is the factor for which k c / sqrt((k b)^2 + 0.03^2) = s. It is at most 1: targets that the clutter already hides, and
-targets darker than their background are not amplified; they only receive the noise.
+The target SNR s is spread evenly over --snr by the number of the sequence. With c and b the medians, over the targets
+of the sequence, of contrast (peak - local mean) and local standard deviation (`datasets.snr`), k is the factor for
+which k c / sqrt((k b)^2 + 0.03^2) = s. It is at most 1: targets that the clutter already hides, and targets darker than
+their background, are not amplified; they only receive the noise.
 
 Masks and splits are kept; frames are stored with 8 bits. targets.csv lists the SNR of each target: k times its contrast
 before the noise, over the local standard deviation of the dimmed frame. `utils.tracking` links targets over the frames.
+
+Examples:
+
+    python -m datasets.dim --dataset path/to/sequences --output data/dim_real --snr 1 3
 """
 
-import argparse
 import math
 from collections import Counter
 from functools import partial
@@ -24,12 +27,13 @@ from typing import NamedTuple
 import numpy as np
 from tqdm.contrib.concurrent import thread_map
 
-from istd.datasets.index import open_dataset
+from istd.datasets.index import DATA_ROOT_HELP, open_dataset
 from istd.datasets.layouts import Sequence
 from istd.datasets.rendering import NOISE
 from istd.datasets.snr import local_statistics
 from istd.datasets.synthetic import PNG_OPTIONS, golden_share
 from istd.datasets.targets import TARGET_TABLE, TargetRow, write_targets
+from istd.utils.command_line import command_parser
 from istd.utils.distributed import cores_of_process
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import new_folder
@@ -115,15 +119,14 @@ def write_split(path: Path, part: list[Sequence], sequences: list[Sequence]) -> 
 
 def main(argv: list[str] | None = None) -> None:
     """Write a dimmed copy of a dataset from the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m datasets.dim", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("datasets.dim", __doc__)
     add = parser.add_argument
-    add("--dataset", required=True, help="name from datasets/path_config.py, or a folder")
-    add("--data_root", help="folder that contains the datasets by name")
-    add("--output", required=True, help="new folder")
-    add("--snr", type=float, nargs=2, default=(1.0, 3.0), metavar=("LOW", "HIGH"), help="range of SNR; default 1 3")
-    add("--seed", type=int, default=0, help="seed of the noise; default 0")
+    add("--dataset", required=True, metavar="NAME|FOLDER", help="name from datasets/path_config.py, or a folder")
+    add("--data_root", metavar="FOLDER", help=DATA_ROOT_HELP)
+    add("--output", required=True, metavar="FOLDER", help="new folder of the dataset")
+    snr = "range of the targets' SNR; default 1 3"
+    add("--snr", type=float, nargs=2, default=(1.0, 3.0), metavar=("LOW", "HIGH"), help=snr)
+    add("--seed", type=int, default=0, metavar="N", help="seed of the noise; default 0")
     args = parser.parse_args(argv)
     if not 0 < args.snr[0] <= args.snr[1] < math.inf:
         raise InputError(f"--snr {args.snr[0]} {args.snr[1]}: expected two numbers above 0, the lower first")

@@ -1,16 +1,19 @@
-"""Make a dataset of images with boxes: python -m datasets.from_boxes --annotations A --images DIR --output DIR.
+"""Make a dataset of images with boxes.
 
 Annotations are a file or a folder in the format COCO json, YOLOX text, YOLO, Pascal VOC, Anti-UAV, or csv (columns
 sequence, frame, x0, y0, width, height), recognised by its content. The images are a folder, also with other folders
-inside, or a video, or a folder of videos; of the paths in the annotations only the end counts.
+inside, a video, or a folder of videos; only the end of the paths in the annotations counts.
 
-The new dataset has images/ (linked where the disk allows it, else copied; frames of videos as png), masks/ made of the
-boxes, boxes.json with the boxes in COCO's format, and train.txt, val.txt and test.txt where the annotations have such
-parts; a single sequence is split in time. --masks contrast (default) marks the region around the strongest pixel of a
-box, brighter or darker than its surroundings, of what has at least half of its contrast; box fills the box, and disc
-the ellipse in it.
+The new dataset has images/ (linked where the disk allows it, otherwise copied; frames of videos as png), masks/ made of
+the boxes, boxes.json with the boxes in COCO's format, and train.txt, val.txt, and test.txt if the annotations have such
+parts; a single sequence is split in time. --masks contrast marks the region around the pixel that differs most from
+the surroundings of the box, brighter or darker, with at least half of that pixel's contrast; `box` fills the box, and
+`disc` the ellipse in it. After an interruption, the same command continues.
 
-After an interruption, the same command goes on where it stopped.
+Examples:
+
+    python -m datasets.from_boxes --annotations boxes.csv --images video.mp4 --output data/my_video --stride 3
+    python -m datasets.from_boxes --annotations annotations.json --images path/to/images --output data/my_images
 """
 
 import argparse
@@ -34,6 +37,7 @@ from istd.datasets.boxes.masks import MASKS, box_pixels, clip_box, draw_mask
 from istd.datasets.boxes.readers import AnnotatedImage, Box
 from istd.datasets.coco_truth import BOXES_FILE
 from istd.utils.coco import encode_rle, ground_truth
+from istd.utils.command_line import command_parser
 from istd.utils.distributed import cores_of_process
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import check_writable, write_json, write_text
@@ -65,17 +69,16 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m datasets.from_boxes", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("datasets.from_boxes", __doc__)
     add = parser.add_argument
-    add("--annotations", type=Path, required=True, metavar="FILE_OR_DIR", help="boxes in one of the formats above")
-    add("--images", type=Path, required=True, metavar="DIR", help="folder of the images or videos, or a video")
-    add("--output", type=Path, required=True, metavar="DIR", help="folder of the new dataset")
+    add("--annotations", type=Path, required=True, metavar="FILE|FOLDER", help="boxes in one of the formats above")
+    images = "folder of the images or videos, or a video"
+    add("--images", type=Path, required=True, metavar="FOLDER|VIDEO", help=images)
+    add("--output", type=Path, required=True, metavar="FOLDER", help="new folder of the dataset")
     add("--masks", choices=MASKS, default="contrast", help="how a box becomes a mask; default contrast")
-    kinds = "single images or sequences; default: as the folders and the format show"
+    kinds = "single images or sequences; default: as the folders and the format suggest"
     add("--kind", choices=("images", "sequences"), help=kinds)
-    add("--stride", type=int, default=1, metavar="N", help="use every N-th frame of a sequence; default 1")
+    add("--stride", type=int, default=1, metavar="N", help="take every Nth frame of a sequence; default 1")
     args = parser.parse_args(argv)
     if args.stride < 1:
         raise InputError(f"--stride {args.stride}; expected 1 or more")

@@ -15,6 +15,8 @@ from istd.utils.names import counted
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DATA_ROOT_VARIABLE = "ISTD_DATA_ROOT"
+DATA_ROOT_HELP = "folder that contains the datasets by name; default: their folders in datasets/path_config.py"
+SPLIT_FOLDER_HELP = "folder of the lists below that of the dataset, such as 50_50, if several have lists"
 
 
 @dataclass(frozen=True)

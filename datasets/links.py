@@ -1,9 +1,14 @@
-"""Print the download links of the datasets and the authors' checkpoints as Markdown: `python -m datasets.links`."""
+"""Print the download links of the datasets and of the authors' checkpoints, as tables in Markdown.
 
-import argparse
+Examples:
+
+    python -m datasets.links
+"""
+
 from collections.abc import Iterable
 
 from istd.datasets.catalog import CATALOG, PUBLISHED_CHECKPOINTS, Link
+from istd.utils.command_line import command_parser
 from istd.utils.errors import run_main
 
 
@@ -29,7 +34,7 @@ def checkpoint_table() -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Print both tables."""
-    argparse.ArgumentParser(prog="python -m datasets.links", description=__doc__).parse_args(argv)
+    command_parser("datasets.links", __doc__).parse_args(argv)
     print(f"{dataset_table()}\n{checkpoint_table()}", end="")
 
 

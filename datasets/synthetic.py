@@ -1,6 +1,14 @@
-"""Render infrared sequences with targets to train on: `python -m datasets.synthetic --output DIR`."""
+"""Render infrared sequences with targets of known position and SNR, to train on.
 
-import argparse
+The folder receives images/, masks/, targets.csv (position and SNR of every target in every frame), train.txt, and
+val.txt. The SNR is the distance of a target's peak from the local mean, over the local standard deviation.
+
+Examples:
+
+    python -m datasets.synthetic --output data/dim --snr 1.5 3 --size 256 256
+    python -m datasets.synthetic --output data/varied --clutter varied --frames 1 --sequences 1200 --size 256 256
+"""
+
 import math
 from dataclasses import asdict, replace
 from functools import partial
@@ -16,6 +24,7 @@ from istd.datasets.backgrounds import CLUTTERS
 from istd.datasets.rendering import RenderConfig, frame_name, render_sequence
 from istd.datasets.targets import TARGET_TABLE, TargetRow, write_targets
 from istd.datasets.varied_scenes import render_varied_sequence
+from istd.utils.command_line import command_parser
 from istd.utils.distributed import cores_of_process
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import new_folder, write_json
@@ -52,8 +61,8 @@ def render_dataset(output: str | Path, settings: RenderConfig) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Render a dataset from the command line."""
-    parser = argparse.ArgumentParser(prog="python -m datasets.synthetic", description=__doc__)
-    parser.add_argument("--output", required=True, help="new folder")
+    parser = command_parser("datasets.synthetic", __doc__)
+    parser.add_argument("--output", required=True, metavar="FOLDER", help="new folder of the dataset")
 
     def add(name: str, text: str, **options: Any) -> None:
         default = getattr(DEMO, name)
@@ -65,13 +74,13 @@ def main(argv: list[str] | None = None) -> None:
     add("frames", "frames of each sequence", type=int, metavar="T")
     add("size", "height and width of the frames, px", type=int, nargs=2, metavar=("H", "W"))
     add("snr", "range of the targets' SNR, over which the sequences spread", type=float, nargs=2, metavar=low_high)
-    add("speed", "range of the targets' speed, px a frame", type=float, nargs=2, metavar=low_high)
+    add("speed", "range of the targets' speed, px per frame", type=float, nargs=2, metavar=low_high)
     add("targets", "fewest and most targets of a sequence", type=int, nargs=2, metavar=low_high)
     scenes = "mixed: cloud, sea and ground in turn; varied: scene, target sizes and sensor differ in every sequence"
     add("clutter", scenes, choices=(*CLUTTERS, "mixed", "varied"))
     add("bits", "bits of a pixel", type=int, choices=(8, 16))
     add("val_share", "share of the sequences in val.txt", type=float, metavar="SHARE")
-    add("seed", "seed of all that is random", type=int, metavar="N")
+    add("seed", "seed of the random numbers", type=int, metavar="N")
     values = vars(parser.parse_args(argv))
     output = values.pop("output")
     settings = RenderConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})

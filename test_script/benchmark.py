@@ -1,13 +1,16 @@
-"""How large and how fast a network is on this machine.
+"""Measure the size and speed of a network on this machine.
 
+The network is that of a checkpoint (--weights), or --model with random weights, on which no metric depends. FLOPs are
+those of matrix products, convolutions, and attention as PyTorch carries them out (an addition and a multiplication are
+two); normalisations, activations, and sums are left out. Latency is the wall time of a forward pass of a batch that
+already lies on the device, in eval mode. Memory is its peak, and what the forward pass added to the weights and the
+input: of PyTorch's allocator on a CUDA device, and the resident memory of a fresh process on a CPU (Linux only; the
+peak includes the code of Python and PyTorch).
+
+Examples:
+
+    python -m test_script.benchmark --weights datransnet --size 512 512
     python -m test_script.benchmark --model sgmp_unet --size 320 320 --device cuda --amp bf16 --output speed.json
-
-The network is that of a checkpoint (--weights), or --model with random weights: no metric depends on weights. FLOPs are
-those of matrix products, convolutions and attention as PyTorch carries them out (an addition and a multiplication are
-two); normalisations, activations and sums are left out. Latency is the wall time of a forward pass of a batch that
-already lies on the device, in eval mode. Memory, at its peak and what the forward pass added to the weights and the
-input, is that of PyTorch's allocator on a CUDA device, and the resident memory of a fresh process on a CPU (Linux only;
-the peak includes Python's and PyTorch's own code).
 """
 
 import argparse
@@ -25,7 +28,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from istd.models import MODELS, build_model, load_model
-from istd.test_script.options import add_checkpoint_option, add_device_options, command_parser
+from istd.test_script.options import add_checkpoint_option, add_device_options
+from istd.utils.command_line import command_parser
 from istd.utils.config import add_pairs_option, convert
 from istd.utils.cuda_graphs import PASSES_BEFORE_CAPTURE, GraphRunner
 from istd.utils.device import amp_name, autocast, choose_amp, choose_device, float32_precision
@@ -89,19 +93,21 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = command_parser("benchmark", __doc__)
+    parser = command_parser("test_script.benchmark", __doc__)
     add = parser.add_argument
     add_checkpoint_option(parser, required=False)
-    add("--model", help=f"network: {', '.join(MODELS)}, or your code, FILE.py:CLASS")
-    add_pairs_option(parser, "interface", "what your network takes and gives; see models/external.py", [])
-    add_pairs_option(parser, "model_options", "options of the network", ["num_frames", "image_size"])
-    add("--size", type=int, nargs=2, default=(256, 256), metavar=("H", "W"), help="of the frames; default 256 256")
-    add("--batch_size", type=int, default=1, help="batch size; default 1")
+    network = f"network with random weights: {', '.join(MODELS)}, or your code, FILE.py:CLASS"
+    add("--model", metavar="NAME", help=network)
+    add_pairs_option(parser, "interface", "what your network takes and gives (see docs/your_network.md)", [])
+    add_pairs_option(parser, "model_options", "options of the network, such as width=48", ["num_frames", "image_size"])
+    size = "height and width of the frames; default 256 256"
+    add("--size", type=int, nargs=2, default=(256, 256), metavar=("H", "W"), help=size)
+    add("--batch_size", type=int, default=1, metavar="N", help="clips of a batch; default 1")
     add_device_options(parser)
     add("--compile", action="store_true", help="compile the network; the warm-up takes minutes")
-    add("--warmup", type=int, default=3, help="warm-up passes; default 3")
-    add("--runs", type=int, default=20, help="measured passes; default 20")
-    add("--output", type=Path, help="JSON file to write the metrics to")
+    add("--warmup", type=int, default=3, metavar="N", help="warm-up passes; default 3")
+    add("--runs", type=int, default=20, metavar="N", help="measured passes; default 20")
+    add("--output", type=Path, metavar="FILE.json", help="also write the measured values as JSON")
     args = parser.parse_args(argv)
     if not (args.model or args.model_path):
         raise InputError("which network? give --weights NAME or FILE, or --model NAME")

@@ -1,9 +1,13 @@
-"""Run a detector without learning over a dataset: python -m test_script.classical --method tophat --dataset NUAA-SIRST.
+"""Run a detector without learning over a dataset, and save its responses.
 
-Methods: tophat (Rivest and Fortin 1996), mpcm (Wei et al. 2016), ipi (Gao et al. 2013, seconds an image); see
-test_script/classical_detectors.py. Their responses are written as float32 maps, <frame>.npy or <sequence>/<frame>.npy,
-which `python -m test_script.evaluate --normalize --predictions DIR --dataset NAME` measures. Maps that an earlier run
-of the same options wrote are kept.
+Methods: tophat (Rivest and Fortin 1996), mpcm (Wei et al. 2016), ipi (Gao et al. 2013, seconds per image); see
+test_script/classical_detectors.py. The responses are float32 maps, <frame>.npy or <sequence>/<frame>.npy, which
+`test_script.evaluate --normalize` measures. Maps that an earlier run of the same options wrote are kept.
+
+Examples:
+
+    python -m test_script.classical --method tophat --dataset NUAA-SIRST --output_dir predict/tophat
+    python -m test_script.evaluate --normalize --predictions predict/tophat --dataset NUAA-SIRST
 """
 
 import argparse
@@ -15,10 +19,11 @@ from tqdm.contrib.concurrent import thread_map
 
 from istd.datasets import Sequence
 from istd.test_script.classical_detectors import DETECTORS
-from istd.test_script.options import add_part_options, add_range_option, command_parser, open_part
+from istd.test_script.options import add_part_options, add_range_option, open_part
 from istd.test_script.results.frame_set import FrameRef, choose_frames, dataset_frames, read_names
 from istd.test_script.results.result_files import frame_file, write_map
 from istd.test_script.results.run_folder import RUN
+from istd.utils.command_line import command_parser
 from istd.utils.distributed import cores_of_process
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import write_json
@@ -56,14 +61,14 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = command_parser("classical", __doc__)
+    parser = command_parser("test_script.classical", __doc__)
     add = parser.add_argument
     add("--method", required=True, choices=tuple(DETECTORS), help="the detector")
-    add("--dataset", required=True, help="name from datasets/path_config.py, or a folder")
+    add("--dataset", required=True, metavar="NAME|FOLDER", help="name from datasets/path_config.py, or a folder")
     add_part_options(parser)
     add_range_option(parser)
-    add("--list", type=Path, metavar="FILE", help="only these images or sequences, one per line")
-    add("--output_dir", type=Path, metavar="DIR", help="where to write; default predict/<dataset>/<method>")
+    add("--list", type=Path, metavar="FILE", help="only the images or sequences that a file names, one per line")
+    add("--output_dir", type=Path, metavar="DIR", help="where to write; default predict/DATASET/METHOD")
     return parser.parse_args(argv)
 
 

@@ -1,14 +1,19 @@
-"""Measure saved predictions of any method: python -m test_script.evaluate --predictions DIR --masks DIR.
+"""Measure saved score maps, masks, or boxes of any method.
 
-Predictions are probability maps, as those of `inference --save_maps`: npy or mat [H, W], or png, bmp or tiff of 8 or 16
-bits. Of methods whose responses have another range, --normalize scales each map from its minimum to its
-maximum. Maps that are masks already are noticed. The masks are those of a folder, or with `--dataset NAME` those of a
-dataset. The metrics are printed, and nothing is written unless asked for: `--output_dir DIR` writes all that inference
-writes: report.html, the metrics and tables, curves, detections and, in sequences, tracks.
+Predictions are probability maps, such as those of `inference --save_maps`: npy or mat [H, W], or png, bmp, or tiff of
+8 or 16 bits. Maps that are masks already are noticed. --normalize is for methods whose responses have another range.
+The true masks are those of a folder (--masks) or of a dataset (--dataset). The metrics are printed, and no file is
+written unless asked for: --output_dir writes what inference writes, report.html, tables, curves, detections, and for
+sequences tracks.
 
-    python -m test_script.evaluate --boxes TRUTH.json --detections DETECTIONS.json
+--boxes and --detections measure the boxes of any detector in COCO's format: AP50, precision, recall, and F1.
 
-measures boxes in COCO's format, of any detector: AP50, precision, recall and F1.
+Examples:
+
+    python -m test_script.evaluate --predictions path/to/maps --masks path/to/masks --protocol all
+    python -m test_script.evaluate --predictions path/to/maps --dataset NUDT-SIRST --output_dir predict/method
+    python -m test_script.evaluate --boxes truth.json --detections detections.json
+    python -m test_script.evaluate --list_protocols
 """
 
 import argparse
@@ -26,7 +31,6 @@ from istd.test_script.options import (
     add_part_options,
     add_pictures_option,
     add_track_options,
-    command_parser,
     open_part,
 )
 from istd.test_script.results.frame_set import (
@@ -39,10 +43,11 @@ from istd.test_script.results.frame_set import (
 )
 from istd.test_script.results.result_files import write_image_metrics
 from istd.test_script.results.set_results import print_metrics, write_set_curves
+from istd.utils.command_line import command_parser
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import check_writable, write_json
 from istd.utils.images import IMAGE_SUFFIXES, file_key
-from istd.utils.metrics import build_metrics
+from istd.utils.metrics import PROTOCOLS, build_metrics
 from istd.utils.metrics.accumulator import ImageCounts
 from istd.utils.metrics.boxes import box_line, measure_boxes, read_box_files
 from istd.utils.metrics.map_files import mask_values
@@ -51,33 +56,36 @@ from istd.utils.metrics.tables import areas_table, metrics_table, protocols_text
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = command_parser("evaluate", __doc__)
+    parser = command_parser("test_script.evaluate", __doc__)
     add = parser.add_argument
-    add("--predictions", type=Path, help="folder of NAME.npy, .mat or .png, or of a folder for each sequence")
-    add("--masks", type=Path, help="folder of masks of the same names, in the same folders")
-    add("--dataset", help="instead of --masks, the dataset that has them: a known name, or a folder")
+    maps = "folder of the maps, NAME.npy, .mat, .png, .bmp, or .tiff, or of a folder for each sequence"
+    add("--predictions", type=Path, metavar="FOLDER", help=maps)
+    add("--masks", type=Path, metavar="FOLDER", help="folder of masks of the same names, in the same folders")
+    dataset = "dataset that has the masks, instead of --masks: name from datasets/path_config.py, or a folder"
+    add("--dataset", metavar="NAME|FOLDER", help=dataset)
     add_part_options(parser)
-    add("--images", type=Path, help="folder of the images of --masks, for the pictures of the report")
+    add("--images", type=Path, metavar="FOLDER", help="images of --masks, for the pictures of the report")
     folder = "write the report, tables, curves, detections and tracks as inference does; default: nothing is written"
     add("--output_dir", type=Path, metavar="DIR", help=folder)
     add_pictures_option(parser)
     add_track_options(parser)
-    protocols = "protocols to use, or 'all'; default standard"
+    protocols = f"one or several of {', '.join(PROTOCOLS)}, or all; default standard"
     add("--protocol", nargs="+", action="extend", metavar="NAME", help=protocols)
-    add("--suffix", default="", metavar="TEXT", help="ending of the predictions' names, as _PSTNN in NAME_PSTNN.png")
+    add("--suffix", default="", metavar="TEXT", help="ending of the names of the maps, such as _PSTNN")
     scales = parser.add_mutually_exclusive_group()
-    scales.add_argument("--logits", action="store_true", help="predictions are logits (npy), not probabilities")
-    ranges = "predictions are responses of any range: scale each map from its minimum (0) to its maximum (1)"
+    scales.add_argument("--logits", action="store_true", help="the maps are logits (npy), not probabilities")
+    ranges = "the maps are responses of any range: scale each of them from its minimum (0) to its maximum (1)"
     scales.add_argument("--normalize", action="store_true", help=ranges)
-    add("--list", type=Path, metavar="FILE", help="measure only these images or sequences, one per line")
-    groups = "also report the metrics of groups of images, for instance by SNR: lines NAME,GROUP with the name of an "
+    add("--list", type=Path, metavar="FILE", help="measure only the images or sequences that a file names")
+    groups = "also print the metrics of groups, for instance by SNR: lines NAME,GROUP with the name of an "
     add("--groups", type=Path, metavar="FILE.csv", help=f"{groups}image or a sequence")
     add("--output", type=Path, metavar="FILE.json", help="write the metrics, as ratios, as JSON")
     add("--per_image", type=Path, metavar="FILE.csv", help="write the metrics of each image, as ratios")
-    add("--curves", type=Path, metavar="DIR", help="write PR, ROC and Pd over Fa curves as csv and png")
-    add("--boxes", type=Path, metavar="FILE.json", help="instead of maps, measure --detections by these boxes (COCO)")
-    add("--detections", type=Path, metavar="FILE.json", help="list of {image_id, category_id, bbox, score}")
-    add("--any_category", action="store_true", help="of --boxes: count all categories as one")
+    add("--curves", type=Path, metavar="DIR", help="write precision over recall, ROC, and Pd over Fa as csv and png")
+    add("--boxes", type=Path, metavar="FILE.json", help="true boxes in COCO's format, instead of masks")
+    boxes = "detected boxes: list of {image_id, category_id, bbox, score}"
+    add("--detections", type=Path, metavar="FILE.json", help=boxes)
+    add("--any_category", action="store_true", help="ignore the categories of boxes")
     add("--list_protocols", action="store_true", help="print the rules of each protocol and exit")
     return parser.parse_args(argv)
 

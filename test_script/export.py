@@ -1,16 +1,18 @@
 """Write a network as ONNX, checked against PyTorch in onnxruntime, or as safetensors with a model card.
 
+An ONNX file takes `frames`, float32 [batch, T, H, W], grey in 0..1, and gives `probability`, float32 [batch, 1, H, W],
+of the target frame, T // 2 for most networks. It contains the preprocessing of the preset (normalisation, local
+contrast, resizing) and the padding to the sizes that the network takes. The batch is dynamic; with --dynamic (networks
+whose attention has no windows), height and width are too, otherwise they are those of --size. The metadata of the file
+name the network, its preset, and what else a program has to know: `frames` (T), `target`, `stride`, `threshold`,
+`multiple`, `padding`, `version`. This needs torch 2.8, onnx, onnxruntime, and onnxscript.
+
+A safetensors file is a checkpoint that every command takes; its model card is written beside it as NAME.md.
+
+Examples:
+
     python -m test_script.export --weights datransnet --output model.onnx --dynamic
     python -m test_script.export --weights datransnet --output model.safetensors
-
-An ONNX file takes `frames`, float32 [batch, T, H, W], grey in 0..1, and gives `probability`, float32 [batch, 1, H, W],
-of the target frame, T // 2 for most networks. It does everything else itself: what the preset of the training does to
-frames (normalisation, local contrast, resizing), and padding to the sizes that the network takes. The batch is dynamic;
-with --dynamic (networks whose attention has no windows), height and width are too, else they are those of --size. The
-file's metadata names the network, its preset and what else a program needs: `frames` (T), `target`, `stride`,
-`threshold`, `multiple`, `padding`, `version`. Needs torch 2.8, onnx, onnxruntime and onnxscript.
-
-A safetensors file is a checkpoint that every command takes; the model card lies beside it as NAME.md.
 """
 
 import argparse
@@ -25,10 +27,11 @@ from torch import nn
 
 from istd.datasets.presets import find_preset
 from istd.models.model_card import model_card
-from istd.test_script.options import add_checkpoint_option, add_code_options, code_options, command_parser
+from istd.test_script.options import add_checkpoint_option, add_code_options, code_options
 from istd.test_script.predictor.grey_network import GreyNetwork
 from istd.test_script.predictor.preparation import eval_transform, load_recipe, preset_of
 from istd.utils.checkpoint import save_checkpoint
+from istd.utils.command_line import command_parser
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import atomic_path, check_writable
 from istd.utils.provenance import ROOT, package_version
@@ -65,13 +68,15 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = command_parser("export", __doc__)
+    parser = command_parser("test_script.export", __doc__)
     add = parser.add_argument
     add_checkpoint_option(parser)
-    add("--output", required=True, help="file to write: NAME.onnx or NAME.safetensors")
-    add("--size", type=int, nargs=2, default=(256, 256), metavar=("H", "W"), help="of the frames; default 256 256")
+    add("--output", required=True, metavar="FILE", help="file to write: NAME.onnx or NAME.safetensors")
+    size = "height and width of the frames; default 256 256"
+    add("--size", type=int, nargs=2, default=(256, 256), metavar=("H", "W"), help=size)
     add("--dynamic", action="store_true", help="let height and width vary")
-    add("--image_size", type=int, help="for DATransNet checkpoints that do not record it; default 256")
+    sizes = "for DATransNet checkpoints that do not record their image size; default 256"
+    add("--image_size", type=int, metavar="PX", help=sizes)
     add_code_options(parser)
     args = parser.parse_args(argv)
     if min(args.size) < 1:

@@ -1,10 +1,13 @@
-"""Make a picture of a network at work: a frame with its detections, and beside it the score map.
+"""Draw a network at work: a frame with its detections, and beside it the score map.
+
+The input is an image, a video, or a folder of images, and the default network datransnet, as for `predict`. The
+strongest detection is magnified in both halves. An output that ends in .png shows the first frame; .webp and .gif are
+animated, with the paths of the tracks.
+
+Examples:
 
     python -m test_script.figure --input docs/example/images/airplane.png --output docs/airplane.png
     python -m test_script.figure --input docs/example/drone.mp4 --frames 120 --every 4 --output docs/drone.webp
-
-The input is an image, a video, or a folder of images, as for `predict`. The strongest detection is magnified in both
-halves. An output that ends in .png shows the first frame; .webp and .gif are animated, with the paths of the tracks.
 """
 
 import argparse
@@ -22,7 +25,6 @@ from istd.test_script.options import (
     add_model_options,
     add_number,
     code_options,
-    command_parser,
     predictor_options,
 )
 from istd.test_script.predict import DEFAULT_WEIGHTS
@@ -30,6 +32,7 @@ from istd.test_script.predictor import FrameResult, Predictor
 from istd.test_script.results.result_files import write_png
 from istd.test_script.results.tracks import TrackFilter
 from istd.utils.checkpoint_files import find_checkpoint
+from istd.utils.command_line import command_parser
 from istd.utils.drawing import enlarge
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import atomic_path
@@ -72,13 +75,20 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = command_parser("figure", __doc__)
+    parser = command_parser("test_script.figure", __doc__)
     add = parser.add_argument
-    add("--input", required=True, help="image, video, or folder of images")
-    add("--output", type=Path, required=True, help="the picture: .png, or .webp or .gif, which are animated")
+    add("--input", required=True, metavar="PATH", help="image, video, or folder of images")
+    picture = "the picture: .png, or .webp or .gif, which are animated"
+    add("--output", type=Path, required=True, metavar="FILE", help=picture)
     add_model_options(parser, path_required=False)
-    add("--threshold", type=float, default=0.5, help="probability threshold; default 0.5")
-    add_number(parser, "--frames", COUNT, default=90, help="frames of an animation to predict; default the first 90")
+    add(
+        "--threshold",
+        type=float,
+        default=0.5,
+        metavar="P",
+        help="pixels of a higher probability are target; default 0.5",
+    )
+    add_number(parser, "--frames", COUNT, default=90, metavar="N", help="first frames of an animation; default 90")
     add_number(parser, "--every", COUNT, default=3, metavar="N", help="show every Nth of them; default 3")
     args = parser.parse_args(argv)
     if args.output.suffix not in (".png", *ANIMATED):

@@ -1,19 +1,22 @@
-"""Run a network over one or several datasets: metrics by any protocols, masks, detections, curves, and a report.
+"""Test a network on one or several datasets: metrics by any protocols, masks, detections, curves, and a report.
 
-    python -m test_script.inference --model_path checkpoint_best.pth --dataset IRDST --flip --msc --output_dir ./predict
+The output folder receives report.html (open it in a browser), metrics.json, per_sequence.csv, per_image.csv,
+detections.csv, detections_coco.json, curves/, and masks/<sequence>/<frame>.png by the first protocol. `--dataset A+B`
+writes a folder for each dataset, and per_dataset.csv.
 
-Written to the output folder: report.html (open it in a browser), metrics.json, per_sequence.csv, per_image.csv,
-detections.csv, detections_coco.json, curves/, and masks/<sequence>/<frame>.png by the first protocol. --save_maps adds
-probabilities/<sequence>/<frame>.npy, float32 (and logits/ where a protocol measures logits), for which
-`python -m test_script.evaluate` gives the same metrics to the last bit, except AP and AUC: they rank logits here, and
-there what float32 leaves of them near 1. pyirstdmetrics takes these files as its `prob`. --save_maps png writes 16-bit
-pictures instead. `--dataset A+B` writes a folder for each dataset and per_dataset.csv. After an interruption, the same
-command with --resume continues the run. `torchrun --nproc_per_node=2 -m test_script.inference` shares the work between
-processes.
+--save_maps adds probabilities/<sequence>/<frame>.npy, float32 (and logits/ if a protocol measures logits).
+`python -m test_script.evaluate` computes the same metrics from them to the last bit, except AP and AUC: they rank
+logits here, and there what float32 leaves of them near 1. pyirstdmetrics takes these files as its `prob`.
 
 In sequences, detections are linked into tracks: tracks.csv, with metrics of tracks in metrics.json and the report.
---min_track N leaves the detections of shorter tracks out of the files of detections and tracks and out of the masks;
-score maps, curves, and the metrics by protocol remain those of the network alone.
+--min_track N drops shorter tracks from the files of detections and tracks and from the masks; score maps, curves, and
+the metrics by protocol remain those of the network alone.
+
+Examples:
+
+    python -m test_script.inference --model_path checkpoint_best.pth --dataset IRDST --flip --msc --output_dir ./predict
+    python -m test_script.inference --weights datransnet --dataset path/to/folder --protocol all
+    torchrun --nproc_per_node=2 -m test_script.inference --weights datransnet --dataset NUDT-SIRST
 """
 
 import argparse
@@ -41,7 +44,6 @@ from istd.test_script.options import (
     add_range_option,
     add_track_options,
     code_options,
-    command_parser,
     predictor_options,
 )
 from istd.test_script.predictor import Predictor
@@ -49,6 +51,7 @@ from istd.test_script.predictor.preparation import eval_dataset, frame_preparati
 from istd.test_script.results.frame_set import dataset_frames
 from istd.test_script.results.run_folder import default_folder
 from istd.test_script.results.set_results import print_metrics, write_dataset_table
+from istd.utils.command_line import command_parser
 from istd.utils.device import amp_name
 from istd.utils.distributed import is_main, process_group
 from istd.utils.errors import InputError, run_main
@@ -137,16 +140,17 @@ def measure_dataset(job: Job, output: Path, resume: bool) -> dict[str, dict]:
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = command_parser("inference", __doc__)
+    parser = command_parser("test_script.inference", __doc__)
     add_model_options(parser)
     add_track_options(parser)
     add = parser.add_argument
-    add("--dataset", required=True, help="name of a dataset or a folder of a known layout; several joined by '+'")
-    known = f"one or several of {', '.join(PROTOCOLS)}, or all; default: standard, and that of the dataset's paper"
+    dataset = "name from datasets/path_config.py, or a folder; several joined by +"
+    add("--dataset", required=True, metavar="NAME|FOLDER", help=dataset)
+    known = f"one or several of {', '.join(PROTOCOLS)}, or all; default standard and that of the dataset's paper"
     add("--protocol", nargs="+", metavar="NAME", help=known)
-    add("--output_dir", type=Path, help="where to write; default predict/DATASET/CHECKPOINT")
+    add("--output_dir", type=Path, metavar="DIR", help="where to write; default predict/DATASET/CHECKPOINT")
     add_reading_options(parser)
-    maps = "write the score maps as well: npy (default), exact, or png, 16-bit probabilities"
+    maps = "also write the score maps: npy (default) is exact, png has 16-bit probabilities"
     add("--save_maps", nargs="?", choices=("npy", "png"), const="npy", help=maps)
     same = "the same as --save_maps png"
     add("--save_probabilities", action="store_const", const="png", dest="save_maps", help=same)

@@ -1,13 +1,15 @@
 """Measure several checkpoints on several datasets: tables and heat maps of every metric.
 
-    python -m test_script.matrix --models A.pth B.pth --datasets NUDT-SIRST NUAA-SIRST --output_dir predict/matrix
+Every pair is measured as by `test_script.inference`, with the same options, into OUTPUT_DIR/CHECKPOINT/DATASET;
+checkpoints of the same file name are told apart by their folders. Finished pairs are not measured again, so the same
+command continues after an interruption, and further checkpoints and datasets can be added. The output folder also
+receives matrix.md (a table for each metric, a row for each checkpoint, a column for each dataset), matrix.csv (a row
+for each pair, ratios), heat_maps/PROTOCOL_METRIC.png, and curves/DATASET/ with a line for each checkpoint. torchrun
+shares the frames between processes.
 
-Every pair is measured as by `test_script.inference`, with the same options, into OUTPUT_DIR/CHECKPOINT/DATASET, where
-checkpoints of one file name are told apart by their folders. Pairs that are finished are not measured again, so the
-same command continues after an interruption, and further checkpoints and datasets can be added. Written besides:
-matrix.md (a table for each metric, a row for each checkpoint, a column for each dataset), matrix.csv (a row for each
-pair, ratios), heat_maps/PROTOCOL_METRIC.png, and curves/DATASET/ with a line for each checkpoint. torchrun shares the
-frames between processes.
+Examples:
+
+    python -m test_script.matrix --models A.pth B.pth --datasets NUDT-SIRST NUAA-SIRST --output_dir predict/matrix
 """
 
 import argparse
@@ -20,9 +22,10 @@ import torch
 from istd.datasets import open_datasets
 from istd.test_script.inference import add_reading_options, measure_dataset, prepare_jobs
 from istd.test_script.measurement import Job, read_curves
-from istd.test_script.options import add_model_options, add_track_options, command_parser
+from istd.test_script.options import add_model_options, add_track_options
 from istd.test_script.results.result_files import single_numbers, write_table
 from istd.test_script.results.run_folder import check_run, checkpoint_label, read_finished
+from istd.utils.command_line import command_parser
 from istd.utils.distributed import barrier, is_main, process_group
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import check_writable, json_ready, open_atomic
@@ -49,13 +52,15 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = command_parser("matrix", __doc__)
+    parser = command_parser("test_script.matrix", __doc__)
     add_model_options(parser, several=True)
     add = parser.add_argument
-    add("--datasets", nargs="+", required=True, metavar="NAME", help="names of datasets or folders of known layouts")
+    datasets = "names from datasets/path_config.py, or folders"
+    add("--datasets", nargs="+", required=True, metavar="NAME|FOLDER", help=datasets)
     known = f"one or several of {', '.join(PROTOCOLS)}, or all; default standard"
     add("--protocol", nargs="+", metavar="NAME", default=["standard"], help=known)
-    add("--output_dir", type=Path, default=Path("predict/matrix"), help="where to write; default predict/matrix")
+    folder = "where to write; default predict/matrix"
+    add("--output_dir", type=Path, default=Path("predict/matrix"), metavar="DIR", help=folder)
     add_reading_options(parser)
     add_track_options(parser)
     parser.set_defaults(save_maps=None)

@@ -1,10 +1,11 @@
-"""What the commands' options share: the parser, the data, the network with the way it is run, and tracks."""
+"""What the commands' options share: the data, the network with the way it is run, and tracks."""
 
 import argparse
 from functools import partial
 from typing import Annotated, Any
 
 from istd.datasets import DatasetIndex, open_dataset
+from istd.datasets.index import DATA_ROOT_HELP, SPLIT_FOLDER_HELP
 from istd.datasets.usable import usable_index
 from istd.test_script.predictor.predictor import PUBLISHED_SCALES
 from istd.test_script.report.frame_pictures import MAX_PICTURES
@@ -20,15 +21,6 @@ POSITIVE = Annotated[float, lambda number: number > 0, "a number above 0"]
 TRACK_OPTIONS = ("min_track", "track_speed")
 
 
-def command_parser(command: str, description: str) -> argparse.ArgumentParser:
-    """A parser for `python -m test_script.COMMAND` whose help begins with `description`, its lines as they are."""
-    return argparse.ArgumentParser(
-        prog=f"python -m test_script.{command}",
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-
-
 def add_number(parser: argparse.ArgumentParser, name: str, kind: Any, **settings: Any) -> None:
     """Add the option `name`, whose values `convert` makes a number of this `kind`; `InputError` where they are none."""
     parser.add_argument(name, type=partial(convert, name, annotation=kind), **settings)
@@ -36,7 +28,7 @@ def add_number(parser: argparse.ArgumentParser, name: str, kind: Any, **settings
 
 def add_device_options(parser: argparse.ArgumentParser, amp: bool = True) -> None:
     """Add --device and, unless `amp` is False, --amp."""
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps; default auto")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, or mps; default auto")
     if amp:
         choices, text = "|".join(AMP_NAMES), f"{AMP_HELP}; default none; --amp alone: auto"
         parser.add_argument("--amp", nargs="?", const="auto", default="none", metavar=choices, help=text)
@@ -46,17 +38,18 @@ def add_model_options(parser: argparse.ArgumentParser, path_required: bool = Tru
     """Add --model_path or --weights (--models if `several`), of which `path_required` asks, and the way it is run."""
     add = parser.add_argument
     add_checkpoint_option(parser, "--models" if several else "--model_path", path_required, several)
-    sizes = "for DATransNet checkpoints that do not record it; default 256, or 512 on IRSTD-1K, as published"
-    add("--image_size", type=int, help=sizes)
+    sizes = "for DATransNet checkpoints that do not record their image size; default 256, or 512 on IRSTD-1K"
+    add("--image_size", type=int, metavar="PX", help=sizes)
     add_code_options(parser)
     add("--flip", action="store_true", help="average with the predictions of the left-right flipped frames")
     add("--msc", action="store_true", help="average over several scales, as published")
-    scales = f"the scales of --msc; default {list(PUBLISHED_SCALES)}"
+    scales = f"the scales of --msc; default {' '.join(map(str, PUBLISHED_SCALES))}"
     add("--scales", type=float, nargs="+", metavar="S", help=scales)
     tile = "process larger frames at their own size in overlapping tiles of this side, px"
     add("--tile", type=int, metavar="SIDE", help=tile)
     add_device_options(parser)
-    add("--batch_size", type=int, help="frames processed at a time; default 4, on a CPU enough to fill its cores")
+    batch = "frames processed at a time; default 4, on a CPU as many as fill its cores"
+    add("--batch_size", type=int, metavar="N", help=batch)
     add("--compile", action="store_true", help="compile the network, which takes minutes; see test_script.benchmark")
 
 
@@ -85,8 +78,8 @@ def add_code_options(parser: argparse.ArgumentParser) -> None:
     """Add --model, --interface and --model_options, which a network from the user's code needs; see `code_options`."""
     code = "code of your own network, whose weights the checkpoint holds; a checkpoint brings no code"
     parser.add_argument("--model", nargs="+", default=[], metavar="FILE.py:CLASS", help=code)
-    takes = "what that network takes and gives, if the checkpoint does not record it: frames, channels, layout, "
-    add_pairs_option(parser, "interface", f"{takes}size_multiple, output, main (see models/external.py)", [])
+    takes = "what your network takes and gives, if the checkpoint does not record it: frames, channels, layout, "
+    add_pairs_option(parser, "interface", f"{takes}size_multiple, output, main (see docs/your_network.md)", [])
     add_pairs_option(parser, "model_options", "options of the network that the checkpoint does not record", [])
 
 
@@ -99,12 +92,11 @@ def code_options(args: argparse.Namespace) -> dict[str, Any]:
 def add_part_options(parser: argparse.ArgumentParser) -> None:
     """Add where the datasets are, which part of them is taken, and what of it is left out; see `open_part`."""
     add = parser.add_argument
-    add("--data_root", help="folder that holds the datasets by name; default datasets/path_config.py")
-    folder = "folder below the dataset's that holds its lists, such as 50_50, where several do"
-    add("--split_folder", metavar="NAME", help=folder)
+    add("--data_root", metavar="FOLDER", help=DATA_ROOT_HELP)
+    add("--split_folder", metavar="NAME", help=SPLIT_FOLDER_HELP)
     skipped = "leave out files that cannot be used: no image, no mask, or a mask of another size; they are listed"
     add("--skip_unusable", action="store_true", help=skipped)
-    add("--split", default="test", help="train, test or another list of the dataset; default test")
+    add("--split", default="test", metavar="NAME", help="train, test, or another list of the dataset; default test")
 
 
 def open_part(args: argparse.Namespace) -> DatasetIndex:
@@ -116,8 +108,8 @@ def open_part(args: argparse.Namespace) -> DatasetIndex:
 def add_range_option(parser: argparse.ArgumentParser) -> None:
     """Add --range, the range of frames deeper than 8 bits; `args.range` is None or a `RangeRule`."""
     text = (
-        "for frames deeper than 8 bits: stored levels that become 0 and 1; or sequence: one robust range for a "
-        "sequence; or frame: from each frame's minimum to its maximum. Default: as in training, else sequence"
+        "for frames deeper than 8 bits: stored levels that become 0 and 1; or `sequence`: a robust range for every "
+        "sequence; or `frame`: from each frame's minimum to its maximum; default as in training, otherwise sequence"
     )
     parser.add_argument("--range", nargs="+", action=RangeAction, metavar=("LOW", "HIGH"), help=text)
 
@@ -131,20 +123,20 @@ class RangeAction(argparse.Action):
 
 def add_pictures_option(parser: argparse.ArgumentParser) -> None:
     """Add --report_pictures, the number of frames with a picture beside the report."""
-    pictures = "frames, at most, that get a small picture beside report.html, which its table opens; default "
-    text = f"{pictures}{MAX_PICTURES}, spread evenly; 0 makes a report of a single file"
+    pictures = "small pictures of at most N frames, which the table of report.html opens; default "
+    text = f"{pictures}{MAX_PICTURES}, spread evenly; 0 makes a report in a single file"
     add_number(parser, "--report_pictures", NATURAL, default=MAX_PICTURES, metavar="N", help=text)
 
 
 def add_track_options(parser: argparse.ArgumentParser) -> None:
     """Add the `TRACK_OPTIONS`."""
-    text = "discard tracks with fewer than N detections; default 1: keep all"
+    text = "drop tracks of fewer than N detections; default 1, which keeps all"
     add_number(parser, "--min_track", COUNT, default=1, metavar="N", help=text)
     add_track_speed(parser)
 
 
 def add_track_speed(parser: argparse.ArgumentParser) -> None:
     """Add --track_speed."""
-    speed = "typical speed of the targets, px per frame; a track's second detection lies within 3 times this; default "
+    speed = "typical speed of the targets, px per frame; a second detection lies within 3 times this; default "
     text = f"{speed}{TARGET_SPEED:g}"
     add_number(parser, "--track_speed", POSITIVE, default=TARGET_SPEED, metavar="PX", help=text)

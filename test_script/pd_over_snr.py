@@ -1,11 +1,13 @@
-"""Compare networks on dim targets: Pd over SNR, each network at the same false-alarm rate.
+"""Compare networks on dim targets: Pd over SNR, all networks at the same false-alarm rate.
+
+The dataset needs targets.csv: it is rendered by `datasets.synthetic`, or dimmed by `datasets.dim`. The threshold of a
+network is the lowest at which Fa (protocol `standard`) over all frames is at most --fa. A multi-frame network is also
+run on copies of the target frame alone, which shows whether it uses motion. The command prints a table, and writes the
+picture and, beside it, the table as csv.
+
+Examples:
 
     python -m test_script.pd_over_snr --model_path A.pth B.pth --dataset data/dim --output pd_over_snr.png
-
-The dataset needs targets.csv: one rendered by `datasets.synthetic`, or a real one dimmed by `datasets.dim`. Each
-network's threshold is the lowest at which Fa (protocol `standard`) over all frames is at most `--fa`. A multi-frame
-network is also run on copies of the target frame alone, which shows whether it uses motion. Prints a table, and writes
-the picture and, beside it, the table as csv.
 """
 
 import argparse
@@ -29,13 +31,13 @@ from istd.test_script.options import (
     add_device_options,
     add_number,
     add_part_options,
-    command_parser,
     open_part,
 )
 from istd.test_script.predictor import Predictor
 from istd.test_script.predictor.preparation import eval_dataset, frame_preparation, load_recipe
 from istd.test_script.results.frame_set import dataset_frames
 from istd.test_script.results.run_folder import checkpoint_label
+from istd.utils.command_line import command_parser
 from istd.utils.device import choose_device
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import check_writable, write_csv
@@ -98,15 +100,19 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = command_parser("pd_over_snr", __doc__)
+    parser = command_parser("test_script.pd_over_snr", __doc__)
     add = parser.add_argument
     add_checkpoint_option(parser, several=True)
-    add("--dataset", required=True, help="dataset with targets.csv: a known name, or a folder")
+    dataset = "dataset with targets.csv: name from datasets/path_config.py, or a folder"
+    add("--dataset", required=True, metavar="NAME|FOLDER", help=dataset)
     add_part_options(parser)
-    add_number(parser, "--frames", COUNT, default=400, help="frames to measure, spread evenly; default 400")
-    add_number(parser, "--fa", RATE, default=FA_LIMIT, help="highest false-alarm rate; default 10e-6")
-    add("--snr", type=float, nargs="+", default=SNR_EDGES, help="edges of the SNR intervals")
-    add("--output", type=Path, default=Path("pd_over_snr.png"), metavar="FILE.png")
+    frames = "frames to measure, spread evenly; default 400"
+    add_number(parser, "--frames", COUNT, default=400, metavar="N", help=frames)
+    add_number(parser, "--fa", RATE, default=FA_LIMIT, metavar="FA", help="highest false-alarm rate; default 10e-6")
+    edges = f"edges of the SNR intervals; default {' '.join(map(str, SNR_EDGES))}"
+    add("--snr", type=float, nargs="+", default=SNR_EDGES, metavar="SNR", help=edges)
+    picture = "picture to write; default pd_over_snr.png"
+    add("--output", type=Path, default=Path("pd_over_snr.png"), metavar="FILE.png", help=picture)
     add_device_options(parser, amp=False)
     args = parser.parse_args(argv)
     if len(args.snr) < 2 or sorted(set(args.snr)) != list(args.snr):

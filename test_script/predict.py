@@ -1,26 +1,25 @@
 """Detect targets in your own images, videos, and camera streams; no labels are needed.
 
-    python -m test_script.predict --input video.mp4
-    ffmpeg -i rtsp://camera/stream -f image2pipe -c:v png - | python -m test_script.predict --input -
+The input is an image, a folder of images (a sequence in numeric order, or unrelated images), a folder of such folders,
+or a video. Live inputs are `-`, PNG or JPEG images one after the other on standard input, and the number, device, or
+URL of a camera that OpenCV opens. Without --weights or --model_path, the network is the shipped datransnet.
 
-The input is an image, a folder of images (a sequence in numeric order, or unrelated ones), a folder of such folders, or
-a video. Live
-inputs are -, PNG or JPEG images one after the other on standard input, and the number, device, or URL of a camera that
-OpenCV opens. --weights takes the name of a network in weights/, such as datransnet, which is the default, or the file
-of any other checkpoint.
-
-The output folder receives masks/<sequence>/<frame>.png, detections.csv and .json, detections_coco.json (the list that
-pycocotools' `loadRes` takes; images are numbered from 1 in the order they are read), tracks.csv (the detections linked
-into tracks over the frames), and for each sequence overlays/<sequence>.mp4, which browsers play, with the numbers of
-frames and tracks, and contact_sheets/<sequence>.png. Unrelated images have no tracks, and overlays/<image>.png each
-(overlays/<folder>/<image>.png where the input is several folders).
---min_track N leaves the detections of shorter tracks out of all of these; a frame is then written once each track in it
-is known to be long enough, or to have ended. An earlier prediction in that folder is removed.
+The output folder receives detections.csv and .json, detections_coco.json (the list that pycocotools' `loadRes` takes;
+images are numbered from 1 in the order they are read), tracks.csv (the detections linked into tracks),
+masks/<sequence>/<frame>.png, and for each sequence overlays/<sequence>.mp4, which browsers play, and
+contact_sheets/<sequence>.png. Unrelated images have no tracks, and a picture overlays/<image>.png each
+(overlays/<folder>/<image>.png if the input is several folders). An earlier prediction in that folder is removed.
 
 Frames are streamed: a long input needs no more memory than a short one. A live input is processed frame by frame, and
-latency.csv gives the milliseconds from reading a frame to its detections. A network of T frames needs (T - 1) // 2
-further frames for each one. Ctrl-C ends a live input, and everything is written. A network that is slower than the
-camera falls behind; let ffmpeg lower the frame rate (-r).
+latency.csv has the milliseconds from reading a frame to its detections. A network of T frames needs (T - 1) // 2
+further frames for the result of a frame. Ctrl-C ends a live input, and all results are written. A network that is
+slower than the camera falls behind; let ffmpeg lower the frame rate (-r).
+
+Examples:
+
+    python -m test_script.predict --input video.mp4
+    python -m test_script.predict --input folder --weights sgmp_unet_small --threshold 0.3 --min_track 3
+    ffmpeg -i rtsp://camera/stream -f image2pipe -c:v png - | python -m test_script.predict --input -
 """
 
 import argparse
@@ -43,7 +42,6 @@ from istd.test_script.options import (
     add_range_option,
     add_track_options,
     code_options,
-    command_parser,
     predictor_options,
 )
 from istd.test_script.predictor import FrameResult, Predictor
@@ -51,6 +49,7 @@ from istd.test_script.results.prediction_files import RESULTS, DetectionFiles, L
 from istd.test_script.results.result_files import background_calls, frame_file, write_mask, write_png
 from istd.test_script.results.tracks import TrackedResult, TrackFilter
 from istd.utils.checkpoint_files import find_checkpoint, shipped_weights
+from istd.utils.command_line import command_parser
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import atomic_path, open_atomic
 from istd.utils.grey_levels import describe_range, range_value
@@ -104,21 +103,28 @@ def default_output(sources: list[Source], address: str) -> Path:
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = command_parser("predict", __doc__)
+    parser = command_parser("test_script.predict", __doc__)
     add = parser.add_argument
-    add(
-        "--input", required=True, help="image, folder of images, folder of such folders, video, camera, or - for a pipe"
-    )
+    source = "image, folder of images, folder of such folders, video, camera, or - for a pipe"
+    add("--input", required=True, metavar="PATH|URL|-", help=source)
     add_model_options(parser, path_required=False)
-    add("--output_dir", help="output folder, whose earlier predictions are replaced; default predict/<input>")
-    folder = "frames of one sequence, or unrelated; default: what their sizes and the likeness of neighbours suggest"
-    add("--folder_of", dest="sequence", choices=("frames", "images"), help=f"what a folder holds: {folder}")
-    add("--threshold", type=float, default=0.5, help="probability threshold; default 0.5")
+    folder = "where to write; earlier predictions there are replaced; default predict/INPUT"
+    add("--output_dir", metavar="DIR", help=folder)
+    folder = "frames of a sequence, or unrelated images; default: as their sizes and the likeness of neighbours suggest"
+    add("--folder_of", dest="sequence", choices=("frames", "images"), help=f"what a folder contains: {folder}")
+    add(
+        "--threshold",
+        type=float,
+        default=0.5,
+        metavar="P",
+        help="pixels of a higher probability are target; default 0.5",
+    )
     add_track_options(parser)
     add_range_option(parser)
-    add("--fps", type=float, help="frame rate of the overlay video; default: the input's, else 25")
+    rate = "frame rate of the overlay video; default that of the input, otherwise 25"
+    add("--fps", type=float, metavar="RATE", help=rate)
     add("--skip_bad", action="store_true", help="report and skip frames that cannot be read")
-    same_bits = "bit-identical results for a single image on any number of cores (slower)"
+    same_bits = "the same result for a single image to the last bit on any number of cores (slower)"
     add("--deterministic", action="store_true", help=same_bits)
     args = parser.parse_args(argv)
     if args.fps is not None and not 0 < args.fps < MAX_FPS:

@@ -1,11 +1,13 @@
 """Measure how much linking lowers the false-alarm rate at equal Pd, from saved score maps of sequences.
 
-    python -m test_script.inference --model_path CKPT --dataset DIR --save_maps --output_dir predict/maps
-    python -m test_script.track_curves --predictions predict/maps/probabilities --dataset DIR
-
 At each threshold, detections are linked into tracks and the detections of short tracks are dropped. The tables give
 the lowest Fa and the fewest false tracks at which a Pd is reached: of all detections, and of tracks of at least N
 detections (--min_track). The metrics of tracks at each threshold are written as csv, and Pd over Fa as a picture.
+
+Examples:
+
+    python -m test_script.inference --model_path CKPT --dataset DIR --save_maps --output_dir predict/maps
+    python -m test_script.track_curves --predictions predict/maps/probabilities --dataset DIR
 """
 
 import argparse
@@ -20,10 +22,11 @@ from scipy.special import expit
 from istd.datasets.targets import read_identities
 from istd.test_script.map_sources import MappedFrame, MapSource, saved_maps
 from istd.test_script.measurement import observe_maps
-from istd.test_script.options import COUNT, add_number, add_part_options, add_track_speed, command_parser, open_part
+from istd.test_script.options import COUNT, add_number, add_part_options, add_track_speed, open_part
 from istd.test_script.results.frame_set import FrameRef, dataset_frames, dataset_pairs
 from istd.test_script.results.result_files import write_table
 from istd.test_script.results.sequence_tracks import FrameDetections, identify_targets, link_detections
+from istd.utils.command_line import command_parser
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import check_writable
 from istd.utils.metrics.matching import close_pairs
@@ -71,15 +74,17 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = command_parser("track_curves", __doc__)
+    parser = command_parser("test_script.track_curves", __doc__)
     add = parser.add_argument
-    maps = "folder of score maps, <sequence>/<frame>.npy or .png; sequences that it lacks are left out"
-    add("--predictions", type=Path, required=True, help=maps)
-    add("--dataset", required=True, help="dataset of sequences: a known name, or a folder")
+    maps = "folder of score maps, <sequence>/<frame>.npy or .png; sequences without maps are left out"
+    add("--predictions", type=Path, required=True, metavar="FOLDER", help=maps)
+    dataset = "dataset of sequences: name from datasets/path_config.py, or a folder"
+    add("--dataset", required=True, metavar="NAME|FOLDER", help=dataset)
     add_part_options(parser)
-    lengths = "detections of a track; default 2 3 5"
+    lengths = "lowest numbers of detections of a track; default 2 3 5"
     add_number(parser, "--min_track", COUNT, nargs="+", default=(2, 3, 5), metavar="N", help=lengths)
-    add("--output", type=Path, default=Path("track_curves.png"), metavar="FILE.png")
+    picture = "picture to write; default track_curves.png"
+    add("--output", type=Path, default=Path("track_curves.png"), metavar="FILE.png", help=picture)
     add_track_speed(parser)
     return parser.parse_args(argv)
 

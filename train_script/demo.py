@@ -1,12 +1,15 @@
-"""Show what the networks can do, in a few minutes: `python -m train_script.demo`, or `make demo`.
+"""Show what the networks can do, in a few minutes; `make demo` runs this command.
 
 First the shipped DATransNet finds the targets in real frames and a real clip that ship with this repository. Then it is
 measured on rendered sequences with dim targets, fine-tuned briefly on others of that kind, and measured again. Each
 step prints its command and how long it took. Rendered data that exists is used again, and an interrupted training
 continues.
+
+Examples:
+
+    python -m train_script.demo
 """
 
-import argparse
 import json
 import shlex
 import time
@@ -16,6 +19,7 @@ from pathlib import Path
 from istd.datasets import synthetic
 from istd.test_script import figure, inference, predict
 from istd.train_script import train
+from istd.utils.command_line import command_parser
 from istd.utils.errors import run_main
 from istd.utils.metrics.tables import metrics_table
 
@@ -35,9 +39,7 @@ SHORT = (
 
 def main(argv: list[str] | None = None) -> None:
     """Run the steps of the demo."""
-    argparse.ArgumentParser(
-        prog="python -m train_script.demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args(argv)
+    command_parser("train_script.demo", __doc__).parse_args(argv)
     start = time.perf_counter()
     measure("Find the targets in real frames", SHIPPED, EXAMPLE, "real")
     clip, folder, picture = EXAMPLE / "drone.mp4", OUTPUT / "clip", OUTPUT / "real.png"

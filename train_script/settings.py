@@ -22,17 +22,20 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 DEFAULTS = CONFIGS / "default.yaml"
 DEMO = "demo"
 SEEDS = 2**32
-DESCRIPTION = """Train a network for infrared small target detection.
+DESCRIPTION = """Train a network for infrared small-target detection.
 
-  python -m train_script.train                               the compact SGMP-UNet on rendered sequences, for a laptop
-  python -m train_script.train --config datransnet_fast      DATransNet on NUDT-SIRST, modern recipe
-  python -m train_script.train --config sgmp_unet --dataset IRDST   SGMP-UNet on IRDST, the published recipe
-  python -m train_script.train --model datransnet --dataset path/to/your/folder
-  python -m train_script.train --config fine_tune --init_weights datransnet --dataset path/to/your/folder
-  torchrun --nproc_per_node=2 -m train_script.train ...      the same, shared between two processes
+The command line overrides --config, which overrides configs/default.yaml. The folders of the datasets are listed in
+datasets/path_config.py. Defaults stand in brackets. Ctrl-C stops a run, and --resume auto continues it.
 
-The folders of the datasets stand in datasets/path_config.py; --data_root overrides it.
-Settings: configs/default.yaml < --config < command line."""
+Examples:
+
+    python -m train_script.train                             the compact SGMP-UNet on rendered sequences, for a laptop
+    python -m train_script.train --config datransnet_fast    DATransNet on NUDT-SIRST, in few epochs of small crops
+    python -m train_script.train --config sgmp_unet --dataset IRDST    SGMP-UNet as published
+    python -m train_script.train --config fine_tune --dataset path/to/folder    the shipped DATransNet, fine-tuned
+    python -m train_script.train --model datransnet --dataset path/to/folder    from scratch on your images and masks
+    torchrun --nproc_per_node=2 -m train_script.train --config datransnet_fast    shared between two processes
+"""
 
 Count = Annotated[int, lambda number: number >= 1, "at least 1"]
 Samples = Annotated[int, lambda number: 1 <= number <= 10**8, "a number from 1 to 100000000"]

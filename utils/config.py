@@ -22,6 +22,7 @@ from typing import Any
 
 import yaml
 
+from istd.utils.command_line import split_examples
 from istd.utils.errors import InputError
 from istd.utils.files import atomic_path
 
@@ -184,10 +185,12 @@ def parse_arguments(
     of them. `aliases`: options of earlier versions, to today's name and what becomes of the value's text.
     """
     annotations = typing.get_type_hints(kind, include_extras=True)
+    above, below = split_examples(description)
     parser = argparse.ArgumentParser(
         prog=prog,
         usage=f"{prog} [--config FILE|NAME] [--SETTING VALUE ...]",
-        description=description,
+        description=above,
+        epilog=below,
         allow_abbrev=False,
         exit_on_error=False,
         argument_default=argparse.SUPPRESS,
@@ -231,7 +234,7 @@ def _add_settings(
             if bool in (annotation, *typing.get_args(annotation)):
                 form = {"nargs": "?", "const": True}
             elif typing.get_origin(annotation) is list:
-                form = {"nargs": "+"}
+                words, form = words.removesuffix("s"), {"nargs": "+"}
             group.add_argument(f"--{name}", metavar=words if "|" in words else words.upper(), help=text, **form)
             missing.remove(name)
     if missing:

@@ -267,7 +267,7 @@ def test_help_explains_every_option_and_its_default(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "1000")
     with pytest.raises(SystemExit):
         main(["--help"])
-    listed = capsys.readouterr().out.rstrip().split("\n  --")
+    listed = capsys.readouterr().out.partition("\n\nexamples:")[0].split("\n  --")
     options = {text.split()[0]: text for text in listed}
     for name, default in asdict(RenderConfig()).items():
         shown = " ".join(map(str, default)) if isinstance(default, tuple) else default

@@ -10,10 +10,12 @@ import sys
 import numpy as np
 import pytest
 
+from istd.command import COMMANDS
 from istd.datasets.catalog import CATALOG
 from istd.models import MODELS, DATransNet, build_model
 from istd.train_script import demo
-from istd.train_script.settings import config_names, merge_settings, parse_command_line
+from istd.train_script.settings import DESCRIPTION, config_names, merge_settings, parse_command_line
+from istd.utils.command_line import split_examples
 from istd.utils.metrics import PROTOCOLS
 from tests.reference.datasets_folders import REPOSITORY
 
@@ -263,3 +265,19 @@ def imported(node: ast.AST) -> list[str]:
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
     return [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+
+
+def help_texts() -> dict[str, str]:
+    """What the helps of all commands say."""
+    texts = {command.module: importlib.import_module(f"istd.{command.module}").__doc__ for command in COMMANDS.values()}
+    return texts | {"train_script.train": DESCRIPTION}
+
+
+@pytest.mark.parametrize("module, text", help_texts().items())
+def test_every_help_ends_with_examples_that_parse(module, text, monkeypatch):
+    lines = [re.split(r" {2,}", line.strip())[0] for line in split_examples(text)[1].splitlines()]
+    examples = [shlex.split(part) for line in lines for part in line.split("|") if "-m " in part]
+    assert module in {words[words.index("-m") + 1] for words in examples}
+    for words in examples:
+        name, *arguments = words[words.index("-m") + 1 :]
+        accept(name, arguments, monkeypatch)
