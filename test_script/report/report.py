@@ -161,8 +161,11 @@ def error_rows(accumulators: Mapping[str, MetricAccumulator], metrics: Mapping[s
 
 
 def text_cells(lines: list[list[str]]) -> dict[str, list]:
-    """Lines of text, the heading first, as `table` returns them."""
-    rows = [[Cell(cell, cell) for cell in line] for line in lines[1:]]
+    """Lines of text, the heading first, as `table` returns them; metrics as `with_interval` writes them."""
+    rows = []
+    for name, *metrics in lines[1:]:
+        parts = [text.rstrip(")").partition(" (") for text in metrics]
+        rows.append([Cell(name, name), *(Cell(text, text, ends.replace("-", "–")) for text, _, ends in parts)])
     return {"head": lines[0] if lines else [], "rows": rows}
 
 

@@ -95,9 +95,9 @@ def test_the_page_shows_metrics_sequences_and_frames(report):
     text = report.read_text(encoding="utf-8")
     page = Page(text)
     assert "<easy>" in page.texts and "dim" in page.texts  # escaped, not taken for tags
-    cells = [page.texts[place : place + 2] for place, text in enumerate(page.texts) if text == "83.33"]
+    protocols, tracks = text.split("<h2>Tracks</h2>")
     # Pd: five of six; of its resamples: "dim" twice, and "<easy>" twice
-    assert ["83.33", "66.67–100.00"] in cells
+    assert all("<td>83.33<small>66.67–100.00</small></td>" in part for part in (protocols, tracks))
     assert "95 % intervals over 2 sequences" in text and "annotated" not in text
     shares = {name: page.texts[page.texts.index(name) + 1] for name in ("hIoU", "missed", "false")}
     assert shares["missed"] == "16.67" and shares["false"] == "0.00"  # one target of six
@@ -171,11 +171,12 @@ def test_the_page_runs_in_a_browser(report, tmp_path):
       slider.value = 0; slider.dispatchEvent(new Event("input")); drawAll();
       document.querySelector("table.sortable tbody tr").click();
       document.title = [start, document.getElementById("pd").textContent, views[0].crop.levels.join(" "),
-        linePoints([0, 1, null, 3], [0.2, 0.5, 0.6, 0.7], true).join(" ")].join("|");
+        linePoints([0, 1, null, 3], [0.2, 0.5, 0.6, 0.7], true).join(" "),
+        Array.from(document.querySelectorAll(".scroll"), card => card.scrollWidth - card.clientWidth)].join("|");
     });</script>"""
     probe.write_text(report.read_text(encoding="utf-8").replace("</body>", click + "</body>"), encoding="utf-8")
     options = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    options += f"--disable-component-update --disable-sync --user-data-dir={tmp_path} --window-size=390,800 --dump-dom"
+    options += f"--disable-component-update --disable-sync --user-data-dir={tmp_path} --window-size=1280,800 --dump-dom"
     shown = subprocess.run(
         [browser, *options.split(), probe.as_uri()], capture_output=True, text=True, timeout=120, check=True
     ).stdout
@@ -186,11 +187,12 @@ def test_the_page_runs_in_a_browser(report, tmp_path):
     viewer = shown[shown.index("<dialog") : shown.index("</dialog>")]
     assert re.findall(r'src="([^"]+)"', viewer) == [f"report_frames/00000{item}.jpg" for item in range(3)]  # of <easy>
     assert "1: IoU" in viewer and 'open=""' in viewer
-    start, moved, levels, steps = re.search("<title>(.*?)</title>", shown)[1].split("|")
+    start, moved, levels, steps, overflow = re.search("<title>(.*?)</title>", shown)[1].split("|")
     assert start == "83.3 % (5 of 6)" and moved == "100.0 % (6 of 6)"  # at thresholds 0.5 and 0.02
     crop = next(a["src"] for _, a in Page(shown).tags if a.get("class") == "crop")
     assert levels.split() == [str(level) for level in decode(crop)[..., 1].ravel()]
     assert steps == "0,0.2 1,0.2 1,0.5 3,0.5 3,0.7"  # Pd stays until the next Fa
+    assert set(overflow.split(",")) == {"0"}  # no table scrolls sideways
     drawn = re.findall(r'<canvas class="(\w+)" width="\d+" height="\d+"', shown)
     assert drawn == ["frame", "image", "score", "truth", "surface"] * 6
 

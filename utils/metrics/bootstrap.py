@@ -20,6 +20,7 @@ from istd.utils.metrics.terms import sum_terms
 RESAMPLES = 2000
 COVERAGE = 0.95
 MIN_UNITS = 10  # fewer sequences or images say too little of others
+ROUNDING = 1e-9  # relative; values this close are equal
 CHUNK = 100  # resamples drawn together, which bounds memory
 
 
@@ -88,11 +89,16 @@ def percentile_intervals(unit: str, units: int, values: Mapping[str, np.ndarray]
     """Intervals that hold `COVERAGE` of the values of each metric, float64 [resamples], without NaN.
 
     Returns "unit" (what was resampled: "images", "sequences", or "sequences and images"), "units", their number,
-    "coverage", and "metrics", [low, high] by name; none with fewer than `MIN_UNITS`.
+    "coverage", and "metrics", [low, high] by name. There is none with fewer than `MIN_UNITS`, nor where resampling
+    changes nothing, as with a Pd of 1: such a set does not show how rare the errors are that it lacks.
     """
     tails = [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2]
-    defined = {name: column[np.isfinite(column)] for name, column in values.items()}
-    intervals = {name: np.quantile(column, tails).tolist() for name, column in defined.items() if len(column)}
+    intervals = {}
+    for name, column in values.items():
+        if (defined := np.isfinite(column)).any():
+            low, high = np.quantile(column[defined], tails).tolist()
+            if high - low > ROUNDING * high:
+                intervals[name] = [low, high]
     return {"unit": unit, "units": units, "coverage": COVERAGE, "metrics": intervals}
 
 

@@ -45,15 +45,12 @@ class Regions(NamedTuple):
 
     def means(self, values: np.ndarray) -> np.ndarray:
         """The mean of a map [H, W] over each region, float64 [n]."""
-        return self._values(values, np.add, 0.0) / self.areas
+        return np.bincount(self.owners, values.ravel()[self.pixels], len(self.areas)) / self.areas
 
     def maxima(self, values: np.ndarray) -> np.ndarray:
         """The maximum of a map [H, W] over each region, float64 [n]."""
-        return self._values(values, np.maximum, -np.inf)
-
-    def _values(self, values: np.ndarray, function: np.ufunc, start: float) -> np.ndarray:
-        result = np.full(len(self.areas), start)
-        function.at(result, self.owners, values.ravel()[self.pixels])
+        result = np.full(len(self.areas), -np.inf)
+        np.maximum.at(result, self.owners, values.ravel()[self.pixels])
         return result
 
 
