@@ -34,8 +34,6 @@ import numpy as np
 from tqdm import tqdm
 
 from istd.test_script.media.frame_sources import MAX_FPS, UNRELATED, Source, find_sources, public_address
-from istd.test_script.media.overlay import OverlayVideo, Trails, draw_overlay
-from istd.test_script.media.thumbnails import Thumbnails
 from istd.test_script.options import (
     TRACK_OPTIONS,
     add_model_options,
@@ -44,14 +42,14 @@ from istd.test_script.options import (
     code_options,
     predictor_options,
 )
-from istd.test_script.predictor import FrameResult, Predictor
+from istd.test_script.predictor import Predictor
 from istd.test_script.results.prediction_files import RESULTS, DetectionFiles, Latency, prediction_folder
-from istd.test_script.results.result_files import background_calls, frame_file, write_mask, write_png
 from istd.test_script.results.tracks import TrackedResult, TrackFilter
+from istd.test_script.sequence_files import sequence_writer
 from istd.utils.checkpoint_files import find_checkpoint, shipped_weights
 from istd.utils.command_line import command_parser
 from istd.utils.errors import InputError, run_main
-from istd.utils.files import atomic_path, open_atomic
+from istd.utils.files import open_atomic
 from istd.utils.grey_levels import describe_range, range_value
 from istd.utils.names import counted, folder_name, printable
 from istd.utils.progress import Progress
@@ -79,17 +77,17 @@ def main(argv: list[str] | None = None) -> None:
     run["range"] = range_value(predictor.grey_range)
     start, frames, late = time.perf_counter(), 0, None
     bad: list[dict] = []
-    with prediction_folder(output, run) as files:
+    with prediction_folder(output, run) as tables:
         for source in sources:
-            count, late = predict_source(source, predictor, files, bad, output, args, len(sources) > 1)
+            count, late = predict_source(source, predictor, tables, bad, output, args, len(sources) > 1)
             frames += count
         ranges = {source.name: source.scale.range for source in sources if source.scale.range}
-        files.facts = {"frames": frames, "skipped": bad, "ranges": ranges}
+        tables.facts = {"frames": frames, "skipped": bad, "ranges": ranges}
     seconds = time.perf_counter() - start
     print(
         counted(frames, "frame")
         + (f" in {len(sources)} sequences" if len(sources) > 1 else "")
-        + f", {counted(files.count, 'detection')}"
+        + f", {counted(tables.count, 'detection')}"
         + (f", {counted(len(bad), 'bad frame')} skipped" if bad else "")
         + f"; {frames / seconds:.1f} frames per second; results in {output}"
     )
@@ -138,19 +136,20 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def predict_source(
     source: Source,
     predictor: Predictor,
-    files: DetectionFiles,
+    tables: DetectionFiles,
     bad: list[dict],
     output: Path,
     args: argparse.Namespace,
-    one_of_several: bool = False,
+    subfolders: bool,
 ) -> tuple[int, BaseException | None]:
     """Predict one sequence and write its files; returns the number of frames, and a late error.
 
-    `one_of_several`: other sources, which may hold images of the same names, are written to the same folder.
     Unreadable frames are appended to `bad`. Where a live source fails, or the command is terminated, after frames have
-    been predicted, these are written, and the error is returned for after that.
+    been predicted, these are written, and the error is returned for after that. `subfolders`: see `sequence_writer`.
     """
-    live, unrelated = source.kind == "live", source.kind in UNRELATED
+    live, count, late = source.kind == "live", 0, None
+    waiting: deque[tuple[str, float]] = deque()  # names of the frames not predicted yet, and when they were read
+    arrivals: deque[float] = deque()  # of the predicted frames that wait in the tracker
 
     def on_bad(name: str, reason: str) -> None:
         if not args.skip_bad and not live:
@@ -158,75 +157,51 @@ def predict_source(
         tqdm.write(printable(f"skipped {source.name}/{name}: {reason}"))
         bad.append({"sequence": source.name, "frame": name, "reason": reason})
 
-    read: deque[tuple[str, float]] = deque()  # names of the frames not predicted yet, and when they were read
-    arrivals: deque[float] = deque()  # of the frames not given out by the tracker yet
-    count, late, thumbnails, trails = 0, None, Thumbnails(), Trails()
-
-    def greys() -> Iterator[np.ndarray]:
+    def read() -> Iterator[np.ndarray]:
         for name, grey in source.frames(on_bad):
-            read.append((name, time.perf_counter()))
+            waiting.append((name, time.perf_counter()))
             yield grey
 
-    def results() -> Iterator[FrameResult]:
-        if not unrelated:
-            yield from predictor.stream(greys(), live=live)
-        elif predictor.model.num_frames == 1:
-            yield from predictor.stream(greys())
-        else:  # every image is a clip
-            yield from chain.from_iterable(predictor.stream([grey]) for grey in greys())
-
+    if source.kind in UNRELATED and predictor.model.num_frames > 1:  # every image is a clip
+        results = chain.from_iterable(predictor.stream([grey]) for grey in read())
+    else:
+        results = predictor.stream(read(), live=live)
     tracker = TrackFilter(args.min_track, args.track_speed)
     with ExitStack() as stack:
-        video = None
-        if not unrelated:
-            overlay = stack.enter_context(atomic_path(output / "overlays" / f"{source.name}.mp4"))
-            video = stack.enter_context(OverlayVideo(overlay, args.fps or source.fps))
+        write = stack.enter_context(sequence_writer(source, output, tables, args.fps or source.fps, subfolders))
         latency = Latency(stack.enter_context(open_atomic(output / "latency.csv"))) if live else None
-
-        def write(name: str, result: FrameResult, tracks: list[int]) -> None:
-            tracks = [0] * len(tracks) if unrelated else tracks
-            write_mask(frame_file(output / "masks", None if source.kind == "image" else source.name, name), result.mask)
-            files.add_frame(source.name, name, result.mask, result.detections, tracks)
-            paths = () if unrelated else trails.add(result.detections, tracks)
-            picture = draw_overlay(result.frame, result.mask, result.detections, paths, tracks, name)
-            thumbnails.add(name, result.frame, result.mask, result.detections)
-            if video is None:
-                write_png(frame_file(output / "overlays", source.name if one_of_several else None, name), picture)
-            else:
-                video.add(picture)
-
-        submit = stack.enter_context(background_calls())
         progress = stack.enter_context(Progress(source.length, source.name, "frame"))
 
-        def give_out(frames: Iterable[TrackedResult]) -> None:
+        def release(frames: Iterable[TrackedResult]) -> None:
             nonlocal count
-            for tracked in frames:
+            for frame in frames:
                 seconds = time.perf_counter() - arrivals.popleft()
                 if live:
-                    latency.add(source.name, tracked.name, seconds)
-                submit(write, *tracked)
+                    latency.add(source.name, frame.name, seconds)
+                write(*frame)
                 progress.update()
                 count += 1
 
         try:
-            for result in results():
-                name, arrival = read.popleft()
+            for result in results:
+                name, arrival = waiting.popleft()
                 if not np.isfinite(result.probability).all():
                     reason = "the network overflows; use --amp none, or other weights"
                     raise InputError(f"the map of frame {name} is not finite: {reason}")
                 arrivals.append(arrival)
-                give_out(tracker.add(name, result))
+                release(tracker.add(name, result))
         except (Exception, KeyboardInterrupt) as error:
             if not live or not count:
                 raise
-            tqdm.write(f"{source.name}: interrupted; what was found until now is written")
+            tqdm.write(f"{source.name}: interrupted; all results so far are written")
             late = error if type(error) is not KeyboardInterrupt else None
-        give_out(tracker.finish())
+        release(tracker.finish())
         if source.scale.range:
             tqdm.write(f"{source.name}: {describe_range(source.scale)}")
+        elif args.range:
+            tqdm.write(f"{source.name}: --range has no effect on frames of 8 bits, which are divided by 255")
         if not count:
             raise InputError(f"no frame of {source.name} can be read; give an image or a video that can be decoded")
-    write_png(output / "contact_sheets" / f"{source.name}.png", thumbnails.sheet())
     if live:
         print(latency.summary())
     return count, late

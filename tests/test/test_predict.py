@@ -119,11 +119,13 @@ def test_a_folder_is_one_sequence_in_numeric_order(tmp_path):
     assert sheet.shape[0] > 2 * HEIGHT and sheet.shape[1] > 6 * 200
 
 
-def test_a_video_gives_what_its_frames_give(tmp_path):
+def test_a_video_gives_what_its_frames_give(tmp_path, capsys):
     write_video(tmp_path / "clip.avi", code="FFV1")  # lossless
     write_folder(tmp_path / "clip")
     run(tmp_path / "clip.avi", tmp_path / "video", "--threshold", "0.3")
-    run(tmp_path / "clip", tmp_path / "folder", "--threshold", "0.3")
+    assert "--range" not in capsys.readouterr().out
+    run(tmp_path / "clip", tmp_path / "folder", "--threshold", "0.3", "--range", "0", "100")
+    assert "clip: --range has no effect on frames of 8 bits, which are divided by 255" in capsys.readouterr().out
     video, folder = (table(tmp_path / kind / "detections.csv") for kind in ("video", "folder"))
     assert [row.pop("frame") for row in video] == [f"{index:06d}" for index in range(12)]
     assert [row.pop("frame") for row in folder] == [f"frame({index})" for index in range(12)]
