@@ -33,7 +33,7 @@ SECOND_SHORT_SIDES = (500, 600, 700)
 CROP_SIDES = (473, 750)
 
 ENLARGE_SHARE = 0.5  # of the crops
-LARGEST_SCALE = 1.5
+MAX_SCALE = 1.5
 GAIN = (0.7, 1.4)
 OFFSET = 0.1
 TARGET_SHARE = 0.75  # of the crops contain a target for certain, where the frame has one
@@ -102,7 +102,7 @@ def crop_train(
     before they are cropped, as in evaluation; brightness is no part of it.
     """
     clip = T.local_contrast(T.to_float(frames)) if contrast else frames
-    scale = 1.0 if random.random() < 1 - enlarge_share else random.uniform(1, LARGEST_SCALE)
+    scale = 1.0 if random.random() < 1 - enlarge_share else random.uniform(1, MAX_SCALE)
     side = min(round(size / scale), *mask.shape)
     around_target = random.random() < target_share
     top, left = T.crop_around(mask if around_target else None, mask.shape, side, TARGET_MARGIN, random)

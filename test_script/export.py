@@ -37,12 +37,12 @@ from istd.utils.files import atomic_path, check_writable
 from istd.utils.provenance import ROOT, package_version
 
 NEEDED = ("onnx", "onnxruntime", "onnxscript")
-OLDEST_TORCH = (2, 8)  # 2.6 does not translate every network; 2.7 was not tried
+MIN_TORCH = (2, 8)  # 2.6 does not translate every network; 2.7 was not tried
 TOLERANCE = 1e-3  # of the probability
 ROUNDING = 4
 OPSET = 18
 THRESHOLD = 0.5  # that `predict` uses by default
-CHECK_BATCH = 3  # another one than the example's, to see that the batch is dynamic
+CHECK_BATCH = 3  # differs from that of the example, to see that the batch is dynamic
 OTHER_SIZE = (-3, 21)  # px by which a second size differs, to see that dynamic sides are
 MAX_FOLDED = (1 << 13, 1 << 16)  # bytes of inputs and output of operations that are computed beforehand
 
@@ -89,8 +89,8 @@ def check_packages() -> None:
     missing = " ".join(name for name in NEEDED if importlib.util.find_spec(name) is None)
     if missing:
         raise InputError(f"export needs the packages {missing}; install them: pip install {missing}")
-    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < OLDEST_TORCH:
-        present = f"export needs torch {'.'.join(map(str, OLDEST_TORCH))} or newer, this is {torch.__version__}"
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < MIN_TORCH:
+        present = f"export needs torch {'.'.join(map(str, MIN_TORCH))} or newer, this is {torch.__version__}"
         raise InputError(f"{present}; update it: pip install --upgrade torch torchvision")
 
 

@@ -17,7 +17,15 @@ from istd.utils.errors import InputError
 from istd.utils.names import table_cell
 
 UNFINISHED = ".unfinished-"  # begins the names of files and folders that are being written
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+WRITE_ERRORS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EIO,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+)  # that may name no file
 PROBE_BYTES = 4096  # an empty file can be created even on a full disk
 
 
@@ -188,9 +196,9 @@ def _clear_errors(path: Path) -> Iterator[None]:
 
 
 def _is_of_writing(path: Path, error: OSError) -> bool:
-    """Whether an error names `path`, what becomes it, or a folder above; or no file, but what disks lack."""
+    """Whether an error names `path`, what becomes it, or a folder above; or no file, but is one of `WRITE_ERRORS`."""
     if error.filename is None:
-        return error.errno in (None, *DISK_ERRORS)  # None: raised from a library's message
+        return error.errno in (None, *WRITE_ERRORS)  # None: raised from a library's message
     named, target = (Path(os.path.abspath(os.fsdecode(place))) for place in (error.filename, path))
     return target.is_relative_to(named) or str(named).startswith(str(target.parent / UNFINISHED))
 

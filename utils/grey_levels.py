@@ -74,7 +74,7 @@ def to_unit(pixels: np.ndarray, grey_range: GreyRange | None = None) -> np.ndarr
         return pixels.astype(np.float32) / np.float32(255)
     low, high = grey_range or sequence_range([pixels])
     values = pixels.astype(np.float64 if pixels.dtype.itemsize > 4 else np.float32)
-    if pixels.dtype.kind == "f" and not (valid := _valid(pixels)).all():
+    if not (valid := _valid(pixels)).all():
         values[~valid] = np.median(values[valid]) if valid.any() else low
     span = high - low
     if span <= 0:
@@ -92,7 +92,7 @@ def to_unit(pixels: np.ndarray, grey_range: GreyRange | None = None) -> np.ndarr
 
 def frame_range(pixels: np.ndarray) -> GreyRange:
     """From the lowest to the highest level of one frame: the rule FRAME."""
-    values = pixels[_valid(pixels)] if pixels.dtype.kind == "f" else pixels
+    values = pixels[_valid(pixels)]
     return GreyRange(float(values.min()), float(values.max())) if values.size else UNIT
 
 
@@ -106,14 +106,11 @@ def sequence_range(frames: Iterable[np.ndarray]) -> GreyRange:
     are taken as they are.
     """
     frames = [frame for frame in frames if frame.size]
-    if not frames:
+    if all(map(_in_unit, frames)):  # or there are none
         return UNIT
     step = max(1, sum(frame.size for frame in frames) // MAX_SAMPLES)
     samples = np.concatenate([frame.ravel()[number % step :: step] for number, frame in enumerate(frames)])
-    if samples.dtype.kind == "f":
-        samples = samples[_valid(samples)]
-        if _all_in_unit(frames):
-            return UNIT
+    samples = samples[_valid(samples)]
     if not samples.size:
         return UNIT
     samples = _without_filling(samples.astype(np.float64))
@@ -141,7 +138,7 @@ class MovingRange:
         if self._recent and self._recent[-1].shape != pixels.shape:
             self._recent.clear()
         self._recent.append(pixels)
-        if self.range == UNIT and _all_in_unit([pixels]):
+        if self.range == UNIT and _in_unit(pixels):
             return UNIT
         now = sequence_range(self._recent)
         if self.range is None or _mostly_outside(pixels, self.range):
@@ -196,17 +193,16 @@ def spread(count: int, limit: int = RANGE_FRAMES) -> list[int]:
     return [index * count // min(limit, count) for index in range(min(limit, count))]
 
 
-def _all_in_unit(frames: Iterable[np.ndarray]) -> bool:
-    return all(frame.dtype.kind == "f" and _in_unit(frame) for frame in frames)
-
-
 def _in_unit(frame: np.ndarray) -> bool:
-    values = frame[_valid(frame)]
+    """Whether a frame is of floats that all lie in 0..1, nodata aside."""
+    values = frame[_valid(frame)] if frame.dtype.kind == "f" else frame[:0]
     return bool(values.size) and values.min() >= 0 and values.max() <= 1
 
 
 def _valid(values: np.ndarray) -> np.ndarray:
-    """Where float values [...] are no nodata."""
+    """Where values [...] are no nodata, which floats alone have."""
+    if values.dtype.kind != "f":
+        return np.ones(values.shape, bool)
     limit = min(MAX_FLOAT, float(np.finfo(values.dtype).max))  # that of float16 is lower
     with np.errstate(over="ignore"):
         nodata = np.array(NODATA).astype(values.dtype)  # -9999 is -10000 in float16

@@ -60,11 +60,9 @@ def find_sources(path: str | Path, folder_of: str | None = None) -> list[Source]
     if "://" in address or path.is_char_device() or (address.isdecimal() and not path.exists()):
         return [camera_source(address)]
     if path.is_dir():
-        folders = [path.resolve()]
-        if not image_files(path):
-            folders = sorted((entry for entry in path.iterdir() if entry.is_dir()), key=lambda p: numeric_key(p.name))
-        found = ((entry.name, image_files(entry)) for entry in folders)
-        sources = [image_folder(name, list(files.values()), folder_of) for name, files in found if files]
+        inner = sorted((entry for entry in path.iterdir() if entry.is_dir()), key=lambda p: numeric_key(p.name))
+        folders = {folder.name: image_files(folder) for folder in ([path.resolve()] if image_files(path) else inner)}
+        sources = [image_folder(name, list(files.values()), folder_of) for name, files in folders.items() if files]
         if not sources:
             raise InputError(f"folder {path} holds no images ({images}), nor do the folders in it; give {EXPECTED}")
         return sources
@@ -73,21 +71,18 @@ def find_sources(path: str | Path, folder_of: str | None = None) -> list[Source]
     suffix = path.suffix.lower()
     if suffix not in IMAGE_SUFFIXES + VIDEO_SUFFIXES + STACK_SUFFIXES:
         raise InputError(f"{path} is neither an image ({images}) nor a video ({', '.join(VIDEO_SUFFIXES)}); convert it")
-    if pages := stack_pages(path):
-        return [folder_source(path.stem, pages)]
-    if suffix in (*IMAGE_SUFFIXES, *STACK_SUFFIXES):
-        return [folder_source(path.stem, [path], "image")]
-    return [video_source(path)]
+    if suffix in VIDEO_SUFFIXES:
+        return [video_source(path)]
+    pages = stack_pages(path)
+    return [folder_source(path.stem, pages or [path], "folder" if pages else "image")]
 
 
 def image_folder(name: str, images: list[Path], folder_of: str | None) -> Source:
-    """The images of a folder, as one sequence or as unrelated ones, which is said where it is found out."""
-    if len(images) == 1:
-        return folder_source(name, images, "images" if folder_of == "images" else "folder")
-    sequence = folder_of == "frames" if folder_of else is_sequence(images)
-    if not sequence and not folder_of:
+    """The images of a folder as one sequence or as unrelated images; where `folder_of` leaves it open, this is said."""
+    unrelated = folder_of == "images" or (folder_of is None and not is_sequence(images))
+    if unrelated and not folder_of:
         print(printable(f"{name}: {len(images)} unrelated images; for frames of one sequence give --folder_of frames"))
-    return folder_source(name, images, "folder" if sequence else "images")
+    return folder_source(name, images, "images" if unrelated else "folder")
 
 
 def is_sequence(images: list[Path]) -> bool:
@@ -103,7 +98,8 @@ def is_sequence(images: list[Path]) -> bool:
             small = [cv2.resize(p.astype(np.float32), THUMBNAIL, interpolation=cv2.INTER_AREA).ravel() for p in pair]
             span = 255 if pair[0].dtype == np.uint8 else max(1e-6, float(np.ptp(small)))
             changed = np.abs(small[0] - small[1]).mean() > MAX_CHANGE * span
-            unlike.append(changed and not np.corrcoef(small)[0, 1] >= MIN_CORRELATION)
+            with np.errstate(invalid="ignore", divide="ignore"):  # of a constant image
+                unlike.append(changed and not np.corrcoef(small)[0, 1] >= MIN_CORRELATION)
     return len(sizes) <= 1 and 2 * sum(unlike) <= len(unlike)
 
 
@@ -118,8 +114,8 @@ def folder_source(name: str, images: list[Path], kind: str = "folder") -> Source
             except InputError as error:
                 on_bad(image.stem, str(error))
                 continue
-            alone = kind == "images" and scale.rule == SEQUENCE  # each image has a range of its own
-            yield image.stem, to_unit(pixels) if alone else scale(pixels)
+            has_range = kind == "images" and scale.rule == SEQUENCE  # every image by itself
+            yield image.stem, to_unit(pixels) if has_range else scale(pixels)
 
     return Source(folder_name(name), kind, len(images), DEFAULT_FPS, frames, scale)
 

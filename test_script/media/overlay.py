@@ -1,9 +1,9 @@
 """Predictions drawn onto frames: overlay pictures and the overlay video."""
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterable
 from fractions import Fraction
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
 
 import av
@@ -66,20 +66,16 @@ class Trails:
     """The paths of the tracks of one sequence that were seen within the last `TRAIL_FRAMES` frames."""
 
     def __init__(self) -> None:
-        self._frames = 0
-        self._paths: dict[int, deque[tuple[int, float, float]]] = {}  # by track: frame, x, y
+        self._recent: deque[list[tuple[int, float, float]]] = deque(maxlen=TRAIL_FRAMES)  # of each frame: track, x, y
 
     def add(self, detections: list[Detection], tracks: list[int]) -> list[np.ndarray]:
         """Add a frame; returns the paths of two points or more, float [points, (x, y)]."""
-        self._frames += 1
-        for detection, track in zip(detections, tracks, strict=True):
-            self._paths.setdefault(track, deque()).append((self._frames, detection.x, detection.y))
-        for path in self._paths.values():
-            while path and path[0][0] <= self._frames - TRAIL_FRAMES:
-                path.popleft()
-        self._paths = {track: path for track, path in self._paths.items() if path}
-        paths = (path for track, path in self._paths.items() if track and len(path) > 1)
-        return [np.array([place for _, *place in path]) for path in paths]
+        tracked = zip(tracks, detections, strict=True)
+        self._recent.append([(track, detection.x, detection.y) for track, detection in tracked if track])
+        paths: dict[int, list[tuple[float, float]]] = defaultdict(list)
+        for track, x, y in chain.from_iterable(self._recent):
+            paths[track].append((x, y))
+        return [np.array(path) for path in paths.values() if len(path) > 1]
 
 
 class OverlayVideo:

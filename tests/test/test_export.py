@@ -23,7 +23,7 @@ from istd.utils.errors import InputError
 
 needs_onnx = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in export.NEEDED)
-    or tuple(int(part) for part in torch.__version__.split(".")[:2]) < export.OLDEST_TORCH,
+    or tuple(int(part) for part in torch.__version__.split(".")[:2]) < export.MIN_TORCH,
     reason="needs torch 2.8, onnx, onnxruntime, onnxscript",
 )
 SIZE = (37, 51)  # neither side is a multiple of anything
