@@ -1,13 +1,15 @@
 """The network of a run, with its first weights, and everything that trains it."""
 
+from functools import partial
+
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from istd.models import build_model, is_external, load_weights, try_network
 from istd.models.weights import load_fitting, load_pretrained_backbone
 from istd.train_script.data_parallel import ProcessAverage, broadcast_weights
 from istd.train_script.optim import build_optimizer, freeze
-from istd.train_script.recompute import recompute_blocks
 from istd.train_script.settings import Settings
 from istd.train_script.state import Training
 from istd.train_script.synced_layers import synchronise_layers
@@ -63,6 +65,19 @@ def build_training(
     optimizer = build_optimizer(network, settings)
     scaler = torch.amp.GradScaler(device.type, enabled=amp == torch.float16)
     return Training(network, model, optimizer, scaler, ema, average=ProcessAverage(network) if several else None)
+
+
+def recompute_blocks(network: nn.Module) -> None:
+    """Gradient checkpointing (Chen et al. 2016): let blocks forget their activations and compute them again backward.
+
+    It takes another forward pass, and memory for the activations of a single block. Parameters stay where they are, and
+    random draws are repeated, so that gradients stay the same. Raises `InputError` for a network that names no blocks.
+    """
+    blocks = [module for module in network.modules() if isinstance(module, network.recomputable)]
+    if not blocks:
+        raise InputError(f"{network.name} has no blocks for gradient checkpointing; leave --grad_checkpoint out")
+    for block in blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
 def uses_graphs(settings: Settings, device: torch.device) -> bool:

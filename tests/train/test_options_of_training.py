@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from istd.models import build_model
-from istd.train_script.recompute import recompute_blocks
+from istd.train_script.build import recompute_blocks
 from istd.train_script.several_seeds import report_seeds, starts_of_seeds
 from istd.train_script.tensorboard import EXAMPLE_TAG
 from istd.train_script.train import main
