@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from istd.models.ops import in_pieces
+from istd.models import ops
 from istd.models.ops.norm import layer_norm
 
 HIDDEN_BYTES = 8 << 20  # of hidden values in flight: less than a third-level cache, enough for efficient products
@@ -70,7 +70,7 @@ class _ChunkedMLP(torch.autograd.Function):
 def chunked_mlp(x: Tensor, mlp: nn.Sequential, norm: nn.LayerNorm | None = None) -> Tensor:
     """`mlp(norm(x))` for a torchvision MLP (Linear, GELU, Dropout of 0, Linear, Dropout of 0), x [..., C] -> same."""
     first, last = mlp[0], mlp[3]
-    if not in_pieces(x) or torch.is_autocast_enabled("cpu"):
+    if not ops.in_pieces(x) or torch.is_autocast_enabled("cpu"):
         return mlp(layer_norm(x, norm) if norm else x)
     norm_parts = (norm.weight, norm.bias, norm.eps) if norm else ()
     tokens = x.reshape(-1, x.shape[-1])

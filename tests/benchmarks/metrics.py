@@ -84,43 +84,22 @@ def curves_table():
     return rows
 
 
-def growth_table():
-    rows = [["curves by frame size", "clutter ms", "white noise ms"]]
-    for size in (128, 256, 512, 1024):
-        maps = [scene(size, 1, 4), scene(size, 0, 1)]
-        times = [least_ms(lambda s=one: fast_curves(*s), runs=3) for one in maps]
-        rows.append([f"{size} x {size}", *(f"{one:.1f}" for one in times)])
-    return rows
-
-
 def frame_table():
     rows = [["one threshold, 256 x 256", "clutter ms", "white noise ms"]]
     maps = [scene(256, 1, 4), scene(256, 0, 1)]
     for name in PROTOCOLS:
-        times = [least_ms(lambda s=one, n=name: build_metric(n).update(*s), runs=20) for one in maps]
-        rows.append([name, *(f"{one:.2f}" for one in times)])
-    scenes = [ImagePair(score > 0.5, mask, find_regions(mask)) for score, mask in maps]
-    for one in scenes:
-        assert len(one.regions.areas)  # labelled beforehand, as the protocol does for Pd
-    rows.append(["hIoU, of standard", *(f"{least_ms(lambda s=one: pair_regions(s), 20):.2f}" for one in scenes)])
-    return rows
-
-
-def regions_table():
-    """False 1 px regions on a grid, ever more of them, beside the same targets."""
-    rows = [["cost by regions, 256 x 256", "curves ms", "standard ms"]]
-    for step in (64, 16, 8, 4, 2):
-        score, mask = scene(256, 2, 1, 0.009)
-        score[::step, ::step] = np.maximum(score[::step, ::step], 0.95)
-        curves = least_ms(lambda s=score, m=mask: fast_curves(s, m))
-        single = least_ms(lambda s=score, m=mask: build_metric("standard").update(s, m))
-        rows.append([str(len(find_regions(score > 0.5).areas)), f"{curves:.1f}", f"{single:.2f}"])
+        times = [least_ms(lambda pair=pair, name=name: build_metric(name).update(*pair), runs=20) for pair in maps]
+        rows.append([name, *(f"{time:.2f}" for time in times)])
+    pairs = [ImagePair(score > 0.5, mask, find_regions(mask)) for score, mask in maps]
+    for pair in pairs:
+        assert len(pair.regions.areas)  # labelled beforehand, as the protocol does for Pd
+    rows.append(["hIoU, of standard", *(f"{least_ms(lambda pair=pair: pair_regions(pair), 20):.2f}" for pair in pairs)])
     return rows
 
 
 def main():
     cv2.setNumThreads(1)
-    for table in (curves_table, growth_table, regions_table, frame_table):
+    for table in (curves_table, frame_table):
         print(text_table(table()), end="\n\n", flush=True)
 
 

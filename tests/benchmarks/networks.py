@@ -1,12 +1,14 @@
-"""Time and memory of both networks against their plain forms: `python -m tests.benchmarks.networks`.
+"""Time and memory of both networks against their plain forms: `python -m tests.benchmarks.networks` (Linux).
 
 Every form runs in a process of its own, the plain ones as they were released: without what `utils.process` sets for
 our commands, which makes memory cheaper to allocate for them, too. The processes take turns, so that a drift of the
-machine's speed hits all of them. Times are medians. Memory is the peak of the process, and the part of it that is
-beyond libraries and weights.
+machine's speed hits all of them. Times are medians. Memory is the peak of the process, and in brackets the part of it
+that is beyond libraries and weights; both are ours as a share of the reference's. The rows are those of the tables in
+docs/speed.md; it takes about four minutes on two cores.
 """
 
 import argparse
+import os
 import re
 import statistics
 import subprocess
@@ -16,6 +18,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
+
+LABELS = {"datransnet": "DATransNet", "sgmp_unet": "SGMP-UNet", "sgmp_unet_small": "compact SGMP-UNet"}
+AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
 
 
 class Case(NamedTuple):
@@ -27,7 +32,9 @@ class Case(NamedTuple):
     batch: int
 
     def __str__(self) -> str:
-        return f"{self.network} {self.task} {self.side} x {self.side}, batch {self.batch}"
+        task = "training step" if self.task == "step" else self.task
+        sides = (self.batch, self.side, self.side) if self.batch > 1 else (self.side, self.side)
+        return f"{LABELS[self.network]}, {task}, {' x '.join(map(str, sides))}"
 
 
 class Measured(NamedTuple):
@@ -46,8 +53,6 @@ CASES = [
     Case("sgmp_unet", "step", 320, 1),
     Case("sgmp_unet_small", "step", 64, 8),  # has no plain form
 ]
-GROWTH = [Case("datransnet", "forward", side, 1) for side in (256, 512, 1024)]
-GROWTH += [Case("sgmp_unet", "forward", side, 1) for side in (160, 320, 640)]
 
 
 def builder(network: str, form: str) -> Callable[[], Any]:
@@ -107,63 +112,68 @@ def status_megabytes(field: str) -> float:
     return int(re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
 
 
-def measure(case: Case, forms: list[str], threads: int, repeats: int) -> dict[str, Measured]:
-    """Run the forms in turn, `repeats` times each after a first time that warms up."""
-    processes = {}
+def measure(case: Case, forms: list[str], options: argparse.Namespace) -> list[Measured]:
+    """Run the forms in turn, `--repeats` times each after a first time that warms up."""
+    processes = []
     for form in forms:
-        command = [sys.executable, "-m", "tests.benchmarks.networks", "--threads", str(threads)]
+        command = [sys.executable, "-m", "tests.benchmarks.networks", "--threads", str(options.threads)]
         command += ["--work", *map(str, case), form]
-        processes[form] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    built = {form: float(process.stdout.readline()) for form, process in processes.items()}
-    times = {form: [] for form in forms}
-    for _ in range(repeats + 1):
-        for form, process in processes.items():
+        processes.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+    built = [float(process.stdout.readline()) for process in processes]
+    times = [[] for _ in processes]
+    for _ in range(options.repeats + 1):
+        for process, seconds in zip(processes, times, strict=True):
             print(file=process.stdin, flush=True)
-            times[form].append(float(process.stdout.readline()))
-    measured = {}
-    for form, process in processes.items():
+            seconds.append(float(process.stdout.readline()))
+    measured = []
+    for process, seconds, resident in zip(processes, times, built, strict=True):
         peak = float(process.communicate()[0])
-        measured[form] = Measured(statistics.median(times[form][1:]), peak, peak - built[form])
+        measured.append(Measured(statistics.median(seconds[1:]), peak, peak - resident))
     return measured
 
 
-def compare(case: Case, threads: int, repeats: int) -> None:
-    """Print a line with the case's plain and fast forms."""
-    forms = ["plain", "fast", "bf16"] if case.task == "forward" else ["plain", "fast"]
-    plain, fast, *bf16 = measure(case, forms, threads, repeats).values()
-    text = f"{case}: plain {plain.seconds:.3f} s, fast {fast.seconds:.3f} s, {plain.seconds / fast.seconds:.2f} x"
-    for form in bf16:
-        text += f", bf16 {form.seconds:.3f} s, {plain.seconds / form.seconds:.2f} x"
-    text += f"; peak memory {plain.peak:.0f} MB, {fast.peak:.0f} MB, {fast.peak / plain.peak:.0%}"
-    text += f"; of it beyond libraries and weights {plain.beyond:.0f} MB, {fast.beyond:.0f} MB"
-    print(f"{text}, {fast.beyond / plain.beyond:.0%}", flush=True)
+def row(case: Case, options: argparse.Namespace) -> str:
+    """A row of the table: the case's plain form, ours, and ours in bfloat16."""
+    if case.network == "sgmp_unet_small":
+        (ours,) = measure(case, ["fast"], options)
+        return f"| {case} | | {ours.seconds:.3f} s | | | |"
+    forms = ["plain", "fast", "bf16"] if case.task == "forward" and not options.avx2 else ["plain", "fast"]
+    plain, ours, *bf16 = measure(case, forms, options)
+    times = f"{plain.seconds:.3f} s | {ours.seconds:.3f} s | {plain.seconds / ours.seconds:.1f}"
+    half = f"{bf16[0].seconds:.3f} s " if bf16 else ""
+    peak, beyond = 100 * ours.peak / plain.peak, 100 * ours.beyond / plain.beyond
+    return f"| {case} | {times} | {half}| {peak:.0f} % ({beyond:.0f} %) |"
 
 
-def describe(case: Case, threads: int, repeats: int) -> None:
-    """Print a line with the case's fast form."""
-    fast = measure(case, ["fast"], threads, repeats)["fast"]
-    text = f"{case}: {fast.seconds:.3f} s; peak memory {fast.peak:.0f} MB"
-    print(f"{text}, {fast.beyond:.0f} MB of it beyond libraries and weights", flush=True)
+def describe_machine(threads: int) -> str:
+    """The processor, what torch uses of it, and the versions, for the text beside a table."""
+    import torch
+
+    name = re.search(r"model name\s+: (.+)", Path("/proc/cpuinfo").read_text())
+    capability = torch.backends.cpu.get_cpu_capability()
+    versions = f"Python {sys.version.split()[0]}, PyTorch {torch.__version__}"
+    return f"{name[1] if name else 'unknown processor'}, {capability}, {threads} thread(s), {versions}"
 
 
 def main() -> None:
-    """Print a line a case."""
+    """Print a row for each case."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.networks", description=__doc__)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--only", default="", help="cases whose name holds this, such as 'sgmp_unet step' or 'growth'")
+    parser.add_argument("--avx2", action="store_true", help="limit the processor to AVX2")
+    parser.add_argument("--only", default="", help="cases whose row holds this text, such as 'SGMP-UNet, training'")
     parser.add_argument("--work", nargs=5, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.work:
-        network, task, side, batch, form = args.work
-        work(Case(network, task, int(side), int(batch)), form, args.threads)
+    options = parser.parse_args()
+    if options.work:
+        network, task, side, batch, form = options.work
+        work(Case(network, task, int(side), int(batch)), form, options.threads)
         return
+    os.environ.update(AVX2 if options.avx2 else {})  # of this process, and so of those that it starts
+    print(describe_machine(options.threads))
+    print("| what | reference | ours | speed-up | ours, bf16 | memory |")
     for case in CASES:
-        if args.only in str(case):
-            (describe if case.network == "sgmp_unet_small" else compare)(case, args.threads, args.repeats)
-    for case in GROWTH:
-        if args.only in f"growth {case}":
-            describe(case, args.threads, args.repeats)
+        if options.only in str(case):
+            print(row(case, options), flush=True)
 
 
 if __name__ == "__main__":
