@@ -11,9 +11,7 @@ Examples:
 """
 
 import argparse
-import json
 from pathlib import Path
-from typing import Any
 
 from tqdm.contrib.concurrent import thread_map
 
@@ -22,7 +20,7 @@ from istd.test_script.classical_detectors import DETECTORS
 from istd.test_script.options import add_part_options, add_range_option, open_part
 from istd.test_script.results.frame_set import FrameRef, choose_frames, dataset_frames, read_names
 from istd.test_script.results.result_files import frame_file, write_map
-from istd.test_script.results.run_folder import RUN
+from istd.test_script.results.run_folder import RUN, check_run
 from istd.utils.command_line import command_parser
 from istd.utils.distributed import cores_of_process
 from istd.utils.errors import InputError, run_main
@@ -45,8 +43,8 @@ def main(argv: list[str] | None = None) -> None:
     output = args.output_dir or Path("predict") / index.info.name / args.method
     run = {"method": args.method, "dataset": index.info.name, "root": str(index.root), "range": range_value(rule)}
     with locked_folder(output):
-        if not _same_run(output / RUN, run) and any(output.rglob("*.npy")):
-            raise InputError(f"{output} holds the maps of another run; choose another --output_dir, or remove it")
+        if check_run(output, run, resume=True) == "none" and any(output.rglob("*.npy")):
+            raise InputError(f"{output} holds maps, but no {RUN}; choose another --output_dir")
         write_json(output / RUN, run)
 
         def write(frame: FrameRef) -> None:
@@ -75,10 +73,6 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def grey_scale(sequence: Sequence, rule: RangeRule) -> GreyScale:
     """What brings the frames of a sequence to 0..1."""
     return GreyScale(rule, lambda: (sequence.frames[index].read_image() for index in spread(len(sequence.frames))))
-
-
-def _same_run(path: Path, run: dict[str, Any]) -> bool:
-    return path.is_file() and json.loads(path.read_text(encoding="utf-8")) == run
 
 
 if __name__ == "__main__":

@@ -112,7 +112,10 @@ def test_the_command_writes_a_map_for_each_frame(tmp_path, capsys):
     np.save(tmp_path / "maps" / "b" / "0.npy", np.zeros(3))
     main(["--method", "tophat", *options])
     assert np.load(tmp_path / "maps" / "b" / "0.npy").shape == (3,), "what is there is kept"
-    with pytest.raises(InputError, match="holds the maps of another run"):
+    with pytest.raises(InputError, match="holds a run with method 'tophat', now 'mpcm'"):
+        main(["--method", "mpcm", *options])
+    (tmp_path / "maps" / "run.json").unlink()
+    with pytest.raises(InputError, match=r"holds maps, but no run\.json"):
         main(["--method", "mpcm", *options])
 
 

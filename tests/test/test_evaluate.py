@@ -307,6 +307,11 @@ def test_errors_of_folders_and_options(flat, tmp_path):
             ],
             "--min_track 2: .* has single images",
         ),
+        (["--min_track", "0"], "--min_track is 0, expected at least 1"),
+        (["--min_track", "x"], "--min_track is 'x', expected integer"),
+        (["--track_speed", "0"], "--track_speed is 0.0, expected a number above 0"),
+        (["--track_speed", "nan"], "--track_speed is 'nan', expected number"),
+        (["--report_pictures", "-1"], "--report_pictures is -1, expected at least 0"),
     ]:
         with pytest.raises(InputError, match=message):
             main(arguments)
