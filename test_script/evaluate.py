@@ -209,17 +209,15 @@ def method_name(predictions: Path) -> str:
     return folder.parent.name if folder.name in ("probabilities", "logits") else folder.name
 
 
-def find_images(folder: Path | None, pairs: list[Pair]) -> dict[tuple[str | None, str], Path]:
-    """The images of the frames of `pairs` by sequence and name, for the report's pictures; none without a folder."""
+def find_images(folder: Path | None, pairs: list[Pair]) -> list[Path] | list[None]:
+    """The image of each of `pairs`, for the report's pictures; None without a folder."""
     if folder is None:
-        return {}
+        return [None] * len(pairs)
     files = list_files(folder, IMAGE_SUFFIXES, "images")
-    keys = {
-        (pair.sequence, pair.frame): (pair.sequence and file_key(pair.sequence), file_key(pair.frame)) for pair in pairs
-    }
-    if missing := ["/".join(filter(None, key)) for key in keys.values() if key not in files]:
+    keys = [(pair.sequence and file_key(pair.sequence), file_key(pair.frame)) for pair in pairs]
+    if missing := ["/".join(filter(None, key)) for key in keys if key not in files]:
         raise InputError(f"{folder} has no image for {shown(missing)}; names and folders must be those of the masks")
-    return {names: files[key] for names, key in keys.items()}
+    return [files[key] for key in keys]
 
 
 def print_parts(metrics: dict[str, dict]) -> None:

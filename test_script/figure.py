@@ -30,7 +30,7 @@ from istd.test_script.options import (
 from istd.test_script.predict import DEFAULT_WEIGHTS
 from istd.test_script.predictor import FrameResult, Predictor
 from istd.test_script.results.result_files import write_png
-from istd.test_script.results.tracks import TrackFilter
+from istd.test_script.results.stream_tracks import TrackFilter
 from istd.utils.checkpoint_files import find_checkpoint
 from istd.utils.command_line import command_parser
 from istd.utils.drawing import enlarge

@@ -16,7 +16,6 @@ from istd.test_script.report.frame_pictures import MAX_PICTURES, picture_stride,
 from istd.test_script.report.report import write_report
 from istd.test_script.report.report_cases import KeptFrames
 from istd.test_script.report.trails import draw_trails
-from istd.test_script.results.coco_results import set_entries
 from istd.test_script.results.frame_set import FrameRef, FrameSet
 from istd.test_script.results.result_files import background_calls, frame_file, write_map, write_mask
 from istd.test_script.results.run_folder import REPORT_FRAMES, start_run
@@ -146,8 +145,7 @@ def measure_maps(job: Job) -> Measured:
     shards = split_work(job.frames)
     measure_shards(job, shards)
     results = merge_shards(shards)
-    metrics = set_metrics(results, job.frames, set_entries(job.frames, results.detections))
-    return Measured(results, metrics, [], job.notes)
+    return Measured(results, set_metrics(results, job.frames), [], job.notes)
 
 
 def measure_set(job: Job, output: Path, resume: bool = False) -> Measured | None:

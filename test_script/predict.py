@@ -43,8 +43,8 @@ from istd.test_script.options import (
     predictor_options,
 )
 from istd.test_script.predictor import Predictor
-from istd.test_script.results.prediction_files import RESULTS, DetectionFiles, Latency, prediction_folder
-from istd.test_script.results.tracks import TrackedResult, TrackFilter
+from istd.test_script.results.prediction_folder import RESULTS, DetectionFiles, Latency, prediction_folder
+from istd.test_script.results.stream_tracks import TrackedResult, TrackFilter
 from istd.test_script.sequence_files import sequence_writer
 from istd.utils.checkpoint_files import find_checkpoint, shipped_weights
 from istd.utils.command_line import command_parser

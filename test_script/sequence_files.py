@@ -9,7 +9,7 @@ from istd.test_script.media.frame_sources import UNRELATED, Source
 from istd.test_script.media.overlay import OverlayVideo, Trails, draw_overlay
 from istd.test_script.media.thumbnails import Thumbnails
 from istd.test_script.predictor import FrameResult
-from istd.test_script.results.prediction_files import DetectionFiles
+from istd.test_script.results.prediction_folder import DetectionFiles
 from istd.test_script.results.result_files import background_calls, frame_file, write_mask, write_png
 from istd.utils.files import atomic_path
 

@@ -15,14 +15,13 @@ from istd.utils.metrics.boxes import measure_boxes
 
 
 def coco_entries(
-    image_id: int, file_name: str, detections: Iterable[Detection], mask: np.ndarray | None = None
+    image_id: int, file_name: str, detections: list[Detection], mask: np.ndarray | None = None
 ) -> list[dict]:
     """The detections of an image as entries of the list that pycocotools' `loadRes` takes.
 
     The score is the peak score. With `mask` bool [H, W], whose regions are the detections in their order, entries have
     the regions as run lengths (segmentation).
     """
-    detections = list(detections)
     outlines = [{}] * len(detections) if mask is None else region_annotations(mask)
     return [
         {
@@ -50,11 +49,14 @@ def set_entries(frames: FrameSet, rows: Iterable[list], masks: Path | None = Non
     return entries
 
 
-def box_metrics(frames: FrameSet, entries: list[dict]) -> dict[str, dict]:
-    """{"boxes": `BoxMetrics` as a dict} of a dataset with boxes.json, over the frames that were measured; else {}."""
+def box_metrics(frames: FrameSet, rows: Iterable[list]) -> dict[str, dict]:
+    """{"boxes": `BoxMetrics` as a dict} of a dataset with boxes.json, over the frames that were measured; else {}.
+
+    `rows`: those of detections.csv.
+    """
     boxes = frames.root and read_boxes(frames.root)
     if not boxes:
         return {}
-    truth = choose_images(boxes, {frame.image_id for frame in frames.frames})
     sequences = {frame.image_id: frame.sequence for frame in frames.frames}
-    return {"boxes": measure_boxes(truth, entries, sequences=sequences)._asdict()}
+    truth = choose_images(boxes, sequences.keys())
+    return {"boxes": measure_boxes(truth, set_entries(frames, rows), sequences=sequences)._asdict()}

@@ -1,6 +1,5 @@
 """The frames that are measured, wherever their maps come from."""
 
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,8 +28,7 @@ class FrameRef(NamedTuple):
         return self.sequence or self.name, self.name
 
 
-@dataclass(frozen=True)
-class FrameSet:
+class FrameSet(NamedTuple):
     """The frames of a dataset in the order of their results.
 
     `root` is its folder, which may hold targets.csv and boxes.json; `summary` what is said of it before the work.
@@ -73,7 +71,7 @@ def choose_frames(frames: FrameSet, names: set[str]) -> FrameSet:
     wanted = {file_key(name) for name in names}
     if missing := sorted(wanted - set().union(*keys.values())):
         raise InputError(f"{frames.name} has no {shown(missing)} of the list in this split; check the list's names")
-    return replace(frames, frames=[frame for frame, called in keys.items() if called & wanted])
+    return frames._replace(frames=[frame for frame, called in keys.items() if called & wanted])
 
 
 def dataset_pairs(predictions: Path, frames: list[FrameRef], ending: str = "") -> list[Pair]:
@@ -89,12 +87,11 @@ def dataset_pairs(predictions: Path, frames: list[FrameRef], ending: str = "") -
     return [Pair(frame.sequence, frame.name, files[key], frame.mask) for frame, key in zip(frames, keys, strict=True)]
 
 
-def pair_frames(name: str, pairs: list[Pair], images: dict[tuple[str | None, str], Path]) -> FrameSet:
-    """The frames of saved maps and masks; `images`: those that are known, by sequence and name of the frame."""
+def pair_frames(name: str, pairs: list[Pair], images: list[Path] | list[None]) -> FrameSet:
+    """The frames of saved maps and masks, with their images, as far as these are known."""
     frames, times = [], {}
-    for number, pair in enumerate(pairs, start=1):
+    for number, (pair, image) in enumerate(zip(pairs, images, strict=True), start=1):
         time = times[pair.sequence] = times.get(pair.sequence, -1) + 1
-        image = images.get((pair.sequence, pair.frame))
         file_name = "/".join(part for part in (pair.sequence, pair.mask.name) if part)
         frames.append(FrameRef(pair.sequence, pair.frame, time, pair.mask, image, number, file_name))
     return FrameSet(name, frames)

@@ -11,7 +11,7 @@ from istd.test_script.predictor.detections import Detection
 from istd.test_script.results.frame_set import FrameRef, FrameSet
 from istd.test_script.results.result_files import frame_file, write_mask
 from istd.test_script.results.shards import Shard
-from istd.test_script.results.tracks import TRACK_COLUMNS, erase_regions, track_row
+from istd.test_script.results.stream_tracks import TRACK_COLUMNS, erase_regions, track_row
 from istd.utils.files import write_csv
 from istd.utils.images import read_mask
 from istd.utils.metrics.accumulator import group_rows

@@ -24,14 +24,14 @@ from istd.utils.names import counted
 from istd.utils.plots import write_curves
 
 
-def set_metrics(results: Results, frame_set: FrameSet, entries: list[dict]) -> dict[str, dict]:
-    """All metrics of each protocol, with their bootstrap intervals; with the first one those of boxes.
+def set_metrics(results: Results, frame_set: FrameSet) -> dict[str, dict]:
+    """All metrics of each protocol, with their bootstrap intervals.
 
-    `entries`: the detections, see `set_entries`; they count where the set has boxes.json. Where it has targets.csv,
+    With the first one come those of the detections' boxes, where the set has boxes.json. Where it has targets.csv,
     "by_snr" are the metrics of `halves_by_snr`.
     """
     metrics = {name: collect_metrics(metric, results.curves) for name, metric in results.metrics.items()}
-    metrics[next(iter(metrics))] |= box_metrics(frame_set, entries)
+    metrics[next(iter(metrics))] |= box_metrics(frame_set, results.detections)
     if frame_set.root and (frame_set.root / TARGET_TABLE).is_file():
         snr = read_frame_snr(frame_set.root)
         for name, metric in results.metrics.items():
@@ -44,11 +44,9 @@ def write_results(
 ) -> dict[str, dict]:
     """Write metrics.json (which begins with `run`), the tables and the curves; returns the metrics by protocol.
 
-    `tracks` are the rows of `measure_tracks`, none for single images, whose "sequences" are all images.
+    `tracks` are the rows of `measure_tracks`, none for single images, which count as one sequence, "all images".
     """
-    entries = set_entries(frame_set, results.detections, output / "masks")
-    write_json(output / "detections_coco.json", entries, indent=None)
-    metrics = set_metrics(results, frame_set, entries)
+    metrics = set_metrics(results, frame_set)
     sequences = {
         name: values.get("sequences") or {"all images": {key: values[key] for key in (*METRICS, *CURVE_AREAS)}}
         for name, values in metrics.items()
@@ -64,6 +62,8 @@ def write_results(
     write_table(output / "per_sequence.csv", rows)
     write_image_metrics(output / "per_image.csv", results.metrics)
     write_csv(output / "detections.csv", DETECTION_COLUMNS, results.detections)
+    entries = set_entries(frame_set, results.detections, output / "masks")
+    write_json(output / "detections_coco.json", entries, indent=None)
     write_set_curves(output / "curves", results, run)
     return metrics
 

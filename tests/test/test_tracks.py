@@ -18,7 +18,7 @@ from istd.test_script.media.overlay import TRAIL, TRAIL_FRAMES, Trails, draw_ove
 from istd.test_script.predictor import FrameResult, Predictor, ScoreMaps
 from istd.test_script.predictor.detections import find_detections
 from istd.test_script.results.frame_set import FrameRef
-from istd.test_script.results.tracks import TrackFilter, erase_regions
+from istd.test_script.results.stream_tracks import TrackFilter, erase_regions
 from istd.test_script.track_curves import link_levels
 from istd.utils import plots, tracking
 from istd.utils.images import read_mask
@@ -157,6 +157,7 @@ def test_evaluate_makes_of_saved_maps_all_that_inference_made_of_the_network(
 ):
     monkeypatch.setattr(plots, "saved_axes", lambda path, *_: no_axes(path))
     words = ["--predictions", runs[1] / "probabilities", "--dataset", dataset, "--output_dir", tmp_path]
+    words += ["--output", tmp_path / "again.json"]
     evaluate.main([str(word) for word in [*words, "--min_track", least]])
     names = ("tracks.csv", "detections.csv", "detections_coco.json", "per_image.csv", "per_sequence.csv", "masks")
     for name in names:
@@ -167,6 +168,7 @@ def test_evaluate_makes_of_saved_maps_all_that_inference_made_of_the_network(
             assert file.read_bytes() == other.read_bytes()
     saved, network = (json.loads((folder / "metrics.json").read_text()) for folder in (tmp_path, runs[least]))
     assert saved["protocols"] == network["protocols"] and saved["tracks"] == network["tracks"]
+    assert json.loads((tmp_path / "again.json").read_text()) == saved["protocols"]
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "1 on MOVING" in page and "saved maps" in page and page.count('<polyline class="targets"') == 1
 

@@ -13,7 +13,7 @@ import numpy as np
 from istd.test_script.predictor.detections import DETECTION_COLUMNS, Detection, detection_row
 from istd.test_script.results.coco_results import coco_entries
 from istd.test_script.results.run_folder import RUN, remove_results
-from istd.test_script.results.tracks import TRACK_COLUMNS, track_row
+from istd.test_script.results.stream_tracks import TRACK_COLUMNS, track_row
 from istd.utils.errors import InputError
 from istd.utils.files import csv_cells, open_atomic, write_json
 from istd.utils.folder_lock import locked_folder
