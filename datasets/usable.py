@@ -14,7 +14,7 @@ from istd.datasets.layouts import Frame, Sequence
 from istd.datasets.split_lists import PUBLISHED_SPLITS
 from istd.utils.errors import InputError
 from istd.utils.grey_levels import spread
-from istd.utils.image_headers import read_header
+from istd.utils.image_headers import read_size
 from istd.utils.images import inspect_mask, read_list, read_pixels, size_text
 
 MAX_TARGET_SHARE = 0.5  # of an image; a mask of more is probably inverted
@@ -57,7 +57,7 @@ def inspect_frame(frame: Frame) -> Inspection:
 def _size(path: str | Path) -> str:
     """The size "W x H" by the header of a file, or by its pixels where it is of a format without a parser."""
     try:
-        return read_header(path).size_text
+        return "{} x {}".format(*read_size(path))
     except InputError:
         return size_text(read_pixels(path))
 

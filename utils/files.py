@@ -17,15 +17,7 @@ from istd.utils.errors import InputError
 from istd.utils.names import table_cell
 
 UNFINISHED = ".unfinished-"  # begins the names of files and folders that are being written
-WRITE_ERRORS = (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EIO,
-    errno.EROFS,
-    errno.EACCES,
-    errno.EPERM,
-)  # that may name no file
+WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM)
 PROBE_BYTES = 4096  # an empty file can be created even on a full disk
 
 

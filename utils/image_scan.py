@@ -4,7 +4,7 @@ import re
 import struct
 from collections.abc import Callable
 
-MAX_PNG_CHUNK = 1 << 26  # bytes of one chunk of a png; a longer one is damage
+MAX_PNG_CHUNK = 1 << 28  # bytes of one chunk of a png; a longer one is damage
 PNG_SIGNATURE, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND"
 PNG_FRAME = 12  # bytes of length, name and checksum of each chunk
 JPG_START, JPG_SCAN, JPG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
@@ -21,7 +21,8 @@ class ImageScan:
         self._at = 0  # the next byte to look at
         self._step: Callable[[bytes | bytearray], int] = self._start
         self._within_scan = False  # of a JPEG: its coded data
-        self.jpg_frame: tuple[int, int, int] | None = None  # bits, height and width of a JPEG, once they were reached
+        self.size: tuple[int, int] | None = None  # width and height, once they were reached
+        self.is_complete = False  # whether the end of the image was reached
 
     def end(self, data: bytes | bytearray) -> int:
         """The length of the image at the start of `data`, or of what is damaged; 0 while its end has not arrived."""
@@ -56,7 +57,9 @@ class ImageScan:
                 return self.give_up(data)
             if name == PNG_END:
                 end = self._at + PNG_FRAME + length
-                return end if end <= len(data) else 0
+                self.is_complete = end <= len(data)
+                self.size = struct.unpack_from(">II", data, 16) if len(data) >= 24 else None  # IEND may come first
+                return end if self.is_complete else 0
             self._at += PNG_FRAME + length
         return 0
 
@@ -73,6 +76,7 @@ class ImageScan:
                 return 0
             marker = bytes(data[self._at : self._at + 2])
             if marker == JPG_END:
+                self.is_complete = True
                 return self._at + 2
             if marker == JPG_START:  # of the next image: this one was cut off
                 return self._at
@@ -87,6 +91,6 @@ class ImageScan:
                 return self.give_up(data)
             else:
                 if marker[1] in JPG_FRAMES and self._at + 9 <= len(data):
-                    self.jpg_frame = struct.unpack_from(">BHH", data, self._at + 4)
+                    self.size = struct.unpack_from(">HH", data, self._at + 5)[::-1]
                 self._at += 2 + length
                 self._within_scan = marker == JPG_SCAN

@@ -20,7 +20,7 @@ from istd.utils.image_headers import (
     check_pixels,
     incomplete_image,
     open_image,
-    parse_header,
+    parse_size,
 )
 from istd.utils.image_scan import JPG_START, PNG_SIGNATURE
 from istd.utils.image_stacks import StackPage, in_opencv_order, read_array
@@ -180,13 +180,13 @@ def _read(path: str | Path) -> np.ndarray:
 def _decode(data: bytes, name: str) -> np.ndarray:
     """The bytes of a file -> array as stored, [H, W] or [H, W, 3 or 4] in OpenCV's channel order."""
     try:
-        header = parse_header(io.BytesIO(data))
+        size = parse_size(io.BytesIO(data))
     except DAMAGED_HEADER:
-        header = None
-    if header:
-        check_pixels(header, name)
+        size = None
+    if size:
+        check_pixels(size, name)
     image = None
-    if header or not data.startswith((PNG_SIGNATURE, JPG_START)):  # of which OpenCV decodes what is left, if cut off
+    if size or not data.startswith((PNG_SIGNATURE, JPG_START)):  # of which OpenCV decodes what is left, if cut off
         with suppress(cv2.error):
             image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None and data.startswith(TIFF_STARTS):  # float16, BigTIFF

@@ -5,7 +5,6 @@ from contextlib import suppress
 from heapq import heappop, heappush
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 import av
 import cv2
@@ -24,16 +23,6 @@ END_FRAMES = 2
 OnBad = Callable[[int, str], None]  # is told the number of a frame that cannot be read, and why
 
 
-class VideoFacts(NamedTuple):
-    """What a file says of its video: number of frames, None if unknown, and frames per second, 0 if unknown.
-
-    Where a file states a duration only, the number follows from it, and is wrong if the frame rate varies.
-    """
-
-    frames: int | None
-    fps: float
-
-
 def open_video(path: Path) -> av.container.InputContainer:
     """Open a video file, which a `with` block closes; raises `InputError` if PyAV cannot decode it."""
     try:
@@ -47,13 +36,16 @@ def open_video(path: Path) -> av.container.InputContainer:
     return container
 
 
-def video_facts(path: Path) -> VideoFacts:
-    """What a video file says of itself; its frames are not read."""
+def video_facts(path: Path) -> tuple[int | None, float]:
+    """The number of frames and the frames per second that a video file states, None and 0 where it does not.
+
+    Where it states a duration only, the number follows from that, and is wrong if the frame rate varies.
+    """
     with open_video(path) as container:
         stream = container.streams.best("video")
         fps = _frame_rate(stream)
         frames = stream.frames or round((_duration(container) or 0) * fps)
-        return VideoFacts(frames if frames > 0 else None, fps)
+        return frames if frames > 0 else None, fps
 
 
 def count_frames(path: Path) -> int:

@@ -183,14 +183,14 @@ def public_address(address: Path | str) -> str:
 
 def video_source(path: Path) -> Source:
     """A video file; frames are named by their numbers, from 000000."""
-    facts = video_facts(path)
+    count, fps = video_facts(path)
     scale = GreyScale(sample=partial(sample_frames, path))
 
     def frames(on_bad: OnBad) -> Frames:
         for number, pixels in read_frames(path, lambda number, reason: on_bad(f"{number:06d}", reason)):
             yield f"{number:06d}", scale(pixels)
 
-    return Source(folder_name(path.stem), "video", facts.frames, usable_fps(facts.fps), frames, scale)
+    return Source(folder_name(path.stem), "video", count, usable_fps(fps), frames, scale)
 
 
 def usable_fps(fps: float) -> float:

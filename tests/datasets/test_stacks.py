@@ -7,11 +7,11 @@ import pytest
 import tifffile
 
 from istd.datasets import ClipDataset, open_dataset
-from istd.datasets.usable import usable_index
+from istd.datasets.layouts import Frame
+from istd.datasets.usable import inspect_frame, usable_index
 from istd.test_script.media.frame_sources import find_sources
 from istd.utils.errors import InputError
 from istd.utils.grey_levels import sequence_range, spread, to_unit
-from istd.utils.image_headers import read_header
 from istd.utils.image_stacks import stack_pages
 from istd.utils.images import read_pixels
 from tests.datasets.test_clips import plain
@@ -37,7 +37,7 @@ def test_every_page_is_read_as_it_is_stored(tmp_path, name, kind):
     assert [page.stem for page in pages] == [f"{number:06d}" for number in range(5)]
     for page, frame in zip(pages, frames, strict=True):
         np.testing.assert_array_equal(read_pixels(page), frame)
-        assert read_header(page).size == (32, 24)
+        assert inspect_frame(Frame(page.stem, page, None)).size == "32 x 24"
 
 
 @pytest.mark.parametrize("kind", [np.float16, np.float32])
