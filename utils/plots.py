@@ -29,9 +29,9 @@ BETTER = {False: ("YlGnBu", "higher is better"), True: ("OrRd", "lower is better
 def write_curves(runs: Mapping[str, Curves], folder: str | Path, title: str = "") -> list[Path]:
     """Write curves.csv, precision_recall.png, roc.png and pd_over_fa.png into `folder`; returns the paths.
 
-    runs: the curves of each line by its name in the legend, for instance a network's; title: what all have in common,
-    for instance dataset and protocol. The csv has ratios, empty for NaN, and the name of the run where there are
-    several. The points mark the threshold 0.5.
+    runs: the curves by their name in the legend, for instance of a network; title: what they have in common, for
+    instance dataset and protocol. The csv has ratios, empty for NaN, and the name of the run where there are several.
+    The points mark the threshold 0.5.
     """
     folder, runs = Path(folder), {plot_text(name): curves for name, curves in runs.items()}
     names = ("curves.csv", "precision_recall.png", "roc.png", "pd_over_fa.png")
@@ -59,10 +59,8 @@ def _draw_precision_recall(path: Path, runs: Mapping[str, Curves], title: str) -
             axes.plot(recall[inside], precision[inside], color=GREY, linewidth=0.7, zorder=1)
             axes.annotate(f"F1 {f1}", (1.0, f1 / (2 - f1)), color="0.5", fontsize=7, ha="right", va="bottom")
         for (name, curves), style in zip(runs.items(), _styles(runs), strict=True):
-            pixels = curves.pixels
-            _draw_line(
-                axes, curves, pixels.recall, pixels.precision, MIDDLE, f"{name}: AP {_percent(curves.ap)}", style
-            )
+            label, pixels = f"{name}: AP {_percent(curves.ap)}", curves.pixels
+            _draw_line(axes, curves, pixels.recall, pixels.precision, MIDDLE, label, style)
 
 
 def _draw_roc(path: Path, runs: Mapping[str, Curves], title: str) -> None:

@@ -21,7 +21,7 @@ QUALITY = (cv2.IMWRITE_JPEG_QUALITY, 88)
 
 
 def picture_stride(frames: int, pictures: int) -> int:
-    """Every how many frames a picture is made, so that there are at most `pictures`; 0 for none."""
+    """N where every N-th frame gets a picture, so that there are at most `pictures`; 0 for none."""
     return -(-frames // pictures) if pictures else 0
 
 
@@ -37,9 +37,9 @@ def picture_file(folder: Path, item: int) -> Path:
 
 
 def draw_picture(frame: np.ndarray, mask: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """A frame RGB uint8 [H, W, 3] with the outlines of truth and prediction, and the part that matters enlarged.
+    """A frame RGB uint8 [H, W, 3] with the outlines of truth and prediction, and an enlarged part beside it.
 
-    That part is around the first missed target, else a target, else the largest false alarm.
+    The part is around the first missed target, else a target, else the largest false alarm.
     """
     scale = FRAME_SIDE / max(truth.shape)
     sides = [max(1, round(side * scale)) for side in truth.shape[::-1]]
@@ -51,7 +51,7 @@ def draw_picture(frame: np.ndarray, mask: np.ndarray, truth: np.ndarray) -> np.n
     top, left, height, width = crop_window(truth, mask.astype(np.uint8) * np.uint8(255))
     window = slice(top, top + height), slice(left, left + width)
     crop = frame[window].astype(np.float32)
-    crop = (crop - crop.min()) * (255 / max(float(np.ptp(crop)), 1.0))  # in its own contrast
+    crop = (crop - crop.min()) * (255 / max(float(np.ptp(crop)), 1.0))  # full contrast
     crop = enlarge(np.rint(crop).astype(np.uint8), CROP_FACTOR)
     for regions, color in ((truth, TRUTH), (mask, PREDICTED)):
         crop = outline(crop, enlarge(regions[window], CROP_FACTOR), color)

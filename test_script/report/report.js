@@ -31,7 +31,7 @@ function paint(map, colour) {
   return canvas;
 }
 
-// Draws a painting enlarged by a whole factor; returns the context and the factor.
+// Draws a painting enlarged by an integer factor; returns the context and the factor.
 function enlarge(canvas, painting) {
   const zoom = Math.max(1, Math.ceil(GRID_SIDE / Math.max(painting.width, painting.height)));
   canvas.width = painting.width * zoom; canvas.height = painting.height * zoom;
@@ -67,7 +67,7 @@ function readView(section) {
     ...JSON.parse(section.dataset.case), section, frame, crop, turn: 0.6,
     paintings: {
       frame: paint(frame, i => grey(frame.grey[i])),
-      image: paint(crop, i => grey(255 * (crop.grey[i] - low) / span)),  // in its own contrast
+      image: paint(crop, i => grey(255 * (crop.grey[i] - low) / span)),  // full contrast
       score: paint(crop, i => shade(heightOf(crop.levels[i]))),
       truth: paint(crop, i => crop.truth[i] ? [235, 240, 245] : [16, 23, 30]),
     },
@@ -186,7 +186,7 @@ const millionths = value => value === null ? "-" : (1e6 * value).toFixed(2) + " 
 const MIDDLE = CURVES.logit.indexOf(0);
 const heightOf = level => level <= MIDDLE ? level / (2 * MIDDLE) : 0.5 + (level - MIDDLE) / (2 * (STEPS - MIDDLE));
 
-const percent = (part, whole) => whole ? (100 * part / whole).toFixed(1) + " %" : "-";
+const percent = (part, total) => total ? (100 * part / total).toFixed(1) + " %" : "-";
 
 function drawAll() {
   const threshold = +slider.value, total = {targets: 0, matched: 0, false_pixels: 0, pixels: 0, hits: 0, union: 0};

@@ -34,9 +34,9 @@ MAX_SIDE = 512  # px; larger frames are embedded at a reduced size
 
 
 class KeptFrames:
-    """Keeps those of the frames measured so far that a report would show: at most `WORST` + `BEST` files in `folder`.
+    """Keeps the frames that a report of those measured so far would show: at most `WORST` + `BEST` files in `folder`.
 
-    A frame that belongs to the worst or best of the whole set also belongs to those of any part of it. So processes
+    A frame among the worst or best of a set is also among those of any part of it that has the frame. So processes
     that share a set, and interrupted runs, never drop a frame that the final report needs.
     """
 
@@ -99,7 +99,7 @@ def _spread(order: list[int], rows: Mapping, count: int, is_clear: Callable[[int
 
 
 def show_case(counts: ImageCounts, file: Path) -> dict[str, Any]:
-    """What the page needs of one kept frame: pictures as data URLs, and its counts at each threshold.
+    """What the page needs of a kept frame: pictures as data URLs, and its counts at each threshold.
 
     `data` is for the page's script. Its lists hold a count for each of the `STEPS` + 1 thresholds: predicted pixels,
     those of them in targets, matched targets and false-alarm pixels by the standard protocol.

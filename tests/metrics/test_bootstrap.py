@@ -186,7 +186,7 @@ def test_few_units_have_no_interval():
     metric = random_metric("standard", MIN_UNITS)
     few = MetricAccumulator(metric.protocol, metric.rows[1:])
     assert bootstrap_intervals(few)["metrics"] == {} != bootstrap_intervals(metric, resamples=20)["metrics"]
-    line = "no 95 % intervals: 9 images are too few to resample; 10 or more are needed"
+    line = "no 95 % intervals: resampling needs at least 10 images, and this set has 9"
     assert interval_table({"standard": {"intervals": bootstrap_intervals(few)}}) == line
 
 

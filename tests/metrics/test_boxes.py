@@ -61,12 +61,12 @@ def test_metrics_by_hand():
         (2, [0, 0, 4, 2], 0.6),  # right: IoU 0.5
     ])  # fmt: skip
     # recall 1/4, 1/4, 1/4, 2/4; precision 1, 1/2, 1/3, 1/2, interpolated 1 up to recall 0.25 and 1/2 up to 0.5
-    found = measure_boxes(truth, detections)
-    assert found.recall == 0.5
-    assert found.ap50 == pytest.approx((26 * 1 + 25 * 0.5) / 101, abs=1e-12)
-    assert found.precision == pytest.approx((26 * 1 + 24 * 0.5) / 50, abs=1e-12)
-    assert found.f1 == pytest.approx(2 * 0.5 * 0.76 / (0.5 + 0.76), abs=1e-12)
-    assert (found.images, found.boxes, found.detections) == (2, 4, 4)
+    metrics = measure_boxes(truth, detections)
+    assert metrics.recall == 0.5
+    assert metrics.ap50 == pytest.approx((26 * 1 + 25 * 0.5) / 101, abs=1e-12)
+    assert metrics.precision == pytest.approx((26 * 1 + 24 * 0.5) / 50, abs=1e-12)
+    assert metrics.f1 == pytest.approx(2 * 0.5 * 0.76 / (0.5 + 0.76), abs=1e-12)
+    assert (metrics.images, metrics.boxes, metrics.detections) == (2, 4, 4)
 
 
 def random_case(seed, categories=(1,)):
@@ -96,9 +96,9 @@ def test_metrics_equal_those_of_pycocotools_to_the_last_digit(seed):
 def test_several_categories_as_in_pycocotools(by_category):
     truth, detections = random_case(5, (3, 1, 7))
     ap50, precision, recall, f1 = by_pycocotools(truth, detections, by_category)
-    found = measure_boxes(truth, detections, by_category)
-    assert found.ap50 == ap50
-    assert by_category or found[1:4] == (precision, recall, f1)
+    metrics = measure_boxes(truth, detections, by_category)
+    assert metrics.ap50 == ap50
+    assert by_category or metrics[1:4] == (precision, recall, f1)
 
 
 def resampled(truth, detections, numbers):
@@ -120,7 +120,7 @@ def resampled(truth, detections, numbers):
 def test_intervals_are_those_of_resampled_images(monkeypatch, categories):
     truth, detections = random_case(3, categories)
     for number, detection in enumerate(detections):
-        detection["score"] += number * 1e-6  # no ties, whose order would be another one
+        detection["score"] += number * 1e-6  # no ties, whose order would differ
     monkeypatch.setattr(boxes, "draw_units", lambda units: draw_units(units, 30, 2))
     names = dict.fromkeys(range(1, 13))
     result = measure_boxes(truth, detections, sequences=names).intervals

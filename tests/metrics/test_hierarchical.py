@@ -60,7 +60,7 @@ def drawn(text):
 def test_errors_by_hand():
     """Five targets and five regions: one is outlined badly, one split, one merged, one missed; and a false alarm.
 
-    Pairs: the first target (6 px) with a region of 8 px, 4 common; the second (10 px) with one of its halves (4 px);
+    Pairs: the first target (6 px) with a region of 8 px, 4 common; the second (10 px) with half of a region (4 px);
     the third (4 px) with a region of 10 px that also covers the fourth (4 px).
     """
     score, mask = drawn("""
@@ -87,21 +87,21 @@ def test_errors_by_hand():
     assert metrics["hiou"] == pytest.approx(3 / 7 * 0.4)
     parts = hierarchical_parts(metrics)
     assert sum(parts.values()) == pytest.approx(1) and parts["seg_merged"] == pytest.approx(3 / 7 * 0.4 / 3)
-    assert error_table({"one": metrics}).splitlines()[1].split() == [
-        "one", "17.14", "11.43", "5.71", "8.57", "14.29", "14.29", "14.29", "14.29",
+    assert error_table({"set": metrics}).splitlines()[1].split() == [
+        "set", "17.14", "11.43", "5.71", "8.57", "14.29", "14.29", "14.29", "14.29",
     ]  # fmt: skip
 
 
 def test_images_without_targets_or_regions_have_no_invented_errors():
     """The package counts a missed target and a false region where both are absent; `standard` does not."""
-    blank, one = np.zeros((8, 8)), np.pad(np.ones((2, 2)), 3)
+    blank, target = np.zeros((8, 8)), np.pad(np.ones((2, 2)), 3)
     assert math.isnan(measured("standard", (blank, blank)).compute()["hiou"])
-    assert measured("standard", (one, one), (blank, blank)).compute()["hiou"] == 1
-    assert measured("pyirstdmetrics", (one, one), (blank, blank)).compute()["hiou"] == 1 / 3
-    missed = measured("standard", (blank, one)).compute()
+    assert measured("standard", (target, target), (blank, blank)).compute()["hiou"] == 1
+    assert measured("pyirstdmetrics", (target, target), (blank, blank)).compute()["hiou"] == 1 / 3
+    missed = measured("standard", (blank, target)).compute()
     assert missed["hiou"] == 0 and missed["loc_missed"] == 1 and math.isnan(missed["seg_iou"])
     assert list(hierarchical_parts(missed).values()) == [0, 0, 0, 0, 1, 0, 0, 0]
-    assert measured("standard", (one, blank)).compute()["loc_false"] == 1
+    assert measured("standard", (target, blank)).compute()["loc_false"] == 1
 
 
 def test_counts_of_older_files_have_no_hierarchy():

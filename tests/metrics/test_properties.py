@@ -53,7 +53,7 @@ def test_standard_equals_trying_every_assignment(scene):
     total = sum(int(region.area) for region in regions)
     row = metric.rows[0]
     assert (row.targets, row.matched) == (len(targets), pairs)
-    assert row.false_pixels in {total - sum(int(regions[i].area) for i in one) for one in used}
+    assert row.false_pixels in {total - sum(int(regions[i].area) for i in indices) for indices in used}
     binary = score > 0.5
     assert (row.intersection, row.union) == ((binary & mask).sum(), (binary | mask).sum())
     assert (row.true_positives, row.predicted, row.positives) == ((binary & mask).sum(), binary.sum(), mask.sum())
@@ -136,8 +136,8 @@ def test_batches_tensors_and_arrays_are_one():
         batch, single, flat = (build_metric(protocol) for _ in range(3))
         batch.update(torch.tensor(score, requires_grad=True), torch.tensor(mask))
         flat.update(score[:, 0], mask[:, 0] > 0)
-        for one, target in zip(score, mask, strict=True):
-            single.update(one[0], torch.tensor(target[0]))
+        for image_score, image_mask in zip(score, mask, strict=True):
+            single.update(image_score[0], torch.tensor(image_mask[0]))
         assert batch.rows == single.rows == flat.rows
 
 

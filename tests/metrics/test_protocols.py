@@ -84,7 +84,7 @@ def test_iou_columns(protocol, iou, niou):
 def test_an_image_empty_in_both(protocol, iou, niou):
     result = measured(protocol, *OVERLAP, (picture(), picture()))
     assert (result["iou"], result["niou"]) == (iou, niou)
-    # pyirstdmetrics counts a missed target in it, beside the two found ones
+    # pyirstdmetrics counts a missed target in it, beside the two that are found
     assert result["pd"] == (2 / 3 if protocol == "pyirstdmetrics" else 1.0) and result["fa"] == 0.0
 
 
@@ -137,7 +137,7 @@ def test_equal_area_trap(protocol, false_pixels):
 
 @pytest.mark.parametrize("protocol", CENTROID)
 def test_greedy_order_loses_a_target(protocol):
-    """Targets at columns 10 and 14, regions at 12 and 8 (a row below): the first target may take the second's only one.
+    """Targets at columns 10 and 14, regions at 12 and 8 (a row below): the first target may take the second region.
 
     Distances: first target to the regions at 12 and 8: 2 and sqrt(5); second target: 2 and more than 3.
     """
@@ -278,7 +278,7 @@ class TestDtum:
     @pytest.mark.parametrize(
         ("target", "matched", "false_pixels"),
         [
-            ((0, 10), 0, 1),  # row -1: the hit box is empty, and so is the free one
+            ((0, 10), 0, 1),  # row -1: the hit box is empty, and so is the free box
             ((10, 0), 0, 1),
             ((1, 10), 1, 1),  # row -3: the free box is empty
             ((3, 3), 1, 1),
@@ -302,7 +302,7 @@ def test_area_classes():
     metric = build_metric("standard")
     metric.update(picture(boxes[0], boxes[4], size=48), picture(*boxes, size=48))
     areas = metric.area_metrics()
-    assert {name: (one["targets"], one["matched"]) for name, one in areas.items()} == {
+    assert {name: (area["targets"], area["matched"]) for name, area in areas.items()} == {
         "<= 9": (1, 1),
         "<= 25": (2, 0),
         "<= 81": (1, 0),
@@ -317,7 +317,7 @@ def test_rows_sequences_and_groups():
     mask = np.stack([pair[1] for pair in OVERLAP] + [picture((4, 4, 2, 2))])[:, None]
     metric.update(score, mask, sequence=["a", "a", "b"], frame=["1", "2", "1"])
     images = metric.image_metrics()
-    assert [(one["sequence"], one["frame"], one["iou"]) for one in images] == [
+    assert [(image["sequence"], image["frame"], image["iou"]) for image in images] == [
         ("a", "1", 0.5),
         ("a", "2", 1),
         ("b", "1", 0),

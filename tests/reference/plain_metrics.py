@@ -23,11 +23,11 @@ def close_pairs(targets, regions):
 def best_assignments(candidates):
     """All best assignments by trying every one: pairs, and the list of tuples of used regions."""
     candidates = [row for row in candidates if row]
-    found = []
+    assignments = []
 
     def extend(index, used, total):
         if index == len(candidates):
-            found.append((len(used), total, tuple(used)))
+            assignments.append((len(used), total, tuple(used)))
             return
         extend(index + 1, used, total)
         for region, distance in candidates[index]:
@@ -35,9 +35,9 @@ def best_assignments(candidates):
                 extend(index + 1, [*used, region], total + distance)
 
     extend(0, [], 0.0)
-    pairs = max(found)[0]
-    shortest = min(total for count, total, _ in found if count == pairs)
-    return pairs, [used for count, total, used in found if count == pairs and total < shortest + 1e-9]
+    pairs = max(assignments)[0]
+    shortest = min(total for count, total, _ in assignments if count == pairs)
+    return pairs, [used for count, total, used in assignments if count == pairs and total < shortest + 1e-9]
 
 
 def greedy(targets, regions):

@@ -94,7 +94,7 @@ def test_protocols_side_by_side(flat, capsys):
     assert result["dtum"]["iou"] is None and result["basicirstd"]["niou"] is None and result["dtum"]["ap"] is None
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[2 : 2 + len(PROTOCOLS)]] == list(PROTOCOLS)
-    assert lines[2 + len(PROTOCOLS)].startswith("no 95 % intervals: 3 images are too few")
+    assert lines[2 + len(PROTOCOLS)] == "no 95 % intervals: resampling needs at least 10 images, and this set has 3"
     start = next(number for number, line in enumerate(lines) if line.startswith("hIoU and"))
     assert lines[start + 2].split() == ["standard", "66.67", *["0.00"] * 3, "33.33", *["0.00"] * 3]
     assert list(run(flat, "--protocol", "dtum", "--protocol", "standard", "dtum")) == ["dtum", "standard"]

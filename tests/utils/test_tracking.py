@@ -7,9 +7,8 @@ from istd.utils.tracking import MAX_GAP, MAX_POINTS, Linker, link
 
 
 def numbers(frames, **options):
-    return [
-        own.tolist() for own in link(enumerate(np.array(frame, float).reshape(-1, 2) for frame in frames), **options)
-    ]
+    points = (np.array(frame, float).reshape(-1, 2) for frame in frames)
+    return [frame_tracks.tolist() for frame_tracks in link(enumerate(points), **options)]
 
 
 def test_crossing_targets_keep_their_tracks():
@@ -24,11 +23,11 @@ def test_crossing_targets_keep_their_tracks():
 def test_a_track_goes_on_after_a_short_gap_where_it_was_heading(gap):
     path = [[(3 * t, 40)] for t in range(20)]
     path[10 : 10 + gap] = [[]] * gap
-    after = {number for own in numbers(path)[10 + gap :] for number in own}
+    after = {number for frame_tracks in numbers(path)[10 + gap :] for number in frame_tracks}
     assert after == ({1} if gap <= MAX_GAP else {2})
     times = [t for t in range(20) if path[t]]  # frames that were not looked at are gaps as well
     tracks = link((t, np.array(path[t], float)) for t in times)
-    assert {int(own[0]) for own in tracks[10:]} == after
+    assert {int(frame_tracks[0]) for frame_tracks in tracks[10:]} == after
 
 
 def test_the_gate_is_wide_for_new_tracks_and_narrow_for_known_ones():

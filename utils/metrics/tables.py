@@ -84,11 +84,10 @@ def metrics_table(results: Mapping[str, Mapping[str, float | None]], title: str)
 
 def interval_facts(intervals: Mapping) -> str:
     """What was resampled for `bootstrap_intervals`, or why there are none."""
-    facts = f"{100 * intervals['coverage']:g} % intervals"
-    units = f"{intervals['units']} {intervals['unit']}"
-    if intervals["units"] < MIN_UNITS:
-        return f"no {facts}: {units} are too few to resample; {MIN_UNITS} or more are needed"
-    return f"{facts} over {units}"
+    facts, units = f"{100 * intervals['coverage']:g} % intervals", intervals["units"]
+    if units < MIN_UNITS:
+        return f"no {facts}: resampling needs at least {MIN_UNITS} {intervals['unit']}, and this set has {units}"
+    return f"{facts} over {units} {intervals['unit']}"
 
 
 def interval_table(results: Mapping[str, Mapping]) -> str:
