@@ -21,22 +21,22 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "train": Command("train_script.train", "train or fine-tune a network"),
-    "inference": Command("test_script.inference", "measure a checkpoint on a dataset"),
+    "inference": Command("test_script.inference", "test a checkpoint on a dataset"),
     "predict": Command("test_script.predict", "detect targets in images, videos, and camera streams"),
-    "evaluate": Command("test_script.evaluate", "measure saved score maps or masks of any method"),
-    "export": Command("test_script.export", "write a network as ONNX"),
+    "evaluate": Command("test_script.evaluate", "measure saved score maps, masks, or boxes of any method"),
+    "export": Command("test_script.export", "write a network as ONNX or safetensors"),
     "benchmark": Command("test_script.benchmark", "measure size and speed of a network"),
     "matrix": Command("test_script.matrix", "measure several checkpoints on several datasets"),
     "pd_over_snr": Command("test_script.pd_over_snr", "compare networks on dim targets"),
-    "track_curves": Command("test_script.track_curves", "measure how linking lowers false alarms"),
-    "classical": Command("test_script.classical", "detect with methods that need no learning"),
-    "figure": Command("test_script.figure", "draw detections and score map of an image or a video"),
-    "check": Command("datasets.check", "check a dataset and preview its targets"),
-    "from_boxes": Command("datasets.from_boxes", "make masks of annotated boxes"),
+    "track_curves": Command("test_script.track_curves", "measure how linking detections into tracks lowers false alarms"),
+    "classical": Command("test_script.classical", "run a detector without learning"),
+    "figure": Command("test_script.figure", "draw detections and score map of an image or video"),
+    "check": Command("datasets.check", "check a dataset and draw its targets"),
+    "from_boxes": Command("datasets.from_boxes", "make a dataset of images with boxes"),
     "synthetic": Command("datasets.synthetic", "render sequences with targets"),
-    "dim": Command("datasets.dim", "lower the contrast of a dataset's targets"),
-    "links": Command("datasets.links", "list download links of datasets and published checkpoints"),
-    "demo": Command("train_script.demo", "show the networks on real frames, and a short training"),
+    "dim": Command("datasets.dim", "dim the targets of sequences to a chosen SNR"),
+    "links": Command("datasets.links", "print download links of datasets and published checkpoints"),
+    "demo": Command("train_script.demo", "show what the networks can do, in a few minutes"),
 }
 
 
@@ -61,7 +61,8 @@ def overview() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:{width}}  {command.about}" for name, command in COMMANDS.items()]
     usage = "usage: istd COMMAND OPTIONS\n\nistd COMMAND --help lists the options of a command.\n\ncommands:"
-    return "\n".join([usage, *lines])
+    examples = "examples:\n  istd predict --input video.mp4\n  istd train --config fine_tune --dataset path/to/folder"
+    return "\n".join([usage, *lines, "", examples])
 
 
 def run() -> None:
