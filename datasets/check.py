@@ -7,7 +7,7 @@ and is not a problem. The exit status is 1 if there are problems.
 Examples:
 
     python -m datasets.check --dataset NUDT-SIRST --preview nudt.png
-    python -m datasets.check --dataset path/to/folder --problems problems.txt --coco truth.json
+    python -m datasets.check --dataset path/to/folder --problems problems.txt --coco truth.json --split test
 """
 
 import hashlib
@@ -210,11 +210,14 @@ def main(argv: list[str] | None = None) -> int:
     add("--split_folder", metavar="NAME", help=SPLIT_FOLDER_HELP)
     add("--problems", type=Path, metavar="FILE", help="write all problems and notes to a text file")
     add("--coco", type=Path, metavar="FILE.json", help="write the ground truth in COCO's format")
+    part = "part in the file of --coco: train, test, or another list of the dataset; default the whole dataset"
+    add("--split", metavar="NAME", help=part)
     skipped = "leave out files that cannot be used, as training and inference do with this option, and list them"
     add("--skip_unusable", action="store_true", help=skipped)
     add("--preview", type=Path, metavar="FILE.png", help="draw frames with outlined targets")
     arguments = parser.parse_args(argv)
     index = open_dataset(arguments.dataset, arguments.data_root, arguments.split_folder)
+    part = index.split(arguments.split) if arguments.split else None
     if arguments.preview:
         check_writable(arguments.preview, IMAGE_SUFFIXES)
     for file in filter(None, (arguments.problems, arguments.coco)):
@@ -235,7 +238,7 @@ def main(argv: list[str] | None = None) -> int:
         write_text(arguments.problems, "".join(all_lines))
         print(f"problems and notes: {arguments.problems}")
     if arguments.coco:
-        write_json(arguments.coco, coco_truth(index), indent=None)
+        write_json(arguments.coco, coco_truth(index, part), indent=None)
         print(f"ground truth: {arguments.coco}")
     if arguments.preview:
         sheet = preview(index)

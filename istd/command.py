@@ -28,7 +28,7 @@ COMMANDS = {
     "benchmark": Command("test_script.benchmark", "measure size and speed of a network"),
     "matrix": Command("test_script.matrix", "measure several checkpoints on several datasets"),
     "pd_over_snr": Command("test_script.pd_over_snr", "compare networks on dim targets"),
-    "track_curves": Command("test_script.track_curves", "measure how linking detections into tracks lowers false alarms"),
+    "track_curves": Command("test_script.track_curves", "measure how linking into tracks lowers false alarms"),
     "classical": Command("test_script.classical", "run a detector without learning"),
     "figure": Command("test_script.figure", "draw detections and score map of an image or video"),
     "check": Command("datasets.check", "check a dataset and draw its targets"),

@@ -201,6 +201,13 @@ def test_all_problems_go_to_a_file_and_the_truth_to_another(images, tmp_path, ca
     assert len(json.loads((tmp_path / "t.json").read_text())["images"]) == 4
 
 
+def test_the_ground_truth_can_be_that_of_a_part(images, tmp_path):
+    assert main(["--dataset", str(images), "--coco", str(tmp_path / "t.json"), "--split", "test"]) == 0
+    truth = json.loads((tmp_path / "t.json").read_text())
+    assert [Path(image["file_name"]).stem for image in truth["images"]] == ["c", "d"]
+    assert {row["image_id"] for row in truth["annotations"]} <= {image["id"] for image in truth["images"]}
+
+
 def test_what_is_skipped_is_no_problem(images, capsys):
     write_image(images / "masks" / "c.png", np.ones((30, 40), np.uint8))
     assert main(["--dataset", str(images)]) == 1
