@@ -161,11 +161,7 @@ class ClipDataset(Dataset):
         target = sequence.frames[index]
         window = index + self.stride * np.arange(-before, after + 1)
         indices = np.arange(len(sequence.frames)).take(window, mode="wrap" if self.border == "wrap" else "clip")
-        frames = self._read_clip([sequence.frames[i] for i in indices], number)
-        read = partial(target.read_mask, frames[0].shape)
-        return frames, self._cache.read(("mask", target.image), read).copy()
-
-    def _read_clip(self, frames: list[Frame], number: int) -> np.ndarray:
+        frames = [sequence.frames[i] for i in indices]
         pixels = [self._read_pixels(frame) for frame in frames]
         for frame, array in zip(frames, pixels, strict=True):
             if array.shape != pixels[0].shape:
@@ -173,7 +169,8 @@ class ClipDataset(Dataset):
                 raise InputError(f"frame {frame.image} is {size_text(array)}, {first}; expected one size")
         if any(map(is_raw, pixels)):
             pixels = [self._scale(number)(array) for array in pixels]
-        return np.stack(pixels)
+        mask = self._cache.read(("mask", target.image), partial(target.read_mask, pixels[0].shape))
+        return np.stack(pixels), mask.copy()
 
     def _read_pixels(self, frame: Frame) -> np.ndarray:
         return self._cache.read(frame.image, frame.read_image)
@@ -210,10 +207,9 @@ def collate(samples: list[ClipSample]) -> ClipSample:
         if len(shapes) > 1:
             advice = "use batch size 1, or a preset with a fixed size"
             raise InputError(f"the {part}s of a batch differ in size: {sorted(shapes)}; {advice}")
-    batch = {key: [sample[key] for sample in samples] for key in samples[0]}
-    return ClipSample({key: torch.stack(values) if _stackable(values) else values for key, values in batch.items()})
-
-
-def _stackable(values: list) -> bool:
-    """Whether values of the samples of a batch are tensors of one shape."""
-    return all(isinstance(value, torch.Tensor) and value.shape == values[0].shape for value in values)
+    batch = ClipSample()
+    for key in samples[0]:
+        values = [sample[key] for sample in samples]
+        same = all(isinstance(value, torch.Tensor) and value.shape == values[0].shape for value in values)
+        batch[key] = torch.stack(values) if same else values
+    return batch

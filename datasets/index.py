@@ -138,7 +138,8 @@ def _locate_folder(path: str, data_root: str | Path | None, names: Iterable[str]
         if root.is_dir():
             return root.resolve()
     expected = f"expected one of {', '.join(names)}, or an existing folder"
-    raise InputError(f"no dataset {path!r}{nearest(path, names)}; {expected}; {EXPECTED_LAYOUTS}")
+    what = f"{path} is a file" if Path(path).is_file() else f"no dataset {path!r}"
+    raise InputError(f"{what}{nearest(path, names)}; {expected}")
 
 
 def _count(kind: str, sequences: list[Sequence]) -> str:

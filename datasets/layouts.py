@@ -93,7 +93,9 @@ def find_layout(root: Path) -> Layout:
     # an archive that unpacked into a folder inside: a dataset with lists, rather than one sequence
     if unpacked and any(any(inner[0].glob(pattern)) for pattern in ("*.txt", "*/*.txt")):
         return find_layout(inner[0])
-    if layout := _split_folders(root) or _mdvsfa(root) or _paired_folders(root) or _sequence_folders(root):
+    pair = _pair_in(root)
+    layout = _split_folders(root) or _mdvsfa(root) or (_paired(root, *pair) if pair else _sequence_folders(root))
+    if layout:
         if not layout.sequences:
             suffixes = Counter(path.suffix or path.name for path in root.rglob("*") if path.is_file())
             files = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common(5)) or "none"
@@ -103,7 +105,8 @@ def find_layout(root: Path) -> Layout:
     if unpacked:
         return find_layout(inner[0])
     contents = ", ".join(sorted(path.name for path in root.iterdir())[:8]) or "nothing"
-    raise InputError(f"no dataset layout recognised in {root} (it contains: {contents}); {EXPECTED_LAYOUTS}")
+    meant = f"; did you mean {root.parent}?" if _pair_in(root.parent) else ""
+    raise InputError(f"no dataset layout recognised in {root} (it contains: {contents}){meant}; {EXPECTED_LAYOUTS}")
 
 
 def _split_folders(root: Path) -> Layout | None:
@@ -146,12 +149,6 @@ def _mdvsfa(root: Path) -> Layout | None:
     test = _single_images(frames)
     name = f"{training.name}/N_1 + N_2, {images.name}/N + {masks.name}/N"
     return Layout(root, name, "images", train + test, {"train": train, "test": test}, orphans + others)
-
-
-def _paired_folders(root: Path) -> Layout | None:
-    """images/ beside masks/."""
-    pair = _pair_in(root)
-    return _paired(root, *pair) if pair else None
 
 
 def _paired(root: Path, images: Path, masks: Path) -> Layout:
@@ -200,6 +197,10 @@ def _sequence_folders(root: Path) -> Layout | None:
     sequences, orphans = _match_sequences(pairs)
     if not sequences:
         return None
+    lists = ("train*.txt", "*/train*.txt")
+    if datasets := [name for name in pairs if any(any((root / name).glob(pattern)) for pattern in lists)]:
+        expected = f"expected sequences; give --data_root {root} --dataset {datasets[0]}"
+        raise InputError(f"{root} contains datasets with lists ({', '.join(datasets)}), {expected}")
     name = "SEQUENCE/images + SEQUENCE/masks"
     if alone := [folder.name for folder in folders if folder.name not in pairs and (folder / "images").is_dir()]:
         name += f" (without masks/ a folder does not count: {', '.join(alone)})"

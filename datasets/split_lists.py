@@ -95,14 +95,14 @@ def choose_lists(root: Path, names: list[str], folder: str | None = None) -> dic
         return first or beside
     inside = {path: lists for path in _list_folders(root) if (lists := _lists_in(path, names))}
     complete = {path: lists for path, lists in inside.items() if {"train", "test"} <= lists.keys()} or inside
-    if len({_content(lists) for lists in complete.values()}) > 1:
+    contents = {
+        tuple(part in lists and frozenset(read_list(lists[part])) for part in ("train", "test"))
+        for lists in complete.values()
+    }
+    if len(contents) > 1:
         folders = [path.relative_to(root).as_posix() for path in complete]
         raise InputError(f"{root} has different lists in {', '.join(folders)}; choose with --split_folder {folders[0]}")
     return next(iter(complete.values()), {})
-
-
-def _content(lists: dict[str, Path]) -> tuple:
-    return tuple(frozenset(read_list(lists[part])) if part in lists else None for part in ("train", "test"))
 
 
 def _list_folders(root: Path) -> list[Path]:

@@ -423,3 +423,20 @@ def test_a_part_without_masks_names_a_mask_that_has_no_image(tmp_path):
     assert f"masks WITHOUT AN IMAGE: {len(NAMES)} (first: " in index.summary
     with pytest.raises(InputError, match=r"no image of split 'test' .* has a mask, .*_gt\.png; a mask needs the name"):
         index.split("test")
+
+
+def test_a_folder_of_datasets_is_no_dataset_of_sequences(tmp_path):
+    for name in ("A", "B"):
+        write_pairs(tmp_path / name / "images", tmp_path / name / "masks", NAMES)
+        (tmp_path / name / "img_idx").mkdir()
+    write_lists(tmp_path / "B" / "img_idx", train=NAMES[:2], test=NAMES[2:])
+    with pytest.raises(InputError, match=r"contains datasets with lists \(B\), .* --data_root .* --dataset B"):
+        open_dataset(tmp_path)
+
+
+def test_the_folder_of_the_images_and_a_file_are_no_dataset(tmp_path):
+    write_pairs(tmp_path / "images", tmp_path / "masks", NAMES)
+    with pytest.raises(InputError, match=f"did you mean {tmp_path}\\?"):
+        open_dataset(tmp_path / "images")
+    with pytest.raises(InputError, match=r"000001\.png is a file; expected one of .*, or an existing folder$"):
+        open_dataset(tmp_path / "images" / "000001.png")
