@@ -26,12 +26,11 @@ class MapLoss:
         if LOSSES[self.name].all_outputs or None in self.values[:1]:
             self.values = [None]
             return
-        # float64, which hides that sums of other numbers of threads are rounded differently
-        outputs, truth = ({MAIN: torch.from_numpy(array).double()[None, None]} for array in (logits, mask))
-        batch = {"mask": truth[MAIN]}
+        main, truth = (torch.from_numpy(array).float()[None, None] for array in (logits, mask))
         try:
             with alone():
-                self.values.append(total_loss(self.name, outputs, batch, self.progress, self.options).item())
+                loss = total_loss(self.name, {MAIN: main}, {"mask": truth}, self.progress, self.options)
+            self.values.append(loss.item())
         except KeyError:  # the loss reads more of the batch
             self.values = [None]
 

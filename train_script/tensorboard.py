@@ -11,7 +11,7 @@ from istd.utils.images import read_grey
 from istd.utils.metrics.regions import find_regions
 
 PR_BINS = 127  # as many as TensorBoard draws
-PR_LOGITS = np.sinh(np.linspace(-5, 5, PR_BINS - 1))  # between the bins
+PR_RANGE = 5.0  # asinh of the highest logit between two bins
 EXAMPLES = 6
 EXAMPLE_COLUMNS = 1
 EXAMPLE_TAG = "targets (mask cyan, prediction red) and their scores"
@@ -48,7 +48,7 @@ def open_writer(folder: Path, first_step: int, settings: Mapping[str, Any]):
 class PixelHistogram:
     """Counts of target and background pixels by logit, enough for TensorBoard's precision-recall curve.
 
-    The bins are those between logits spaced as in `utils.metrics.curves`, up to +-74.
+    The limits between the bins are spaced evenly in asinh(logit), as in `utils.metrics.curves`, up to logits of +-74.
     """
 
     def __init__(self) -> None:
@@ -56,16 +56,16 @@ class PixelHistogram:
 
     def update(self, logits: np.ndarray, mask: np.ndarray) -> None:
         """Count the pixels of a frame: logits [H, W] and its mask, bool [H, W]."""
-        bins = np.searchsorted(PR_LOGITS, logits)
-        for row, pixels in enumerate((~mask, mask)):
-            self.counts[row] += np.bincount(bins[pixels], minlength=PR_BINS)
+        places = np.ceil((np.arcsinh(logits) + PR_RANGE) * ((PR_BINS - 2) / (2 * PR_RANGE)))
+        bins = np.clip(places, 0, PR_BINS - 1).astype(np.int64)
+        self.counts += np.bincount((bins + PR_BINS * mask).ravel(), minlength=2 * PR_BINS).reshape(2, PR_BINS)
 
     def merge(self, other: "PixelHistogram") -> None:
         """Add another process's counts."""
         self.counts += other.counts
 
     def write(self, writer, tag: str, step: int) -> None:
-        """Write the curve; bin i holds the counts above the logit `PR_LOGITS`[i - 1]."""
+        """Write the curve; a bin holds the counts above its lower limit."""
         false, true = (row[::-1].cumsum()[::-1] for row in self.counts)
         negatives, positives = self.counts.sum(1)
         precision = true / np.maximum(true + false, 1)

@@ -26,7 +26,7 @@ from istd.utils.files import json_ready
 from istd.utils.metrics import build_metric
 from istd.utils.metrics.accumulator import mean_metrics
 
-LOSS_DIGITS = 6
+LOSS_DIGITS = 5  # significant; the last ones depend on the number of threads
 
 
 class Evaluation(NamedTuple):
@@ -46,7 +46,7 @@ def evaluate_sets(run: Run, training: Training, loaders: list[DataLoader], tag: 
         by_dataset[name], losses[name] = evaluate(run, training, loader, tag_of_set, step, amp)
         scalars[tag_of_set] = by_dataset[name] | {"loss": losses[name]}
     metrics = json_ready(mean_metrics(by_dataset.values()))
-    loss = None if None in losses.values() else round(sum(losses.values()) / len(losses), LOSS_DIGITS)
+    loss = None if None in losses.values() else float(f"{sum(losses.values()) / len(losses):.{LOSS_DIGITS}g}")
     scalars[tag] = metrics | {"loss": loss}
     if run.writer:
         for prefix, values in json_ready(scalars).items():

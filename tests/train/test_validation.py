@@ -9,7 +9,7 @@ import torch
 from istd.train_script import validation
 from istd.train_script.losses import LOSSES, Loss, LossProgress, focal_dice_loss, soft_iou_loss
 from istd.train_script.map_loss import MapLoss
-from istd.train_script.tensorboard import HPARAMS_METRICS
+from istd.train_script.tensorboard import HPARAMS_METRICS, PR_BINS, PixelHistogram
 from istd.utils.metrics.accumulator import METRICS
 
 LOGITS = [np.array([[0.0, np.log(3)]], np.float32), np.array([[-2.0, 1.0], [0.5, 3.0]], np.float32)]
@@ -27,10 +27,10 @@ def measure(name, batch_size=4):
 
 def test_the_loss_of_validation_is_the_mean_over_frames():
     first = 1 - (0.75 + 1) / (0.5 + 0.75 + 1 - 0.75 + 1)  # probabilities 0.5 and 0.75
-    logits, mask = (torch.from_numpy(array).double()[None, None] for array in (LOGITS[1], MASKS[1]))
+    logits, mask = (torch.from_numpy(array).float()[None, None] for array in (LOGITS[1], MASKS[1]))
     assert measure("soft_iou") == pytest.approx((first + float(soft_iou_loss(logits, mask))) / 2)
     sums = [
-        float(focal_dice_loss(*(torch.from_numpy(array).double()[None, None] for array in frame)))
+        float(focal_dice_loss(*(torch.from_numpy(array).float()[None, None] for array in frame)))
         for frame in zip(LOGITS, MASKS, strict=True)
     ]
     assert measure("focal_dice", batch_size=8) == pytest.approx(8 * sum(sums) / 2), "a sum over a batch, as in training"
@@ -41,6 +41,18 @@ def test_a_loss_that_needs_more_than_a_map_and_its_mask_has_no_value(monkeypatch
     monkeypatch.setitem(LOSSES, "clips", Loss(lambda outputs, batch, progress: batch["clip"].mean()))
     assert measure("heads") is None and measure("clips") is None
     assert MapLoss("soft_iou", {}, LossProgress(), 4).compute() is None
+
+
+def test_pixels_are_counted_by_their_logits():
+    limits = np.sinh(np.linspace(-5, 5, PR_BINS - 1))
+    logits = np.array([[-1e9, -1e-9, 1e-9, 1.0], [2.0, 70.0, 80.0, 1e9]])
+    mask = np.array([[False, True, False, True], [True, True, False, True]])
+    shares = [PixelHistogram(), PixelHistogram()]
+    for share, row, truth in zip(shares, logits, mask, strict=True):
+        share.update(row[None], truth[None])
+    shares[0].merge(shares[1])
+    for row, pixels in enumerate((logits[~mask], logits[mask])):
+        assert shares[0].counts[row].tolist() == np.bincount(limits.searchsorted(pixels), minlength=PR_BINS).tolist()
 
 
 def test_several_datasets_have_curves_of_their_mean(monkeypatch):
