@@ -13,12 +13,12 @@ import numpy as np
 from istd.utils.errors import InputError
 from istd.utils.grey_levels import RANGE_FRAMES, spread
 from istd.utils.images import one_channel
+from istd.utils.names import counted
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".m4v", ".wmv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".flv")
 FULL_RANGE = 2  # FFmpeg's AVCOL_RANGE_JPEG
 LIMITED_TO_FULL = np.clip((np.arange(256) - 16) * 255 // 219, 0, 255).astype(np.uint8)  # ITU-R BT.601: 16 is black
-END_TOLERANCE = 0.01  # share of its duration, and frames, that a video may end early without being called cut off
-END_FRAMES = 2
+END_TOLERANCE, END_FRAMES = 0.01, 2  # share of its duration, and frames, by which a video may end early
 
 OnBad = Callable[[int, str], None]  # is told the number of a frame that cannot be read, and why
 
@@ -93,7 +93,8 @@ def read_frames(path: Path, on_bad: OnBad) -> Iterator[tuple[int, np.ndarray]]:
         seconds, duration = float(end * stream.time_base), _duration(container) or 0
         if duration - seconds > max(END_TOLERANCE * duration, END_FRAMES / (_frame_rate(stream) or 1)):
             times = f"{seconds:.2f} of {duration:.2f} s"
-            on_bad(number, f"video {path} ends after {number} frames, {times}; its end is missing or damaged")
+            reason = f"video {path} ends after {counted(number, 'frame')}, {times}; its end is missing or damaged"
+            on_bad(number, reason)
         elif failed:
             for lost in range(number, number + len(due)):
                 on_bad(lost, f"frame {lost} of video {path} cannot be decoded")
@@ -108,7 +109,7 @@ def sample_frames(path: Path) -> Iterator[np.ndarray]:
         for index in spread(len(stamps)):
             with suppress(av.FFmpegError, StopIteration):
                 container.seek(stamps[index], stream=stream)  # to the key frame before
-                yield grey_levels(next(frame for frame in container.decode(stream) if frame.pts >= stamps[index]))
+                yield grey_levels(next(f for f in container.decode(stream) if (f.pts or 0) >= stamps[index]))
                 samples += 1
     if not samples:  # as in short transport streams, whose key frames are not indexed
         yield from (levels for _, levels in islice(read_frames(path, lambda *_: None), RANGE_FRAMES))
