@@ -10,6 +10,7 @@ from istd.datasets.layouts import Frame, Sequence
 from istd.utils.coco import ground_truth, region_annotations
 from istd.utils.errors import InputError
 from istd.utils.files import read_text
+from istd.utils.names import counted
 
 BOXES_FILE = "boxes.json"  # in a dataset's folder: its annotated boxes, as `datasets.from_boxes` writes them
 
@@ -26,7 +27,7 @@ def coco_names(index: DatasetIndex) -> dict[Path, tuple[int, str]]:
         return {image: (number, name) for number, (image, name) in enumerate(names.items(), start=1)}
     ids = {image["file_name"]: image["id"] for image in boxes["images"]}
     if unknown := [name for name in names.values() if name not in ids]:
-        text = f"{len(unknown)} images, the first {unknown[0]}"
+        text = f"{counted(len(unknown), 'image')}, the first {unknown[0]}"
         raise InputError(f"{index.root / BOXES_FILE} lacks {text}; make the dataset anew, or remove {BOXES_FILE}")
     return {image: (ids[name], name) for image, name in names.items()}
 

@@ -40,6 +40,7 @@ from istd.utils.files import new_folder
 from istd.utils.grey_levels import GreyScale, spread
 from istd.utils.images import encode_png
 from istd.utils.metrics.regions import find_regions
+from istd.utils.names import counted
 from istd.utils.tracking import link
 
 WHITE = 255
@@ -146,7 +147,8 @@ def main(argv: list[str] | None = None) -> None:
         write_targets(folder / TARGET_TABLE, rows)
         for part, sequences in index.parts.items():
             write_split(folder / f"{part}.txt", sequences, index.sequences)
-    print(f"wrote {len(index.sequences)} sequences with {len(rows)} targets; use them with --dataset {args.output}")
+    content = f"{counted(len(index.sequences), 'sequence')} with {counted(len(rows), 'target')}"
+    print(f"wrote {content}; use them with --dataset {args.output}")
 
 
 if __name__ == "__main__":

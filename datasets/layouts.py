@@ -20,6 +20,7 @@ from istd.utils.images import (
     read_pixels,
     size_text,
 )
+from istd.utils.names import counted
 
 FOLDER_PAIRS = (("images", "masks"), ("IRSTD1k_Img", "IRSTD1k_Label"), ("image", "mask"))
 MDVSFA_FOLDERS = ("training", "test_org", "test_gt")
@@ -168,7 +169,7 @@ def _paired(root: Path, images: Path, masks: Path) -> Layout:
     bracketed = bool(sequences) and all(BRACKET_NUMBER.search(frame.name) for frame in sequences[0].frames)
     name = " + ".join(f"{place}/SEQUENCE/{'N(FRAME)' if bracketed else 'FRAME'}" for place in places)
     if stray:
-        name += f" ({stray} images beside the folders of the sequences do not count)"
+        name += f" (without {counted(stray, 'image')} beside the folders of the sequences)"
     return Layout(root, name, "sequences", sequences, masks_without_image=orphans)
 
 

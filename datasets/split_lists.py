@@ -11,6 +11,7 @@ from istd.datasets.layouts import TEST_WORDS, TRAIN_WORDS, Layout, Sequence
 from istd.utils.config import nearest
 from istd.utils.errors import InputError
 from istd.utils.images import IMAGE_SUFFIXES, file_key, numeric_key, read_list
+from istd.utils.names import counted
 
 PUBLISHED_SPLITS = Path(__file__).parent / "splits"
 SPLIT_SEED = 0
@@ -235,7 +236,7 @@ def _with_the_rest(split: Split, layout: Layout) -> Split:
     ]
     if not rest:
         return split
-    lost = f"{len(rest)} frames of listed sequences are in no list and left out, the first {rest[0]}"
+    lost = f"without {counted(len(rest), 'frame')} of listed sequences that are in no list, the first {rest[0]}"
     return split._replace(source=f"{split.source} ({lost})")
 
 

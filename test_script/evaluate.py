@@ -53,6 +53,7 @@ from istd.utils.metrics.boxes import box_line, measure_boxes, read_box_files
 from istd.utils.metrics.map_files import mask_values
 from istd.utils.metrics.saved_maps import Pair, find_pairs, key_names, list_files, read_groups, shown
 from istd.utils.metrics.tables import areas_table, metrics_table, protocols_text
+from istd.utils.names import counted
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -191,7 +192,8 @@ def evaluate_boxes(args: argparse.Namespace) -> None:
     metrics = measure_boxes(*read_box_files(args.boxes, args.detections), not args.any_category)._asdict()
     if args.output:
         write_json(args.output, metrics)
-    print(f"{metrics['images']} images, {metrics['boxes']} boxes, {metrics['detections']} detections")
+    nouns = {"image": "images", "box": "boxes", "detection": "detections"}
+    print(", ".join(counted(metrics[name], noun) for noun, name in nouns.items()))
     print(box_line(metrics))
 
 

@@ -29,6 +29,7 @@ from istd.utils.metrics.accumulator import ImageCounts
 from istd.utils.metrics.curves import Curves, merge_curves
 from istd.utils.metrics.matching import close_pairs
 from istd.utils.metrics.regions import ImagePair, find_regions
+from istd.utils.names import counted
 
 
 class Job(NamedTuple):
@@ -179,7 +180,8 @@ def _write_set(job: Job, shards: list[Shard], output: Path, record: dict[str, An
         sequences = link_shards(shards, frames, facts["track_speed"])
         tracks, trails = measure_tracks(sequences, shortest), draw_trails(sequences, shortest)
         if crowded := sum(bool((frame.tracks == 0).any()) for sequence in sequences for frame in sequence.frames):
-            notes.append(f"note: {crowded} frames have too many detections to link; they are in no track, and kept")
+            frames = counted(crowded, "frame")
+            notes.append(f"note: too many detections to link in {frames}; they are in no track, and kept")
         sequences = [keep_long_tracks(sequence, shortest, output / "masks") for sequence in sequences]
         write_tracks(output / "tracks.csv", sequences)
         single = [row for shard in shards if shard.sequence is None for row in shard.detections]

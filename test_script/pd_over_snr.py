@@ -46,6 +46,7 @@ from istd.utils.metrics.curves import CurveAccumulator
 from istd.utils.metrics.matching import MATCH_DISTANCE, optimal
 from istd.utils.metrics.regions import ImagePair, find_regions
 from istd.utils.metrics.tables import text_table
+from istd.utils.names import counted
 from istd.utils.plots import PLOT_SUFFIXES, plot
 
 FA_LIMIT = 10e-6
@@ -95,7 +96,7 @@ def main(argv: list[str] | None = None) -> None:
     rows = table(results, [int(inside.sum()) for inside in by_interval(scored, args.snr)], args.snr)
     write_csv(args.output.with_suffix(".csv"), rows[0], rows[1:])
     draw(args.output, results, args.snr, args.fa)
-    print(f"{index.info.name}, {args.split}: {len(items)} frames; Pd % at Fa <= {args.fa * 1e6:g}e-6")
+    print(f"{index.info.name}, {args.split}: {counted(len(items), 'frame')}; Pd % at Fa <= {args.fa * 1e6:g}e-6")
     print(text_table(rows))
 
 

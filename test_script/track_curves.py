@@ -33,6 +33,7 @@ from istd.utils.metrics.matching import close_pairs
 from istd.utils.metrics.regions import find_regions
 from istd.utils.metrics.tables import text_table
 from istd.utils.metrics.track_metrics import TRACK_METRICS, TrackedFrame, add_counts, count_tracks, track_metrics
+from istd.utils.names import counted
 from istd.utils.plots import PLOT_SUFFIXES, plot
 
 THRESHOLDS = expit(np.arange(-7, 7.01, 0.25))  # evenly spaced as logits, since scores crowd near 0 and 1
@@ -68,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
         ),
     )
     draw(args.output, curves)
-    print(f"{index.info.name}, {args.split}: {len(sequences)} sequences, {len(frames)} frames")
+    print(f"{index.info.name}, {args.split}: {counted(len(sequences), 'sequence')}, {counted(len(frames), 'frame')}")
     for metric in ("fa", "false_track_rate"):
         print(text_table(table(curves, metric)))
 

@@ -26,7 +26,7 @@ def announce(run: Run, indices: list[DatasetIndex], network: nn.Module, notes: l
     frames = f"{network.num_frames} frames" if network.num_frames > 1 else "single frames"
     log(f"train {settings.model} ({millions:.1f} M parameters, {frames})")
     for index, count in zip(indices, run.batches.counts, strict=True):
-        log(f"on {index.summary}; {count} samples an epoch")
+        log(f"on {index.summary}; {counted(count, 'sample')} an epoch")
     for line in (line for dataset in datasets for line in data_lines(dataset)):
         log(line)
     if settings.dataset == DEMO:

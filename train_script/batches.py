@@ -11,6 +11,7 @@ from istd.datasets import ClipSample
 from istd.train_script.settings import SEEDS
 from istd.utils.distributed import rank, world_size
 from istd.utils.errors import InputError
+from istd.utils.names import counted
 
 Draw = int | tuple[int, int]  # an item, or (item, how often the epoch drew it before)
 
@@ -54,7 +55,8 @@ class EpochBatches(Sampler[list[Draw]]):
                 f"use a multiple of {parts}"
             )
         if sum(counts) < batch_size:
-            raise InputError(f"an epoch has {sum(counts)} samples, fewer than batch_size {batch_size}; lower it")
+            samples = counted(sum(counts), "sample")
+            raise InputError(f"an epoch has {samples}, fewer than batch_size {batch_size}; lower it")
         self.indices, self.counts = indices, counts
         self.batch_size, self.accumulate, self.seed = batch_size, accumulate, seed
         self.part_size = batch_size // parts

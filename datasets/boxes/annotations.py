@@ -11,6 +11,7 @@ from istd.datasets.boxes.readers import AnnotatedImage, AnnotationFile
 from istd.utils.errors import InputError
 from istd.utils.files import read_text
 from istd.utils.images import IMAGE_SUFFIXES, numeric_key
+from istd.utils.names import counted
 
 SUFFIXES = (".json", ".txt", ".xml", ".csv")
 EXPECTED = """expected one of the formats
@@ -76,7 +77,7 @@ def read_annotations(path: Path) -> Annotations:
         counts = ", ".join(f"{len(files)} of {form.name}" for form, files in recognised.items())
         raise InputError(f"--annotations {path} has files of several formats: {counts}; give the files of one")
     if not recognised:
-        raise InputError(f"no annotations recognised in {path} ({len(paths)} files read); {EXPECTED}")
+        raise InputError(f"no annotations recognised in {path} ({counted(len(paths), 'file')} read); {EXPECTED}")
     ((form, files),) = recognised.items()
     if form is ANTI_UAV:
         files = _infrared(files)

@@ -12,6 +12,7 @@ from istd.utils.files import renamed_path
 from istd.utils.metrics.accumulator import ImageCounts
 from istd.utils.metrics.rules import image_iou
 from istd.utils.metrics.tables import format_metric
+from istd.utils.names import counted
 
 MAX_PICTURES = 2000  # by default
 FRAME_SIDE = 320  # px of the longer side of a frame in its picture
@@ -70,7 +71,8 @@ def picture_rows(folder: Path, rows: Iterable[ImageCounts]) -> dict[str, list[li
         file = picture_file(folder, item).name
         if file in written:
             iou = format_metric("iou", image_iou(row, empty=1.0))
-            counts = f"IoU {iou} %, {row.matched} of {row.targets} targets found, {row.false_pixels} false-alarm px"
+            targets = f"{row.matched} of {counted(row.targets, 'target')} found"
+            counts = f"IoU {iou} %, {targets}, {row.false_pixels} false-alarm px"
             key = row.frame if row.sequence is None else row.sequence
             pictures.setdefault(key, []).append([row.frame, f"{folder.name}/{file}", counts])
     return pictures

@@ -8,6 +8,7 @@ from istd.test_script.report.report_cases import data_url, read_background
 from istd.test_script.results.sequence_tracks import SequenceTracks
 from istd.utils.images import encode_png
 from istd.utils.metrics.track_metrics import NO_IDENTITY, count_tracks, long_tracks
+from istd.utils.names import counted
 
 MAX_SEQUENCES = 6
 MAX_PATHS = 200  # of a sequence, the first ones; more would hide the frame
@@ -37,7 +38,8 @@ def draw_trails(sequences: list[SequenceTracks], min_length: int) -> list[dict[s
                 "width": picture.shape[1],
                 "targets": _paths(identities, centroids, np.unique(identities[identities != NO_IDENTITY])),
                 "tracks": _paths(tracked.tracks, places, long[long > 0][:MAX_PATHS]),
-                "caption": f"{count.found} of {count.targets} targets found, {count.false_tracks} false tracks",
+                "caption": f"{count.found} of {counted(count.targets, 'target')} found, "
+                f"{counted(count.false_tracks, 'false track')}",
             }
         )
     return shown

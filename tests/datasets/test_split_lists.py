@@ -175,7 +175,7 @@ def test_frames_of_a_sequence(tmp_path, form):
     write_lists(tmp_path, train=["t"], test=[form.format("1", "1")])
     index = open_dataset(tmp_path)
     assert [frame.mask is not None for frame in index.split("test")[0].frames] == [False, True, False]
-    assert "(2 frames of listed sequences are in no list and left out, the first s/0)" in index.summary
+    assert "(without 2 frames of listed sequences that are in no list, the first s/0)" in index.summary
 
 
 def test_unknown_frames_do_not_bring_in_their_sequence(tmp_path):
@@ -230,7 +230,7 @@ def test_stray_files_beside_the_sequences_do_not_count_and_are_said(tmp_path):
     write_image(tmp_path / "images" / "preview.png", frame_and_mask(0)[0])
     index = open_dataset(tmp_path)
     assert index.info.kind == "sequences" and len(index.sequences) == 2
-    assert "(1 images beside the folders of the sequences do not count)" in index.summary
+    assert "(without 1 image beside the folders of the sequences)" in index.summary
 
 
 def test_mdvsfa_as_released(tmp_path):

@@ -19,7 +19,7 @@ from istd.utils.metrics.curves import CurveAccumulator
         (np.zeros((1, 3, 4, 4)), np.zeros((1, 3, 4, 4)), r"1 x 3 x 4 x 4; expected \[H, W\] or a batch"),
         (np.zeros(4), np.zeros(4), r"the score map is 4; expected \[H, W\]"),
         (np.zeros((0, 4)), np.zeros((0, 4)), r"0 x 4; expected"),
-        (torch.zeros(2, 1, 4, 4), torch.zeros(2, 1, 4, 4), r"1 names for 2 images"),
+        (torch.zeros(2, 1, 4, 4), torch.zeros(2, 1, 4, 4), r"1 name for 2 images"),
     ],
 )
 @pytest.mark.parametrize("build", [lambda: build_metric("standard"), CurveAccumulator])

@@ -208,7 +208,7 @@ def test_a_report_of_maps_without_a_dataset(flat, monkeypatch):
     assert len(list(csv.DictReader((flat / "b" / "tracks.csv").open()))) == 3
     assert len(list(csv.DictReader((flat / "b" / "detections.csv").open()))) == 2 + 3
     page = (flat / "b" / "report.html").read_text(encoding="utf-8")
-    assert "<b>moving</b>: 1 of 1 targets found, 0 false tracks" in page
+    assert "<b>moving</b>: 1 of 1 target found, 0 false tracks" in page
 
 
 def test_list_protocols(capsys):

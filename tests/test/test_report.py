@@ -132,7 +132,7 @@ def test_every_frame_has_a_picture_beside_the_page(report):
     pictures = json.loads(re.search("const PICTURES = (.*);", report.read_text(encoding="utf-8"))[1])
     assert {name: len(frames) for name, frames in pictures.items()} == {"<easy>": 3, "dim": 3}
     frame, file, counts = pictures["dim"][1]
-    assert (frame, counts) == ("1", "IoU 0.00 %, 0 of 1 targets found, 0 false-alarm px")
+    assert (frame, counts) == ("1", "IoU 0.00 %, 0 of 1 target found, 0 false-alarm px")
     assert cv2.imread(str(report.parent / file)).shape == (240, 320 + 4 + 4 * 48, 3)
 
 

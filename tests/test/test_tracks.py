@@ -148,7 +148,7 @@ def test_the_report_shows_tracks_and_paths(runs):
     assert "<h2>Tracks</h2>" in page and "of tracks of at least 5" in page
     assert page.count('<polyline class="targets"') == page.count('<polyline class="tracks"') == 1
     assert 'class="tracks" points="6.5,31.5 8.5,31.5' in page.replace("\n", "")
-    assert "<b>moving</b>: 1 of 1 targets found, 0 false tracks" in page
+    assert "<b>moving</b>: 1 of 1 target found, 0 false tracks" in page
 
 
 @pytest.mark.parametrize("least", [1, 3])

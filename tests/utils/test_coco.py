@@ -61,5 +61,5 @@ def test_truth_of_a_dataset_from_its_boxes(tmp_path):
     truth = coco_truth(index, index.split("test"))
     assert truth == {"images": images[1:], "annotations": boxes[1:]}
     write_json(tmp_path / "boxes.json", {"images": images[:1], "annotations": []})
-    with pytest.raises(InputError, match=r"lacks 1 images, the first images/b\.png"):
+    with pytest.raises(InputError, match=r"lacks 1 image, the first images/b\.png"):
         coco_truth(index)

@@ -20,6 +20,7 @@ from istd.utils.errors import InputError
 from istd.utils.files import read_text
 from istd.utils.metrics.bootstrap import MIN_UNITS, draw_units, percentile_intervals, unit_name
 from istd.utils.metrics.tables import with_interval
+from istd.utils.names import counted
 
 MIN_IOU = 0.5
 MAX_DETECTIONS = 100  # of an image and category, those with the highest scores
@@ -135,11 +136,11 @@ def _check(truth: Mapping, detections: list[Mapping], by_category: bool) -> None
             raise InputError(f"the ids of the {what} are of {' and '.join(kinds)}; expected one type, such as int")
     repeated = [number for number, count in Counter(entry["id"] for entry in truth["annotations"]).items() if count > 1]
     if repeated:
-        raise InputError(f"{len(repeated)} ids of annotations occur twice, the first {repeated[0]}; number them anew")
+        raise InputError(f"annotations share {counted(len(repeated), 'id')}, the first {repeated[0]}; number them anew")
     known = {image["id"] for image in truth["images"]}
     unknown = [detection["image_id"] for detection in detections if detection["image_id"] not in known]
     if unknown:
-        text = f"{len(unknown)} detections name images that the ground truth lacks, the first {unknown[0]!r}"
+        text = f"the ground truth lacks the images of {counted(len(unknown), 'detection')}, the first {unknown[0]!r}"
         raise InputError(f"{text}; give the ground truth of these images")
     theirs = {detection["category_id"] for detection in detections}
     ours = {category["id"] for category in truth["categories"]}

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from istd.utils.errors import InputError
+from istd.utils.names import counted
 
 
 class Image(NamedTuple):
@@ -47,7 +48,8 @@ def images(score, mask, sequence=None, frame=None, scale: str = "probability") -
         raise InputError(f"{name}: the score map is {_size(scores)}; expected [H, W] or a batch [B, 1, H, W]")
     for names in (sequences, frames):
         if names is not None and len(names) != len(scores):
-            raise InputError(f"{name}: {len(names)} names for {len(scores)} images; expected a name for each image")
+            counts = f"{counted(len(names), 'name')} for {counted(len(scores), 'image')}"
+            raise InputError(f"{name}: {counts}; expected a name for each image")
     unnamed = [None] * len(scores)
     for image_score, image_mask, *names in zip(scores, masks, sequences or unnamed, frames or unnamed, strict=True):
         check_values(image_score, name, scale)
