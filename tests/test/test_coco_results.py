@@ -67,6 +67,7 @@ def test_metrics_of_boxes_are_printed_and_are_those_of_pycocotools(dataset, monk
     assert f"AP50 {100 * boxes['ap50']:.2f}" in said
     assert 0 < boxes["ap50"] < 1
     assert (boxes["images"], boxes["boxes"]) == (4, 8)
+    assert (boxes["intervals"]["unit"], boxes["intervals"]["units"]) == ("sequences", 2)
     report = (dataset / "out" / "report.html").read_text()
     row = f"<td>all frames</td><td>{100 * boxes['ap50']:.2f}</td>"
     assert row in report and "<th>AP50 <span>%</span></th>" in report

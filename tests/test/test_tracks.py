@@ -107,10 +107,18 @@ def test_inference_links_measures_and_keeps_everything_by_default(runs):
     saved = json.loads((runs[1] / "metrics.json").read_text())
     tracks = {row["min_track"]: row for row in saved["tracks"]}
     assert list(tracks) == [1, 2, 3, 5]
+    assert all((row["intervals"]["unit"], row["intervals"]["units"]) == ("sequences", 2) for row in saved["tracks"])
     pixels = 2 * FRAMES * HEIGHT * WIDTH
-    one = {"pd": 6 / 7, "fa": 4 / pixels, "found_rate": 1, "mean_delay": 0, "false_track_rate": 1 / 14, "tracks": 2}
-    assert {name: tracks[1][name] for name in one} == one
-    assert {name: tracks[2][name] for name in one} == one | {"fa": 0, "false_track_rate": 0, "tracks": 1}
+    expected = {
+        "pd": 6 / 7,
+        "fa": 4 / pixels,
+        "found_rate": 1,
+        "mean_delay": 0,
+        "false_track_rate": 1 / 14,
+        "tracks": 2,
+    }
+    assert {name: tracks[1][name] for name in expected} == expected
+    assert {name: tracks[2][name] for name in expected} == expected | {"fa": 0, "false_track_rate": 0, "tracks": 1}
     standard = saved["protocols"]["standard"]
     assert (tracks[1]["pd"], tracks[1]["fa"]) == (standard["pd"], standard["fa"])
 

@@ -66,31 +66,22 @@ def target_curve(levels: np.ndarray, targets: Regions, steps: int) -> tuple[np.n
     levels: how many of the steps + 1 thresholds lie below each score, [H, W] of 0..steps + 1; targets: `find_regions`
     of the mask. Matching is the standard one.
     """
-    matched = np.zeros(steps + 1, np.int64)
-    areas = np.zeros(steps + 1, np.int64)
     if not len(targets.areas):
-        return matched, areas
+        return np.zeros(steps + 1, np.int64), np.zeros(steps + 1, np.int64)
     # thresholds between two levels that occur give the same map: only the first of them is labelled
     below = np.cumsum(np.bincount(levels.ravel(), minlength=steps + 1)[: steps + 1] > 0)  # [k]: levels up to k
     ranks = (np.append(0, below) + 1).astype(np.uint8 if steps < 254 else np.uint16)[levels]
-    distinct = matched_at_levels(ranks, targets, int(below[-1]))
-    return tuple(counts[below] for counts in distinct)
-
-
-def matched_at_levels(levels: np.ndarray, targets: Regions, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """The same as `target_curve`, where every threshold is labelled."""
-    matched = np.zeros(steps + 1, np.int64)
-    areas = np.zeros(steps + 1, np.int64)
-    near = NearRegions(*map(np.concatenate, zip(*_find_near(levels, targets.centroids), strict=True)))
+    near = NearRegions(*map(np.concatenate, zip(*_find_near(ranks, targets.centroids), strict=True)))
     order = np.lexsort((near.first, near.threshold))  # raster order within a threshold, as matching expects
     near = NearRegions(*(column[order] for column in near))
     none = np.zeros(0, np.int64)
     rows, columns, distances = close_pairs(targets, Regions(near.area, near.row_sum, near.column_sum, none, none))
     # for the assignment, a target is another target at every threshold
     chosen = columns[best_pairs(near.threshold[columns] * len(targets.areas) + rows, columns, distances)]
+    matched, areas = np.zeros((2, int(below[-1]) + 1), np.int64)
     np.add.at(matched, near.threshold[chosen], 1)
     np.add.at(areas, near.threshold[chosen], near.area[chosen])
-    return matched, areas
+    return matched[below], areas[below]
 
 
 def _find_near(levels: np.ndarray, centroids: np.ndarray) -> list[NearRegions]:
