@@ -117,7 +117,7 @@ def main(argv: list[str] | None = None) -> None:
         write_json(args.output, metrics)
     if args.per_image:
         write_image_metrics(args.per_image, results.metrics)
-    curves = write_set_curves(args.curves, results, job.facts) if args.curves and job.with_curves else []
+    curves = write_set_curves(args.curves, results, job.facts) if args.curves else []
     print_metrics(metrics, notes=notes, tracks=tracks)
     print_parts(metrics)
     for file in curves:
@@ -163,7 +163,8 @@ def prepare_job(args: argparse.Namespace, frames: FrameSet, pairs: list[Pair], o
     notes = []
     if two_values:
         low, high = two_values
-        notes.append(f"note: the predictions are masks of the values {low:g} and {high:g}: no AP, AUC, curves")
+        masks = f"note: the predictions are masks of the values {low:g} and {high:g}, which rank nothing"
+        notes.append(f"{masks}: no AP and AUC, and a point for each curve")
     facts = {
         **origin,
         "model": method_name(args.predictions),
@@ -176,10 +177,9 @@ def prepare_job(args: argparse.Namespace, frames: FrameSet, pairs: list[Pair], o
         "data": fingerprint(Sequence(p.sequence or "", (Frame(p.frame, p.prediction, p.mask),)) for p in pairs),
         "protocols": [protocol.name for protocol in protocols],
     }
-    asked = "standard" in facts["protocols"] or args.output_dir or args.curves  # AP and AUC belong to standard
-    with_curves = bool(asked) and two_values is None
+    with_curves = "standard" in facts["protocols"] or args.output_dir or args.curves  # AP and AUC belong to standard
     maps = partial(saved_maps, pairs=pairs, scale=scale, two_values=two_values)
-    return Job(frames, maps, protocols, facts, notes, with_curves, args.report_pictures)
+    return Job(frames, maps, protocols, facts, notes, bool(with_curves), args.report_pictures)
 
 
 def evaluate_boxes(args: argparse.Namespace) -> None:

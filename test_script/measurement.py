@@ -36,8 +36,7 @@ class Job(NamedTuple):
     """A set of frames to measure: by which protocols, the source of its maps, and what is said of them.
 
     `facts`: what decides the results, for run.json and metrics.json; `notes`: lines for the report. `with_curves`: not
-    where nobody asks for curves, or the maps are masks, of two values. `pictures`: at most so many frames get a picture
-    beside the report.
+    where nobody asks for curves, AP or AUC. `pictures`: at most so many frames get a picture beside the report.
     """
 
     frames: FrameSet

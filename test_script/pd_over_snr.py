@@ -152,12 +152,12 @@ def compare(frames: list[ScoredFrame], fa: float, edges: tuple[float, ...]) -> C
         accumulator.update(frame.logits, frame.mask, scale="logit")
     curves = accumulator.compute()
     lowest = int(np.argmax(curves.fa <= fa))  # no pixel reaches the highest threshold, so there always is a threshold
-    threshold = float(curves.logit[lowest])
+    threshold = curves.logit[lowest]  # float64, with which float32 logits are compared exactly
     pairs = (ImagePair(frame.logits > threshold, frame.mask, find_regions(frame.mask)) for frame in frames)
     hit = np.concatenate([optimal(pair).hit for pair in pairs])
     chosen = (hit, *(hit[inside] for inside in by_interval(frames, edges)))
     pd, *pd_by_snr = (float(hits.mean()) if len(hits) else np.nan for hits in chosen)
-    return Comparison(threshold, float(curves.fa[lowest]), pd, pd_by_snr)
+    return Comparison(float(threshold), float(curves.fa[lowest]), pd, pd_by_snr)
 
 
 def by_interval(frames: list[ScoredFrame], edges: tuple[float, ...]) -> list[np.ndarray]:
@@ -180,7 +180,7 @@ def table(results: dict[str, Comparison], counts: list[int], edges: tuple[float,
 
 
 def draw(path: Path, results: dict[str, Comparison], edges: tuple[float, ...], fa: float) -> None:
-    """Write the picture: a line a network, a point an interval of SNR."""
+    """Write the picture: a line for each network, with a point for each interval of SNR."""
     middles = [(low + high) / 2 for low, high in pairwise(edges)]
     with plot(path, width=6.4, xlabel="target SNR", ylabel=f"Pd at Fa of {fa * 1e6:g}e-6", xticks=edges) as axes:
         for title, result in results.items():

@@ -1,1 +1,6 @@
-"""Results of inference: detections, files, and the parts that a long run is resumed from."""
+"""What is measured, and the folders and files that tell it.
+
+Of a set of frames: `frame_set` (which frames), `shards` (the work and its counts, in parts), `run_folder` (the folder
+of a run), `set_results` (metrics, tables, curves), `sequence_tracks`, and `coco_results` (detections as COCO has them).
+Of a stream, frame by frame: `stream_tracks` and `prediction_folder`. `result_files` writes masks, maps and tables.
+"""

@@ -355,7 +355,10 @@ def test_predictions_that_are_masks_are_noticed(tmp_path, capsys):
     assert result["ap"] is None
     assert result["auc"] is None
     assert "masks of the values 0 and 1" in capsys.readouterr().out
-    assert (tmp_path / "all" / "report.html").is_file()
+    assert '"ranks": false' in (tmp_path / "all" / "report.html").read_text(encoding="utf-8")
+    rows = csv.DictReader((tmp_path / "all" / "curves" / "curves.csv").open())
+    points = {(row["precision"], row["recall"], row["pd"], row["fa"]) for row in rows}
+    assert points == {("1.0", "0.5", "0.5", "0.0")}  # at every threshold
 
 
 def test_names_with_an_ending(tmp_path):

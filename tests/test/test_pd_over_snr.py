@@ -12,10 +12,11 @@ from istd.datasets.synthetic import RenderConfig, render_dataset
 from istd.datasets.targets import TargetRow
 from istd.models import build_model
 from istd.test_script.map_sources import network_maps
-from istd.test_script.pd_over_snr import ScoredFrame, by_interval, compare, load, main, score_frames
+from istd.test_script.pd_over_snr import STRIDE, ScoredFrame, by_interval, compare, load, main, score_frames
 from istd.test_script.predictor import Predictor
 from istd.utils.checkpoint import save_checkpoint
 from istd.utils.errors import InputError
+from istd.utils.metrics.curves import matched_logits
 
 
 def square(shape, *places):
@@ -111,3 +112,14 @@ def test_saturated_probabilities_remain_apart():
         assert np.isnan(score_frames(source, {0: unknown}, title="")[0].snr).all()
     result = compare(frames, fa=1e-6, edges=(1.0, 3.0))
     assert (result.pd, result.fa, result.pd_by_snr) == (1, 0, [1])
+
+
+def test_float32_logits_are_compared_with_the_exact_threshold():
+    """The target's logit is the threshold, rounded up by less than float32 tells apart; clutter lies just below it."""
+    thresholds = matched_logits(STRIDE)
+    number = next(i for i in range(1000, len(thresholds)) if np.float32(thresholds[i]) > thresholds[i])
+    logits = np.full((1, 12), -9.0, np.float32)
+    logits[0, 2], logits[0, 9] = thresholds[number], thresholds[number - 1 : number + 1].mean()
+    mask = np.arange(12)[None] == 2
+    result = compare([ScoredFrame(logits, mask, np.array([2.0]))], fa=1e-6, edges=(1.0, 3.0))
+    assert (result.threshold, result.fa, result.pd) == (thresholds[number], 0, 1)
