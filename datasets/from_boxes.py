@@ -93,9 +93,10 @@ def make_dataset(annotations: Annotations, plan: Plan, output: Path, masks: str)
     shards = list(_shards(plan.items))
     inputs = _fingerprint(annotations, plan, masks)
     unfinished = output / UNFINISHED
-    if _is_complete(output, inputs):
+    finished = (_read_json(output / BOXES_FILE) or {}).get("info", {})
+    if finished.get("inputs") == inputs:
         shutil.rmtree(unfinished, ignore_errors=True)
-        return [f"{output} is complete", *json.loads((output / BOXES_FILE).read_text())["info"]["summary"]]
+        return [f"{output} is complete", *finished["summary"]]
     check_writable(output / BOXES_FILE)
     if not unfinished.is_dir() and any(not path.name.startswith(".") for path in output.iterdir()):
         raise InputError(f"{output} holds something else; choose a new folder or remove it")
@@ -272,11 +273,6 @@ def _fingerprint(annotations: Annotations, plan: Plan, masks: str) -> dict[str, 
         facts = (item.sequence, item.name, str(item.source.path.resolve()), item.source.number, status.st_size)
         content.update(repr((*facts, status.st_mtime_ns, item.annotation)).encode())
     return {"format": annotations.format.name, "masks": masks, "content": content.hexdigest()}
-
-
-def _is_complete(output: Path, inputs: dict[str, Any]) -> bool:
-    content = _read_json(output / BOXES_FILE)
-    return content is not None and content.get("info", {}).get("inputs") == inputs
 
 
 def _read_json(path: Path) -> Any:

@@ -129,7 +129,7 @@ def grey_levels(frame: av.VideoFrame) -> np.ndarray:
         if luma.bits == 8 and not name.startswith(("gray", "yuvj")) and frame.color_range != FULL_RANGE:
             levels = cv2.LUT(levels, LIMITED_TO_FULL)
     else:
-        levels = one_channel(frame.to_ndarray(format="bgr24" if luma.bits <= 8 else "bgr48le"))
+        levels = one_channel(frame.to_ndarray(format="rgb24" if luma.bits <= 8 else "rgb48le")[..., ::-1])
     return np.ascontiguousarray(np.rot90(levels, frame.rotation // 90)) if frame.rotation else levels
 
 

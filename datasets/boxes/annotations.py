@@ -2,7 +2,7 @@
 
 import json
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -27,7 +27,7 @@ class Format(NamedTuple):
     """A format: its name, the function that reads a file of it, and what an image means that no file names."""
 
     name: str
-    read: Callable[[AnnotationFile], tuple[list[AnnotatedImage], int]]
+    read: Callable[[AnnotationFile], list[AnnotatedImage]]
     unnamed_is_empty: bool  # an image without annotation has no target, rather than being no part of the dataset
 
 
@@ -65,7 +65,7 @@ def read_annotations(path: Path) -> Annotations:
     if not path.exists():
         raise InputError(f"--annotations {path} does not exist; give a file or a folder of annotations")
     root = path if path.is_dir() else path.parent
-    paths = [path] if path.is_file() else _files_in(path)
+    paths = [path] if path.is_file() else [file for file in visible_files(path) if file.suffix.lower() in SUFFIXES]
     recognised: dict[Format, list[AnnotationFile]] = {}
     others: list[AnnotationFile] = []
     for file in (_load(entry, root) for entry in paths):
@@ -81,24 +81,21 @@ def read_annotations(path: Path) -> Annotations:
     ((form, files),) = recognised.items()
     if form is ANTI_UAV:
         files = _infrared(files)
-    images, lost = [], 0
-    for file in files:
-        of_file, without_image = form.read(file)
-        images += of_file
-        lost += without_image
-    listed = _listed_parts(others)
-    images = [i._replace(part=listed.get(_stem(PurePosixPath(i.name)), i.part)) for i in _merge(images)]
-    return Annotations(form, images, [file.path for file in files], lost, listed)
+    listed, images = _listed_parts(others), _merge(image for file in files for image in form.read(file))
+    images = [i._replace(part=listed.get(_stem(PurePosixPath(i.name)), i.part)) for i in images]
+    without_image = sum(map(readers.count_boxes_without_image, files)) if form is COCO else 0
+    return Annotations(form, images, [file.path for file in files], without_image, listed)
 
 
 def recognise(file: AnnotationFile) -> Format | None:
     """The format of a file by its content."""
-    if file.path.suffix.lower() == ".json":
+    suffix = file.path.suffix.lower()
+    if suffix == ".json":
         content = file.content if isinstance(file.content, dict) else {}
         return COCO if {"images", "annotations"} <= content.keys() else ANTI_UAV if "gt_rect" in content else None
-    if file.path.suffix.lower() == ".xml":
+    if suffix == ".xml":
         return VOC if file.content.tag == "annotation" else None
-    if file.path.suffix.lower() == ".csv":
+    if suffix == ".csv":
         return CSV if readers.csv_header(file.content) else None
     lines = [line for line in file.content.splitlines() if line.strip()]
     if all(readers.YOLO_LINE.fullmatch(line.strip()) for line in lines):
@@ -106,22 +103,20 @@ def recognise(file: AnnotationFile) -> Format | None:
     return YOLOX if all(readers.yolox_line(line) for line in lines) else None
 
 
-def _files_in(folder: Path) -> list[Path]:
-    paths = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    visible = (path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts))
-    return sorted(visible, key=lambda path: numeric_key(path.relative_to(folder).as_posix()))
+def visible_files(folder: Path) -> list[Path]:
+    """All files of a folder and the folders in it, ordered by the numbers in their paths; hidden ones excluded."""
+    names = {path: path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
+    visible = [path for path, name in names.items() if not any(part.startswith(".") for part in name.parts)]
+    return sorted(visible, key=lambda path: numeric_key(names[path].as_posix()))
 
 
 def _load(path: Path, root: Path) -> AnnotationFile:
-    text, name = read_text(path), PurePosixPath(path.relative_to(root).as_posix())
+    parse = {".json": json.loads, ".xml": ElementTree.fromstring}.get(path.suffix.lower(), str)
     try:
-        if path.suffix.lower() == ".json":
-            return AnnotationFile(path, name, json.loads(text))
-        if path.suffix.lower() == ".xml":
-            return AnnotationFile(path, name, ElementTree.fromstring(text))
+        content = parse(read_text(path))
     except (ValueError, RecursionError, ElementTree.ParseError) as error:
         raise InputError(f"cannot read {path}: {error}; export the annotations again") from error
-    return AnnotationFile(path, name, text)
+    return AnnotationFile(path, PurePosixPath(path.relative_to(root).as_posix()), content)
 
 
 def _infrared(files: list[AnnotationFile]) -> list[AnnotationFile]:
@@ -139,7 +134,7 @@ def _infrared(files: list[AnnotationFile]) -> list[AnnotationFile]:
     return chosen
 
 
-def _merge(images: list[AnnotatedImage]) -> list[AnnotatedImage]:
+def _merge(images: Iterable[AnnotatedImage]) -> list[AnnotatedImage]:
     """One entry for each image: the boxes of files and lines that name it again are added to the first."""
     merged: dict[tuple, AnnotatedImage] = {}
     for image in images:

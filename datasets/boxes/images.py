@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from istd.datasets.boxes.annotations import ANTI_UAV, CSV, Annotations
+from istd.datasets.boxes.annotations import ANTI_UAV, CSV, Annotations, visible_files
 from istd.datasets.boxes.readers import PARTS, AnnotatedImage
 from istd.utils.errors import InputError
 from istd.utils.images import IMAGE_SUFFIXES, file_key, numeric_key
@@ -98,10 +98,9 @@ class ImageFiles:
         if not images.exists():
             raise InputError(f"--images {images} does not exist; give a folder of images or videos, or a video")
         self.root = images if images.is_dir() else images.parent
-        paths = [images] if images.is_file() else sorted(images.rglob("*"), key=lambda path: numeric_key(str(path)))
-        visible = [p for p in paths if not any(part.startswith(".") for part in p.relative_to(self.root).parts)]
-        self.images = [path for path in visible if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
-        self.videos = {path: count_frames(path) for path in visible if path.suffix.lower() in VIDEO_SUFFIXES}
+        files = [images] if images.is_file() else visible_files(images)
+        self.images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+        self.videos = {path: count_frames(path) for path in files if path.suffix.lower() in VIDEO_SUFFIXES}
         if not self.images and not self.videos:
             raise InputError(f"--images {images} has neither images ({', '.join(IMAGE_SUFFIXES)}) nor videos")
         self._by_end: dict[tuple, Path | None] = {}  # None: several files

@@ -69,8 +69,8 @@ def part_of_folders(name: PurePosixPath) -> str | None:
     return next((PARTS[folder.lower()] for folder in name.parts[:-1] if folder.lower() in PARTS), None)
 
 
-def read_coco(file: AnnotationFile) -> tuple[list[AnnotatedImage], int]:
-    """The images of a COCO file, and the number of annotations whose image it does not list."""
+def read_coco(file: AnnotationFile) -> list[AnnotatedImage]:
+    """The images of a COCO file."""
     boxes: dict[Any, list[Box]] = defaultdict(list)
     try:
         for annotation in file.content["annotations"]:
@@ -84,7 +84,13 @@ def read_coco(file: AnnotationFile) -> tuple[list[AnnotatedImage], int]:
             images.append(AnnotatedImage(name, boxes.pop(entry["id"], []), part, size=size, id=entry["id"]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{file.path} is no COCO file: {error!r}; export it again") from error
-    return images, sum(map(len, boxes.values()))
+    return images
+
+
+def count_boxes_without_image(file: AnnotationFile) -> int:
+    """The number of boxes in a COCO file whose image it does not list."""
+    listed = {entry["id"] for entry in file.content["images"]}
+    return sum(bool(a.get("bbox")) and a["image_id"] not in listed for a in file.content["annotations"])
 
 
 def yolox_line(line: str) -> tuple[str, list[Box]] | None:
@@ -103,16 +109,16 @@ def has_yolox_boxes(file: AnnotationFile) -> bool:
     return any(yolox_line(line)[1] for line in file.content.splitlines() if line.strip())
 
 
-def read_yolox(file: AnnotationFile) -> tuple[list[AnnotatedImage], int]:
+def read_yolox(file: AnnotationFile) -> list[AnnotatedImage]:
     """The images of a YOLOX text."""
     images = []
     for path, boxes in (yolox_line(line) for line in file.content.splitlines() if line.strip()):
         part = part_in(file.name.stem) or part_of_folders(PurePosixPath(path))
         images.append(AnnotatedImage(path, boxes, part))
-    return images, 0
+    return images
 
 
-def read_yolo(file: AnnotationFile) -> tuple[list[AnnotatedImage], int]:
+def read_yolo(file: AnnotationFile) -> list[AnnotatedImage]:
     """The image of a YOLO label file, of the same name."""
     boxes = []
     for line in file.content.split("\n"):
@@ -120,20 +126,20 @@ def read_yolo(file: AnnotationFile) -> tuple[list[AnnotatedImage], int]:
             x, y, width, height = map(float, line.split()[1:])
             boxes.append(Box(x - width / 2, y - height / 2, width, height))
     name = "/".join(part for part in file.name.with_suffix("").parts if part.lower() != "labels")
-    return [AnnotatedImage(name, boxes, part_of_folders(file.name), shares=True)], 0
+    return [AnnotatedImage(name, boxes, part_of_folders(file.name), shares=True)]
 
 
-def read_voc(file: AnnotationFile) -> tuple[list[AnnotatedImage], int]:
+def read_voc(file: AnnotationFile) -> list[AnnotatedImage]:
     """The image of a Pascal VOC file, of the same name; coordinates count from 1, the last pixel is included."""
     boxes = []
     for bounds in file.content.iterfind("object/bndbox"):
         x0, y0, x1, y1 = (_voc_number(bounds, side, file.path) for side in ("xmin", "ymin", "xmax", "ymax"))
         boxes.append(Box(x0 - 1, y0 - 1, x1 - x0 + 1, y1 - y0 + 1))
     name = "/".join(part for part in file.name.with_suffix("").parts if part.lower() != "annotations")
-    return [AnnotatedImage(name, boxes, part_of_folders(file.name))], 0
+    return [AnnotatedImage(name, boxes, part_of_folders(file.name))]
 
 
-def read_anti_uav(file: AnnotationFile) -> tuple[list[AnnotatedImage], int]:
+def read_anti_uav(file: AnnotationFile) -> list[AnnotatedImage]:
     """The frames of the sequence whose folder the file lies in: entry n is frame n, whatever the frame is called."""
     rectangles = file.content["gt_rect"]
     exist = file.content.get("exist", [1] * len(rectangles))
@@ -147,7 +153,7 @@ def read_anti_uav(file: AnnotationFile) -> tuple[list[AnnotatedImage], int]:
         boxes = [[_box(r)] if e and r else [] for e, r in zip(exist, rectangles, strict=True)]
     except (TypeError, ValueError) as error:
         raise InputError(f"{file.path}: {error}; expected boxes [x, y, width, height]") from error
-    return [AnnotatedImage(sequence, of_frame, part, number) for number, of_frame in enumerate(boxes)], 0
+    return [AnnotatedImage(sequence, of_frame, part, number) for number, of_frame in enumerate(boxes)]
 
 
 def csv_header(text: str) -> tuple[list[str], str] | None:
@@ -159,7 +165,7 @@ def csv_header(text: str) -> tuple[list[str], str] | None:
     return None
 
 
-def read_csv(file: AnnotationFile) -> tuple[list[AnnotatedImage], int]:
+def read_csv(file: AnnotationFile) -> list[AnnotatedImage]:
     """The frames of a csv with the `CSV_COLUMNS`, in any order; a frame is a number or the name of a file.
 
     Where semicolons separate the cells, as in spreadsheets of many languages, numbers may have a decimal comma.
@@ -177,7 +183,7 @@ def read_csv(file: AnnotationFile) -> tuple[list[AnnotatedImage], int]:
     except (TypeError, ValueError, AttributeError, csv.Error) as error:
         raise InputError(f"line {reader.line_num + 1} of {file.path}: {error}; correct it") from error
     part = part_in(file.name.stem)
-    return [AnnotatedImage(name, of_frame, part) for name, of_frame in boxes.items()], 0
+    return [AnnotatedImage(name, of_frame, part) for name, of_frame in boxes.items()]
 
 
 def _posix(path: str) -> str:
