@@ -59,18 +59,17 @@ def model_options(name: str) -> dict[str, inspect.Parameter]:
 
 
 def build_model(name: str, /, interface: dict[str, Any] | None = None, **options) -> Network:
-    """A network with fresh weights.
+    """A network with fresh weights, whose `options` hold the values of all options of a network of `MODELS`.
 
     `name`: of `MODELS`, or code, as `path/to/net.py:ClassName` or a dotted name, which is imported; `interface` then
     says what that network takes and gives (see `models.external.Interface`). Raises InputError for a name or an option
-    that does not exist, listing those that do, and for a value that does not fit. The network's `options` hold the
-    values of all its options.
+    that does not exist, listing those that do, and for a value that does not fit.
     """
     options = check_options(name, options)
     if is_external(name):
         return ExternalNetwork(name, read_interface(interface or {}), options)
     if interface:
-        raise InputError(f"interface {interface} given for {name}, whose interface is known; leave it out")
+        raise InputError(f"the interface of {name} is known; leave out {interface}")
     network = MODELS[name](**options)
     network.options = complete_options(name, options)
     return network
@@ -87,12 +86,13 @@ def load_model(
     """The network of a checkpoint, ours or published, with its weights, in eval mode.
 
     `source` is the file, a folder of the Hugging Face Hub, the name of weights that ship with the repository, such as
-    "datransnet", or a checkpoint already read with `utils.checkpoint.read_checkpoint`. Name and options are
-    those of the file; `options` override them (e.g. `image_size` for a published DATransNet file, which does not
-    record it). A network from the user's code needs that code: names as `build_model` takes them, of which the one
-    with the class of the checkpoint is used, since a checkpoint never brings code. `interface` and `options` are then
-    those recorded in the file, or, for weights saved by other programs, those given. Raises InputError where the file
-    is no checkpoint of a known network.
+    "datransnet", or a checkpoint already read with `utils.checkpoint.read_checkpoint`. Name and options are those of
+    the file; `options` override them (e.g. `image_size` for a published DATransNet file, which does not record it).
+
+    A network from the user's code needs that code, since a checkpoint never brings any: `code` holds names as
+    `build_model` takes them, of which that with the class of the checkpoint is used. `interface` and `options` override
+    those in the file; weights that other programs saved have none. Raises InputError where the file is no checkpoint of
+    a known network.
     """
     checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(source)
     code = [code] if isinstance(code, str) else list(code)
@@ -102,38 +102,29 @@ def load_model(
         interface = {**checkpoint.code.get("interface", {}), **(interface or {})}
     elif checkpoint.kind == "published":
         published = {network.name: network.published_options(checkpoint.weights) for network in NETWORKS}
-        name = next((name for name, options in published.items() if options is not None), None)
+        name = next((name for name, known in published.items() if known is not None), None)
         recorded = published.get(name, {})
-        if name is None:
-            name = network_of_names(checkpoint, options)
+        name = name or network_of_names(checkpoint, options)
     model = build_model(name, interface, **{**recorded, **options})
     load_weights(model, checkpoint)
     model.settings = checkpoint.settings if checkpoint.kind == "ours" else {}
     return model.eval()
 
 
-@functools.lru_cache
-def default_weights(name: str) -> dict[str, torch.Tensor]:
-    """The weights of a network of `MODELS` with its default options, without values."""
-    with torch.device("meta"):
-        return build_model(name).state_dict()
-
-
 def network_of_names(checkpoint: Checkpoint, options: dict[str, Any]) -> str:
     """The name of our network whose weights have the names in a checkpoint: a plain `state_dict()`.
 
-    Of the names in `MODELS`, the one whose weights also have these shapes, built with these `options`.
-    Raises InputError where the names are of no network.
+    Where several have them, that whose weights, built with these `options`, have the shapes as well. Raises InputError
+    where the names are of no network.
     """
-    alike = None
+    alike = []
     for name in MODELS:
-        if checkpoint.weights.keys().isdisjoint(default_weights(name)):
-            continue
         with torch.device("meta"), suppress(InputError):  # of options for another network
-            expected = build_model(name, **options).state_dict() if options else default_weights(name)
-            alike = alike or name
+            expected = build_model(name, **options).state_dict()
             if not mismatches(expected, checkpoint.weights):
                 return name
-    if alike is None:
+            if not expected.keys().isdisjoint(checkpoint.weights):
+                alike.append(name)
+    if not alike:
         raise unknown_network(checkpoint, [network.name for network in NETWORKS])
-    return alike
+    return alike[0]

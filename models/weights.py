@@ -26,35 +26,26 @@ def load_weights(model: nn.Module, source: str | Path | Checkpoint) -> None:
     if checkpoint.kind == "ours" and checkpoint.model_name != model.name:
         raise InputError(f"{checkpoint.path} holds a {checkpoint.model_name} checkpoint; expected one of {model.name}")
     expected = model.state_dict()
-    weights, problems = {}, ""
-    for candidate in _namings(checkpoint):
-        renamed = _our_names(model, candidate) if checkpoint.kind == "published" else candidate
-        if expected.keys().isdisjoint(renamed):
-            continue
-        weights = weights or renamed
-        problems = problems or mismatches(expected, renamed)
-        if not mismatches(expected, renamed):
-            weights, problems = renamed, ""
-            break
-    if not weights:
+    candidates = [renamed for renamed in _namings(model, checkpoint) if not expected.keys().isdisjoint(renamed)]
+    if not candidates:
         raise unknown_network(checkpoint, [model.name])
-    if problems:
+    weights = next((renamed for renamed in candidates if not mismatches(expected, renamed)), candidates[0])
+    if problems := mismatches(expected, weights):
         raise InputError(f"{checkpoint.path} does not fit {model.name} with options {model.options}: {problems}")
     check_finite(weights, checkpoint.path)
     model.load_state_dict(weights, strict=False)
 
 
-def _our_names(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights under the names of `model`, where they are published ones of its network; else as they are."""
-    return weights if model.published_options(weights) is None else model.from_published(weights)
+def _namings(model: nn.Module, checkpoint: Checkpoint) -> Iterator[dict[str, Tensor]]:
+    """The weights without wrappers' prefixes, then with those that may be a part of the network's names.
 
-
-def _namings(checkpoint: Checkpoint) -> Iterator[dict[str, Tensor]]:
-    """The weights without wrappers' prefixes, then with those that may be a part of the network's own names."""
-    yield checkpoint.weights
-    for start in reversed(range(len(checkpoint.prefixes))):
+    Published weights of the network get its names.
+    """
+    for start in reversed(range(len(checkpoint.prefixes) + 1)):
         prefix = "".join(checkpoint.prefixes[start:])
-        yield {prefix + name: weight for name, weight in checkpoint.weights.items()}
+        weights = {prefix + name: weight for name, weight in checkpoint.weights.items()}
+        is_published = checkpoint.kind == "published" and model.published_options(weights) is not None
+        yield model.from_published(weights) if is_published else weights
 
 
 def check_finite(weights: dict[str, Tensor], path: Path) -> None:
@@ -62,10 +53,13 @@ def check_finite(weights: dict[str, Tensor], path: Path) -> None:
     bad = [name for name, weight in weights.items() if weight.is_floating_point() and not weight.isfinite().all()]
     if bad:
         raise InputError(
-            f"{path} has weights that are not finite ({', '.join(bad[:LISTED])}"
-            + (f", and {len(bad) - LISTED} more" if len(bad) > LISTED else "")
-            + "); the file is damaged or its training diverged: use another checkpoint"
+            f"{path} has weights that are not finite ({_listing(bad)}); the file is damaged or its training diverged: "
+            "use another checkpoint"
         )
+
+
+def _listing(names: list[str]) -> str:
+    return ", ".join(names[:LISTED]) + (f", and {len(names) - LISTED} more" if len(names) > LISTED else "")
 
 
 def load_fitting(model: nn.Module, source: str | Path | Checkpoint) -> str:
@@ -74,9 +68,7 @@ def load_fitting(model: nn.Module, source: str | Path | Checkpoint) -> str:
     Returns what does not match, by name; empty if everything does. Raises InputError where nothing fits.
     """
     checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(source)
-    weights, expected = checkpoint.weights, model.state_dict()
-    if checkpoint.kind == "published":
-        weights = _our_names(model, weights)
+    weights, expected = next(_namings(model, checkpoint)), model.state_dict()
     shapes = {name: value.shape for name, value in expected.items()}
     fitting = {name: value for name, value in weights.items() if shapes.get(name) == value.shape}
     if not fitting:
@@ -111,12 +103,7 @@ def mismatches(expected: dict[str, Tensor], weights: dict[str, Tensor]) -> str:
             if weight.is_floating_point() != wanted.is_floating_point() or weight.layout != wanted.layout
         ],
     }
-    return "; ".join(
-        f"{len(names)} weights {kind}: {', '.join(names[:LISTED])}"
-        + (f", and {len(names) - LISTED} more" if len(names) > LISTED else "")
-        for kind, names in problems.items()
-        if names
-    )
+    return "; ".join(f"{len(names)} weights {kind}: {_listing(names)}" for kind, names in problems.items() if names)
 
 
 def load_pretrained_backbone(model: nn.Module, source: str) -> None:
@@ -154,8 +141,8 @@ def _download(pretrained: WeightsEnum) -> dict[str, Tensor]:
 def rename_weights(weights: dict[str, Tensor], table, unused: tuple[str, ...] = ()) -> dict[str, Tensor]:
     """A published checkpoint's weights under our names.
 
-    Each row of `table` is a regular expression and its replacement; the rows are applied to a name one after the other.
-    Weights whose published name starts with a word of `unused` are left out.
+    The rows of `table`, a regular expression and its replacement, are applied to a name in their order. Weights whose
+    published name starts with a word of `unused` are left out.
     """
     renamed = {}
     for name, weight in weights.items():
