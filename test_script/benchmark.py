@@ -16,9 +16,11 @@ Examples:
 import argparse
 import re
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -27,8 +29,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from istd.models import MODELS, build_model, load_model
+from istd.models import MODELS, build_model, load_model, try_network
 from istd.test_script.options import add_checkpoint_option, add_device_options
+from istd.test_script.predictor.tiling import round_up
 from istd.utils.command_line import command_parser
 from istd.utils.config import add_pairs_option, convert
 from istd.utils.cuda_graphs import PASSES_BEFORE_CAPTURE, GraphRunner
@@ -49,13 +52,14 @@ def main(argv: list[str] | None = None) -> None:
     choose_amp(args.amp, device)  # an unknown name is reported before long work
     options = convert("--model_options", args.model_options, dict)
     interface = convert("--interface", args.interface, dict)
-    name = args.model
     if args.model_path:
-        model = load_model(args.model_path, [name] if name else (), interface, **options)
-        name, options = name or model.name, model.options
-        interface = getattr(model, "code", {}).get("interface", {})
+        model = load_model(args.model_path, [args.model] if args.model else (), interface, **options)
     else:
-        model = build_model(name, interface, **options).eval()
+        model = build_model(args.model, interface, **options).eval()
+    code = getattr(model, "code", {})  # of a network from the user's code
+    for note in try_network(model, max(args.size)) if code else []:
+        print(note)
+    rebuild = partial(build_model, code.get("name", model.name), code.get("interface"), **model.options)
     multiple = model.size_multiple
     if any(side <= 0 or side % multiple for side in args.size):
         size = " ".join(map(str, args.size))
@@ -67,7 +71,7 @@ def main(argv: list[str] | None = None) -> None:
     used, unused = count_parameters(model)
     metrics = {"parameters": used, "parameters_unused": unused, "flops_per_frame": count_flops(model, shape)}
     if device.type == "cpu" and not args.compile:  # compiling would be measured too
-        metrics["memory"] = in_fresh_process(forward_memory_cpu, name, interface, options, shape, args.amp)
+        metrics["memory"] = in_fresh_process(forward_memory_cpu, rebuild, shape, args.amp)
     model.to(device)
     clip = torch.rand(shape).to(device)  # which waits for the device
     if device.type == "cuda":
@@ -119,9 +123,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:
     """Numbers of parameters that the logits depend on, and that they do not: those that no gradient reaches."""
-    side = 2 * model.size_multiple
+    side = round_up(64, model.size_multiple)
     with torch.enable_grad():
-        model(torch.rand(1, model.num_frames, model.in_channels, side, side)).sum().backward()
+        total = model(torch.rand(1, model.num_frames, model.in_channels, side, side)).sum()
+    if total.requires_grad:
+        total.backward()
     used = sum(parameter.numel() for parameter in model.parameters() if parameter.grad is not None)
     model.zero_grad(set_to_none=True)
     return used, sum(parameter.numel() for parameter in model.parameters()) - used
@@ -172,19 +178,16 @@ def forward_memory_cuda(model: nn.Module, clip: Tensor, amp: str) -> dict[str, i
 
 
 @torch.inference_mode()
-def forward_memory_cpu(
-    name: str, interface: dict, options: dict, shape: tuple[int, ...], amp: str
-) -> dict[str, int] | None:
+def forward_memory_cpu(build: Callable[[], nn.Module], shape: tuple[int, ...], amp: str) -> dict[str, int] | None:
     """Bytes resident in this process at the peak of a forward pass, and how much the pass added; None off Linux.
 
-    To be called in a fresh process: one that has freed much memory would fill it again unseen.
+    To be called in a fresh process: a process that has freed much memory would fill it again unseen.
     """
     if not STATUS.exists():
         return None
-    model = build_model(name, interface, **options).eval()
-    clip = torch.rand(shape)
-    smallest = (1, *shape[1:3], model.size_multiple, model.size_multiple)
-    forward(model, torch.rand(smallest), amp)  # loads the code of the operations
+    model, clip = build().eval(), torch.rand(shape)
+    side = min(round_up(32, model.size_multiple), *shape[-2:])
+    forward(model, clip[:1, ..., :side, :side], amp)  # loads the code of the operations
     with suppress(OSError):  # where it is not allowed, building the model may hide some of the growth
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # sets the peak to what is resident now
     before = resident_bytes("VmRSS")

@@ -136,6 +136,20 @@ def test_wrong_input_is_explained(arguments, message):
         benchmark.main(arguments)
 
 
+def test_a_network_from_a_file_of_any_size_and_without_gradients(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(benchmark, "in_fresh_process", lambda function, *arguments: function(*arguments))
+    (tmp_path / "mean.py").write_text(
+        "from torch import nn\n\nclass Mean(nn.Module):\n    def forward(self, x):\n"
+        "        return nn.functional.avg_pool2d(x, 9)\n"
+    )
+    network = ["--model", f"{tmp_path}/mean.py:Mean", "--interface", "size_multiple=1"]
+    benchmark.main([*network, "--size", "45", "36", "--runs", "1", "--device", "cpu"])
+    printed = capsys.readouterr().out
+    assert "Mean: maps of [5, 5] px for 45 x 45 px are resized" in printed and "Mean, 45 x 36, T = 1" in printed
+    with pytest.raises(InputError, match=r"cannot run Mean on a clip of \[1, 1, 1, 8, 8\]"):
+        benchmark.main([*network, "--size", "8", "8"])
+
+
 def test_a_checkpoint_brings_its_network_and_options(tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, "in_fresh_process", lambda function, *arguments: None)
     save_checkpoint(tmp_path / "best.pth", build_model("datransnet", width=4, image_size=64), {})
