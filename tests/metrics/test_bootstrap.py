@@ -197,12 +197,13 @@ def test_intervals_are_printed_in_the_units_of_the_metrics():
     sets = {
         "standard": intervals({"pd": [0.9, 0.95], "fa": [1e-6, 2.5e-6], "ap": [0.5, 0.625]}),
         "dtum": intervals({"pd": [0.5, 1.0]}),
-        "all NaN": intervals({}),
+        "all alike": intervals({}),
     }
+    assert interval_table({"all alike": sets["all alike"]}) == "no 95 % intervals: all resamples of images agree"
     cells = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in interval_table(sets).splitlines()]
     assert cells == [
         ["95 % intervals over 214 images", "Pd %", "Fa x1e-6", "pixel AP %"],
         ["standard", "90.00-95.00", "1.00-2.50", "50.00-62.50"],
         ["dtum", "50.00-100.00", "-", "-"],
-        ["all NaN", "-", "-", "-"],
+        ["all alike", "-", "-", "-"],
     ]

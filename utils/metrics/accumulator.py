@@ -6,13 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from istd.utils.errors import InputError
-from istd.utils.metrics.hierarchical import (
-    HIERARCHY,
-    LOC_ERRORS,
-    SEG_ERRORS,
-    padded_hierarchical_iou,
-    pair_regions,
-)
+from istd.utils.metrics.hierarchical import HIERARCHY, LOC_ERRORS, SEG_ERRORS, padded_hierarchical_iou, pair_regions
 from istd.utils.metrics.inputs import images
 from istd.utils.metrics.protocols import Protocol
 from istd.utils.metrics.regions import ImagePair, find_regions

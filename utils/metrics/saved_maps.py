@@ -7,15 +7,7 @@ import numpy as np
 
 from istd.utils.errors import InputError
 from istd.utils.files import read_table
-from istd.utils.images import (
-    IMAGE_SUFFIXES,
-    MASK_ENDING,
-    file_key,
-    image_files,
-    numeric_key,
-    read_mask,
-    size_text,
-)
+from istd.utils.images import IMAGE_SUFFIXES, MASK_ENDING, file_key, image_files, numeric_key, read_mask, size_text
 from istd.utils.metrics.map_files import PREDICTION_SUFFIXES, read_scores
 
 NAMES_SHOWN = 3  # in an error

@@ -15,17 +15,17 @@ def collect_metrics(metric: MetricAccumulator, curves: Mapping[str | None, Curve
     `bootstrap_intervals`.
     """
     areas = CURVE_AREAS if metric.protocol.name == "standard" else ()
-    total = curve_areas(merge_curves(curves.values())) if areas else dict.fromkeys(CURVE_AREAS)
+    total = ap_and_auc(merge_curves(curves.values())) if areas else dict.fromkeys(CURVE_AREAS)
     result = metric.compute() | total | metric.counts() | {"by_area": metric.area_metrics()}
     if sequences := metric.sequence_metrics():
         for name, metrics in sequences.items() if areas else ():
-            metrics |= curve_areas(curves[name])
+            metrics |= ap_and_auc(curves[name])
         result |= {"sequence_mean": mean_metrics(sequences.values(), (*METRICS, *areas)), "sequences": sequences}
     ranked = total["ap"] is not None  # maps of two values rank nothing
     return result | {"intervals": bootstrap_intervals(metric, curves if ranked else {})}
 
 
-def curve_areas(curves: CurveAccumulator) -> dict[str, float | None]:
-    """AP and AUC."""
+def ap_and_auc(curves: CurveAccumulator) -> dict[str, float | None]:
+    """AP and AUC of all pixels, None where the scores rank nothing."""
     computed = curves.compute()
     return {name: getattr(computed, name) for name in CURVE_AREAS}

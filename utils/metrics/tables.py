@@ -84,16 +84,16 @@ def metrics_table(results: Mapping[str, Mapping[str, float | None]], title: str)
 
 def interval_facts(intervals: Mapping) -> str:
     """What was resampled for `bootstrap_intervals`, or why there are none."""
-    facts, units = f"{100 * intervals['coverage']:g} % intervals", intervals["units"]
+    facts, units, unit = f"{100 * intervals['coverage']:g} % intervals", intervals["units"], intervals["unit"]
     if units < MIN_UNITS:
-        return f"no {facts}: resampling needs at least {MIN_UNITS} {intervals['unit']}, and this set has {units}"
-    return f"{facts} over {units} {intervals['unit']}"
+        return f"no {facts}: resampling needs at least {MIN_UNITS} {unit}, and this set has {units}"
+    return f"{facts} over {units} {unit}" if intervals["metrics"] else f"no {facts}: all resamples of {unit} agree"
 
 
 def interval_table(results: Mapping[str, Mapping]) -> str:
     """A table of the bootstrap intervals in sets of metrics, or a line that says why there are none."""
-    facts = interval_facts(next(iter(results.values()))["intervals"])
     known = {name: result["intervals"]["metrics"] for name, result in results.items()}
+    facts = interval_facts(results[max(known, key=lambda name: len(known[name]))]["intervals"])
     shown = [name for name in HEADINGS if any(name in intervals for intervals in known.values())]
     rows = [[facts, *(HEADINGS[name][0] for name in shown)]]
     for name, intervals in known.items():
