@@ -3,6 +3,8 @@
 import os
 
 import cv2
+import numpy as np
+import pytest
 
 from istd.utils.process import set_up_process
 
@@ -10,3 +12,15 @@ from istd.utils.process import set_up_process
 os.environ["OMP_NUM_THREADS"] = "1"
 set_up_process()  # as the commands do
 cv2.setNumThreads(1)  # a forked process would wait for OpenCV's threads
+
+
+@pytest.fixture(scope="module")
+def undrawn():
+    """Plots are made, but saved as a single pixel: to draw the curves takes most of the time of a small run."""
+
+    def save(figure, path):
+        assert cv2.imwrite(str(path), np.zeros((1, 1), np.uint8))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("matplotlib.figure.Figure.savefig", save)
+        yield

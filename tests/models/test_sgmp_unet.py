@@ -15,7 +15,7 @@ from istd.models.ops import window_attention
 from istd.models.ops.mlp import chunked_mlp
 from istd.models.ops.window_attention import FastWindowAttention3d, FastWindowAttentionV2
 from istd.utils.errors import InputError
-from tests.reference.network_cases import assert_same, fill_deterministically
+from tests.reference.network_cases import assert_same, fill_deterministically, undrawn_weights
 from tests.reference.plain_sgmp_unet import PlainSGMPUNet
 
 RECORDED = Path(__file__).parents[1] / "reference" / "recorded_sgmp_unet.npz"
@@ -26,9 +26,10 @@ NARROW = {"width": 48, "spatial_width": 16}  # the same layers in a sixth of the
 
 def pair(**widths):
     """The fast and the plain network with the same weights, in float64."""
-    plain = PlainSGMPUNet(**widths)
+    with undrawn_weights():
+        plain = PlainSGMPUNet(**widths)
+        fast = build_model("sgmp_unet", **widths)
     fill_deterministically(plain)
-    fast = build_model("sgmp_unet", **widths)
     fast.load_state_dict(fast.from_published(plain.state_dict()))
     return fast.double(), plain.double()
 

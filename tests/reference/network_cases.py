@@ -1,6 +1,9 @@
 """What the tests of both networks share: deterministic weights, and a comparison with the plain form."""
 
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +26,17 @@ def fill_deterministically(module: nn.Module, seed: int = 0) -> None:
         else:
             drawn = noise / value[0].numel() ** 0.5
         value.copy_(drawn)
+
+
+@contextmanager
+def undrawn_weights() -> Iterator[None]:
+    """Let networks be built without random numbers, which take seconds, where all weights are filled in afterwards."""
+
+    def keep(tensor: Tensor, *_: object, **__: object) -> Tensor:
+        return tensor.zero_()
+
+    with patch.object(Tensor, "normal_", keep), patch.object(Tensor, "uniform_", keep):
+        yield
 
 
 def outputs_and_gradients(network: nn.Module, x: Tensor, forward, train: bool, seed: int = 3):

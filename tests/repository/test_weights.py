@@ -34,13 +34,20 @@ def test_every_file_has_a_section_with_its_facts_and_sha256():
         assert all(facts.get(fact) for fact in FACTS), name
 
 
-@pytest.mark.parametrize("name", SECTIONS)
-def test_the_metrics_on_the_rendered_dataset_are_reproduced(name, tmp_path):
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory) -> str:
+    """The folder of the dataset that the command of the README renders."""
     (command,) = re.findall(r"^python -m datasets\.synthetic (.*)$", README, re.MULTILINE)
-    data = str(tmp_path / "rendered")
-    render([word.replace(RENDERED, data) for word in shlex.split(command)])
+    folder = str(tmp_path_factory.mktemp("data") / "rendered")
+    render([word.replace(RENDERED, folder) for word in shlex.split(command)])
+    return folder
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("name", SECTIONS)
+def test_the_metrics_on_the_rendered_dataset_are_reproduced(name, rendered, tmp_path):
     (row,) = (row for row in rows(SECTIONS[name]) if f"--dataset {RENDERED} " in row[-1])
-    options = row[-1].strip("`").replace(RENDERED, data)
+    options = row[-1].strip("`").replace(RENDERED, rendered)
     infer(["--model_path", str(WEIGHTS / name), *shlex.split(options), "--output_dir", str(tmp_path / "out")])
 
     protocol, written = row[2].strip("`"), [float(cell) for cell in row[3:8]]

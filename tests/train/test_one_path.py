@@ -15,6 +15,7 @@ from istd.utils.metrics import PROTOCOLS
 from istd.utils.metrics.accumulator import METRICS
 from tests.reference.datasets_folders import REPOSITORY, frame_and_mask, write_image, write_lists
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 WEIGHTS = REPOSITORY / "weights" / "datransnet_nudt-sirst.pth"
 SIZES = {"a": (40, 56), "b": (64, 64), "c": (33, 47), "d": (20, 90)}  # of the frames of each sequence
 

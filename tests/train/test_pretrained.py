@@ -10,16 +10,19 @@ from istd.models import build_model
 from istd.models.sgmp_unet import SGMPUNet
 from istd.models.weights import load_pretrained_backbone
 from istd.utils.errors import InputError
+from tests.reference.network_cases import undrawn_weights
 
 
 @pytest.fixture(scope="module")
 def network():
-    return build_model("sgmp_unet")
+    with undrawn_weights():
+        return build_model("sgmp_unet")
 
 
 def test_the_temporal_branch_computes_what_torchvisions_network_does(network, tmp_path):
     torch.manual_seed(1)
-    reference = swin3d_t().eval()
+    with undrawn_weights():
+        reference = swin3d_t().eval()
     for parameter in reference.parameters():
         parameter.data.normal_(std=0.02)
     torch.save(reference.state_dict(), tmp_path / "swin.pth")
@@ -35,7 +38,8 @@ def test_the_temporal_branch_computes_what_torchvisions_network_does(network, tm
 
 def test_every_weight_but_the_head_has_a_place(network):
     own = network.state_dict()
-    weights = swin3d_t().state_dict()
+    with undrawn_weights():
+        weights = swin3d_t().state_dict()
     renamed = network.from_backbone(weights)
     assert len(renamed) == sum(not name.startswith("head.") for name in weights)
     assert all(own[name].shape == weight.shape for name, weight in renamed.items())

@@ -19,6 +19,7 @@ from istd.test_script.predictor.preparation import load_recipe
 from istd.utils.checkpoint import FORMAT, VERSION, read_checkpoint, save_checkpoint
 from istd.utils.checkpoint_files import SAFE_TYPES
 from istd.utils.errors import InputError
+from tests.reference.network_cases import undrawn_weights
 from tests.reference.plain_datransnet import PlainDATransNet
 from tests.reference.plain_sgmp_unet import PlainSGMPUNet
 
@@ -57,7 +58,9 @@ def published_datransnet(path, image_size=256, prefix="model."):
 def published_sgmp_unet(tmp_path_factory):
     """A file as SGMP-UNet's authors save it, and the plain network it is of."""
     path = tmp_path_factory.mktemp("published") / "sgmp_unet.pth"
-    plain = scramble(PlainSGMPUNet(num_frames=4))
+    with undrawn_weights():
+        plain = PlainSGMPUNet(num_frames=4)
+    scramble(plain)
     content = {
         "model": plain.state_dict(),
         "optimizer": {"state": {}, "param_groups": []},
