@@ -12,7 +12,8 @@ from istd.datasets.catalog import PublishedMetrics
 from istd.test_script.report.frame_pictures import picture_rows
 from istd.test_script.report.report_cases import MIDDLE_STEP, STEPS, choose_items, data_url, frame_picture, show_case
 from istd.test_script.results.run_folder import REPORT_FRAMES
-from istd.test_script.results.set_results import Results, published_lines, run_name
+from istd.test_script.results.set_results import published_lines, run_name
+from istd.test_script.results.shards import Results
 from istd.utils.drawing import PREDICTED, TRUTH
 from istd.utils.files import json_ready, write_text
 from istd.utils.metrics import MetricAccumulator

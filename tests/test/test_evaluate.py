@@ -110,9 +110,9 @@ def test_sequences_logits_and_groups(tmp_path, capsys):
     result = run(tmp_path, "--logits", "--protocol", "standard", "sgmp-2025", "--groups", str(groups))
     standard, sgmp = result["standard"], result["sgmp-2025"]
     assert (standard["pd"], sgmp["pd"]) == (0.75, 0.5)  # a logit of 0.4 is a probability above 0.5
-    assert {name: one["pd"] for name, one in standard["sequences"].items()} == {"1": 0.5, "2": 1.0}
+    assert {name: values["pd"] for name, values in standard["sequences"].items()} == {"1": 0.5, "2": 1.0}
     assert standard["sequence_mean"]["pd"] == 0.75 and sgmp["video_mean"] == 0.5
-    assert {name: one["pd"] for name, one in standard["groups"].items()} == {"dim": 0.5, "bright": 1.0}
+    assert {name: values["pd"] for name, values in standard["groups"].items()} == {"dim": 0.5, "bright": 1.0}
     assert standard["sequences"]["1"]["auc"] == 1.0
     assert "mean of sequences" in capsys.readouterr().out
 
@@ -327,10 +327,10 @@ def test_boxes_of_anybodys_detections(tmp_path, capsys):
         "annotations": [{"id": 1, "image_id": 5, "category_id": 1, "bbox": [0, 0, 4, 4], "area": 16}],
     }
     boxes = {0.9: [9, 9, 2, 2], 0.8: [0, 0, 4, 3]}
-    found = [{"image_id": 5, "category_id": 1, "bbox": box, "score": score} for score, box in boxes.items()]
+    detections = [{"image_id": 5, "category_id": 1, "bbox": box, "score": score} for score, box in boxes.items()]
     write_json(tmp_path / "truth.json", truth)
-    write_json(tmp_path / "found.json", found)
-    files = ["--boxes", str(tmp_path / "truth.json"), "--detections", str(tmp_path / "found.json")]
+    write_json(tmp_path / "detections.json", detections)
+    files = ["--boxes", str(tmp_path / "truth.json"), "--detections", str(tmp_path / "detections.json")]
     main([*files, "--output", str(tmp_path / "metrics.json")])
     assert "AP50 50.00, precision 50.00, recall 100.00, F1 66.67" in capsys.readouterr().out
     assert json.loads((tmp_path / "metrics.json").read_text())["recall"] == 1

@@ -111,7 +111,7 @@ def test_every_file_holds_what_the_network_says(done, checkpoint, sequences):
             logits.update(maps.logit, truth, sequence, str(number))
             curves.update(maps.log_odds, truth, scale="logit")
             mask = maps.probability > 0.5
-            expected_rows += [(sequence, str(number), found) for found in find_detections(mask, maps.log_odds)]
+            expected_rows += [(sequence, str(number), detection) for detection in find_detections(mask, maps.log_odds)]
             read = cv2.imread(str(done / "masks" / sequence / f"{number}.png"), cv2.IMREAD_UNCHANGED)
             np.testing.assert_array_equal(read, mask * 255)
             read = cv2.imread(str(done / "probabilities" / sequence / f"{number}.png"), cv2.IMREAD_UNCHANGED)
@@ -121,16 +121,16 @@ def test_every_file_holds_what_the_network_says(done, checkpoint, sequences):
 
     rows = table(done / "detections.csv")
     assert len(rows) == len(expected_rows)
-    for row, (sequence, frame, found) in zip(rows, expected_rows, strict=True):
+    for row, (sequence, frame, detection) in zip(rows, expected_rows, strict=True):
         assert (row["sequence"], row["frame"]) == (sequence, frame)
-        for name, value in found._asdict().items():
+        for name, value in detection._asdict().items():
             assert float(row[name]) == pytest.approx(value, abs=6e-4 if name in "xy" else 1e-6)
 
     coco = json.loads((done / "detections_coco.json").read_text())
     ids = {("b", "0"): 4, ("b", "1"): 5, ("b", "2"): 6, ("c", "0"): 7, ("c", "1"): 8, ("c", "2"): 9}  # "a" has 1 to 3
     assert [(entry["image_id"], entry["file_name"], entry["bbox"]) for entry in coco] == [
-        (ids[sequence, frame], f"images/{sequence}/{frame}.png", [found.left, found.top, found.width, found.height])
-        for sequence, frame, found in expected_rows
+        (ids[sequence, frame], f"images/{sequence}/{frame}.png", [region.left, region.top, region.width, region.height])
+        for sequence, frame, region in expected_rows
     ]
 
     saved = json.loads((done / "metrics.json").read_text())
@@ -139,10 +139,10 @@ def test_every_file_holds_what_the_network_says(done, checkpoint, sequences):
         for name, value in metric.compute().items():
             assert metrics[name] == (None if value is None or np.isnan(value) else value)
         per_image = [row for row in table(done / "per_image.csv") if row["protocol"] == metric.protocol.name]
-        assert [row["iou"] for row in per_image] == [str(one["iou"]) for one in metric.image_metrics()]
+        assert [row["iou"] for row in per_image] == [str(values["iou"]) for values in metric.image_metrics()]
         per_sequence = [row for row in table(done / "per_sequence.csv") if row["protocol"] == metric.protocol.name]
         assert {row["sequence"]: float(row["iou"]) for row in per_sequence} == {
-            name: one["iou"] for name, one in metric.sequence_metrics().items()
+            name: values["iou"] for name, values in metric.sequence_metrics().items()
         }
     computed = curves.compute()
     assert saved["protocols"]["standard"]["ap"] == computed.ap
@@ -333,8 +333,8 @@ def test_the_protocols_of_both_sgmp_releases(checkpoint, sequences, tmp_path, mo
 
 
 def test_default_protocols_are_standard_and_the_papers():
-    every = inference.choose_protocols(["dtum", "all"], SimpleNamespace(protocol=None))
-    assert len(every) == len(PROTOCOLS) == len(set(every)) and every[0].name == "dtum"
+    protocols = inference.choose_protocols(["dtum", "all"], SimpleNamespace(protocol=None))
+    assert len(protocols) == len(PROTOCOLS) == len(set(protocols)) and protocols[0].name == "dtum"
     names = [row.name for row in inference.choose_protocols(None, SimpleNamespace(protocol="sgmp-2026"))]
     assert names == ["standard", "sgmp-2026"]
     with pytest.raises(InputError, match="not known"):
@@ -357,8 +357,8 @@ def test_published_metrics_stand_beside_ours(capsys):
 
 def test_published_metrics_of_another_augmentation_have_a_note():
     def notes(flip, *scales):
-        found = inference.protocol_notes({"protocols": list(PROTOCOLS), "flip": flip, "scales": list(scales)})
-        return [note.split("metrics of ")[1] for note in found]
+        lines = inference.protocol_notes({"protocols": list(PROTOCOLS), "flip": flip, "scales": list(scales)})
+        return [note.split("metrics of ")[1] for note in lines]
 
     assert notes(True, 1.0, 1.2) == [
         "sgmp-2025 are measured with --flip, these with --flip --msc",

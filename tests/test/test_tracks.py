@@ -159,22 +159,22 @@ def test_the_report_shows_tracks_and_paths(runs):
     assert "<b>moving</b>: 1 of 1 target found, 0 false tracks" in page
 
 
-@pytest.mark.parametrize("least", [1, 3])
+@pytest.mark.parametrize("shortest", [1, 3])
 def test_evaluate_makes_of_saved_maps_all_that_inference_made_of_the_network(
-    least, dataset, runs, tmp_path, monkeypatch
+    shortest, dataset, runs, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(plots, "saved_axes", lambda path, *_: no_axes(path))
     words = ["--predictions", runs[1] / "probabilities", "--dataset", dataset, "--output_dir", tmp_path]
     words += ["--output", tmp_path / "again.json"]
-    evaluate.main([str(word) for word in [*words, "--min_track", least]])
+    evaluate.main([str(word) for word in [*words, "--min_track", shortest]])
     names = ("tracks.csv", "detections.csv", "detections_coco.json", "per_image.csv", "per_sequence.csv", "masks")
     for name in names:
-        files = [runs[least] / name] if "." in name else sorted((runs[least] / name).rglob("*.png"))
+        files = [runs[shortest] / name] if "." in name else sorted((runs[shortest] / name).rglob("*.png"))
         assert files
         for file in files:
-            other = tmp_path / file.relative_to(runs[least])
+            other = tmp_path / file.relative_to(runs[shortest])
             assert file.read_bytes() == other.read_bytes()
-    saved, network = (json.loads((folder / "metrics.json").read_text()) for folder in (tmp_path, runs[least]))
+    saved, network = (json.loads((folder / "metrics.json").read_text()) for folder in (tmp_path, runs[shortest]))
     assert saved["protocols"] == network["protocols"] and saved["tracks"] == network["tracks"]
     assert json.loads((tmp_path / "again.json").read_text()) == saved["protocols"]
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
@@ -184,13 +184,13 @@ def test_evaluate_makes_of_saved_maps_all_that_inference_made_of_the_network(
 def test_predict_drops_the_same_detections_as_inference(dataset, runs, tmp_path, monkeypatch):
     monkeypatch.setattr(Predictor, "from_checkpoint", from_checkpoint)
     source = dataset / "images" / "moving"
-    for least, measured in runs.items():
-        words = ["--model_path", "any.pth", "--input", source, "--output_dir", tmp_path / f"predict{least}"]
-        predict.main([*map(str, words), "--min_track", str(least)])
+    for shortest, measured in runs.items():
+        words = ["--model_path", "any.pth", "--input", source, "--output_dir", tmp_path / f"predict{shortest}"]
+        predict.main([*map(str, words), "--min_track", str(shortest)])
         for name in ("tracks.csv", "detections.csv"):
-            ours = (tmp_path / f"predict{least}" / name).read_bytes()
+            ours = (tmp_path / f"predict{shortest}" / name).read_bytes()
             assert ours == (measured / name).read_bytes()
-        masks = sorted((tmp_path / f"predict{least}" / "masks" / "moving").iterdir())
+        masks = sorted((tmp_path / f"predict{shortest}" / "masks" / "moving").iterdir())
         assert len(masks) == FRAMES
         for file in masks:
             assert file.read_bytes() == (measured / "masks" / "moving" / file.name).read_bytes()
@@ -213,27 +213,27 @@ def test_a_frame_is_held_until_its_tracks_are_decided():
     """The target becomes long enough in frame 2; a false alarm of frame 3 has ended four frames later."""
     frames = [[(10, 10 + index)] for index in range(12)]
     frames[3] = [(10, 13), (30, 150)]
-    tracker, given = TrackFilter(3), []
+    tracker, released = TrackFilter(3), []
     for index, result in enumerate(results(*frames)):
-        given.append([tracked.name for tracked in tracker.add(str(index), result)])
-    assert given[:8] == [[], [], ["0", "1", "2"], [], [], [], [], ["3", "4", "5", "6", "7"]]
-    assert given[8:] == [["8"], ["9"], ["10"], ["11"]] and not list(tracker.finish())
+        released.append([tracked.name for tracked in tracker.add(str(index), result)])
+    assert released[:8] == [[], [], ["0", "1", "2"], [], [], [], [], ["3", "4", "5", "6", "7"]]
+    assert released[8:] == [["8"], ["9"], ["10"], ["11"]] and not list(tracker.finish())
     assert MAX_GAP + 1 == 7 - 3
 
     tracker = TrackFilter(3)
-    kept = [one for index, result in enumerate(results(*frames[:5])) for one in tracker.add(str(index), result)]
+    kept = [frame for index, result in enumerate(results(*frames[:5])) for frame in tracker.add(str(index), result)]
     kept += tracker.finish()
-    assert [one.name for one in kept] == list("01234") and [one.tracks for one in kept] == [[1]] * 5
-    assert kept[3].result.mask.sum() == 1 and [one.id for one in kept[3].result.detections] == [1]
+    assert [frame.name for frame in kept] == list("01234") and [frame.tracks for frame in kept] == [[1]] * 5
+    assert kept[3].result.mask.sum() == 1 and [detection.id for detection in kept[3].result.detections] == [1]
 
 
 def test_a_long_stream_of_false_alarms_is_held_in_bounded_memory():
     random = np.random.default_rng(1)
-    tracker, given = TrackFilter(3), 0
+    tracker, released = TrackFilter(3), 0
     for index in range(60):
         places = list(map(tuple, random.integers((40, 200), size=(2, 2)).tolist()))
-        given += len(list(tracker.add(str(index), next(results(places)))))
-        assert index + 1 - given <= 2 * (MAX_GAP + 1) and len(tracker._known) < 60
+        released += len(list(tracker.add(str(index), next(results(places)))))
+        assert index + 1 - released <= 2 * (MAX_GAP + 1) and len(tracker._known) < 60
 
 
 def test_regions_are_erased_one_by_one():
