@@ -97,13 +97,13 @@ def test_intervals_are_those_of_a_plain_loop():
 def test_areas_are_those_of_the_pixels_of_every_resample(images_per_sequence):
     images = random_images(24, images_per_sequence)
     metric, curves = measured(images)
-    result = bootstrap_intervals(metric, curves, resamples=60, seed=5)
+    result = bootstrap_intervals(metric, curves, resamples=30, seed=5)
     units = {}
     for logits, mask, sequence, name in images:
         units.setdefault(sequence or name, []).append((logits, mask))
     assert (result["unit"], result["units"]) == ("sequences" if images_per_sequence else "images", len(units))
     plain = []
-    for drawn in draws(len(units), 60, 5):
+    for drawn in draws(len(units), 30, 5):
         members = [units[name] * count for name, count in zip(sorted(units), drawn, strict=True)]
         scores, masks = map(np.concatenate, zip(*chain.from_iterable(members), strict=True))
         plain.append((plain_metrics.average_precision(scores, masks), plain_metrics.area_under_roc(scores, masks)))
