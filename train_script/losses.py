@@ -76,14 +76,18 @@ def per_output(function: Callable[..., Tensor]) -> LossFunction:
     return loss
 
 
+def soft_sums(logits: Tensor, mask: Tensor) -> Tensor:
+    """Intersection, prediction and target, soft and summed over the whole batch, [3]."""
+    probability = logits.sigmoid()
+    return all_reduce_sum(torch.stack([(probability * mask).sum(), probability.sum(), mask.sum()]))
+
+
 def soft_iou_loss(logits: Tensor, mask: Tensor) -> Tensor:
     """1 - (I + 1) / (U + 1) with I, U soft intersection and union summed over the whole batch (DATransNet's loss).
 
     logits, mask: [B, 1, H, W], the mask 0 or 1.
     """
-    probability = logits.sigmoid()
-    sums = torch.stack([(probability * mask).sum(), probability.sum(), mask.sum()])
-    intersection, predicted, target = all_reduce_sum(sums)
+    intersection, predicted, target = soft_sums(logits, mask)
     return 1 - (intersection + 1) / (predicted + target - intersection + 1)
 
 
@@ -120,9 +124,7 @@ def focal_tversky_loss(
 
     Abraham and Khan 2019, equations 3 and 4: alpha above beta weighs missed pixels more than false ones.
     """
-    probability = logits.sigmoid()
-    sums = torch.stack([(probability * mask).sum(), probability.sum(), mask.sum()])
-    hit, predicted, target = all_reduce_sum(sums)
+    hit, predicted, target = soft_sums(logits, mask)
     index = (hit + 1) / (hit + alpha * (target - hit) + beta * (predicted - hit) + 1)
     return (1 - index).clamp(min=TINY) ** (1 / gamma)  # the root's slope at 0 is infinite
 

@@ -77,10 +77,10 @@ def forget_later_metrics(folder: Path, epoch: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+    for line in path.read_text(encoding="utf-8").splitlines():
         with suppress(json.JSONDecodeError):  # of a line that was cut off when the run was killed
             if json.loads(line)["epoch"] <= epoch:
-                kept.append(line)
+                kept.append(line + "\n")
     with atomic_path(path) as temporary:
         temporary.write_text("".join(kept), encoding="utf-8")
 

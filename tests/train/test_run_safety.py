@@ -10,7 +10,7 @@ from torch import nn
 
 from istd.models.weights import load_fitting
 from istd.train_script import selection, trainer
-from istd.train_script.run_folder import Log, append_metrics
+from istd.train_script.run_folder import Log, append_metrics, forget_later_metrics
 from istd.train_script.signals import Interrupted
 from istd.train_script.starting_point import folder_name, start_from_weights
 from istd.train_script.state import Progress
@@ -137,6 +137,15 @@ def test_only_the_writers_errors_ask_for_space(tmp_path, monkeypatch):
     (tmp_path / "metrics.jsonl").mkdir()
     with pytest.raises(InputError, match=r"cannot write .*metrics.jsonl: .*; make space and continue"):
         append_metrics(tmp_path, {})
+
+
+def test_lines_that_a_kill_cut_off_spoil_no_others(tmp_path):
+    metrics = tmp_path / "metrics.jsonl"
+    for cut, kept in (('{"epo', [1]), ('{"epoch": 2}', [1, 2]), ('{"epoch": 3}\n', [1])):
+        metrics.write_text('{"epoch": 1}\n' + cut)
+        forget_later_metrics(tmp_path, 2)
+        append_metrics(tmp_path, {"epoch": 3})
+        assert [json.loads(line)["epoch"] for line in metrics.read_text().splitlines()] == [*kept, 3]
 
 
 def test_no_name_leads_out_of_the_output_folder(tmp_path, monkeypatch):
