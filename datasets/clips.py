@@ -1,4 +1,4 @@
-"""The one dataset class: clips of T frames around a target frame, with the target frame's mask."""
+"""`ClipDataset`: clips of T frames around a target frame, with the mask of that frame."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator
@@ -15,6 +15,7 @@ from istd.datasets.layouts import Frame, Sequence
 from istd.utils.errors import InputError
 from istd.utils.grey_levels import SEQUENCE, GreyRange, GreyScale, RangeRule, is_raw, spread
 from istd.utils.images import size_text
+from istd.utils.names import counted
 
 BORDERS = ("clamp", "wrap")
 CACHE_BYTES = 512 * 2**20  # per worker; 8192 frames of 256 x 256 at 8 bit
@@ -48,7 +49,7 @@ class FrameCache:
         self._entries: OrderedDict[Hashable, np.ndarray] = OrderedDict()
 
     def read(self, key: Hashable, decode: Callable[[], np.ndarray]) -> np.ndarray:
-        """What `decode` gives, decoded once as long as it is kept under `key`."""
+        """The array under `key`, decoded if it is not in the cache."""
         if key in self._entries:
             self._entries.move_to_end(key)
             return self._entries[key]
@@ -76,7 +77,7 @@ class ClipDataset(Dataset):
     Frames deeper than 8 bits become 0..1 by `grey_range`: one range for a sequence, one for every frame, or the range
     itself (see `utils.grey_levels`). The steps of `augment` (see `datasets.augmentations`) act before `transform`.
 
-    `cache_bytes` limits the decoded frames that each worker keeps, over epochs where workers stay alive.
+    `cache_bytes` limits the decoded frames that each worker keeps, over all epochs if workers stay alive.
     """
 
     sequences: list[Sequence]
@@ -176,7 +177,7 @@ class ClipDataset(Dataset):
         return self._cache.read(frame.image, frame.read_image)
 
     def _scale(self, number: int) -> GreyScale:
-        """What brings the frames of a sequence to 0..1; its range is taken when it is first used."""
+        """The grey scale of a sequence, whose range is taken when it is first used."""
         if number not in self._scales:
             self._scales[number] = GreyScale(self.grey_range, partial(self._sample, number))
         return self._scales[number]
@@ -188,20 +189,19 @@ class ClipDataset(Dataset):
 
 
 def range_lines(datasets: Iterable[ClipDataset]) -> list[str]:
-    """What is to be said of the ranges of raw sequences: a line for each dataset that has any."""
+    """A line for each dataset with raw sequences, which tells their ranges."""
     lines = []
     for dataset in datasets:
         if ranges := list(dataset.raw_ranges().values()):
             spans = f"{min(low for low, _ in ranges):.6g} to {max(high for _, high in ranges):.6g}"
-            what = f"{len(ranges)} sequences are deeper than 8 bits; each has one range, all within {spans}"
-            lines.append(
-                f"{dataset.dataset_name}: {what} (--range LOW HIGH sets it, --range frame is one for each frame)"
-            )
+            number = f"{dataset.dataset_name}: {counted(len(ranges), 'sequence')} deeper than 8 bits"
+            advice = "--range LOW HIGH sets it, --range frame takes one for each frame"
+            lines.append(f"{number}, each with one range, all within {spans} ({advice})")
     return lines
 
 
 def collate(samples: list[ClipSample]) -> ClipSample:
-    """Batch samples of one size; raises `InputError` where sizes differ (evaluation of mixed sizes: batch size 1)."""
+    """Batch samples of equal size; raises `InputError` where sizes differ (evaluation of mixed sizes: batch size 1)."""
     for part in ("clip", "mask"):
         shapes = {tuple(sample[part].shape) for sample in samples}
         if len(shapes) > 1:

@@ -40,10 +40,9 @@ def find_split(
 ) -> Split:
     """Split `layout` by its folders, by lists beside the data, by the published lists of a dataset, or at random.
 
-    `names`: the names of the dataset, which select among several lists. `published`: the name under which
-    datasets/splits/ has the published lists; these come first if `always_published`, otherwise where there are no
-    lists. `folder`: the folder of the lists, below the dataset's. Raises `InputError` for lists that leave open which
-    of them is meant.
+    `names`: the names of the dataset, which select among several lists. `published`: the name of the published lists in
+    datasets/splits/, which come first if `always_published`, otherwise where the folder has none. `folder`: that of the
+    lists, below the dataset's. Raises `InputError` for ambiguous lists.
     """
     if layout.folder_splits:
         return Split("folders", layout.folder_splits, {})
@@ -220,7 +219,7 @@ def nearest_entry(entry: str, sequences: list[Sequence]) -> str:
 
 
 def _with_the_rest(split: Split, layout: Layout) -> Split:
-    """A split of one list, whose other part is what it does not name; of two lists, what neither names is said."""
+    """Complete a split of one list by what it does not name; tell which frames two lists leave out."""
     for part, other in (("train", "test"), ("test", "train")):
         if part not in split.parts:
             parts = split.parts | {part: _unnamed(layout, split.parts[other])}
@@ -241,7 +240,7 @@ def _with_the_rest(split: Split, layout: Layout) -> Split:
 
 
 def _unnamed(layout: Layout, named: list[Sequence]) -> list[Sequence]:
-    """The sequences of `layout` without the masks of frames that are in `named`, if any other masks are left."""
+    """The sequences of `layout` without the masks that `named` has, if any other masks are left."""
     taken: dict[str, set[str]] = {}
     for sequence in named:
         taken.setdefault(sequence.name, set()).update(frame.name for frame in sequence.frames if frame.has_mask)
@@ -254,7 +253,7 @@ def _unnamed(layout: Layout, named: list[Sequence]) -> list[Sequence]:
 
 
 def _compared(split: Split, shipped: dict[str, Path], layout: Layout) -> Split:
-    """`split`, by lists of the folder, with what sets it apart from the published one."""
+    """Tell how a split by lists of the folder differs from the published split."""
     published = _split_by(shipped, layout, "")
     (train, test), (published_train, published_test) = (
         [{sequence.name for sequence in parts[part]} for part in ("train", "test")]
@@ -270,19 +269,23 @@ def _compared(split: Split, shipped: dict[str, Path], layout: Layout) -> Split:
 
 def _unrecognised_list(layout: Layout) -> Path | None:
     """A text file beside the data most of whose lines name images."""
-    for folder in (layout.root, layout.root / LIST_FOLDER, *_list_folders(layout.root)):
-        for path in sorted(folder.glob("*.[tT][xX][tT]")):
-            entries = read_list(path)
-            if entries and len(_resolve(entries, layout)[1]) <= UNNAMED_SHARE * len(entries):
-                return path
+    for path in _files_beside(layout.root, (".txt",)):
+        entries = read_list(path)
+        if entries and len(_resolve(entries, layout)[1]) <= UNNAMED_SHARE * len(entries):
+            return path
     return None
 
 
+def _files_beside(root: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """The files with these suffixes where lists may lie."""
+    folders = [path for path in (root, root / LIST_FOLDER, *_list_folders(root)) if path.is_dir()]
+    return [path for folder in folders for path in sorted(folder.iterdir()) if path.suffix.lower() in suffixes]
+
+
 def _seeded(layout: Layout) -> Split:
-    """At random; of an only sequence, the end is for testing."""
-    folders = (layout.root, layout.root / LIST_FOLDER, *_list_folders(layout.root))
-    files = [path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir())]
-    others = [path.name for path in files if path.suffix.lower() in OTHER_LISTS and LIST_NAME.fullmatch(path.stem)]
+    """A random split; a single sequence is split in time."""
+    files = _files_beside(layout.root, OTHER_LISTS)
+    others = [path.name for path in files if LIST_NAME.fullmatch(path.stem)]
     reason = f"no list found (lists are .txt files, not {', '.join(others)})" if others else "no list found"
     sequences = layout.sequences
     frames = [frame for sequence in sequences for frame in sequence.frames if frame.has_mask]
@@ -297,6 +300,6 @@ def _seeded(layout: Layout) -> Split:
 
 
 def _cut(items: list) -> dict[str, list]:
-    """The first TRAIN_SHARE of these for training; of two, one is for testing."""
+    """The first TRAIN_SHARE of the items for training, the rest, if possible at least one item, for testing."""
     count = min(round(TRAIN_SHARE * len(items)), max(1, len(items) - 1))
     return {"train": items[:count], "test": items[count:]}

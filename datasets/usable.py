@@ -1,4 +1,4 @@
-"""What of a dataset can be used: sizes and readability from the headers of its files, and masks that look wrong."""
+"""Find the files of a dataset that cannot be used, by their headers, and masks that look wrong."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -104,7 +104,7 @@ def check_usable(sequences: list[Sequence], skip: bool = False) -> tuple[list[Se
 
 
 def usable_index(index: DatasetIndex, parts: Iterable[str], skip: bool = False) -> DatasetIndex:
-    """`index` with what can be used of these `parts`; its `left_out` says what is not.
+    """`index` with what can be used of these `parts`; its `left_out` tells the rest.
 
     Raises `InputError` where a frame is in the training part and in another one, and, without `skip`, where a file
     cannot be used.
@@ -123,7 +123,7 @@ def usable_index(index: DatasetIndex, parts: Iterable[str], skip: bool = False) 
 
 
 def trained_on_line(index: DatasetIndex, part: str, settings: Mapping[str, Any]) -> str | None:
-    """What is to be said if the images of `part` are not new to weights that were trained with these `settings`.
+    """A warning if the images of `part` are not new to weights that were trained with these `settings`.
 
     They are the very images that the run of the weights trained on or chose them by, by the fingerprints in
     `settings["data"]` (see `train_script.run_record`), or some are in the published training list of a dataset that
@@ -173,8 +173,7 @@ def mask_lines(name: str, sequences: Iterable[Sequence]) -> list[str]:
 
 
 def data_lines(dataset: ClipDataset) -> list[str]:
-    """What is to be said of a dataset before it is used: clips of single images, the ranges of raw frames, and masks
-    that look wrong."""
+    """Lines to print before a dataset is used: on ranges of raw frames, odd masks, and clips of single images."""
     lines = [*range_lines([dataset]), *mask_lines(dataset.dataset_name, dataset.sequences)]
     if dataset.num_frames > 1 and all(len(sequence.frames) == 1 for sequence in dataset.sequences):
         repeated = f"single images, each of which is all {dataset.num_frames} frames of its clip"

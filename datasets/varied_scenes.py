@@ -1,4 +1,4 @@
-"""Rendering sequences that differ in everything, scene, targets and sensor: `--clutter varied`."""
+"""Render sequences with random scenes, targets, and sensors: `--clutter varied`."""
 
 from collections.abc import Callable
 from typing import NamedTuple

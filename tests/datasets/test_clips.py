@@ -263,9 +263,8 @@ def test_a_raw_sequence_has_one_range_which_is_said(tmp_path):
     expected = np.stack([to_unit(frame, chosen) for frame in stored[4:7]])
     np.testing.assert_array_equal(dataset[5].clip[:, 0].numpy(), expected)
     (line,) = range_lines([dataset])
-    assert (
-        line.startswith("raw: 1 sequences are deeper than 8 bits") and f"{chosen.low:.6g} to {chosen.high:.6g}" in line
-    )
+    assert line.startswith("raw: 1 sequence deeper than 8 bits, each with one range")
+    assert f"{chosen.low:.6g} to {chosen.high:.6g}" in line
     whole = ClipDataset([Sequence("s", frames)], 1, plain, grey_range=FRAME)
     expected = (stored[5] - stored[5].min()) / (stored[5].max() - stored[5].min())
     np.testing.assert_allclose(whole[5].clip[0, 0].numpy(), expected, atol=1e-6)
