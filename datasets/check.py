@@ -80,8 +80,9 @@ def check_dataset(index: DatasetIndex) -> tuple[Findings, Findings, list[str]]:
     reports = dict(zip(frames, thread_map(read_frame, frames, **options), strict=True))
     problems: Findings = defaultdict(list)
     notes: Findings = defaultdict(list)
+    with_target = {frame.image for frame, report in reports.items() if report.targets}
     # A target may leave a sequence, and a frame may be context only; a single image needs a mask with a target.
-    needs_masks = index.info.kind == "images" or not any(frame.has_mask for frame in frames)
+    needs_masks = index.info.kind == "images" or not with_target
     for frame, report in reports.items():
         _check_frame(frame, report, problems, notes, lacking=problems if needs_masks else notes)
     for sequence in index.sequences:
@@ -93,8 +94,10 @@ def check_dataset(index: DatasetIndex) -> tuple[Findings, Findings, list[str]]:
     for part, entries in index.missing_entries.items():
         problems[f"entries of the {part} list without a file"] += entries
     for part in ("train", "test"):
-        if not index.parts.get(part):
-            problems["empty parts"].append(f"{part} has no frames (split: {index.split_source})")
+        sequences = index.parts.get(part, ())
+        if not any(frame.image in with_target for sequence in sequences for frame in sequence.frames if frame.has_mask):
+            lack = "targets" if sequences else "frames"
+            problems["empty parts"].append(f"{part} has no {lack} (split: {index.split_source})")
     problems["frames in train and in another split"] += shared_frames(index, index.parts)
     problems, notes = ({kind: texts for kind, texts in kinds.items() if texts} for kinds in (problems, notes))
     return problems, notes, _summary(list(reports.values()))

@@ -147,8 +147,8 @@ def main(argv: list[str] | None = None) -> None:
         write_targets(folder / TARGET_TABLE, rows)
         for part, sequences in index.parts.items():
             write_split(folder / f"{part}.txt", sequences, index.sequences)
-    content = f"{counted(len(index.sequences), 'sequence')} with {counted(len(rows), 'target')}"
-    print(f"wrote {content}; use them with --dataset {args.output}")
+    written = f"{counted(len(index.sequences), 'sequence')} with {counted(len(rows), 'target')}"
+    print(f"wrote {written}; use with --dataset {args.output}")
 
 
 if __name__ == "__main__":

@@ -114,6 +114,18 @@ def test_a_dataset_without_any_mask_is_wrong(tmp_path):
     assert [Path(path).name for path in problems(tmp_path)["images without mask"]] == ["0.png", "0.png"]
 
 
+def test_parts_without_targets_are_wrong(tmp_path):
+    write_sequences(tmp_path, ["a", "b"], frames=2)
+    write_lists(tmp_path, train=["a"], test=["b"])
+    for name in ("0", "1"):
+        write_image(tmp_path / "masks" / "b" / f"{name}.png", np.zeros((32, 40), np.uint8))
+    assert problems(tmp_path) == {"empty parts": ["test has no targets (split: train.txt, test.txt)"]}
+    for name in ("0", "1"):
+        write_image(tmp_path / "masks" / "a" / f"{name}.png", np.zeros((32, 40), np.uint8))
+    found = problems(tmp_path)
+    assert len(found["empty parts"]) == 2 and len(found["empty masks"]) == 4
+
+
 def test_preview_outlines_the_targets(images, capsys):
     assert main(["--dataset", str(images), "--preview", str(images / "sheets" / "out.png")]) == 0
     sheet = cv2.imread(str(images / "sheets" / "out.png"))

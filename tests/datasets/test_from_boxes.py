@@ -10,7 +10,7 @@ from istd.datasets import from_boxes, open_dataset
 from istd.datasets.boxes.annotations import read_annotations
 from istd.datasets.boxes.masks import box_pixels, clip_box, contrast_region
 from istd.datasets.boxes.readers import Box
-from istd.datasets.check import main as check
+from istd.datasets.check import check_dataset
 from istd.utils.errors import InputError
 from istd.utils.images import read_mask
 from tests.reference.datasets_folders import REPOSITORY, write_image
@@ -83,7 +83,7 @@ def test_coco_of_sequences_in_folders_with_a_file_for_each_part(tmp_path, capsys
     index = open_dataset(tmp_path / "new")
     assert [s.name for s in index.split("train")] == ["data6"]
     assert [s.name for s in index.split("test")] == ["data7"]
-    assert check(["--dataset", str(tmp_path / "new")]) == 0
+    assert list(check_dataset(index)[0]) == ["empty parts"], "the test part has no target"
 
 
 def test_ids_of_one_coco_file_are_kept(tmp_path):
