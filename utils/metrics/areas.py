@@ -35,8 +35,8 @@ def pool_levels(name: str | None, target_levels: np.ndarray, other_levels: np.nd
 def curve_areas(target_levels: np.ndarray, other_levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """AP and AUC, float64 [...], from the numbers of target and other pixels at each level, [..., L], lowest first.
 
-    Equal levels are ties. AP is the mean over target pixels of the precision of all pixels of their level or a higher
-    one; AUC is the share of pairs (target pixel, other pixel) in order, of which ties count a half. NaN for 0 / 0.
+    Equal levels are ties. AP is the mean over target pixels of the precision of all pixels of at least their level; AUC
+    is the share of pairs (target pixel, other pixel) in order, of which ties count a half. NaN for 0 / 0.
     """
     targets, others = (levels[..., ::-1].astype(np.float64) for levels in (target_levels, other_levels))
     hits, misses = np.cumsum(targets, axis=-1), np.cumsum(others, axis=-1)  # integers, so that sums are exact
