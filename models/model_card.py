@@ -33,7 +33,7 @@ from istd.test_script.predictor import Predictor
 
 network = load_model("FILE")
 predictor = Predictor.from_checkpoint("FILE")
-result = predictor(frames)  # numpy [N, H, W], uint8 or float in 0..1
+result = predictor(frames)  # numpy [N, H, W], uint8, uint16, or float in 0..1
 ```
 
 ```bash

@@ -50,9 +50,9 @@ MAX_FOLDED = (1 << 13, 1 << 16)  # bytes of inputs and output of operations that
 def main(argv: list[str] | None = None) -> None:
     """Export a checkpoint's network and check the file."""
     args = parse_arguments(argv)
-    model, settings = load_recipe(args.model_path, args.image_size, code=code_options(args))
     output = Path(args.output)
-    check_writable(output)
+    check_writable(output, (".onnx", ".safetensors"))
+    model, settings = load_recipe(args.model_path, args.image_size, code=code_options(args))
     if output.suffix == ".safetensors":
         model.settings = settings
         save_checkpoint(output, model, settings)

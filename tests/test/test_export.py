@@ -160,6 +160,8 @@ def test_what_cannot_be_exported_is_said(monkeypatch, tmp_path):
         export.main([*command, "--dynamic"])
     with pytest.raises(InputError, match="--size 0 50; expected the height and width"):
         export.main([*command, "--size", "0", "50"])
+    with pytest.raises(InputError, match=r"ends in \.onnx, \.safetensors"):
+        export.main(["--model_path", "any.pth", "--output", str(tmp_path / "m.engine")])
     monkeypatch.setattr(torch, "__version__", "2.6.0+cpu")
     with pytest.raises(InputError, match=r"needs torch 2\.8 or newer, this is 2\.6\.0"):
         export.main(command)
