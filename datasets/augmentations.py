@@ -3,7 +3,7 @@
 An augmentation maps frames [N, H, W] (uint8, or float32 in 0..1) and the mask bool [H, W] of the middle one to the
 same, with a random generator, `other()`, which reads frames and mask of a random training sample, and options, which
 the recipe sets by `augment_options: {copy_paste.share: 0.3}`. N is odd, with as many frames before the target frame as
-after it; the clip is cut out of them afterwards. What an augmentation is given, it may not write to.
+after it; the clip is cut out of them afterwards. An augmentation must not write to its inputs.
 """
 
 import inspect

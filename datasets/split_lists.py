@@ -72,14 +72,16 @@ def find_split(
 
 
 def choose_lists(root: Path, names: list[str], folder: str | None = None) -> dict[str, Path]:
-    """The lists of a dataset's folder by part: "train" and "test", or one of them, and further ones by their stems.
+    """The lists of a dataset's folder by part: "train", "test", or both, and further lists by their stems.
 
     Lists of img_idx/ come first, then those of the folder itself, then those of its subfolders (50_50/, idx_427/,
     ImageSets/Main/, splits/), of which `folder` chooses one. Raises `InputError` where several would do.
     """
     if folder is not None:
         if not (root / folder).is_dir():
-            raise InputError(f"--split_folder {folder}: {root} has no such folder; give the one that holds the lists")
+            raise InputError(
+                f"--split_folder {folder}: {root} has no such folder; give the folder that holds the lists"
+            )
         lists = _lists_in(root / folder, names)
         if not lists:
             raise InputError(f"--split_folder {folder}: {root / folder} holds no train.txt or test.txt; add them")
