@@ -50,10 +50,8 @@ class EpochBatches(Sampler[list[Draw]]):
     def __init__(self, indices: list[list[int]], counts: list[int], batch_size: int, accumulate: int, seed: int):
         parts = world_size() * accumulate
         if batch_size % parts:
-            raise InputError(
-                f"batch_size {batch_size} does not divide into {world_size()} process(es) x accumulate {accumulate}; "
-                f"use a multiple of {parts}"
-            )
+            divisor = f"{counted(world_size(), 'process')} x accumulate {accumulate}"
+            raise InputError(f"batch_size {batch_size} does not divide into {divisor}; use a multiple of {parts}")
         if sum(counts) < batch_size:
             samples = counted(sum(counts), "sample")
             raise InputError(f"an epoch has {samples}, fewer than batch_size {batch_size}; lower it")

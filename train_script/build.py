@@ -17,6 +17,7 @@ from istd.train_script.weight_average import WeightAverage
 from istd.utils.cuda_graphs import GraphRunner
 from istd.utils.distributed import world_size
 from istd.utils.errors import InputError
+from istd.utils.names import counted
 
 
 def build_network(settings: Settings, device: torch.device, continued: bool) -> tuple[nn.Module, list[str]]:
@@ -92,6 +93,6 @@ def uses_graphs(settings: Settings, device: torch.device) -> bool:
         raise InputError(
             "graphs is on, which needs a CUDA GPU, compile and grad_checkpoint off, and sync_bn off where several "
             f"processes train; found {device}, compile {settings.compile}, grad_checkpoint {settings.grad_checkpoint}, "
-            f"sync_bn {settings.sync_bn}, {world_size()} process(es); leave --graphs out"
+            f"sync_bn {settings.sync_bn}, {counted(world_size(), 'process')}; leave --graphs out"
         )
     return possible and settings.graphs is not False

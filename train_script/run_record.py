@@ -11,6 +11,7 @@ from istd.train_script.data import Splits
 from istd.utils.checkpoint import Checkpoint
 from istd.utils.errors import InputError
 from istd.utils.files import write_json
+from istd.utils.names import counted
 from istd.utils.provenance import provenance
 
 RECORD = "run.json"
@@ -41,7 +42,7 @@ def data_digest(record: list[dict[str, Any]]) -> str:
 def differences(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> list[str]:
     """What differs between two records, a text for each part that both of them have, wherever the images lie."""
     if len(before) != len(now):
-        return [f"{len(before)} dataset(s) then, {len(now)} now"]
+        return [f"{counted(len(before), 'dataset')} then, {len(now)} now"]
     return [
         f"{title} of {new['name']} ({old[part]['frames']} then, {new[part]['frames']} now"
         + (", others)" if old[part]["frames"] == new[part]["frames"] else ")")

@@ -6,6 +6,8 @@ from types import TracebackType
 
 from tqdm import tqdm
 
+from istd.utils.names import counted
+
 SECONDS_BETWEEN_LINES = 30.0
 
 
@@ -26,8 +28,9 @@ class Progress:
         elif time.monotonic() - self._last >= SECONDS_BETWEEN_LINES:
             self._last = time.monotonic()
             rate = self._count / (self._last - self._start)
-            total = "" if self._total is None else f" of {self._total}"
-            print(f"{self._title}: {self._count}{total} {self._unit}s, {rate:.1f} per second", file=sys.stderr)
+            total = f"{self._count} of " if self._total is not None else ""
+            items = counted(self._count if self._total is None else self._total, self._unit)
+            print(f"{self._title}: {total}{items}, {rate:.1f} per second", file=sys.stderr)
 
     def __enter__(self) -> "Progress":
         return self
