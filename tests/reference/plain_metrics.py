@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
-from scipy.stats import rankdata
 from skimage.measure import label, regionprops
 
 BOXES = {"hit": 1, "free": 4}  # px, DTUM's slices
@@ -104,7 +103,8 @@ def average_precision(score, mask):
 
 
 def area_under_roc(score, mask):
-    """The share of pairs (target pixel, other pixel) in order, ties counting a half, from the ranks of the scores."""
+    """The share of pairs (target pixel, other pixel) in order, ties counting a half."""
     mask = mask.ravel() > 0
-    targets, others = int(mask.sum()), int((~mask).sum())
-    return float((rankdata(score.ravel())[mask].sum() - targets * (targets + 1) / 2) / (targets * others))
+    targets, others = score.ravel()[mask], np.sort(score.ravel()[~mask])
+    lower, not_higher = (np.searchsorted(others, targets, side) for side in ("left", "right"))
+    return float((lower.sum() + not_higher.sum()) / (2 * len(targets) * len(others)))
