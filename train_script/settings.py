@@ -188,7 +188,7 @@ def read_config(name: str) -> dict[str, Any]:
         named[recipe] = {}
         if asked in named:
             return read_values(CONFIGS / f"{recipe}.yaml", Settings) | named[asked]
-    raise InputError(f"no configuration {name!r}{nearest(path.stem, recipes)}; ours are {', '.join(recipes)}")
+    raise InputError(f"no recipe {name!r}{nearest(path.stem, recipes)}; the shipped recipes are {', '.join(recipes)}")
 
 
 def renamed(values: dict[str, Any]) -> dict[str, Any]:

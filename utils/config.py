@@ -196,7 +196,7 @@ def parse_arguments(
         argument_default=argparse.SUPPRESS,
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=34, width=118),
     )
-    text = f"yaml file with settings that differ from the defaults, or one of ours: {', '.join(config_names)}"
+    text = f"yaml file with settings that differ from the defaults, or a shipped recipe: {', '.join(config_names)}"
     parser.add_argument("--config", metavar="FILE|NAME", help=text)
     _add_settings(parser, default_path, read_values(default_path, kind), annotations)
     for old, (name, translate) in (aliases or {}).items():
