@@ -161,9 +161,10 @@ def _flatten(outputs: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
 def try_network(network: ExternalNetwork, side: int = TRIAL_SIDE) -> list[str]:
     """Run a network on noise of about `side` px; returns what is odd about its output, a sentence each.
 
-    It runs in eval mode and, if it is in training mode, in that as well; its state remains as it is. Raises
-    `InputError` that says what came if it fails, gives anything but a map of the clip's target frame, or ends in a
-    sigmoid or softmax although its output was said to be logits (or the other way round).
+    It runs in eval mode and, if it is in training mode, in that as well, and keeps its weights; its `thread_safe` then
+    says whether its modules keep anything of a pass. Raises `InputError` that says what came if it fails, gives
+    anything but a map of the clip's target frame, or ends in a sigmoid or softmax although its output was said to be
+    logits (or the other way round).
     """
     name, kind, training = network.name, network.interface.output, network.training
     side = -(-side // network.size_multiple) * network.size_multiple
@@ -176,9 +177,15 @@ def try_network(network: ExternalNetwork, side: int = TRIAL_SIDE) -> list[str]:
         for mode in dict.fromkeys((False, training)):
             network.train(mode)
             clip = noise if mode else noise[:1]
+            attributes = [(module, dict(vars(module))) for module in network.modules()]
             with torch.random.fork_rng([]), user_code(f"run {name} on a clip of {list(clip.shape)}; see --interface"):
                 outputs = network.outputs(clip)
             maps = network.as_logits(outputs, clip)
+            if any(
+                before.get(key) is not value for module, before in attributes for key, value in vars(module).items()
+            ):
+                network.thread_safe = False
+                notes.append(f"{name} keeps values of a pass in its modules, so that no two passes run side by side")
             main = next(iter(outputs.values()))
             low, high = float(main.detach().min()), float(main.detach().max())
             if kind == "probability" and (low < 0 or high > 1):

@@ -30,6 +30,7 @@ class Network(HubMixin, nn.Module):
     causal: bool = False  # whether the target frame is the last of the clip, instead of number T // 2
     in_channels: int = 1  # C: grey, or 3 for grey replicated to RGB
     size_multiple: int = 1  # H and W are multiples of it
+    thread_safe: bool = True  # whether several threads may run it side by side: its modules keep nothing of a pass
     any_size_onnx: bool = True  # whether one ONNX file can serve every size
     pretrained: WeightsEnum | None = None  # torchvision's weights that `--pretrained_backbone` loads
     pretrained_part: str = ""  # regular expression of the names of the parameters that start from them

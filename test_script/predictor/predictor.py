@@ -53,8 +53,8 @@ class Prediction(NamedTuple):
 
     def __repr__(self) -> str:
         frames, height, width = self.mask.shape
-        found = counted(sum(map(len, self.detections)), "detection")
-        return f"Prediction({counted(frames, 'frame')} of {height} x {width} px, {found})"
+        detections = counted(sum(map(len, self.detections)), "detection")
+        return f"Prediction({counted(frames, 'frame')} of {height} x {width} px, {detections})"
 
 
 class FrameResult(NamedTuple):
@@ -112,14 +112,14 @@ class Predictor:
         grey_range: RangeRule | None = None,
     ) -> None:
         if not scales or not all(0 < scale < math.inf for scale in scales):
-            raise InputError(f"scales {scales} given; expected one or more positive numbers")
+            raise InputError(f"scales are {scales}; expected one or more positive numbers")
         if batch_size is not None and batch_size < 1:
-            raise InputError(f"batch size {batch_size} given; expected at least 1")
+            raise InputError(f"the batch size is {batch_size}; expected at least 1")
         if not 0 <= threshold <= 1:
-            raise InputError(f"threshold {threshold} given; expected a probability, 0 to 1")
+            raise InputError(f"the threshold is {threshold}; expected a probability, 0 to 1")
         multiple = model.size_multiple
         if tile is not None and round_up(tile, multiple) <= TILE_OVERLAP:
-            raise InputError(f"tile size {tile} given; tiles overlap by {TILE_OVERLAP} px: give a larger one, e.g. 256")
+            raise InputError(f"the tile size is {tile}; tiles overlap by {TILE_OVERLAP} px: use a larger one, e.g. 256")
         self.device = torch.device(device)
         self.amp = choose_amp(amp, self.device)
         self.model = model.to(self.device).eval()
@@ -129,7 +129,8 @@ class Predictor:
         self.tile = None if tile is None else round_up(tile, multiple)
         to_fill = -(-torch.get_num_threads() // len(self._passes(self.scales))) if self.device.type == "cpu" else 1
         self.batch_size = batch_size or max(DEFAULT_BATCH, to_fill)
-        self.compiled = compile
+        # Neither compiled code nor a network that keeps values in its modules can run in several Python threads.
+        self.one_by_one = compile or not getattr(model, "thread_safe", True)
         self._forward = torch.compile(self.model) if compile else self.model
         if self.device.type == "cuda" and not compile:
             self._forward = GraphRunner(self.model)
@@ -165,7 +166,7 @@ class Predictor:
         """
         results = list(self.stream(preparation.as_grey_frames(frames, self.grey_range)))
         if not results:
-            raise InputError("no frames given; expected at least one, e.g. an array [N, H, W]")
+            raise InputError("there are no frames; expected at least one, e.g. an array [N, H, W]")
         _, probabilities, masks, detections = zip(*results, strict=True)
         return Prediction(np.stack(probabilities), np.stack(masks), list(detections))
 
@@ -204,21 +205,19 @@ class Predictor:
         (scale 1, flips). `alone`: nothing else runs beside these clips, so that a pass may take several threads.
         """
         scales = self.scales if probability or log_odds else ()
-        wanted = (probability, logit, log_odds)
         passes = self._passes(scales if 1.0 in scales or not logit else (*scales, 1.0))
+        cores, threads = torch.get_num_threads(), 1
         if self.device.type != "cpu":
             logits = self._passes_on_gpu(clips, sizes, passes)
-            return copy_to_host([self._combine(clip_logits, *wanted) for clip_logits in logits])
-        cores, threads = torch.get_num_threads(), 1
-        if not self.deterministic and (alone or self.compiled):  # compiled code cannot run in several Python threads
-            threads = cores if self.compiled else max(1, cores // len(passes))
-        torch.set_num_threads(threads)
-        try:
-            logits = self._passes_on_cpu(clips, sizes, passes, 1 if self.compiled else cores // threads)
-            pairs = [self._combine(clip_logits, *wanted) for clip_logits in logits]
-            return [ScoreMaps(*(None if values is None else values.numpy() for values in maps)) for maps in pairs]
-        finally:
-            torch.set_num_threads(cores)
+        else:
+            if not self.deterministic and (alone or self.one_by_one):
+                threads = cores if self.one_by_one else max(1, cores // len(passes))
+            torch.set_num_threads(threads)
+            try:
+                logits = self._passes_on_cpu(clips, sizes, passes, 1 if self.one_by_one else cores // threads)
+            finally:
+                torch.set_num_threads(cores)
+        return copy_to_host([self._combine(clip_logits, probability, logit, log_odds) for clip_logits in logits])
 
     def _passes(self, scales: Iterable[float]) -> list[Pass]:
         return [(scale, flip) for scale in scales for flip in ((False, True) if self.flip else (False,))]
@@ -269,11 +268,11 @@ class Predictor:
         def mean_probability(flip: bool) -> Tensor:
             return sum(logits[scale, flip].sigmoid() for scale in self.scales) / len(self.scales)
 
-        ours = [(key, logits[key]) for key in self._passes(self.scales)] if log_odds else []
+        upright = [logits[key].flip(-1) if key[1] else logits[key] for key in self._passes(self.scales) if log_odds]
         return (
             over_flips(mean_probability) if probability else None,
             over_flips(lambda flip: logits[1.0, flip]) if logit else None,
-            mean_log_odds([maps.flip(-1) if flip else maps for (_, flip), maps in ours]) if log_odds else None,
+            mean_log_odds(upright) if log_odds else None,
         )
 
     def _logits(self, clips: Tensor) -> Tensor:
@@ -304,7 +303,7 @@ def mean_log_odds(logits: list[Tensor]) -> Tensor:
 
 
 def copy_to_host(maps: list[tuple[Tensor | None, ...]]) -> list[ScoreMaps]:
-    """The maps of several frames from a GPU, in one copy: each copy waits for everything before it."""
+    """The maps of several frames, from a GPU in one copy, since a copy waits for everything before it."""
     tensors = [values for pair in maps for values in pair if values is not None]
     flat = torch.cat([values.flatten() for values in tensors]).cpu().split([values.numel() for values in tensors])
     arrays = (part.view(values.shape).numpy() for part, values in zip(flat, tensors, strict=True))

@@ -8,6 +8,7 @@ from torch import nn
 
 from istd.models import build_model, load_model, try_network
 from istd.models.user_code import find_factory, is_external, short_name
+from istd.test_script.predictor import Predictor
 from istd.test_script.predictor.preparation import load_recipe
 from istd.train_script.starting_point import find_start
 from istd.utils.checkpoint import save_checkpoint
@@ -76,6 +77,12 @@ class DeepInTraining(Net):  # side outputs and features, in training alone
 class InPlace(Net):
     def forward(self, x):
         return super().forward(x.sub_(x.mean()))
+
+
+class Keeps(Net):
+    def forward(self, x):
+        self.mean = x.mean()
+        return super().forward(x - self.mean)
 
 
 class EndsInSoftmax(TwoClasses):
@@ -209,7 +216,7 @@ def test_the_trial_says_what_is_wrong_or_odd(net):
     assert note == "NotFinite: values of its map are not finite"
     for kind, message in (
         ("EndsInSoftmax", "ends in a softmax, so it gives no logits; use --interface output=probability"),
-        ("Fails", r"cannot run Fails on a clip of .*; see --interface: KeyError: 'features' \(net\.py, line 78\)$"),
+        ("Fails", r"cannot run Fails on a clip of .*; see --interface: KeyError: 'features' \(net\.py, line 84\)$"),
         ("EndsTheProgram", "SystemExit: 2 .*; code that ends the program, or reads its command line, cannot be used"),
         ("Empty", "Empty gives NoneType; expected tensors, alone or in a list or dict"),
         ("Thresholded", r"gives a torch.bool map .* expected floating-point \[B, 1, H, W\]"),
@@ -229,6 +236,15 @@ def test_a_network_in_training_mode_is_tried_in_that_too(net):
     assert try_network(model, 32) == [f"DeepInTraining: {unused}"] and model.training
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
     assert [len(model(clip(), with_aux=True)), model.eval()(clip()).shape] == [2, (2, 1, 32, 32)]
+
+
+def test_passes_of_a_network_that_keeps_values_do_not_run_side_by_side(net):
+    kept, other = build_model(net("Keeps")).eval(), build_model(net("Net")).eval()
+    assert try_network(kept, 32) == [
+        "Keeps keeps values of a pass in its modules, so that no two passes run side by side"
+    ]
+    assert try_network(other, 32) == []
+    assert [Predictor(network, None).one_by_one for network in (kept, other)] == [True, False]
 
 
 def test_a_network_may_change_its_input(net):
