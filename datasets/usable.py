@@ -65,7 +65,7 @@ def _size(path: str | Path) -> str:
 def odd_sizes(sizes: Mapping[Frame, str]) -> dict[Frame, Unusable]:
     """The frames of another size than most of their sequence, of the sizes "W x H" of its readable frames."""
     usual = Counter(sizes.values()).most_common(1)[0][0] if sizes else ""
-    kind = "frames that differ in size from most of their sequence"
+    kind = "frames of other sizes in a sequence (of use to single-frame networks only)"
     return {
         frame: Unusable(kind, f"frame {frame.image} is {size}, most of its sequence {usual}; expected one size")
         for frame, size in sizes.items()
@@ -73,17 +73,20 @@ def odd_sizes(sizes: Mapping[Frame, str]) -> dict[Frame, Unusable]:
     }
 
 
-def check_usable(sequences: list[Sequence], skip: bool = False) -> tuple[list[Sequence], list[Unusable]]:
+def check_usable(
+    sequences: list[Sequence], skip: bool = False, num_frames: int = 1
+) -> tuple[list[Sequence], list[Unusable]]:
     """The sequences without what cannot be used, and what was left out.
 
     Without `skip` anything that cannot be used is an `InputError`, which names the first file and the option. With it,
     a frame of a sequence whose mask alone is wrong becomes context, as is an image without a mask in a sequence; a
-    single image without a mask is left out.
+    single image without a mask is left out. In clips of several frames, `num_frames`, the frames of a sequence need one
+    size.
     """
     frames = [frame for sequence in sequences for frame in sequence.frames]
     with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
         inspected = dict(zip(frames, pool.map(inspect_frame, frames), strict=True))
-    for sequence in sequences:
+    for sequence in sequences if num_frames > 1 else ():
         sizes = {frame: inspected[frame].size for frame in sequence.frames if inspected[frame].usable}
         inspected |= {frame: Inspection(fault=fault) for frame, fault in odd_sizes(sizes).items()}
     left_out = [inspection.fault for inspection in inspected.values() if inspection.fault]
@@ -103,8 +106,8 @@ def check_usable(sequences: list[Sequence], skip: bool = False) -> tuple[list[Se
     return kept, left_out
 
 
-def usable_index(index: DatasetIndex, parts: Iterable[str], skip: bool = False) -> DatasetIndex:
-    """`index` with what can be used of these `parts`; its `left_out` tells the rest.
+def usable_index(index: DatasetIndex, parts: Iterable[str], skip: bool = False, num_frames: int = 1) -> DatasetIndex:
+    """`index` with what clips of `num_frames` frames can use of these `parts`; its `left_out` tells the rest.
 
     Raises `InputError` where a frame is in the training part and in another one, and, without `skip`, where a file
     cannot be used.
@@ -116,7 +119,7 @@ def usable_index(index: DatasetIndex, parts: Iterable[str], skip: bool = False) 
             f"{index.info.name}: frames are in two parts of the split ({index.split_source}): {shared[0]}{more}; a "
             "test on images that were trained on means nothing: correct the lists"
         )
-    usable = {name: check_usable(index.split(name), skip) for name in parts}
+    usable = {name: check_usable(index.split(name), skip, num_frames) for name in parts}
     left_out = dict.fromkeys(fault.text for _, faults in usable.values() for fault in faults)
     kept = index.parts | {name: sequences for name, (sequences, _) in usable.items()}
     return replace(index, parts=kept, left_out=tuple(left_out))

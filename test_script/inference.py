@@ -85,7 +85,7 @@ def prepare_jobs(indices: list[DatasetIndex], args: argparse.Namespace, device: 
         args.model_path, args.image_size, [index.info for index in indices], code_options(args)
     )
     tiled = args.tile is not None
-    indices = [usable_index(index, [args.split], args.skip_unusable) for index in indices]
+    indices = [usable_index(index, [args.split], args.skip_unusable, model.num_frames) for index in indices]
     sets = [
         eval_dataset(index.split(args.split), model, settings, index.info.name, tiled, args.range) for index in indices
     ]

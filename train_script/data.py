@@ -28,10 +28,11 @@ LARGE_TARGET = 0.1  # share of an image
 Splits = dict[str, dict[str, list[Sequence]]]  # of each dataset by its name, as `split_sequences` gives them
 
 
-def open_datasets(settings: Settings, saved: Checkpoint | None = None) -> list[DatasetIndex]:
+def open_datasets(settings: Settings, saved: Checkpoint | None = None, num_frames: int = 1) -> list[DatasetIndex]:
     """Open the datasets, on the main process first: the demo is rendered on first use.
 
-    Files that the run uses are looked at, so that none fails after the last epoch; see `usable_index`. Where a run that
+    Files that the run uses in clips of `num_frames` frames are looked at, so that none fails after the last epoch; see
+    `usable_index`. Where a run that
     is continued from `saved` lacks its dataset, the error says how to name its new place.
     """
     names = settings.dataset, settings.data_root, settings.split_folder
@@ -40,7 +41,7 @@ def open_datasets(settings: Settings, saved: Checkpoint | None = None) -> list[D
         barrier()
         indices = indices or istd.datasets.open_datasets(*names)
         parts = ("train", "test") if _uses_test(settings) else ("train",)
-        return [usable_index(index, parts, settings.skip_unusable) for index in indices]
+        return [usable_index(index, parts, settings.skip_unusable, num_frames) for index in indices]
     except InputError as error:
         if saved and saved.settings.get("dataset") == settings.dataset:
             raise InputError(

@@ -51,8 +51,8 @@ def train(start: StartingPoint, device: torch.device, log: Log) -> int:
     settings, folder, saved, notes = start
     if settings.amp == "fp16" and device.type != "cuda":
         raise InputError("amp fp16 needs a CUDA GPU for its loss scaling; use --amp bf16, auto or none")
-    indices = data.open_datasets(settings, saved)
     network, odd = build_network(settings, device, continued=saved is not None)
+    indices = data.open_datasets(settings, saved, network.num_frames)
     protocol, select_by = choose_selection(settings, indices)
     splits = {index.info.name: data.split_sequences(settings, index, network.num_frames) for index in indices}
     train_sets = [data.build_train_dataset(settings, split["train"], name, network) for name, split in splits.items()]

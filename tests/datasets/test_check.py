@@ -236,7 +236,7 @@ def test_frames_of_a_sequence_that_do_not_fit_together(tmp_path):
     write_image(images / "1.png", frame_and_mask(77)[0])
     write_image(images / "2.png", frame_and_mask(77)[0])
     found, notes, _ = check_dataset(open_dataset(tmp_path))
-    assert found["frames that differ in size from most of their sequence"] == [
+    assert found["frames of other sizes in a sequence (of use to single-frame networks only)"] == [
         f"frame {images / '4.png'} is 40 x 30, most of its sequence 40 x 32; expected one size"
     ]
     assert found["sequences of frames of several depths"] == ["b: uint16, uint8"]
