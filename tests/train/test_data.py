@@ -26,12 +26,12 @@ def sequences(count):
 
 
 @pytest.mark.parametrize(
-    ("device", "given", "cores", "expected"),
+    ("device", "workers", "cores", "expected"),
     [("cpu", None, 64, 0), ("cuda", None, 64, 8), ("cuda", None, 3, 3), ("cuda", 0, 64, 0), ("cpu", 2, 1, 2)],
 )
-def test_a_gpu_is_served_by_processes_of_its_own(monkeypatch, device, given, cores, expected):
+def test_a_gpu_is_served_by_loading_processes(monkeypatch, device, workers, cores, expected):
     monkeypatch.setattr("os.sched_getaffinity", lambda process: range(cores), raising=False)
-    assert count_workers(merge_settings(None, {"num_workers": given}), torch.device(device)) == expected
+    assert count_workers(merge_settings(None, {"num_workers": workers}), torch.device(device)) == expected
 
 
 @pytest.mark.parametrize(("cores", "processes", "expected"), [(4, 1, 4), (12, 4, 3), (64, 2, 8), (2, 4, 1)])
@@ -157,18 +157,18 @@ def test_what_a_run_will_use_is_checked_before_it_begins(tmp_path):
     write_pairs(tmp_path / "images", tmp_path / "masks", [*"abcdef"])
     write_lists(tmp_path, train=[*"abc"], test=[*"def"])
     write_image(tmp_path / "masks" / "e.png", np.zeros((30, 40), np.uint8))
-    given = {"dataset": str(tmp_path), "data_root": None}
+    options = {"dataset": str(tmp_path), "data_root": None}
     with pytest.raises(InputError, match=r"e\.png is 40 x 30, .*--skip_unusable"):
-        open_datasets(merge_settings(None, given))
-    (index,) = open_datasets(merge_settings(None, given | {"skip_unusable": True}))
+        open_datasets(merge_settings(None, options))
+    (index,) = open_datasets(merge_settings(None, options | {"skip_unusable": True}))
     assert [sequence.name for sequence in index.split("test")] == ["d", "f"] and len(index.left_out) == 1
     (record,) = describe_data([index], {index.info.name: index.parts})
     assert record["left_out"] == list(index.left_out) and record["split_source"] == "train.txt, test.txt"
-    (unused,) = open_datasets(merge_settings(None, given | {"final_test": False}))
+    (unused,) = open_datasets(merge_settings(None, options | {"final_test": False}))
     assert len(unused.split("test")) == 3, "what the run does not use is not looked at"
-    settings = merge_settings(None, given | {"range": ["7000", "7600"]})
+    settings = merge_settings(None, options | {"range": ["7000", "7600"]})
     network = build_model("datransnet")
     data = build_train_dataset(settings, unused.split("train"), "raw", network)
     assert data.grey_range == GreyRange(7000, 7600)
     with pytest.raises(InputError, match="two numbers LOW HIGH"):
-        merge_settings(None, given | {"range": ["wide"]})
+        merge_settings(None, options | {"range": ["wide"]})

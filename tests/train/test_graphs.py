@@ -16,12 +16,12 @@ from istd.utils.errors import InputError
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
 
-def settings(**given):
-    return merge_settings(None, {"batch_size": 2, "train_size": 32} | given)
+def settings(**options):
+    return merge_settings(None, {"batch_size": 2, "train_size": 32} | options)
 
 
 @pytest.mark.parametrize(
-    ("given", "device", "processes", "expected"),
+    ("options", "device", "processes", "expected"),
     [
         ({}, GPU, 1, True),
         ({}, CPU, 1, False),
@@ -34,16 +34,16 @@ def settings(**given):
         ({"sync_bn": True}, GPU, 2, False),
     ],
 )
-def test_when_training_is_captured(given, device, processes, expected, monkeypatch):
+def test_when_training_is_captured(options, device, processes, expected, monkeypatch):
     monkeypatch.setattr(build, "world_size", lambda: processes)
-    assert uses_graphs(settings(**given), device) is expected
+    assert uses_graphs(settings(**options), device) is expected
 
 
-@pytest.mark.parametrize(("given", "device"), [({}, CPU), ({"compile": True}, GPU), ({"sync_bn": True}, GPU)])
-def test_graphs_that_cannot_be_are_an_error(given, device, monkeypatch):
+@pytest.mark.parametrize(("options", "device"), [({}, CPU), ({"compile": True}, GPU), ({"sync_bn": True}, GPU)])
+def test_graphs_that_cannot_be_are_an_error(options, device, monkeypatch):
     monkeypatch.setattr(build, "world_size", lambda: 2)
     with pytest.raises(InputError, match="leave --graphs out"):
-        uses_graphs(settings(graphs=True, **given), device)
+        uses_graphs(settings(graphs=True, **options), device)
 
 
 @pytest.mark.parametrize("compiles", [False, True])

@@ -21,10 +21,10 @@ def network(settings: Settings) -> tuple:
 
 
 def test_the_command_line():
-    given = merged("--model", "sgmp_unet", "--num_frames", "4", "--start", "quiet")
-    assert network(given) == ("sgmp_unet", {"num_frames": 4}, "low_prior")
-    given = merged("--model", "datransnet", "--image_size=512", "--model_options", "width=8", "--start", "published")
-    assert network(given) == ("datransnet", {"image_size": 512, "width": 8}, "published")
+    settings = merged("--model", "sgmp_unet", "--num_frames", "4", "--start", "quiet")
+    assert network(settings) == ("sgmp_unet", {"num_frames": 4}, "low_prior")
+    settings = merged("--model", "datransnet", "--image_size=512", "--model_options", "width=8", "--start", "published")
+    assert network(settings) == ("datransnet", {"image_size": 512, "width": 8}, "published")
     with pytest.raises(InputError, match="datransnet has no option 'num_frames'; its options: image_size, width"):
         merged("--model", "datransnet", "--num_frames", "4")
 

@@ -40,8 +40,8 @@ def recorded(monkeypatch):
     """The maps of every frame that a predictor scores, in order."""
     real, maps = Predictor.score_maps, []
 
-    def score_maps(self, *given, **options):
-        result = real(self, *given, **options)
+    def score_maps(self, *args, **options):
+        result = real(self, *args, **options)
         maps.extend(result)
         return result
 

@@ -30,8 +30,8 @@ def rates(optimizer, scheduler, steps, every):
     return result
 
 
-def ours(given, steps, steps_per_epoch, base):
-    schedule = build_schedule(merge_settings(None, {"schedule": "constant"} | given), steps_per_epoch)
+def ours(options, steps, steps_per_epoch, base):
+    schedule = build_schedule(merge_settings(None, {"schedule": "constant"} | options), steps_per_epoch)
     return [schedule(base, step) for step in range(steps)]
 
 
@@ -63,8 +63,8 @@ def test_multi_step_equals_torch():
     optimizer = sgd(5e-4)
     reference = torch.optim.lr_scheduler.MultiStepLR(optimizer, [2, 3], 0.1)
     expected = rates(optimizer, reference, 15, 3)
-    given = {"schedule": "multi_step", "milestones": [2, 3]}
-    assert ours(given, 15, 3, 5e-4) == pytest.approx(expected)
+    options = {"schedule": "multi_step", "milestones": [2, 3]}
+    assert ours(options, 15, 3, 5e-4) == pytest.approx(expected)
 
 
 def test_cosine_with_restarts_equals_torch():
@@ -134,9 +134,9 @@ def test_the_average_stays_in_a_step_that_is_skipped():
     assert taken.module.weight.item() == pytest.approx((before + 3) / 2)
 
 
-def group_names(model, **given):
+def group_names(model, **options):
     """Name of each group -> names of its parameters, and its other values."""
-    optimizer = build_optimizer(model, merge_settings(None, given))
+    optimizer = build_optimizer(model, merge_settings(None, options))
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return {
         group["name"]: ([names[id(value)] for value in group["params"]], group["lr"], group["weight_decay"])
@@ -145,8 +145,8 @@ def group_names(model, **given):
 
 
 def test_norms_and_biases_go_without_decay_if_asked():
-    given = {"decay_norms": False, "weight_decay": 0.5, "lr": 0.1, "lr_backbone": 0.2}
-    assert group_names(TwoParts(), **given) == {
+    options = {"decay_norms": False, "weight_decay": 0.5, "lr": 0.1, "lr_backbone": 0.2}
+    assert group_names(TwoParts(), **options) == {
         "main": (["fusion.weight"], 0.1, 0.5),
         "main without decay": (["fusion.bias", "norm.weight", "norm.bias"], 0.1, 0.0),
         "backbone": (["encoder.weight"], 0.2, 0.5),
@@ -155,8 +155,8 @@ def test_norms_and_biases_go_without_decay_if_asked():
 
 
 def test_rates_are_scaled_by_patterns_of_which_the_first_counts():
-    given = {"lr_scales": {"fusion.w": "0.5", "fus|encoder": 0.1}, "lr": 1.0, "lr_backbone": 2.0, "weight_decay": 0}
-    assert group_names(TwoParts(), **given) == {
+    options = {"lr_scales": {"fusion.w": "0.5", "fus|encoder": 0.1}, "lr": 1.0, "lr_backbone": 2.0, "weight_decay": 0}
+    assert group_names(TwoParts(), **options) == {
         "main x 0.5": (["fusion.weight"], 0.5, 0),
         "main x 0.1": (["fusion.bias"], 0.1, 0),
         "main": (["norm.weight", "norm.bias"], 1.0, 0),
@@ -183,6 +183,6 @@ def test_frozen_parts_keep_weights_and_statistics():
 
 def test_the_rate_warms_up_evenly():
     assert ours({"warmup_steps": 4}, 6, 2, 0.8) == pytest.approx([0.2, 0.4, 0.6, 0.8, 0.8, 0.8])
-    given = {"schedule": "one_cycle", "epochs": 3}
-    plain, warmed = ours(given, 30, 10, 1.0), ours(given | {"warmup_steps": 2}, 30, 10, 1.0)
+    options = {"schedule": "one_cycle", "epochs": 3}
+    plain, warmed = ours(options, 30, 10, 1.0), ours(options | {"warmup_steps": 2}, 30, 10, 1.0)
     assert warmed == [plain[0] / 2, *plain[1:]]

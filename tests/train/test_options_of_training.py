@@ -25,9 +25,9 @@ def test_recomputed_blocks_give_the_same_gradients_with_stochastic_depth():
         network = build_model("sgmp_unet", **TINY["sgmp_unet"]).train()
         if recompute:
             block = next(module for module in network.modules() if isinstance(module, network.recomputable))
-            block.register_forward_hook(lambda *given: calls.append(torch.is_grad_enabled()))
+            block.register_forward_hook(lambda *args: calls.append(torch.is_grad_enabled()))
             inner = block.attn if hasattr(block, "attn") else next(block.children())
-            inner.register_forward_hook(lambda *given: calls.append("inner"))
+            inner.register_forward_hook(lambda *args: calls.append("inner"))
             recompute_blocks(network)
         torch.manual_seed(1)
         network(torch.rand(2, 2, 3, 32, 32)).square().mean().backward()
@@ -45,7 +45,7 @@ def test_curves_and_images_reach_wandb(dataset, tmp_path, monkeypatch):  # noqa:
     logged, started = [], {}
     run = SimpleNamespace(log=lambda values, step: logged.append((values, step)), finish=lambda: logged.append("end"))
     wandb = SimpleNamespace(
-        init=lambda **given: started.update(given) or run,
+        init=lambda **options: started.update(options) or run,
         Image=lambda array: ("image", array.shape),
         Table=lambda columns, data: (columns, np.shape(data)),
         plot=SimpleNamespace(line=lambda table, x, y, title: (table, x, y)),
@@ -87,13 +87,13 @@ def test_several_seeds_end_in_a_table_of_mean_and_deviation(dataset, tmp_path, c
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("options", "message"),
     [
         ({"seeds": [1, 1]}, "two or more different"),
         ({"seeds": [1, 2], "resume": "x"}, "--resume auto"),
         ({"seeds": [1, 2], "dataset": "x", "select_on": "none", "final_test": False}, "nothing to compare"),
     ],
 )
-def test_seeds_that_cannot_be_compared_are_refused(given, message):
+def test_seeds_that_cannot_be_compared_are_refused(options, message):
     with pytest.raises(InputError, match=message):
-        starts_of_seeds(None, given)
+        starts_of_seeds(None, options)

@@ -57,7 +57,7 @@ def test_other_files_and_networks_are_refused(network, tmp_path):
 
 
 def test_a_failed_download_says_what_to_do(network, monkeypatch):
-    def fail(*given, **named):
+    def fail(*args, **named):
         raise OSError("no route to host")
 
     monkeypatch.setattr(type(SGMPUNet.pretrained), "get_state_dict", fail)

@@ -96,8 +96,8 @@ def test_weights_bring_their_network_and_preset(dataset, tmp_path, capsys):  # n
 
 
 def test_another_preset_than_that_of_the_weights_is_said(dataset, unbroken, tmp_path, capsys):  # noqa: F811
-    given = {"init_weights": unbroken / "checkpoint_best.pth", "epochs": 1, "preset": "local_contrast"}
-    assert main(arguments(dataset, tmp_path, **given)) == 0
+    options = {"init_weights": unbroken / "checkpoint_best.pth", "epochs": 1, "preset": "local_contrast"}
+    assert main(arguments(dataset, tmp_path, **options)) == 0
     assert "was trained with preset grey, this run shows it frames of preset local_contrast" in capsys.readouterr().out
     assert read_checkpoint(folder_of(tmp_path) / "checkpoint_last.pth").settings["preset"] == "local_contrast"
 
@@ -160,10 +160,10 @@ def test_no_name_leads_out_of_the_output_folder(tmp_path, monkeypatch):
 
 def test_weights_that_fit_in_part_are_loaded_and_the_rest_is_listed(dataset, unbroken, tmp_path, capsys):  # noqa: F811
     weights = unbroken / "checkpoint_best.pth"
-    given = {"init_weights": weights, "epochs": 1, "model_options": "width=8"}
+    options = {"init_weights": weights, "epochs": 1, "model_options": "width=8"}
     with pytest.raises(InputError, match="does not fit datransnet"):
-        main(arguments(dataset, tmp_path, **given))
-    assert main(arguments(dataset, tmp_path, init_partial=True, lr=0, ema=0, **given)) == 0
+        main(arguments(dataset, tmp_path, **options))
+    assert main(arguments(dataset, tmp_path, init_partial=True, lr=0, ema=0, **options)) == 0
     out = capsys.readouterr().out
     assert f"{weights} does not fill all of datransnet: " in out and "weights of another shape: " in out
     first, second = (read_checkpoint(path).weights for path in (weights, folder_of(tmp_path) / "checkpoint_last.pth"))
@@ -192,8 +192,8 @@ def test_fine_tuning_continues_with_the_network_and_preset_of_its_weights(datase
 
 
 def test_weights_that_are_named_bring_their_network_to_a_run_that_may_be_continued():
-    given = {"init_weights": "datransnet", "resume": "auto", "dataset": "demo"}
-    settings, _ = start_from_weights("fine_tune", given)
+    options = {"init_weights": "datransnet", "resume": "auto", "dataset": "demo"}
+    settings, _ = start_from_weights("fine_tune", options)
     assert (settings.model, settings.preset) == ("datransnet", "grey")
 
 

@@ -54,8 +54,8 @@ def tables(monkeypatch):
 
 
 def test_a_second_head_touches_the_network_and_a_loss(dataset, tmp_path):  # noqa: F811
-    given = {"model": "two_heads", "model_options": "width=3", "loss": "counting", "loss_options": "weight=0.5"}
-    assert main(arguments(dataset, tmp_path, preset="grey", final_test=True, ema=0, **given)) == 0
+    options = {"model": "two_heads", "model_options": "width=3", "loss": "counting", "loss_options": "weight=0.5"}
+    assert main(arguments(dataset, tmp_path, preset="grey", final_test=True, ema=0, **options)) == 0
     assert [place[:4] for place in seen] == [(step // 4, step, 4, 0.5) for step in range(8)]
     assert seen[0][4] == ["clip", "dataset", "frame", "mask", "sequence"]
     best = folder_of(tmp_path) / "checkpoint_best.pth"

@@ -43,7 +43,7 @@ def write_blobs(root):
     return root
 
 
-def arguments(folder, outputs, name="run", **given):
+def arguments(folder, outputs, name="run", **options):
     """Command line of a small run: 4 steps an epoch."""
     values = {
         "dataset": folder,
@@ -59,7 +59,7 @@ def arguments(folder, outputs, name="run", **given):
         "final_test": False,
         "output_root": outputs,
         "experiment_name": name,
-    } | given
+    } | options
     return [text for key, value in values.items() for text in (f"--{key}", str(value))]
 
 
@@ -311,9 +311,9 @@ def test_a_run_does_not_choose_by_two_metrics(dataset, unbroken, tmp_path):
     folder = folder_of(tmp_path)
     shutil.copytree(unbroken, folder)
     before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.suffix != ".log"}
-    for given in ({"select_by": "pd"}, {"select_on": "test"}, {"protocol": "dtum"}):
+    for options in ({"select_by": "pd"}, {"select_on": "test"}, {"protocol": "dtum"}):
         with pytest.raises(InputError, match=r"chosen by iou \(standard\) on holdout, now .* do not compare"):
-            main(arguments(dataset, tmp_path, resume="auto", epochs=3, **given))
+            main(arguments(dataset, tmp_path, resume="auto", epochs=3, **options))
     assert before == {name: (folder / name).read_bytes() for name in before}
     assert main(arguments(dataset, tmp_path, resume="auto", select_by="iou", protocol="standard")) == 0
 
@@ -353,12 +353,12 @@ def test_tensorboard_keeps_the_last_validation_of_a_resumed_run(tmp_path):
 
 
 def test_accumulated_parts_resume_too(dataset, tmp_path, monkeypatch):
-    given = {"accumulate": 2, "epochs": 1, "limit_train": 8, "amp": "bf16", "ema": 0}  # two steps
-    main(arguments(dataset, tmp_path, "unbroken", **given))
+    options = {"accumulate": 2, "epochs": 1, "limit_train": 8, "amp": "bf16", "ema": 0}  # two steps
+    main(arguments(dataset, tmp_path, "unbroken", **options))
     with monkeypatch.context() as patch, pytest.raises(PowerCut):
         cut_after(patch, 1)
-        main(arguments(dataset, tmp_path, save_steps=1, **given))
-    assert main(arguments(dataset, tmp_path, resume="auto", **given)) == 0
+        main(arguments(dataset, tmp_path, save_steps=1, **options))
+    assert main(arguments(dataset, tmp_path, resume="auto", **options)) == 0
     assert_same_run(folder_of(tmp_path), folder_of(tmp_path, "unbroken"))
 
 
@@ -382,8 +382,8 @@ def test_weights_alone_are_not_resumed(dataset, unbroken, tmp_path):
 
 def test_a_run_whose_state_is_lost_goes_on_at_its_place_of_the_schedule(dataset, unbroken, tmp_path):
     weights = unbroken / "checkpoint_last.pth"
-    given = {"init_weights": weights, "epochs": 4, "start_epoch": 3, "ema": 0.5}
-    assert main(arguments(dataset, tmp_path, **given)) == 0
+    options = {"init_weights": weights, "epochs": 4, "start_epoch": 3, "ema": 0.5}
+    assert main(arguments(dataset, tmp_path, **options)) == 0
     (row,) = rows(folder_of(tmp_path))
     assert (row["epoch"], row["step"]) == (4, 16)
     assert row["lr"] == pytest.approx(0.001 / 25 * 1e-4), "the end of the schedule"
@@ -405,12 +405,12 @@ def test_ctrl_c_sigterm_and_a_preemption_save_and_exit(
     real, count = steps.accumulate_gradients, 0
     handlers = [signal.getsignal(number) for number in SIGNALS]
 
-    def interrupted(*given):
+    def interrupted(*args):
         nonlocal count
         count += 1
         if count == 3:
             os.kill(os.getpid(), signum)
-        return real(*given)
+        return real(*args)
 
     with monkeypatch.context() as patch:
         patch.setattr(steps, "accumulate_gradients", interrupted)
@@ -458,10 +458,10 @@ def test_an_error_does_not_wait_for_loading_processes(dataset, tmp_path):
 def test_a_loss_that_is_not_finite_stops_with_the_samples_named(dataset, tmp_path, monkeypatch, every, save_steps):
     real, count = steps.total_loss, 0
 
-    def broken(*given):
+    def broken(*args):
         nonlocal count
         count += 1
-        return real(*given) * (float("nan") if count == 3 else 1)
+        return real(*args) * (float("nan") if count == 3 else 1)
 
     monkeypatch.setattr(steps, "total_loss", broken)
     monkeypatch.setattr(trainer, "steps_between_reads", lambda device: every)
@@ -494,7 +494,7 @@ def test_a_folder_that_cannot_be_written_is_known_before_training(dataset, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("options", "message"),
     [
         ({"train_size": 50}, "train_size is 50, datransnet expects a multiple of 32"),
         ({"batch_size": 64}, "fewer than batch_size 64"),
@@ -509,9 +509,9 @@ def test_a_folder_that_cannot_be_written_is_known_before_training(dataset, tmp_p
         ({"init_weights": "nothing.pth"}, "nothing.pth"),
     ],
 )
-def test_mistakes_are_told_before_training(dataset, tmp_path, given, message):
+def test_mistakes_are_told_before_training(dataset, tmp_path, options, message):
     with pytest.raises(InputError) as error:
-        main(arguments(dataset, tmp_path, **given))
+        main(arguments(dataset, tmp_path, **options))
     assert message in str(error.value)
     assert not folder_of(tmp_path).exists()
 
@@ -534,10 +534,10 @@ def two_datasets(dataset, tmp_path_factory):
 
 
 def test_several_datasets_train_together_and_resume_exactly(two_datasets, tmp_path, monkeypatch, capsys):
-    given = {"dataset_weights": "1 3", "epoch_samples": 16, "save_steps": 1, "final_test": True}
+    options = {"dataset_weights": "1 3", "epoch_samples": 16, "save_steps": 1, "final_test": True}
 
     def argv(name, **more):
-        words = arguments(two_datasets, tmp_path, name, **given, **more)
+        words = arguments(two_datasets, tmp_path, name, **options, **more)
         place = words.index("1 3")
         return [*words[:place], "1", "3", *words[place + 1 :]]
 
@@ -563,7 +563,7 @@ def test_several_datasets_train_together_and_resume_exactly(two_datasets, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("names", "given", "message"),
+    ("names", "options", "message"),
     [
         ("{0}+nowhere", {}, "no dataset 'nowhere'"),
         ("{0}+{0}", {}, "all different"),
@@ -572,9 +572,9 @@ def test_several_datasets_train_together_and_resume_exactly(two_datasets, tmp_pa
         ("{0}+NUDT-SIRST", {"dataset_weights": "1"}, "dataset_weights is .1.0., expected 2 number"),
     ],
 )
-def test_mistakes_with_several_datasets_are_named(dataset, tmp_path, names, given, message):
+def test_mistakes_with_several_datasets_are_named(dataset, tmp_path, names, options, message):
     with pytest.raises(InputError, match=message):
-        main(arguments(names.format(dataset), tmp_path, **given))
+        main(arguments(names.format(dataset), tmp_path, **options))
 
 
 def test_a_run_of_an_earlier_version_resumes(dataset, unbroken, tmp_path):

@@ -58,12 +58,12 @@ def test_values_have_their_types_even_where_yaml_reads_text(defaults):
 
 def test_command_line_gives_only_what_was_given(defaults):
     assert parse(defaults, []) == (None, {})
-    config, given = parse(
+    config, options = parse(
         defaults,
         ["--config", "quick", "--size", "5", "--flag", "--steps", "1", "2", "--name", "none", "--rate", "2e-3"],
     )
     assert config == "quick"
-    assert given == {"size": 5, "flag": True, "steps": [1, 2], "name": None, "rate": 2e-3}
+    assert options == {"size": 5, "flag": True, "steps": [1, 2], "name": None, "rate": 2e-3}
     assert parse(defaults, ["--flag", "false"])[1] == {"flag": False}
 
 
@@ -203,7 +203,7 @@ def test_ranges_hold_in_files_too(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("config", "given", "dataset", "size"),
+    ("config", "options", "dataset", "size"),
     [
         ("sgmp_unet", {}, "NUDT-MIRSDT", 320),
         ("sgmp_unet", {"dataset": "IRDST"}, "IRDST", 320),
@@ -219,10 +219,10 @@ def test_ranges_hold_in_files_too(tmp_path):
         (None, {"dataset": "IRSTD-1K"}, "IRSTD-1K", 128),  # the preset is not the published one
     ],
 )
-def test_published_recipes_take_their_sizes_from_the_catalog(config, given, dataset, size):
-    settings = merge_settings(config, given)
+def test_published_recipes_take_their_sizes_from_the_catalog(config, options, dataset, size):
+    settings = merge_settings(config, options)
     assert (settings.dataset, settings.train_size) == (dataset, size)
-    if config and config.startswith("datransnet") and "train_size" not in given:
+    if config and config.startswith("datransnet") and "train_size" not in options:
         assert settings.train_size == settings.model_options["image_size"] == size
 
 
