@@ -53,6 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     output = Path(args.output)
     check_writable(output, (".onnx", ".safetensors"))
     model, settings = load_recipe(args.model_path, args.image_size, code=code_options(args))
+    settings.pop("data", None)  # of the training's images: not a setting
     if output.suffix == ".safetensors":
         model.settings = settings
         save_checkpoint(output, model, settings)
