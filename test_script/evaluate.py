@@ -26,13 +26,7 @@ from istd.datasets.fingerprint import fingerprint
 from istd.datasets.layouts import Frame
 from istd.test_script.map_sources import saved_maps
 from istd.test_script.measurement import Job, measure_maps, measure_set
-from istd.test_script.options import (
-    TRACK_OPTIONS,
-    add_part_options,
-    add_pictures_option,
-    add_track_options,
-    open_part,
-)
+from istd.test_script.options import TRACK_OPTIONS, add_part_options, add_pictures_option, add_track_options, open_part
 from istd.test_script.results.frame_set import (
     FrameSet,
     choose_frames,

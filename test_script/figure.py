@@ -20,13 +20,7 @@ from PIL import Image
 
 from istd.test_script.media.frame_sources import find_sources
 from istd.test_script.media.overlay import Trails, draw_overlay
-from istd.test_script.options import (
-    COUNT,
-    add_model_options,
-    add_number,
-    code_options,
-    predictor_options,
-)
+from istd.test_script.options import COUNT, add_model_options, add_number, code_options, predictor_options
 from istd.test_script.predict import DEFAULT_WEIGHTS
 from istd.test_script.predictor import FrameResult, Predictor
 from istd.test_script.results.result_files import write_png
@@ -69,9 +63,8 @@ def main(argv: list[str] | None = None) -> None:
         write_animation(args.output, pictures, args.every / source.fps)
     else:
         write_png(args.output, pictures[0])
-    print(
-        f"{len(pictures)} of {counted(number + 1, 'frame')} of {args.input} drawn by {checkpoint.name}: {args.output}"
-    )
+    frames = counted(number + 1, "frame")
+    print(f"{len(pictures)} of {frames} of {args.input} drawn by {checkpoint.name}: {args.output}")
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -81,13 +74,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     picture = "the picture: .png, or .webp or .gif, which are animated"
     add("--output", type=Path, required=True, metavar="FILE", help=picture)
     add_model_options(parser, path_required=False)
-    add(
-        "--threshold",
-        type=float,
-        default=0.5,
-        metavar="P",
-        help="pixels of a higher probability are target; default 0.5",
-    )
+    target = "pixels of a higher probability are target; default 0.5"
+    add("--threshold", type=float, default=0.5, metavar="P", help=target)
     add_number(parser, "--frames", COUNT, default=90, metavar="N", help="first frames of an animation; default 90")
     add_number(parser, "--every", COUNT, default=3, metavar="N", help="show every Nth of them; default 3")
     args = parser.parse_args(argv)

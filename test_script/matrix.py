@@ -44,10 +44,7 @@ MEMORY_ADVICE = "lower --batch_size, or give --tile"  # of `run_main`
 def main(argv: list[str] | None = None) -> None:
     """Measure every checkpoint on every dataset; called in each process."""
     args = parse_arguments(argv)
-    with (
-        process_group(args.device) as device,
-        locked_folder(args.output_dir),
-    ):
+    with process_group(args.device) as device, locked_folder(args.output_dir):
         measure_pairs(prepare_pairs(args, device), args.output_dir)
 
 
@@ -102,8 +99,7 @@ def write_dataset_curves(output: Path, jobs: dict[tuple[str, str], Job]) -> None
     """Write curves/DATASET/ with a line for each checkpoint in every picture, where there are several checkpoints."""
     by_dataset: dict[str, dict[str, Curves]] = {}
     for (model, dataset), job in jobs.items():
-        curves = read_curves(job, output / model / dataset)
-        if curves is not None:
+        if (curves := read_curves(job, output / model / dataset)) is not None:
             by_dataset.setdefault(dataset, {})[model] = curves
     for dataset, curves in by_dataset.items():
         if len(curves) > 1:
