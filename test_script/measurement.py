@@ -76,24 +76,27 @@ def observe_maps(
             progress.update()
 
 
-def count_frame(mapped: MappedFrame, frame: FrameRef, shard: Shard, job: Job) -> np.ndarray:
-    """Add the counts of the next frame of a shard to it; returns the mask bool [H, W] by the first protocol."""
-    truth, first = mapped.mask, job.protocols[0]
-    scores = {scale: mapped.score(scale) for scale in {"log_odds", *(protocol.scale for protocol in job.protocols)}}
+def count_frame(mapped: MappedFrame, frame: FrameRef, shard: Shard, job: Job) -> None:
+    """Add the counts of the next frame of a shard to it: those of every protocol, and of the curves."""
+    names = frame.sequence, frame.name
     for protocol in job.protocols:
         metric = MetricAccumulator(protocol)
-        metric.update(scores[protocol.scale], truth, frame.sequence, frame.name)
+        metric.update(mapped.score(protocol.scale), mapped.mask, *names)
         shard.rows.setdefault(protocol.name, []).extend(metric.rows)
     if job.with_curves:
-        shard.curves.update(scores["log_odds"], truth, frame.sequence, frame.name, scale="logit")
-    mask = first.iou_map(scores[first.scale])
-    detections = find_detections(mask, scores["log_odds"])
+        shard.curves.update(mapped.score("log_odds"), mapped.mask, *names, scale="logit")
+    shard.sizes.append(mapped.mask.shape)
+
+
+def detect_targets(mapped: MappedFrame, frame: FrameRef, shard: Shard, protocol: Protocol) -> np.ndarray:
+    """Add the detections of the next frame, and in a sequence what tracks need; returns their mask, bool [H, W]."""
+    mask = protocol.iou_map(mapped.score(protocol.scale))
+    detections = find_detections(mask, mapped.score("log_odds"))
     shard.detections += [detection_row(*frame.row_names, detection) for detection in detections]
     if frame.sequence is not None:
-        pair = ImagePair(mask, truth, find_regions(truth))
+        pair = ImagePair(mask, mapped.mask, find_regions(mapped.mask))
         shard.targets.append(pair.targets.centroids[:, ::-1].tolist())
         shard.pairs.append([column.tolist() for column in close_pairs(pair.targets, pair.regions)])
-    shard.sizes.append(truth.shape)
     return mask
 
 
@@ -124,16 +127,21 @@ class FrameFiles:
 
 
 def measure_shards(job: Job, shards: list[Shard], output: Path | None = None) -> None:
-    """Measure the frames of `shards`; with `output`, write the files of the frames there, and the shards."""
+    """Measure the frames of `shards`; with `output`, write the files of the frames there, and the shards.
+
+    Without, detections are counted where the set has boxes to compare them with.
+    """
     frames, shard_of = job.frames.frames, {item: shard for shard in shards for item in shard.items}
     if output:
         files = FrameFiles(output, job.facts["save_maps"], picture_stride(len(frames), job.pictures))
 
     def measure(mapped: MappedFrame) -> None:
-        shard, frame = shard_of[mapped.item], frames[mapped.item]
-        mask = count_frame(mapped, frame, shard, job)
+        shard, frame, first = shard_of[mapped.item], frames[mapped.item], job.protocols[0]
+        count_frame(mapped, frame, shard, job)
+        if output or job.frames.has_boxes:
+            mask = detect_targets(mapped, frame, shard, first)
         if output:
-            files.write(mapped, frame, mask, shard.rows[job.protocols[0].name][-1])
+            files.write(mapped, frame, mask, shard.rows[first.name][-1])
             if shard.done:
                 save_shard(output, shard, job.facts)
 

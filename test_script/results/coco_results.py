@@ -54,9 +54,8 @@ def box_metrics(frames: FrameSet, rows: Iterable[list]) -> dict[str, dict]:
 
     `rows`: those of detections.csv.
     """
-    boxes = frames.root and read_boxes(frames.root)
-    if not boxes:
+    if not frames.has_boxes:
         return {}
     sequences = {frame.image_id: frame.sequence for frame in frames.frames}
-    truth = choose_images(boxes, sequences.keys())
+    truth = choose_images(read_boxes(frames.root), sequences.keys())
     return {"boxes": measure_boxes(truth, set_entries(frames, rows), sequences=sequences)._asdict()}

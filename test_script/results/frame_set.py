@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from istd.datasets import DatasetIndex, Sequence
 from istd.datasets.catalog import PublishedMetrics
-from istd.datasets.coco_truth import coco_names
+from istd.datasets.coco_truth import BOXES_FILE, coco_names
 from istd.utils.errors import InputError
 from istd.utils.images import file_key, read_list
 from istd.utils.metrics.saved_maps import Pair, ending_advice, key_names, list_predictions, map_key, shown
@@ -39,6 +39,10 @@ class FrameSet(NamedTuple):
     root: Path | None = None
     published: tuple[PublishedMetrics, ...] = ()
     summary: str = ""
+
+    @property
+    def has_boxes(self) -> bool:
+        return self.root is not None and (self.root / BOXES_FILE).is_file()
 
     @property
     def in_sequences(self) -> bool:
