@@ -6,15 +6,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from istd.datasets import ClipDataset, open_dataset
 from istd.datasets.usable import data_lines, mask_lines, usable_index
+from istd.test_script import inference
 from istd.utils.errors import InputError
 from istd.utils.image_headers import read_size
 from istd.utils.images import inspect_mask, mask_of, read_mask, read_pixels
 from tests.datasets.test_clips import plain
 from tests.reference.datasets_folders import REPOSITORY, write_image, write_lists, write_pairs, write_sequences
+from tests.reference.local_contrast import LocalContrast
 
 REAL = Path(os.environ.get("ISTD_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
 SHAPE = np.zeros((24, 32), bool)
@@ -189,6 +192,24 @@ def test_a_frame_of_another_size_in_a_sequence(tmp_path):
     assert usable_index(index, ["train"]).parts == index.parts, "single frames may differ in size"
     assert [frame.name for frame in usable.split("train")[0].frames] == ["0", "1", "3"]
     assert len(usable.left_out) == 1
+
+
+@pytest.mark.parametrize("num_frames", [1, 5])
+def test_inference_refuses_sizes_that_its_clips_cannot_have(tmp_path, monkeypatch, num_frames):
+    write_sequences(tmp_path, ["a", "b"], frames=4)
+    write_image(tmp_path / "images" / "b" / "2.png", np.zeros((30, 40), np.uint8))
+    (tmp_path / "masks" / "b" / "2.png").unlink()
+    write_lists(tmp_path, train=["a"], test=["b"])
+    (tmp_path / "any.pth").touch()
+    monkeypatch.setattr(inference, "load_recipe", lambda *_, **__: (LocalContrast(num_frames), {}))
+    words = ["--model_path", str(tmp_path / "any.pth"), "--dataset", str(tmp_path)]
+    args = inference.parse_arguments([*words, "--output_dir", str(tmp_path / "out")])
+    indices = [open_dataset(tmp_path)]
+    if num_frames == 1:
+        assert len(inference.prepare_jobs(indices, args, torch.device("cpu"))) == 1
+    else:
+        with pytest.raises(InputError, match=r"2\.png is 40 x 30, most of its sequence 40 x 32"):
+            inference.prepare_jobs(indices, args, torch.device("cpu"))
 
 
 def test_clips_of_single_images_are_said(images):

@@ -61,6 +61,11 @@ def world(tmp_path_factory) -> dict[str, str]:
     write_lists(good, train=list("abcdef"), test=["g", "h"])
     write_sequences(root / "video", ["s1", "s2", "s3"])
     write_lists(root / "video", train=["s1", "s2"], val=["s3"])
+    write_sequences(root / "two_sizes", ["s1", "s2", "s3"])
+    write_lists(root / "two_sizes", train=["s1", "s2"], val=["s3"])
+    for kind, pixels in zip(("images", "masks"), frame_and_mask(0, (48, 48)), strict=True):
+        for sequence in ("s1", "s3"):
+            write_image(root / "two_sizes" / kind / sequence / "1.png", pixels)
     for name in ("text_image", "text_mask", "other_size"):
         folder = root / name
         write_pairs(folder / "images", folder / "masks", list("abcdefgh"))
@@ -122,6 +127,7 @@ CASES = [
     ("train", "--dataset {video} --num_frames 5", "num_frames=5"),
     ("train", "--dataset {good} --model datransnet --model_options size=5", "its options: image_size, width"),
     ("train", "--dataset {good} --model datransnet --device meta", "'meta'"),
+    ("train", "--dataset {two_sizes} --model sgmp_unet_small", "48 x 48, most of its sequence 40 x 32"),
     ("train", "--dataset {no_masks} --model datransnet", "has a mask"),
     ("train", "--dataset {other_list} --model datransnet", "none of its entries"),
     ("inference", "--dataset {good}", "--model_path"),
