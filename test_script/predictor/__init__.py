@@ -5,7 +5,7 @@
 >>> result = predictor(frames)  # numpy [N, H, W] or [N, H, W, 3]: uint8, uint16 or float in 0..1
 >>> result.probability.shape == result.mask.shape == frames.shape
 True
->>> [len(found) for found in result.detections]  # by frame; each has x, y, a box, area, mean and peak score
+>>> [len(detections) for detections in result.detections]  # of each frame, with x, y, a box, area, mean and peak score
 [1, 1, 1]
 
 The network alone, for other uses, comes from `models`:

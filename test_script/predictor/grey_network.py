@@ -12,6 +12,7 @@ from istd.datasets.transforms import (
     MIN_CONTRAST,
     linear_weights,
 )
+from istd.test_script.predictor.tiling import reflected_index
 
 CONTRAST = "local_contrast"
 
@@ -52,7 +53,7 @@ class GreyNetwork(nn.Module):
         for axis, side in ((-2, height), (-1, width)):
             multiple = self.model.size_multiple
             padded = (side + multiple - 1) // multiple * multiple  # ONNX divides negative numbers towards 0
-            x = x.index_select(axis, reflected(side, 0, padded - side, x.device))
+            x = x.index_select(axis, reflected_index(side, 0, padded - side, x.device))
         logits = self.model(x)[..., :height, :width]
         if self.resizes:
             logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
@@ -64,15 +65,8 @@ def local_contrast(frames: Tensor) -> Tensor:
     reach = CONTRAST_WINDOW // 2
     around = frames
     for axis, window in ((-2, (CONTRAST_WINDOW, 1)), (-1, (1, CONTRAST_WINDOW))):
-        around = around.index_select(axis, reflected(frames.shape[axis], reach, reach, frames.device))
+        around = around.index_select(axis, reflected_index(frames.shape[axis], reach, reach, frames.device))
         around = F.avg_pool2d(around, window, stride=1)
     rest = frames - around
     deviation = rest.var(dim=(-2, -1), correction=0, keepdim=True).sqrt()
     return rest / deviation.clamp(min=MIN_CONTRAST)
-
-
-def reflected(length: int, before: int, after: int, device: torch.device) -> Tensor:
-    """Index into an axis of `length` that continues it at both ends by reflection, as often as needed."""
-    last = length - 1
-    period = torch.arange(2 * last, 2 * last + 1, device=device)  # a tensor: ONNX's remainder takes no symbolic number
-    return last - (torch.arange(-before, length + after, device=device).remainder(period) - last).abs()

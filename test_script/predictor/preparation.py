@@ -3,7 +3,7 @@ inference and prediction."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,19 +41,19 @@ def load_recipe(
     """
     checkpoint = read_checkpoint(path)
     model = load_model(checkpoint, **(code or {}) | ({} if image_size is None else {"image_size": image_size}))
-    settings = checkpoint.settings | {"data": checkpoint.training.get("data", [])} if checkpoint.kind == "ours" else {}
+    settings = checkpoint.settings if checkpoint.kind == "ours" else {}
+    if "data" in checkpoint.training:
+        settings = settings | {"data": checkpoint.training["data"]}
     if isinstance(model, ExternalNetwork):
         for note in try_network(model, settings.get("train_size", TRIAL_SIDE)):
             print(note)
-    if checkpoint.kind == "ours":
+    if checkpoint.kind == "ours" or image_size is not None or "image_size" not in model.options:
         return model, settings
     published = sorted({info.image_size for info in datasets if info.image_size and info.preset == model.name})
-    if image_size is not None or "image_size" not in model.options or published in ([], [model.options["image_size"]]):
-        return model, {}
     if len(published) > 1:
         sizes = " and ".join(map(str, published))
         raise InputError(f"{path} does not record its image size, and these datasets have {sizes}: give --image_size")
-    return load_model(checkpoint, image_size=published[0]), {}
+    return load_model(checkpoint, image_size=published[0]) if published else model, settings
 
 
 def preset_of(model: nn.Module, settings: dict[str, Any]) -> str:
@@ -72,9 +72,9 @@ def eval_transform(model: nn.Module, settings: dict[str, Any], tiled: bool = Fal
 
 
 def range_rule(settings: dict[str, Any], asked: RangeRule | None = None) -> RangeRule:
-    """The rule by which raw frames become 0..1: the one `asked` for, else that of the training's `settings`.
+    """The rule by which raw frames become 0..1: the rule `asked` for, else that of the training's `settings`.
 
-    Settings without one are of 8-bit data, or of a version that scaled every frame by itself: they get the default.
+    Settings without a rule are of 8-bit data, or of a version that scaled every frame by itself: they get the default.
     """
     return asked or parse_range(settings.get("range") or SEQUENCE)
 
@@ -93,8 +93,8 @@ def eval_dataset(
     """
     border = find_preset(preset_of(model, settings)).border
     transform, rule = eval_transform(model, settings, tiled), range_rule(settings, grey_range)
-    frames = {"stride": model.frame_stride, "target": model.target_index}
-    return ClipDataset(sequences, model.num_frames, transform, border, name, grey_range=rule, **frames)
+    clips = {"stride": model.frame_stride, "target": model.target_index}
+    return ClipDataset(sequences, model.num_frames, transform, border, name, grey_range=rule, **clips)
 
 
 def frame_preparation(transform: Transform) -> Callable[[np.ndarray], Tensor]:
@@ -144,14 +144,14 @@ def sliding_clips(
     before = stride * (num_frames // 2 if target is None else target)
     span = stride * (num_frames - 1) + 1
     window: deque[T] = deque(maxlen=span)
-    for frame in frames:
-        if not window:
-            window.extend([frame] * before)
+
+    def repeat_edges() -> Iterator[T]:
+        for number, frame in enumerate(frames):
+            yield from repeat(frame, 1 if number else 1 + before)
+        yield from repeat(window[-1], span - 1 - before) if window else ()
+
+    for frame in repeat_edges():
         window.append(frame)
-        if len(window) == span:
-            yield window[before], list(window)[::stride]
-    for _ in range(span - 1 - before if window else 0):
-        window.append(window[-1])
         if len(window) == span:
             yield window[before], list(window)[::stride]
 

@@ -13,20 +13,23 @@ def round_up(length: int, multiple: int) -> int:
     return -(-length // multiple) * multiple
 
 
-def reflected_index(length: int, padded: int, device: torch.device | str = "cpu") -> Tensor:
-    """Index [padded] into an axis of `length` that continues it by reflection: 0 1 2 3 2 1 0 1 ....
+def reflected_index(length: int, before: int, after: int, device: torch.device | str = "cpu") -> Tensor:
+    """Index into an axis of `length` that continues it at both ends by reflection: 0 1 2 3 2 1 0 1 ....
 
     Unlike `torch.nn.functional.pad` it reflects as often as needed: an image of 5 pixels can be padded to 32.
     """
     last = length - 1
-    return last - (torch.arange(padded, device=device) % max(1, 2 * last) - last).abs()
+    period = torch.arange(2 * last, 2 * last + 1, device=device)  # a tensor: ONNX's remainder takes no symbolic number
+    places = torch.arange(-before, length + after, device=device)
+    return last - (places.remainder(period.clamp(min=1)) - last).abs()
 
 
 def pad_to(clip: Tensor, sides: Iterable[int]) -> Tensor:
     """Pad [..., H, W] by reflection at the bottom and the right to `sides` (height, width)."""
     for axis, padded in zip((-2, -1), sides, strict=True):
-        if clip.shape[axis] < padded:
-            clip = clip.index_select(axis, reflected_index(clip.shape[axis], padded, clip.device))
+        length = clip.shape[axis]
+        if length < padded:
+            clip = clip.index_select(axis, reflected_index(length, 0, padded - length, clip.device))
     return clip
 
 

@@ -60,8 +60,9 @@ def frames(count, height, width, seed=0):
 
 
 def test_reflection_pads_also_where_the_image_is_smaller_than_the_padding():
-    assert reflected_index(4, 10).tolist() == [0, 1, 2, 3, 2, 1, 0, 1, 2, 3]
-    assert reflected_index(1, 3).tolist() == [0, 0, 0]
+    assert reflected_index(4, 0, 6).tolist() == [0, 1, 2, 3, 2, 1, 0, 1, 2, 3]
+    assert reflected_index(1, 0, 2).tolist() == [0, 0, 0]
+    assert reflected_index(3, 3, 1).tolist() == [1, 2, 1, 0, 1, 2, 1]
     image = torch.arange(12.0).reshape(3, 4)
     expected = np.pad(image.numpy(), ((0, 29), (0, 28)), mode="reflect")
     np.testing.assert_array_equal(pad_to_multiple(image, 32).numpy(), expected)
