@@ -205,7 +205,7 @@ class DATransNet(Network):
         return rename_weights(weights, PUBLISHED_NAMES, PUBLISHED_UNUSED)
 
     def forward(self, clip: Tensor, with_aux: bool = False) -> Tensor | list[Tensor]:
-        """clip [B, 1, 1, H, W], grey in 0..1, to logits [B, 1, H, W]; `with_aux` puts them into a list of one."""
+        """clip [B, 1, 1, H, W], grey in 0..1, to logits [B, 1, H, W]; `with_aux` puts them into a list."""
         self.check_clip(clip)
         x = clip[:, 0].contiguous(memory_format=torch.channels_last)
         skips = []  # of the levels at 1, 1/2, 1/4, 1/8 of the size

@@ -77,7 +77,7 @@ class ExternalNetwork(Network):
 
     @staticmethod
     def published_options(weights: dict[str, Tensor]) -> dict:
-        """Any weights may be those of the network; whether they fit is found when they are loaded."""
+        """Any weights may be those of the network; loading them shows whether they fit."""
         return {}
 
     @staticmethod

@@ -26,7 +26,7 @@ SMALL = {
 
 
 class SGMPUNet(Network):
-    """Logits of small targets in the target frame of a clip: number T // 2, or the last one if it is `causal`.
+    """Logits of small targets in the target frame of a clip: number T // 2, or the last if it is `causal`.
 
     Args:
         num_frames: T, even.
@@ -36,7 +36,7 @@ class SGMPUNet(Network):
         depths, heads: of the four temporal stages.
         spatial_width: channels of the spatial stem and the first spatial stage.
         spatial_depths: residual blocks of the four spatial stages.
-        fusion_heads: attention heads where the branches meet, a stage each.
+        fusion_heads: attention heads of the four fusions of the branches.
         decoder_depths, decoder_heads: of the decoder's stages at strides 16, 8 and 4.
         head_depths, head_heads: of the head's stages at strides 2 and 1.
     """

@@ -1,4 +1,4 @@
-"""Code of the user's: `path/to/net.py:ClassName`, or the dotted name of an importable class.
+"""The user's code: `path/to/net.py:ClassName`, or the dotted name of an importable class.
 
 The user names the code that runs, on the command line or in a call, and a checkpoint never does: it records the file,
 the class, its options and the file's hash, and nothing of it is executed.

@@ -181,7 +181,7 @@ def forward_memory_cuda(model: nn.Module, clip: Tensor, amp: str) -> dict[str, i
 def forward_memory_cpu(build: Callable[[], nn.Module], shape: tuple[int, ...], amp: str) -> dict[str, int] | None:
     """Bytes resident in this process at the peak of a forward pass, and how much the pass added; None off Linux.
 
-    To be called in a fresh process: a process that has freed much memory would fill it again unseen.
+    To be called in a fresh process, since memory that was freed before would be filled again unseen.
     """
     if not STATUS.exists():
         return None

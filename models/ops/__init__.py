@@ -15,8 +15,8 @@ def on_cpu(tensor: Tensor) -> bool:
 
 
 def is_captured(tensor: Tensor) -> bool:
-    """Whether a CUDA graph captures the layer, which then may read and leave nothing in a cache: a tensor made before
-    could be freed while the graph still reads it, and one made now has no values before the graph runs."""
+    """Whether a CUDA graph captures the layer, which then may neither read a cache nor leave anything in it: a tensor
+    from before could be freed while the graph still reads it, and a new tensor has no values before the graph runs."""
     return tensor.is_cuda and not torch.compiler.is_compiling() and torch.cuda.is_current_stream_capturing()
 
 

@@ -37,7 +37,7 @@ def attend_to_surround(
 ) -> Tensor:
     """`project` of the values of the surround, weighted by the similarity of its keys to the queries: [B, C, H, W].
 
-    x [B, C, H, W]; query [B, width, H, W]; key and value: the 1x1 convolutions of the surround, one a shift.
+    x [B, C, H, W]; query [B, width, H, W]; key and value: the 1x1 convolutions of the surround of each shift.
     `normalise` turns cosine similarities over all pixels, of every query channel to the keys of its head, into
     attention weights, both [B, heads, hidden, shifts, keys of a shift] with as many heads as shifts, in float32 or
     better.
@@ -159,7 +159,7 @@ class KeyProducts(torch.autograd.Function):
     Returns query_energy [B, Q], and stacked over shifts products [S, B, Q, K] and key_energy [S, B, K], in float32
     or better. Float16 could not hold the sums, so there the products are computed in float32 too.
 
-    With Q [pixels, Q] the queries of a sample and K_s [pixels, K] the keys of shift s, a convolution of `padded`:
+    With Q [H * W, queries] of a sample, and K_s [H * W, K] its keys of shift s, which are a convolution of `padded`:
 
         query_energy = sum over pixels of Q^2    products_s = Q^T K_s    key_energy_s = sum over pixels of K_s^2
 
@@ -221,7 +221,7 @@ class KeyProducts(torch.autograd.Function):
 
 
 def _convolve_each(padded: Tensor, kernels: Tensor, shifts: tuple[int, ...]) -> Tensor:
-    """Convolve every sample with its own kernels, one a shift, and add the results.
+    """Convolve every sample with its kernels of all shifts, and add the results.
 
     padded: [B, C, H + 2m, W + 2m]; kernels: [S, B, O, C, 3, 3]. Returns [B, O, H, W].
     """

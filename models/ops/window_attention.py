@@ -56,7 +56,7 @@ def _windows_along(side: int, extent: int, shift: int) -> list[Windows]:
 def _window_bias(bias: Tensor, sides: tuple[Windows, ...]) -> Tensor:
     """The bias [heads, t, h, w, t, h, w] of complete windows for those of `sides`: [heads, tokens, keys].
 
-    The keys are the tokens and, where there is padding, a last one that stands for all of it.
+    The keys are the tokens and, where there is padding, a last key that stands for all of it.
     """
     tokens, padded = [side.tokens for side in sides], [side.padded for side in sides]
     of_tokens = bias[(slice(None), *tokens, *tokens)].flatten(1, 3).flatten(2)
