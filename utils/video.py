@@ -10,6 +10,7 @@ import av
 import cv2
 import numpy as np
 
+from istd.utils.distributed import cores_of_process
 from istd.utils.errors import InputError
 from istd.utils.grey_levels import RANGE_FRAMES, spread
 from istd.utils.images import one_channel
@@ -18,6 +19,7 @@ from istd.utils.names import counted
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".m4v", ".wmv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".flv")
 FULL_RANGE = 2  # FFmpeg's AVCOL_RANGE_JPEG
 LIMITED_TO_FULL = np.clip((np.arange(256) - 16) * 255 // 219, 0, 255).astype(np.uint8)  # ITU-R BT.601: 16 is black
+MAX_THREADS = 8
 END_TOLERANCE, END_FRAMES = 0.01, 2  # share of its duration, and frames, by which a video may end early
 
 OnBad = Callable[[int, str], None]  # is told the number of a frame that cannot be read, and why
@@ -61,10 +63,34 @@ def read_frames(path: Path, on_bad: OnBad) -> Iterator[tuple[int, np.ndarray]]:
     last of all, that the video ends before the duration that the file states. Raises `InputError` where no frame can
     be decoded.
     """
+    following = 0
+    try:
+        for number, levels in _decode(path, on_bad, exact=False):
+            yield number, levels
+            following = number + 1
+    except _Damaged:
+        yield from (frame for frame in _decode(path, on_bad, exact=True) if frame[0] >= following)
+
+
+class _Damaged(Exception):
+    """Raised where several threads decode a damaged video: they lose sound frames beside the damaged ones."""
+
+
+def _decode(path: Path, on_bad: OnBad, exact: bool) -> Iterator[tuple[int, np.ndarray]]:
+    """`read_frames` by one thread; unless `exact`, by several until a frame is missing or damaged."""
+    number, failed, end = 0, False, 0
+    due: list[int] = []  # a heap of the time stamps of frames that the decoder has not given yet
+
+    def lose(state: str) -> None:
+        nonlocal number
+        if not exact:
+            raise _Damaged
+        on_bad(number, f"frame {number} of video {path} {state}")
+        number += 1
+
     with open_video(path) as container:
         stream = container.streams.best("video")
-        number, decoded, failed, end = 0, False, False, 0
-        due: list[int] = []  # a heap of the time stamps of frames that the decoder has not given yet
+        stream.thread_type, stream.thread_count = "SLICE" if exact else "AUTO", min(MAX_THREADS, cores_of_process())
         packets = container.demux(stream)
         while True:
             try:
@@ -80,24 +106,24 @@ def read_frames(path: Path, on_bad: OnBad) -> Iterator[tuple[int, np.ndarray]]:
             for frame in frames:
                 while due and frame.pts is not None and due[0] <= frame.pts:
                     if heappop(due) < frame.pts and failed:  # else it was a packet that shows nothing
-                        on_bad(number, f"frame {number} of video {path} cannot be decoded")
-                        number += 1
+                        lose("cannot be decoded")
                 if frame.is_corrupt:
-                    on_bad(number, f"frame {number} of video {path} is damaged")
+                    lose("is damaged")
                 else:
                     yield number, grey_levels(frame)
-                decoded = True
-                number += 1
-        if not decoded:
+                    number += 1
+        if not exact and (due or not number):
+            raise _Damaged
+        if not number:
             raise InputError(f"no frame of video {path} can be decoded; copy it again, or convert it to mp4")
         seconds, duration = float(end * stream.time_base), _duration(container) or 0
         if duration - seconds > max(END_TOLERANCE * duration, END_FRAMES / (_frame_rate(stream) or 1)):
             times = f"{seconds:.2f} of {duration:.2f} s"
             reason = f"video {path} ends after {counted(number, 'frame')}, {times}; its end is missing or damaged"
             on_bad(number, reason)
-        elif failed:
-            for lost in range(number, number + len(due)):
-                on_bad(lost, f"frame {lost} of video {path} cannot be decoded")
+        else:
+            for _ in due if failed else ():
+                lose("cannot be decoded")
 
 
 def sample_frames(path: Path) -> Iterator[np.ndarray]:

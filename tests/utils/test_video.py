@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from istd.utils import video
 from istd.utils.errors import InputError
 from istd.utils.video import LIMITED_TO_FULL, count_frames, grey_levels, read_frames, sample_frames, video_facts
 
@@ -42,8 +43,9 @@ def write(path, codec, pixels, count=12, times=None, options=None, container=Non
 def read(path):
     """The frames by number, and the numbers and reasons of those that are reported."""
     bad = []
-    frames = dict(read_frames(path, lambda number, reason: bad.append((number, reason))))
-    return frames, bad
+    frames = list(read_frames(path, lambda number, reason: bad.append((number, reason))))
+    assert len(dict(frames)) == len(frames), "no frame comes twice"
+    return dict(frames), bad
 
 
 def packets(path):
@@ -177,9 +179,12 @@ def test_a_frame_that_cannot_be_decoded_is_reported_by_its_number(tmp_path):
         np.testing.assert_array_equal(frame, sound[index])
 
 
-def test_a_last_frame_that_cannot_be_decoded_is_reported(tmp_path):
+@pytest.mark.parametrize(("codec", "threads"), [("mpeg4", 1), ("libx264", 8)])
+def test_a_last_frame_that_cannot_be_decoded_is_reported(tmp_path, monkeypatch, codec, threads):
+    """Where several threads decode, FFmpeg drops the error, and frames before it."""
+    monkeypatch.setattr(video, "cores_of_process", lambda: threads)
     path = tmp_path / "clip.mp4"
-    write(path, "mpeg4", "yuv420p", 6)
+    write(path, codec, "yuv420p", 6)
     start, size = packets(path)[-1]
     data = bytearray(path.read_bytes())
     data[start : start + size] = bytes(size)
@@ -205,12 +210,13 @@ def test_a_video_that_is_cut_off_is_said(tmp_path):
     for suffix, codec, options in ((".mp4", "libx264", {"movflags": "faststart"}), (".mkv", "ffv1", {})):
         path = tmp_path / f"clip{suffix}"
         write(path, codec, "yuv420p", 40, options={"g": "1"}, container=options)
-        data = path.read_bytes()
-        path.write_bytes(data[: packets(path)[20][0]])
-        frames, bad = read(path)
-        ((number, reason),) = bad
-        assert number == 20 and "ends after 20 frames, 0.8" in reason and "of 1.60 s; its end is missing" in reason
-        assert list(frames) == list(range(20))
+        data, (start, size) = path.read_bytes(), packets(path)[20]
+        for end in (start, start + size // 2):
+            path.write_bytes(data[:end])
+            frames, bad = read(path)
+            ((number, reason),) = bad
+            assert number == 20 and "ends after 20 frames, 0.8" in reason and "of 1.60 s; its end is missing" in reason
+            assert list(frames) == list(range(20))
     (tmp_path / "clip.mp4").write_bytes(data[:40])
     with pytest.raises(InputError, match="cannot open video"):
         read(tmp_path / "clip.mp4")
