@@ -128,7 +128,7 @@ class ExternalNetwork(Network):
         maps = {}
         for number, (key, output) in enumerate(outputs.items()):
             logits = output[:, None] if output.dim() == 3 and 1 in channels else output
-            fits = logits.dim() == 4 and len(logits) == len(clip) and logits.shape[1] in channels
+            fits = logits.dim() == 4 and logits.shape[0] == clip.shape[0] and logits.shape[1] in channels
             if not (fits and logits.is_floating_point()):
                 if number:
                     continue
@@ -197,6 +197,8 @@ def try_network(network: ExternalNetwork, side: int = TRIAL_SIDE) -> list[str]:
                 raise InputError(
                     f"{name} ends in a {last[1].lower()}, so it gives no logits; use --interface output=probability"
                 )
+            if mode and not main.requires_grad:
+                raise InputError(f"{name} has no gradient, so it cannot be trained; use parameters, and no detach()")
             if not main.isfinite().all():
                 notes.append(f"{name}: values of its map are not finite")
             if main.shape[-2:] != clip.shape[-2:]:

@@ -79,6 +79,11 @@ class InPlace(Net):
         return super().forward(x.sub_(x.mean()))
 
 
+class Detached(Net):
+    def forward(self, x):
+        return super().forward(x).detach()
+
+
 class Keeps(Net):
     def forward(self, x):
         self.mean = x.mean()
@@ -216,7 +221,7 @@ def test_the_trial_says_what_is_wrong_or_odd(net):
     assert note == "NotFinite: values of its map are not finite"
     for kind, message in (
         ("EndsInSoftmax", "ends in a softmax, so it gives no logits; use --interface output=probability"),
-        ("Fails", r"cannot run Fails on a clip of .*; see --interface: KeyError: 'features' \(net\.py, line 84\)$"),
+        ("Fails", r"cannot run Fails on a clip of .*; see --interface: KeyError: 'features' \(net\.py, line 89\)$"),
         ("EndsTheProgram", "SystemExit: 2 .*; code that ends the program, or reads its command line, cannot be used"),
         ("Empty", "Empty gives NoneType; expected tensors, alone or in a list or dict"),
         ("Thresholded", r"gives a torch.bool map .* expected floating-point \[B, 1, H, W\]"),
@@ -236,6 +241,21 @@ def test_a_network_in_training_mode_is_tried_in_that_too(net):
     assert try_network(model, 32) == [f"DeepInTraining: {unused}"] and model.training
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
     assert [len(model(clip(), with_aux=True)), model.eval()(clip()).shape] == [2, (2, 1, 32, 32)]
+
+
+def test_a_network_is_exported_for_any_batch(net):
+    """For which nothing may ask for the length of a batch as a number."""
+    model, dynamic = build_model(net("Net")).eval(), {0: torch.export.Dim.DYNAMIC}
+    program = torch.export.export(model, (clip(),), dynamic_shapes=(dynamic,), strict=False)
+    four = clip().repeat(2, 1, 1, 1, 1)
+    torch.testing.assert_close(program.module()(four), model(four))
+
+
+def test_a_network_without_gradients_is_for_inference_only(net):
+    model = build_model(net("Detached"))
+    with pytest.raises(InputError, match="Detached has no gradient, so it cannot be trained; use parameters, and no"):
+        try_network(model, 32)
+    assert try_network(model.eval(), 32) == []
 
 
 def test_passes_of_a_network_that_keeps_values_do_not_run_side_by_side(net):
