@@ -81,7 +81,8 @@ def import_file(path: Path) -> ModuleType:
     before = list(sys.path)
     # Its `models` and `utils` are those beside it, not the folders of this checkout or of another network.
     others = {str(CHECKOUT), *imported_folders}
-    sys.path[:] = folders + [entry for entry in before if str(Path(entry).resolve()) not in others]
+    meanwhile = folders + [entry for entry in before if str(Path(entry).resolve()) not in others]
+    sys.path[:] = meanwhile
     try:
         with user_code(f"import {path}"):
             if len(parts) > 1:
@@ -95,7 +96,8 @@ def import_file(path: Path) -> ModuleType:
             spec.loader.exec_module(module)
             return module
     finally:
-        sys.path[:] = before + [folder for folder in folders if folder not in before]
+        added = [entry for entry in sys.path if entry not in meanwhile]  # by the user's code
+        sys.path[:] = list(dict.fromkeys([*before, *folders, *added]))
         imported_folders.extend(folders)
 
 

@@ -348,6 +348,18 @@ def test_networks_of_several_repositories_have_neighbours_of_their_own(tmp_path)
     torch.testing.assert_close(second(clip()), (clip()[:, 0] + 200) * 2 + 20)
 
 
+def test_what_a_file_adds_to_the_path_stays_there(tmp_path):
+    (tmp_path / "library").mkdir()
+    (tmp_path / "library" / "imported_late.py").write_text("OFFSET = 3\n")
+    (tmp_path / "late.py").write_text(
+        "import sys\nfrom pathlib import Path\nfrom torch import nn\n"
+        "sys.path.append(str(Path(__file__).parent / 'library'))\n"
+        "class Net(nn.Module):\n    def forward(self, x):\n        from imported_late import OFFSET\n"
+        "        return x + OFFSET\n"
+    )
+    torch.testing.assert_close(build_model(f"{tmp_path}/late.py:Net")(clip()), clip()[:, 0] + 3)
+
+
 def test_neighbours_called_as_our_folders_are_those_beside_the_file(tmp_path):
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "blocks_beside.py").write_text("from torch import nn\nBlock = nn.Identity\n")
