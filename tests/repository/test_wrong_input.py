@@ -158,7 +158,7 @@ CASES = [
     ("predict", "--input {text.png} --model_path {net.pth} --output_dir {out}/4", "not a complete png"),
     ("predict", "--input {text.mp4} --model_path {net.pth}", "cannot open video"),
     ("predict", "--input {good}/images --model_path {net.pth} --output_dir {unwritable}", "cannot write"),
-    ("predict", "--input {good}/images --model_path {net.pth} --threshold 50", "threshold 50"),
+    ("predict", "--input {good}/images --model_path {net.pth} --threshold 50", "threshold is 50"),
     ("predict", "--input {good}/images --model_path {net.pth} --fps 0", "--fps is 0"),
     ("predict", "--input {good}/images --model_path {net.pth} --min_track 0", "--min_track is 0"),
     ("predict", "--input {good}/images --model_path {net.pth} --track_speed nan", "--track_speed is"),
