@@ -220,11 +220,13 @@ def main(argv: list[str] | None = None) -> int:
     add("--preview", type=Path, metavar="FILE.png", help="draw frames with outlined targets")
     arguments = parser.parse_args(argv)
     index = open_dataset(arguments.dataset, arguments.data_root, arguments.split_folder)
-    part = index.split(arguments.split) if arguments.split else None
+    if arguments.split:
+        index.split(arguments.split)  # a wrong name is said before all files are read
     if arguments.preview:
         check_writable(arguments.preview, IMAGE_SUFFIXES)
     for file in filter(None, (arguments.problems, arguments.coco)):
         check_writable(file)
+    complete = index
     if arguments.skip_unusable:
         index = without_unusable(index)
     print("\n".join([index.summary, *_published(index.info)]))
@@ -241,7 +243,8 @@ def main(argv: list[str] | None = None) -> int:
         write_text(arguments.problems, "".join(all_lines))
         print(f"problems and notes: {arguments.problems}")
     if arguments.coco:
-        write_json(arguments.coco, coco_truth(index, part), indent=None)
+        sequences = index.split(arguments.split) if arguments.split else index.sequences
+        write_json(arguments.coco, coco_truth(complete, sequences), indent=None)  # with the ids of inference
         print(f"ground truth: {arguments.coco}")
     if arguments.preview:
         sheet = preview(index)

@@ -220,6 +220,16 @@ def test_the_ground_truth_can_be_that_of_a_part(images, tmp_path):
     assert {row["image_id"] for row in truth["annotations"]} <= {image["id"] for image in truth["images"]}
 
 
+def test_the_ids_of_a_part_are_those_of_all_images_without_unusable_files(images):
+    """A damaged image before and in the part: results of inference count it too."""
+    for name in ("a", "c"):
+        (images / "images" / f"{name}.png").write_bytes(b"broken")
+    file = images / "t.json"
+    for options, expected in (((), {2: "images/b.png", 4: "images/d.png"}), (("--split", "test"), {4: "images/d.png"})):
+        assert main(["--dataset", str(images), "--coco", str(file), "--skip_unusable", *options]) == 0
+        assert {image["id"]: image["file_name"] for image in json.loads(file.read_text())["images"]} == expected
+
+
 def test_what_is_skipped_is_no_problem(images, capsys):
     write_image(images / "masks" / "c.png", np.ones((30, 40), np.uint8))
     assert main(["--dataset", str(images)]) == 1
