@@ -11,10 +11,10 @@ from istd.utils.image_scan import ImageScan
 
 MAX_PIXELS = 1 << 28  # of one image; more is a damaged header, or an attack
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two: BigTIFF
-DAMAGED_HEADER = (struct.error, ValueError, KeyError)
+DAMAGED_HEADER = (struct.error, ValueError, KeyError, OverflowError, OSError)  # the last two: of impossible places
 BMP_FORM = 40  # bytes of the usual header
 TIFF_WIDTH, TIFF_HEIGHT = 256, 257  # tags
-TIFF_SHORT = 3  # the type of 16-bit values
+TIFF_FORMS = {3: "H", 4: "I", 16: "Q"}  # of integers of 16, 32 and 64 bits, by their type
 
 
 def open_image(path: str | Path) -> BinaryIO:
@@ -96,5 +96,6 @@ def _tiff_size(file: BinaryIO, order: str, big: bool) -> tuple[int, int]:
     values, entry_size = {}, struct.calcsize(order + entry_form)
     for _ in range(count):
         tag, kind, _, value = struct.unpack(order + entry_form, file.read(entry_size))
-        values[tag] = struct.unpack_from(order + ("H" if kind == TIFF_SHORT else "I"), value)[0]
+        if tag in (TIFF_WIDTH, TIFF_HEIGHT):
+            values[tag] = struct.unpack_from(order + TIFF_FORMS[kind], value)[0]
     return values[TIFF_WIDTH], values[TIFF_HEIGHT]

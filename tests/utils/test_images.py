@@ -3,6 +3,7 @@ import struct
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from istd.utils.errors import InputError
@@ -120,6 +121,32 @@ def test_what_is_no_image_is_named(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"wrong\.png.*not a complete"):
         read_mask(path)
+
+
+@pytest.mark.parametrize("place", [1 << 62, (1 << 63) - 1, (1 << 64) - 1])
+def test_a_tiff_whose_directory_is_at_an_impossible_place_is_named(tmp_path, place):
+    path = tmp_path / "wrong.tiff"
+    path.write_bytes(b"II+\0" + struct.pack("<HHQ", 8, 0, place) + bytes(8))
+    with pytest.raises(InputError, match=r"wrong\.tiff.*not a complete"):
+        read_pixels(path)
+    with pytest.raises(InputError, match=r"wrong\.tiff.*damaged"):
+        read_size(path)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_the_size_of_a_bigtiff_may_have_64_bits(tmp_path, order):
+    path, pixels = tmp_path / "big.tiff", np.arange(48, dtype=np.uint16).reshape(6, 8)
+    tifffile.imwrite(path, pixels, bigtiff=True, byteorder=order)
+    data = bytearray(path.read_bytes())
+    (start,) = struct.unpack_from(f"{order}Q", data, 8)
+    for at in range(start + 8, start + 8 + 20 * struct.unpack_from(f"{order}Q", data, start)[0], 20):
+        tag, kind = struct.unpack_from(f"{order}HH", data, at)
+        if tag in (256, 257):
+            (side,) = struct.unpack_from(order + {3: "H", 4: "I"}[kind], data, at + 12)
+            struct.pack_into(f"{order}HHQQ", data, at, tag, 16, 1, side)
+    path.write_bytes(data)
+    assert read_size(path) == (8, 6)
+    np.testing.assert_array_equal(read_pixels(path), pixels)
 
 
 @pytest.mark.parametrize("ending", [".png", ".jpg", ".bmp", ".tiff"])
