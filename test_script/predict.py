@@ -50,7 +50,7 @@ from istd.utils.checkpoint_files import find_checkpoint, shipped_weights
 from istd.utils.command_line import command_parser
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import open_atomic
-from istd.utils.grey_levels import describe_range, range_value
+from istd.utils.grey_levels import SEQUENCE, describe_range, range_value
 from istd.utils.names import counted, folder_name, printable
 from istd.utils.progress import Progress
 
@@ -198,7 +198,7 @@ def predict_source(
         release(tracker.finish())
         if source.scale.range:
             tqdm.write(f"{source.name}: {describe_range(source.scale)}")
-        elif args.range:
+        elif args.range not in (None, SEQUENCE):
             tqdm.write(f"{source.name}: --range has no effect on frames of 8 bits, which are divided by 255")
         if not count:
             raise InputError(f"no frame of {source.name} can be read; give an image or a video that can be decoded")

@@ -422,5 +422,8 @@ def test_raw_frames_have_one_range_which_is_said_and_recorded(tmp_path, capsys):
     run(tmp_path / "raw", tmp_path / "other", "--range", "7000", "8020")
     saved = json.loads((tmp_path / "other" / "detections.json").read_text())
     assert (saved["range"], saved["ranges"]) == ([7000, 8020], {"raw": [7000, 8020]})
+    capsys.readouterr()
+    run(tmp_path / "raw", tmp_path / "other", "--range", "sequence", "--folder_of", "images")
+    assert "no effect" not in capsys.readouterr().out, "unrelated raw images have a range each"
     with pytest.raises(InputError, match="two numbers LOW HIGH"):
         run(tmp_path / "raw", tmp_path / "none", "--range", "8020", "7000")
