@@ -18,7 +18,7 @@ from istd.utils.grey_levels import SEQUENCE, GreyScale, spread, to_unit
 from istd.utils.image_stacks import STACK_SUFFIXES, stack_pages
 from istd.utils.images import IMAGE_SUFFIXES, decode_pixels, image_files, numeric_key, one_channel, read_pixels
 from istd.utils.names import folder_name, printable
-from istd.utils.video import VIDEO_SUFFIXES, read_frames, sample_frames, video_facts
+from istd.utils.video import END_FRAMES, END_TOLERANCE, VIDEO_SUFFIXES, read_frames, sample_frames, video_facts
 
 EXPECTED = (
     "an image, a folder of images, a folder of such folders, a video file, a camera's number or URL, or - for a pipe"
@@ -164,7 +164,8 @@ def camera_source(address: str) -> Source:
                 number += 1
         finally:
             capture.release()
-        if number < count or count <= 0:  # without a count, such a stream does not end by itself
+        # without a count, a stream does not end by itself; some counts are estimates
+        if count <= 0 or count - number > max(END_FRAMES, END_TOLERANCE * count):
             on_bad(f"{number:06d}", f"{shown} gave no further frame after {number}: it ended, or was cut off")
 
     url = urlsplit(shown)

@@ -241,7 +241,7 @@ def test_no_message_repeats_the_password_of_a_camera(monkeypatch):
         return SimpleNamespace(isOpened=lambda: True, get=get, read=lambda: next(read), release=lambda: None)
 
     monkeypatch.setattr(cv2, "VideoCapture", capture)
-    for count, complaints in ((0, 1), (9, 1), (2, 0)):  # a camera has no count
+    for count, complaints in ((0, 1), (9, 1), (4, 0), (2, 0)):  # a camera has no count, and a count may be an estimate
         facts[cv2.CAP_PROP_FRAME_COUNT] = count
         (source,), reasons = find_sources("rtsp://me:sec@ret@host/live/1?pwd=secret"), []
         assert len(list(source.frames(lambda *reason: reasons.append(reason)))) == 2  # noqa: B023
