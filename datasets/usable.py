@@ -157,19 +157,20 @@ def shared_frames(index: DatasetIndex, parts: Iterable[str] = ()) -> list[str]:
 
 
 def mask_lines(name: str, sequences: Iterable[Sequence]) -> list[str]:
-    """A line for each kind of mask that looks wrong, of up to MASKS_LOOKED_AT masks spread over the sequences."""
+    """A line for each kind of mask that looks odd, of up to MASKS_LOOKED_AT masks spread over the sequences."""
     masks = [frame.mask for sequence in sequences for frame in sequence.frames if frame.has_mask]
     masks = [masks[index] for index in spread(len(masks), MASKS_LOOKED_AT)]
-    grey, large = [], []
+    grey: dict[str, list[str]] = {}  # by the rule of what is target
+    large = []
     for path in masks:
         mask, levels = inspect_mask(path)
         share = float(mask.mean())
         if levels:
-            grey.append(f"{path} ({levels})")
+            grey.setdefault(levels.partition(", ")[2], []).append(f"{path} ({levels})")
         if share > MAX_TARGET_SHARE:
             large.append(f"{path} ({share:.0%})")
     looked = f"of {len(masks)} masks looked at"
-    lines = [f"{name}: {len(grey)} {looked} have more than two levels: {grey[0]}"] if grey else []
+    lines = [f"{name}: {len(paths)} {looked} have more than two levels: {paths[0]}" for paths in grey.values()]
     if large:
         lines.append(f"{name}: warning: {len(large)} {looked} make most of the image target; inverted? {large[0]}")
     return lines

@@ -76,8 +76,11 @@ def images(tmp_path):
 def test_masks_that_look_wrong_are_said(images):
     write_image(images / "masks" / "a.png", np.full((32, 40), 255, np.uint8))
     write_image(images / "masks" / "c.png", cv2.GaussianBlur(read_pixels(images / "masks" / "c.png"), (5, 5), 0))
-    grey, large = mask_lines("set", open_dataset(images).sequences)
+    write_image(images / "masks" / "d.png", np.pad([[1, 0, 2]], ((10, 21), (10, 27))).astype(np.uint8))
+    grey, numbered, large = mask_lines("set", open_dataset(images).sequences)
     assert "1 of 4 masks looked at have more than two levels" in grey and str(images / "masks" / "c.png") in grey
+    assert grey.endswith("above half of the maximum is target)"), "a line for each rule"
+    assert numbered.endswith(f"{images / 'masks' / 'd.png'} (3 levels, all above 0 is target)")
     assert "warning: 1 of 4 masks looked at make most of the image target" in large and "a.png (100%)" in large
 
 
