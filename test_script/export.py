@@ -52,6 +52,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     output = Path(args.output)
     check_writable(output, (".onnx", ".safetensors"))
+    output = output.with_suffix(output.suffix.lower())  # as all commands expect it of a checkpoint
     model, settings = load_recipe(args.model_path, args.image_size, code=code_options(args))
     settings.pop("data", None)  # of the training's images: not a setting
     if output.suffix == ".safetensors":

@@ -172,7 +172,7 @@ def test_what_cannot_be_exported_is_said(monkeypatch, tmp_path):
 
 def test_safetensors_with_a_model_card(tmp_path, capsys):
     save_checkpoint(tmp_path / "best.pth", build_model("datransnet", width=4), {"preset": "local_contrast"})
-    export.main(["--model_path", str(tmp_path / "best.pth"), "--output", str(tmp_path / "net.safetensors")])
+    export.main(["--model_path", str(tmp_path / "best.pth"), "--output", str(tmp_path / "net.SAFETENSORS")])
     assert "net.safetensors and its model card net.md" in capsys.readouterr().out
     assert "preset `local_contrast`" in (tmp_path / "net.md").read_text()
     loaded = load_model(tmp_path / "net.safetensors")
