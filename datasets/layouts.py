@@ -111,20 +111,22 @@ def find_layout(root: Path) -> Layout:
 
 
 def _split_folders(root: Path) -> Layout | None:
-    """PART/{images,masks} or {images,masks}/PART: "train", "test", and any others by their names."""
+    """PART/{images,masks} or {images,masks}/PART: "train", "test", in any case, and any others by their names."""
     pairs = {folder.name: pair for folder in _subfolders(root) if (pair := _pair_in(folder))}
-    if len(pairs) == 1 and pairs.keys() <= {*TRAIN_WORDS, *TEST_WORDS}:  # a part alone is no sequence of this name
+    known = {*TRAIN_WORDS, *TEST_WORDS}
+    if len(pairs) == 1 and known.issuperset(map(str.lower, pairs)):  # a part alone is no sequence of this name
         return _paired(root, *next(iter(pairs.values())))
     inside = _pair_in(root)
     names = [folder.name for folder in _subfolders(inside[0])] if inside and not _count_images(inside[0]) else []
-    if names and {*TRAIN_WORDS, *TEST_WORDS}.issuperset(names):
+    if names and known.issuperset(map(str.lower, names)):
         pairs = {name: (inside[0] / name, inside[1] / name) for name in names}
-    words = [next(filter(pairs.get, words), None) for words in (TRAIN_WORDS, TEST_WORDS)]
-    if None in words:
+    folders = {name.lower(): name for name in pairs}
+    main = [next((folders[word] for word in words if word in folders), None) for words in (TRAIN_WORDS, TEST_WORDS)]
+    if None in main:
         return None
-    contained = ("train", "val") if words[0] == "trainval" else ()
-    others = [name for name in pairs if name not in (*words, *contained)]
-    chosen = dict(zip(("train", "test", *others), (*words, *others), strict=True))
+    contained = known - {"test", "testing"} if main[0].lower() == "trainval" else ()
+    others = [name for name in pairs if name not in main and name.lower() not in contained]
+    chosen = dict(zip(("train", "test", *others), (*main, *others), strict=True))
     parts = {part: _paired(root, *pairs[name]) for part, name in chosen.items()}
     places = [str(pairs[name][0].relative_to(root)) for name in chosen.values()]
     if len({part.kind for part in parts.values()}) > 1:

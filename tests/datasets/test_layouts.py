@@ -390,6 +390,20 @@ def test_parts_within_images_and_masks(tmp_path):
     assert names(open_dataset(tmp_path).sequences) == ["s3", "train", "val"], "names of sequences"
 
 
+@pytest.mark.parametrize("place", ["{part}/{kind}", "{kind}/{part}"])
+def test_folders_of_parts_are_known_in_any_case(tmp_path, place):
+    for part, files in (("Train", ["1", "2"]), ("TEST", ["1"])):
+        write_pairs(*(tmp_path / place.format(part=part, kind=kind) for kind in ("images", "masks")), files)
+    parts = open_dataset(tmp_path).parts
+    assert {part: names(sequences) for part, sequences in parts.items()} == {"train": ["1", "2"], "test": ["1"]}
+
+
+def test_validation_beside_trainval_is_contained_in_it(tmp_path):
+    for part in ("trainval", "training", "validation", "test"):
+        write_pairs(tmp_path / part / "images", tmp_path / part / "masks", [part])
+    assert set(open_dataset(tmp_path).parts) == {"train", "test"}
+
+
 def test_a_part_alone_is_no_sequence(tmp_path):
     write_pairs(tmp_path / "train" / "images", tmp_path / "train" / "masks", NAMES)
     index = open_dataset(tmp_path)
