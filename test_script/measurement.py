@@ -132,13 +132,14 @@ def measure_shards(job: Job, shards: list[Shard], output: Path | None = None) ->
     Without, detections are counted where the set has boxes to compare them with.
     """
     frames, shard_of = job.frames.frames, {item: shard for shard in shards for item in shard.items}
+    with_detections = output is not None or job.frames.has_boxes
     if output:
         files = FrameFiles(output, job.facts["save_maps"], picture_stride(len(frames), job.pictures))
 
     def measure(mapped: MappedFrame) -> None:
         shard, frame, first = shard_of[mapped.item], frames[mapped.item], job.protocols[0]
         count_frame(mapped, frame, shard, job)
-        if output or job.frames.has_boxes:
+        if with_detections:
             mask = detect_targets(mapped, frame, shard, first)
         if output:
             files.write(mapped, frame, mask, shard.rows[first.name][-1])
@@ -187,8 +188,8 @@ def _write_set(job: Job, shards: list[Shard], output: Path, record: dict[str, An
         sequences = link_shards(shards, frames, facts["track_speed"])
         tracks, trails = measure_tracks(sequences, shortest), draw_trails(sequences, shortest)
         if crowded := sum(bool((frame.tracks == 0).any()) for sequence in sequences for frame in sequence.frames):
-            frames = counted(crowded, "frame")
-            notes.append(f"note: too many detections to link in {frames}; they are in no track, and kept")
+            problem = f"note: too many detections to link in {counted(crowded, 'frame')}"
+            notes.append(f"{problem}; they are in no track, and kept")
         sequences = [keep_long_tracks(sequence, shortest, output / "masks") for sequence in sequences]
         write_tracks(output / "tracks.csv", sequences)
         single = [row for shard in shards if shard.sequence is None for row in shard.detections]

@@ -159,6 +159,13 @@ def test_the_report_shows_tracks_and_paths(runs):
     assert "<b>moving</b>: 1 of 1 target found, 0 false tracks" in page
 
 
+def test_a_run_with_frames_of_too_many_detections_keeps_them_and_says_so(dataset, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tracking, "MAX_POINTS", 0)
+    run_inference(dataset, tmp_path, "--min_track", 3, "--report_pictures", 0)
+    assert "too many detections to link in 6 frames; they are in no track, and kept" in capsys.readouterr().out
+    assert [row["track"] for row in table(tmp_path / "tracks.csv")] == ["0"] * (len(EXPECTED) + 1)
+
+
 @pytest.mark.parametrize("shortest", [1, 3])
 def test_evaluate_makes_of_saved_maps_all_that_inference_made_of_the_network(
     shortest, dataset, runs, tmp_path, monkeypatch
