@@ -104,9 +104,10 @@ def test_images_without_targets_or_regions_have_no_invented_errors():
     assert measured("standard", (target, blank)).compute()["loc_false"] == 1
 
 
-def test_counts_of_older_files_have_no_hierarchy():
-    metric = measured("standard", *list(CASES.values())[:3])
-    older = MetricAccumulator(PROTOCOLS["standard"], [row._replace(unmatched=None, pairs=()) for row in metric.rows])
+@pytest.mark.parametrize("protocol", ["standard", "pyirstdmetrics"])
+def test_counts_of_older_files_have_no_hierarchy(protocol):
+    metric = measured(protocol, *list(CASES.values())[:3])
+    older = MetricAccumulator(PROTOCOLS[protocol], [row._replace(unmatched=None, pairs=()) for row in metric.rows])
     assert older.compute() == metric.compute() | dict.fromkeys(HIERARCHY)
     older.merge(metric)
     assert older.compute()["hiou"] is None and older.compute()["pd"] == metric.compute()["pd"]

@@ -119,8 +119,9 @@ def mean_metrics(sets: Iterable[Mapping[str, float | None]], names: Iterable[str
 
 def compute_metrics(rows: list[ImageCounts], protocol: Protocol) -> dict[str, float | None]:
     """The metrics of a protocol over images."""
-    metrics = dict.fromkeys(METRICS) | {name: ratio(*terms) for name, terms in sum_terms(rows, protocol).items()}
-    if protocol.hiou is padded_hierarchical_iou and rows and not any(row.pairs for row in rows):
+    terms = sum_terms(rows, protocol)
+    metrics = dict.fromkeys(METRICS) | {name: ratio(*term) for name, term in terms.items()}
+    if protocol.hiou is padded_hierarchical_iou and rows and terms.get("seg_iou") == (0, 0):  # there are no pairs
         metrics |= dict.fromkeys(("seg_iou", *SEG_ERRORS), 0.0)  # as its package has them
     return metrics
 
