@@ -58,7 +58,7 @@ def ratio_intervals(
 ) -> dict:
     """`percentile_intervals` of metrics that are ratios of sums over units, which have the `terms`.
 
-    levels: int64 [units, `POOLED`], the pooled counts of the units, for AP and AUC; with another number of rows, of a
+    levels: float64 [units, `POOLED`], the pooled counts of the units, for AP and AUC; with another number of rows, of a
     set whose curves were not measured, or by a version that kept no counts of images, there are no intervals of them.
     """
     if len(terms) < MIN_UNITS:
@@ -68,7 +68,8 @@ def ratio_intervals(
     with_areas = levels is not None and levels.shape[0] == len(terms)
     values = []
     for drawn in draw_units(len(terms), resamples, seed):
-        totals = np.tensordot(drawn.astype(np.float64), sums, axes=1)  # [resamples, metrics, 2]
+        drawn = drawn.astype(np.float64)
+        totals = np.tensordot(drawn, sums, axes=1)  # [resamples, metrics, 2]
         with np.errstate(divide="ignore", invalid="ignore"):
             columns = [*(totals[..., 0] / totals[..., 1]).T]
         if with_areas:
@@ -103,15 +104,18 @@ def percentile_intervals(unit: str, units: int, values: Mapping[str, np.ndarray]
 
 
 def unit_levels(curves: Mapping[str | None, CurveAccumulator]) -> csr_array:
-    """The pooled counts of sequences, then of single images, each in the order of their names, int64 [units, 2 P]."""
+    """The pooled counts of sequences, then of single images, in the order of their names, float64 [units, 2 P].
+
+    All numbers are integers, whose products are faster in float64 than in int64, and as exact.
+    """
     units = [
         pool_levels(name, curves[name].target_levels, curves[name].other_levels)
         for name in sorted(name for name in curves if name is not None)
     ]
     units += sorted(curves[None].images if None in curves else [], key=lambda image: image.name or "")
     columns, pixels = (
-        np.concatenate([np.zeros(0, np.int64), *(getattr(unit, field) for unit in units)], dtype=np.int64)
-        for field in ("columns", "pixels")
+        np.concatenate([np.zeros(0, kind), *(getattr(unit, field) for unit in units)], dtype=kind)
+        for field, kind in (("columns", np.int64), ("pixels", np.float64))
     )
     starts = np.cumsum([0, *(len(unit.columns) for unit in units)])
     return csr_array((pixels, columns, starts), shape=(len(units), POOLED))

@@ -80,27 +80,28 @@ def optimal_pairs(pair: ImagePair) -> Matching:
     return Matching(matched.any(axis=1), np.nonzero(matched)[1])
 
 
-def hierarchical_iou(row) -> dict[str, Term]:
+def hierarchical_iou(rows) -> dict[str, Term]:
     """mean IoU of the pairs of OPDC, times pairs / (pairs + unmatched targets + unmatched regions)"""
-    return _hierarchy(row, (0, 0, 0, 0))
+    return _hierarchy(rows, (0, 0, 0, 0))
 
 
-def padded_hierarchical_iou(row) -> dict[str, Term]:
+def padded_hierarchical_iou(rows) -> dict[str, Term]:
     """as in standard, but an image without targets (regions) counts one more unmatched target (region)"""
-    return _hierarchy(row, (int(not row.positives), 0, 0, int(not row.predicted)))
+    no_targets, no_regions = (sum(not getattr(row, name) for row in rows) for name in ("positives", "predicted"))
+    return _hierarchy(rows, (no_targets, 0, 0, no_regions))
 
 
-def _hierarchy(row, padding: tuple[int, int, int, int]) -> dict[str, Term]:
-    """What an image adds to numerator and denominator of the `HIERARCHY`, with `padding` more unmatched ones.
+def _hierarchy(rows, padding: tuple[int, int, int, int]) -> dict[str, Term]:
+    """Numerators and denominators of the `HIERARCHY` over images, with `padding` more unmatched ones.
 
     hIoU, localisation times segmentation, is (pairs / total) * (shares of IoU / pairs).
     """
-    unmatched = [count + more for count, more in zip(row.unmatched, padding, strict=True)]
-    pairs = len(row.pairs)
-    total = pairs + sum(unmatched)
-    shares = [math.fsum(pair[part] / sum(pair) for pair in row.pairs) for part in range(1 + len(SEG_ERRORS))]
-    located = [(count, total) for count in (pairs, *unmatched)]
-    outlined = [(share, pairs) for share in shares]
+    unmatched = [more + sum(row.unmatched[kind] for row in rows) for kind, more in enumerate(padding)]
+    pairs = [(sum(pair), pair) for row in rows for pair in row.pairs]
+    total = len(pairs) + sum(unmatched)
+    shares = [math.fsum(pair[part] / area for area, pair in pairs) for part in range(1 + len(SEG_ERRORS))]
+    located = [(count, total) for count in (len(pairs), *unmatched)]
+    outlined = [(share, len(pairs)) for share in shares]
     return dict(zip(HIERARCHY, [(shares[0], total), *located, *outlined], strict=True))
 
 

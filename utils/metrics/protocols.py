@@ -23,7 +23,7 @@ from istd.utils.metrics.rules import (
 class Protocol(NamedTuple):
     """A row of the table. None: the protocol does not define this metric.
 
-    `iou`, `niou`, `pd` and `hiou` give what an image adds to the metric's numerator and denominator.
+    `iou`, `niou` and `pd` give what an image adds to numerator and denominator, `hiou` what all images add up to.
     """
 
     name: str

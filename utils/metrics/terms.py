@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 
-from istd.utils.metrics.hierarchical import HIERARCHY
 from istd.utils.metrics.protocols import Protocol
 from istd.utils.metrics.rules import Term, image_iou, mean
 
@@ -38,11 +37,10 @@ def sum_terms(rows: Sequence, protocol: Protocol) -> dict[str, Term]:
             videos.setdefault(row.sequence or "", []).append(image_iou(row, empty=1.0))
         terms["video_mean"] = _sum((mean(ious), 1) for ious in videos.values())
     if protocol.hiou and all(row.unmatched is not None for row in rows):
-        images = [protocol.hiou(row) for row in rows]
-        terms |= {name: _sum(image[name] for image in images) for name in HIERARCHY}
+        terms |= protocol.hiou(rows)
     return terms
 
 
 def _sum(terms: Iterable[Term]) -> Term:
     terms = list(terms)
-    return math.fsum(numerator for numerator, _ in terms), math.fsum(denominator for _, denominator in terms)
+    return math.fsum([numerator for numerator, _ in terms]), math.fsum([denominator for _, denominator in terms])
