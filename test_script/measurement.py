@@ -79,9 +79,10 @@ def observe_maps(
 def count_frame(mapped: MappedFrame, frame: FrameRef, shard: Shard, job: Job) -> None:
     """Add the counts of the next frame of a shard to it: those of every protocol, and of the curves."""
     names = frame.sequence, frame.name
+    scores = {scale: mapped.score(scale) for scale in {protocol.scale for protocol in job.protocols}}
     for protocol in job.protocols:
         metric = MetricAccumulator(protocol)
-        metric.update(mapped.score(protocol.scale), mapped.mask, *names)
+        metric.update(scores[protocol.scale], mapped.mask, *names)
         shard.rows.setdefault(protocol.name, []).extend(metric.rows)
     if job.with_curves:
         shard.curves.update(mapped.score("log_odds"), mapped.mask, *names, scale="logit")
