@@ -105,6 +105,8 @@ def load_model(
         name = next((name for name, known in published.items() if known is not None), None)
         recorded = published.get(name, {})
         name = name or network_of_names(checkpoint, options)
+    if code and not is_external(name):
+        print(f"note: {checkpoint.path} holds weights of {name}, which needs no --model; {', '.join(code)} is not used")
     model = build_model(name, interface, **{**recorded, **options})
     load_weights(model, checkpoint)
     model.settings = checkpoint.settings if checkpoint.kind == "ours" else {}

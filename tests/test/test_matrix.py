@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from istd.models import build_model
+from istd.models import build_model, load_model
 from istd.test_script import inference, matrix, measurement
 from istd.test_script.matrix import checkpoint_names
 from istd.test_script.results import set_results
@@ -146,3 +146,15 @@ def test_heat_maps_of_few_and_missing_numbers(tmp_path):
         high, low = ((np.abs(column - colour).max(axis=1) < 4) for colour in (dark, light))
         assert high.sum() > 20 and low.sum() > 20 and (column == 255).all(axis=1).sum() > 20
         assert np.flatnonzero(high).mean() > np.flatnonzero(low).mean()
+
+
+def test_code_that_a_checkpoint_of_ours_does_not_need_is_mentioned(world, capsys):
+    path = world / "first" / "best.pth"
+    assert load_model(path, code=["net.py:Net"]).name == "datransnet"
+    assert capsys.readouterr().out == (
+        f"note: {path} holds weights of datransnet, which needs no --model; net.py:Net is not used\n"
+    )
+    load_model(path)
+    assert capsys.readouterr().out == ""
+    with pytest.raises(InputError, match="the interface of datransnet is known; leave out"):
+        load_model(path, interface={"frames": "1"})
