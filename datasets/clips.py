@@ -143,7 +143,7 @@ class ClipDataset(Dataset):
         return ClipSample(clip=clip, mask=mask, **names)
 
     def raw_ranges(self) -> dict[str, GreyRange]:
-        """The range of each sequence of several frames whose first one is deeper than 8 bits, by the sequence's name.
+        """The range of each sequence of several frames whose first frame is deeper than 8 bits, by the sequence's name.
 
         Single images have ranges of their own, and with the rule "frame" every frame has; these are left out.
         """

@@ -95,7 +95,7 @@ def crop_train(
 ) -> Sample:  # fmt: skip
     """A crop, at most one resize of it, flips and quarter turns, and brightness and contrast of the whole clip.
 
-    The crop contains a target with probability `target_share` (where the frame has one), and otherwise lies anywhere.
+    The crop contains a target with probability `target_share` (where the frame has any), and otherwise lies anywhere.
     A share of `enlarge_share` of the crops is enlarged by 1..1.5: targets never shrink, so none is lost. Enlarging
     blurs outlines, which costs IoU; with 0 every crop shows pixels of the image. Contrast is stretched around the
     crop's mean, and nothing is clipped, so that no dark sky drowns. With `contrast`, frames become their local contrast

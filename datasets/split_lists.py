@@ -75,7 +75,7 @@ def choose_lists(root: Path, names: list[str], folder: str | None = None) -> dic
     """The lists of a dataset's folder by part: "train", "test", or both, and further lists by their stems.
 
     Lists of img_idx/ come first, then those of the folder itself, then those of its subfolders (50_50/, idx_427/,
-    ImageSets/Main/, splits/), of which `folder` chooses one. Raises `InputError` where several would do.
+    ImageSets/Main/, splits/), among which `folder` chooses. Raises `InputError` where several would do.
     """
     if folder is not None:
         if not (root / folder).is_dir():

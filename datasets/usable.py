@@ -109,7 +109,7 @@ def check_usable(
 def usable_index(index: DatasetIndex, parts: Iterable[str], skip: bool = False, num_frames: int = 1) -> DatasetIndex:
     """`index` with what clips of `num_frames` frames can use of these `parts`; its `left_out` tells the rest.
 
-    Raises `InputError` where a frame is in the training part and in another one, and, without `skip`, where a file
+    Raises `InputError` where a frame is in the training part and in another part, and, without `skip`, where a file
     cannot be used.
     """
     parts = list(dict.fromkeys(parts))

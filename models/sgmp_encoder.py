@@ -77,7 +77,7 @@ class SpatialStem(nn.Sequential):
 class Fusion(nn.Module):
     """MSCA: cross-attention between the branches, whose output is added to every time token of the temporal feature.
 
-    Queries and values come from the spatial feature, keys from the temporal one, merged over time.
+    Queries and values come from the spatial feature, keys from the temporal feature, merged over time.
 
     spatial [B, Cs, 2H, 2W], temporal [B, T/2, H, W, C] -> as temporal.
     """

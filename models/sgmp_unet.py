@@ -166,7 +166,7 @@ PUBLISHED_NAMES = (
     (r"\.ca\.fc1\.", ".channel_attention.reduce."),
     (r"\.ca\.fc2\.", ".channel_attention.expand."),
     (r"\.sa\.conv1\.", ".spatial_attention.conv."),
-    # temporal branch: later stages hold the patch merging and then the blocks, the first one only the blocks
+    # temporal branch: later stages hold the patch merging and then the blocks, the first stage only the blocks
     (r"\.temporal_layer\.0\.(reduction|norm)\.", r".merge.\1."),
     (r"\.temporal_layer\.1\.(\d)\.", r".temporal.\1."),
     (r"\.temporal_layer\.", ".temporal."),

@@ -200,7 +200,7 @@ def check_separate(args: argparse.Namespace) -> None:
 
 
 def method_name(predictions: Path) -> str:
-    """What the report calls the method: the folder of its maps, or the one above where that says what maps they are."""
+    """What the report calls the method: the folder of its maps, or its parent where the folder names their kind."""
     folder = predictions.resolve()
     return folder.parent.name if folder.name in ("probabilities", "logits") else folder.name
 

@@ -69,4 +69,4 @@ def describe_holdout(kind: str, name: str, training: list[Sequence], held_out: l
     if len(training) > 1 or len(held_out[0].frames) == len(training[0].frames):
         return f"{len(held_out)} of {len(training)} training {kind} of {name}"
     first, last = (held_out[0].frames[place].name for place in (0, -1))
-    return f"frames {first} to {last} of the one training sequence of {name}"
+    return f"frames {first} to {last} of the only training sequence of {name}"

@@ -20,7 +20,7 @@ def starts_of_seeds(config: str | None, options: dict[str, Any]) -> list[Startin
     """The starting points of the seeds, whose runs are called after the recipe and the seed."""
     seeds = options["seeds"]
     if len(set(seeds)) < 2 or len(set(seeds)) < len(seeds):
-        raise InputError(f"seeds is {seeds}, expected two or more different numbers; --seed sets a single one")
+        raise InputError(f"seeds is {seeds}, expected two or more different numbers; --seed sets a single seed")
     if options.get("resume") not in (None, "auto"):
         raise InputError(f"several seeds continue with --resume auto, not with {options['resume']}")
     rest = {name: value for name, value in options.items() if name != "seeds"}

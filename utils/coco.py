@@ -41,7 +41,7 @@ def region_annotations(mask: np.ndarray) -> list[dict]:
 
 
 def ground_truth(images: Iterable[tuple[dict, list[dict]]], description: str) -> dict:
-    """A ground-truth file that pycocotools' `COCO` reads, of the one category "target".
+    """A ground-truth file that pycocotools' `COCO` reads, of the only category "target".
 
     images: pairs of an entry {"id", "file_name", "height", "width"} and its annotations with at least "bbox" and
     "area", which are numbered from 1.

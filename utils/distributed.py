@@ -44,7 +44,7 @@ def process_group(device: str = "auto") -> Iterator[torch.device]:
         yield chosen
         failed = False
     finally:
-        # After an error nccl would wait for processes that wait for this one; torchrun ends them.
+        # After an error nccl would wait for processes that wait for this process; torchrun ends them.
         if launched and not (failed and gpu):
             time.sleep(SETTLING_SECONDS)
             dist.destroy_process_group()

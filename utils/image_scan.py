@@ -29,7 +29,7 @@ class ImageScan:
         return self._step(data)
 
     def give_up(self, data: bytes | bytearray) -> int:
-        """Where the next image starts, if the one at the start is taken as damaged; 0 if there is none."""
+        """Where the next image starts, if the image at the start is taken as damaged; 0 if there is none."""
         self._step, self._at = self._next_start, 1
         return self._step(data)
 
@@ -78,7 +78,7 @@ class ImageScan:
             if marker == JPG_END:
                 self.is_complete = True
                 return self._at + 2
-            if marker == JPG_START:  # of the next image: this one was cut off
+            if marker == JPG_START:  # of the next image: this image was cut off
                 return self._at
             length = int.from_bytes(data[self._at + 2 : self._at + 4], "big")
             if marker[0] != 0xFF or marker[1] == 0:

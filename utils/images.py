@@ -121,7 +121,7 @@ def read_mask(path: str | Path) -> np.ndarray:
 def mask_of(image: np.ndarray) -> np.ndarray:
     """The mask bool [H, W] that an image [H, W] or [H, W, 3 or 4] shows.
 
-    Two levels are background (the lower one) and target, whatever they are: 0/1, 0/255, a palette's colours. Of more
+    Two levels are background (the lower) and target, whatever they are: 0/1, 0/255, a palette's colours. Of more
     levels (jpg, resized masks), those above half of the maximum are target; but the small integers 0, 1, 2, ... number
     the targets. A single level is target unless it is 0.
     """

@@ -129,7 +129,7 @@ def _infrared(files: list[AnnotationFile]) -> list[AnnotationFile]:
         infrared = [file for file in both if file.name.stem.lower().startswith(("ir", "infrared"))]
         if len(both) > 1 and len(infrared) != 1:
             names = ", ".join(file.name.name for file in both)
-            raise InputError(f"{folder} has several label files: {names}; keep the one of the infrared frames")
+            raise InputError(f"{folder} has several label files: {names}; keep that of the infrared frames")
         chosen += infrared if len(both) > 1 else both
     return chosen
 

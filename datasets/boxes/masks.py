@@ -32,7 +32,7 @@ def box_pixels(kind: str, pixels: np.ndarray, box: Box) -> tuple[np.ndarray, np.
     """Rows and columns, int [n], of the mask of a box inside the image `pixels` [H, W]; none without contrast.
 
     kind "contrast": `contrast_region`. "box" and "disc": the pixels whose centres lie in the box, or in the ellipse
-    that it encloses, and at least the one at the centre of the box.
+    that it encloses, and at least the pixel at the centre of the box.
     """
     if kind == "contrast":
         return contrast_region(pixels, box)

@@ -79,7 +79,7 @@ class Trails:
 
 
 class OverlayVideo:
-    """An mp4 file of RGB pictures that browsers play; the first one sets the size, the others are fitted into it."""
+    """An mp4 file of RGB pictures that browsers play; the first picture sets the size, and others are fitted to it."""
 
     def __init__(self, path: Path, fps: float):
         self.path, self.rate = path, Fraction(fps).limit_denominator(MAX_FPS_DENOMINATOR)

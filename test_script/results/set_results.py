@@ -27,7 +27,7 @@ from istd.utils.plots import write_curves
 def set_metrics(results: Results, frame_set: FrameSet) -> dict[str, dict]:
     """All metrics of each protocol, with their bootstrap intervals.
 
-    With the first one come those of the detections' boxes, where the set has boxes.json. Where it has targets.csv,
+    With the first protocol come those of the detections' boxes, where the set has boxes.json. Where it has targets.csv,
     "by_snr" are the metrics of `halves_by_snr`.
     """
     metrics = {name: collect_metrics(metric, results.curves) for name, metric in results.metrics.items()}

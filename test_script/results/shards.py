@@ -45,7 +45,7 @@ class Shard:
 class Results(NamedTuple):
     """What was measured over a set, in the order of its frames."""
 
-    metrics: dict[str, MetricAccumulator]  # by protocol; the first one is that of the masks
+    metrics: dict[str, MetricAccumulator]  # by protocol; the first is that of the masks
     curves: dict[str | None, CurveAccumulator]  # by sequence, None for single images
     detections: list[list]  # rows of detections.csv
 
@@ -80,7 +80,7 @@ def save_shard(output: Path, shard: Shard, facts: dict[str, Any]) -> None:
 def load_shards(output: Path, shards: list[Shard], facts: dict[str, Any]) -> list[Shard]:
     """Fill the shards that are not measured from their files in the folder `output` of a run; returns those without.
 
-    A file of another run than that of `facts` does not count, nor does a damaged one, which is said.
+    A file of another run than that of `facts` does not count, nor does a damaged file, which is said.
     """
     return [shard for shard in shards if not shard.done and not _load_shard(output, shard, run_key(facts))]
 

@@ -53,7 +53,7 @@ class TrackFilter:
     def __init__(self, min_length: int = 1, speed: float = TARGET_SPEED):
         self._min_length, self._linker, self._time = min_length, Linker(speed), 0
         self._waiting: deque[TrackedResult] = deque()
-        self._known: dict[int, tuple[int, int]] = {}  # track -> its detections so far, and the frame of the last one
+        self._known: dict[int, tuple[int, int]] = {}  # track -> number of detections, frame of the last
 
     def add(self, name: str, result: FrameResult) -> Iterator[TrackedResult]:
         """Add the next frame; yields those that are decided now, in order."""

@@ -60,10 +60,26 @@ def test_model_options_add_up_as_long_as_the_model_stays():
     assert merged("--config", "datransnet_irstd_1k", "--model", "sgmp_unet_small").model_options == {}
 
 
-def test_the_checkpoint_in_weights_continues_under_todays_names():
+# of the first release's datransnet_nudt-sirst.pth, without those that have today's names and defaults
+SETTINGS_OF_FIRST_RELEASE = {
+    "dataset": "NUDT-SIRST", "preset": "fast", "train_size": 128, "val_size": 256, "target_share": 0.75,
+    "model": "datransnet", "num_frames": 6, "image_size": 256, "epochs": 120, "batch_size": 16, "lr": 0.002,
+    "warmup_epochs": 0.0, "step_factor": 0.1, "restart_epochs": 10, "lr_min": 1e-07, "channels_last": False,
+    "experiment_name": "datransnet_fast", "save_steps": 100,
+}  # fmt: skip
+
+
+def test_the_settings_of_the_first_release_continue_under_todays_names():
+    settings = merged("--dataset", "demo", saved=SETTINGS_OF_FIRST_RELEASE)
+    assert network(settings) == ("datransnet", {"image_size": 256}, "published")
+    assert (settings.preset, settings.train_size, settings.lr) == ("grey", 128, 0.002)
+
+
+def test_the_checkpoint_in_weights_continues():
     checkpoint = read_checkpoint(REPOSITORY / "weights" / "datransnet_nudt-sirst.pth")
     settings = merged("--dataset", "demo", saved=checkpoint.settings)
-    assert network(settings) == ("datransnet", {"image_size": 256}, "published")
+    assert network(settings) == ("datransnet", {}, "published")
+    assert settings.preset == "grey"
     assert load_model(checkpoint).options == {"image_size": 256, "width": 16}
 
 

@@ -104,9 +104,9 @@ def track_terms(counts: TrackCounts) -> dict[str, tuple[int, int]]:
     """Numerator and denominator of each of the `TRACK_METRICS`.
 
     `pd` and `fa` are per frame, as in the protocol `standard`. `found_rate`: share of the targets that are detected at
-    least once. `mean_delay`: frames from a found target's first one to its first detection. `false_track_rate`: tracks
-    none of whose detections is matched, per frame. `fragmentation`: how often the track of a found target changes from
-    one of its detections to the next, mean.
+    least once. `mean_delay`: frames from a found target's first frame to its first detection. `false_track_rate`:
+    tracks none of whose detections is matched, per frame. `fragmentation`: how often the track of a found
+    target changes from one of its detections to the next, mean.
     """
     return {
         "pd": (counts.hits, counts.regions),
