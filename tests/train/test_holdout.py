@@ -74,7 +74,7 @@ def test_a_single_sequence_is_divided_by_time_and_no_frame_is_seen_by_both_parts
     assert names(held_out) == [["9", "10", "11"]], "the last part with a target"
     assert names(train) == [["0", "1", "2", "3", "4"], [str(number) for number in range(16, 30)]]
     assert describe_holdout("sequences", "d", [sequence("s", *[0.01] * 30)], held_out) == (
-        "frames 9 to 11 of the one training sequence of d"
+        "frames 9 to 11 of the only training sequence of d"
     )
 
 
