@@ -39,7 +39,7 @@ class MapLoss:
         self.values += other.values
 
     def compute(self) -> float | None:
-        """The mean loss, None where it has no value."""
-        if not self.values or None in self.values:
+        """The mean loss, None where it has no value or is not finite, which json cannot hold."""
+        if not self.values or None in self.values or not all(map(math.isfinite, self.values)):
             return None
         return self.factor * math.fsum(self.values) / len(self.values)

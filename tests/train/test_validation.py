@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from istd.train_script import validation
-from istd.train_script.losses import LOSSES, Loss, LossProgress, focal_dice_loss, soft_iou_loss
+from istd.train_script.losses import LOSSES, MAIN, Loss, LossProgress, focal_dice_loss, soft_iou_loss
 from istd.train_script.map_loss import MapLoss
 from istd.train_script.tensorboard import HPARAMS_METRICS, PR_BINS, PixelHistogram
 from istd.utils.metrics.accumulator import METRICS
@@ -37,9 +37,11 @@ def test_the_loss_of_validation_is_the_mean_over_frames():
 
 
 def test_a_loss_that_needs_more_than_a_map_and_its_mask_has_no_value(monkeypatch):
-    monkeypatch.setitem(LOSSES, "heads", Loss(lambda outputs, batch, progress: outputs["count"], all_outputs=True))
+    heads = Loss(lambda outputs, *_: sum(map(torch.sum, outputs.values())), all_outputs=True)
+    monkeypatch.setitem(LOSSES, "heads", heads)
     monkeypatch.setitem(LOSSES, "clips", Loss(lambda outputs, batch, progress: batch["clip"].mean()))
-    assert measure("heads") is None and measure("clips") is None
+    monkeypatch.setitem(LOSSES, "broken", Loss(lambda outputs, *_: outputs[MAIN].mean() * float("nan")))
+    assert measure("heads") is None and measure("clips") is None and measure("broken") is None
     assert MapLoss("soft_iou", {}, LossProgress(), 4).compute() is None
 
 

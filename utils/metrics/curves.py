@@ -178,7 +178,7 @@ def logit_levels(score: np.ndarray, scale: str = "probability") -> np.ndarray:
     with np.errstate(over="ignore"):
         steps = np.arcsinh(score.astype(np.float32)) / SPACING
     levels = np.clip(np.ceil(steps) + MIDDLE, 0, len(LOGITS)).astype(np.int64)
-    # the rounded levels are at most one off; this takes a seventh of the time of searching among the thresholds
+    # the rounded levels are at most one off; this takes a fifth of the time of a search among the thresholds, or less
     levels -= BORDERS[levels] >= score
     levels += BORDERS[levels + 1] < score
     return levels
