@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from istd.datasets.augmentations import Augmentation
 from istd.datasets.layouts import Frame, Sequence
 from istd.utils.errors import InputError
-from istd.utils.grey_levels import SEQUENCE, GreyRange, GreyScale, RangeRule, is_raw, spread
+from istd.utils.grey_levels import SEQUENCE, GreyRange, GreyScale, RangeRule, is_raw, range_frames
 from istd.utils.images import size_text
 from istd.utils.names import counted
 
@@ -185,7 +185,7 @@ class ClipDataset(Dataset):
     def _sample(self, number: int) -> Iterator[np.ndarray]:
         """Frames of a sequence from which its range is taken."""
         frames = self.sequences[number].frames
-        return (self._read_pixels(frames[index]) for index in spread(len(frames)))
+        return (self._read_pixels(frames[index]) for index in range_frames(len(frames)))
 
 
 def range_lines(datasets: Iterable[ClipDataset]) -> list[str]:

@@ -13,11 +13,12 @@ from istd.datasets.index import DatasetIndex, split_names
 from istd.datasets.layouts import Frame, Sequence
 from istd.datasets.split_lists import PUBLISHED_SPLITS
 from istd.utils.errors import InputError
-from istd.utils.grey_levels import spread
 from istd.utils.image_headers import read_size
 from istd.utils.images import inspect_mask, read_list, read_pixels, size_text
+from istd.utils.spread import spread
 
 MAX_TARGET_SHARE = 0.5  # of an image; a mask of more is probably inverted
+LARGE_SHARE = 0.1  # of an image; far more than small targets have
 MASKS_LOOKED_AT = 64  # spread over a dataset, before it is used; datasets.check looks at all
 FILES_AT_ONCE = 8
 
@@ -161,18 +162,22 @@ def mask_lines(name: str, sequences: Iterable[Sequence]) -> list[str]:
     masks = [frame.mask for sequence in sequences for frame in sequence.frames if frame.has_mask]
     masks = [masks[index] for index in spread(len(masks), MASKS_LOOKED_AT)]
     grey: dict[str, list[str]] = {}  # by the rule of what is target
-    large = []
+    large, shows_target = [], False
     for path in masks:
         mask, levels = inspect_mask(path)
         share = float(mask.mean())
+        shows_target |= share > 0
         if levels:
             grey.setdefault(levels.partition(", ")[2], []).append(f"{path} ({levels})")
-        if share > MAX_TARGET_SHARE:
+        if share > LARGE_SHARE:
             large.append(f"{path} ({share:.0%})")
     looked = f"of {len(masks)} masks looked at"
     lines = [f"{name}: {len(paths)} {looked} have more than two levels: {paths[0]}" for paths in grey.values()]
     if large:
-        lines.append(f"{name}: warning: {len(large)} {looked} make most of the image target; inverted? {large[0]}")
+        share = f"more than {LARGE_SHARE:.0%} of the image, far more than small targets have"
+        lines.append(f"{name}: warning: {len(large)} {looked} make target of {share}; inverted? {large[0]}")
+    if masks and not shows_target:
+        lines.append(f"{name}: warning: none {looked} shows a target")
     return lines
 
 

@@ -26,7 +26,7 @@ from istd.utils.distributed import cores_of_process
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import write_json
 from istd.utils.folder_lock import locked_folder
-from istd.utils.grey_levels import SEQUENCE, GreyScale, RangeRule, range_value, spread
+from istd.utils.grey_levels import SEQUENCE, GreyScale, RangeRule, range_frames, range_value
 from istd.utils.images import read_pixels
 
 
@@ -72,7 +72,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def grey_scale(sequence: Sequence, rule: RangeRule) -> GreyScale:
     """What brings the frames of a sequence to 0..1."""
-    return GreyScale(rule, lambda: (sequence.frames[index].read_image() for index in spread(len(sequence.frames))))
+    frames = sequence.frames
+    return GreyScale(rule, lambda: (frames[index].read_image() for index in range_frames(len(frames))))
 
 
 if __name__ == "__main__":

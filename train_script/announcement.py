@@ -6,7 +6,6 @@ from torch import nn
 from istd.datasets import DatasetIndex
 from istd.datasets.usable import data_lines
 from istd.train_script.build import uses_graphs
-from istd.train_script.data import mask_notes
 from istd.train_script.holdout import describe_holdout
 from istd.train_script.loading import count_workers
 from istd.train_script.settings import DEMO
@@ -47,7 +46,7 @@ def announce(run: Run, indices: list[DatasetIndex], network: nn.Module, notes: l
         f"note: the run has {counted(total, 'step')}; a training takes hundreds to thousands; "
         "--epochs, or --epoch_samples (each draw of a sample is another crop), give it more"
     )
-    for note in [*notes, *mask_notes(datasets), *([few] if total < FEW_STEPS else [])]:
+    for note in [*notes, *([few] if total < FEW_STEPS else [])]:
         log(note)
     log(f"output: {run.folder}")
 

@@ -16,12 +16,6 @@ from istd.utils.names import counted
 Draw = int | tuple[int, int]  # an item, or (item, how often the epoch drew it before)
 
 
-def evenly(count: int, limit: int | None) -> list[int]:
-    """`limit` indices spread evenly over `count` items, or all of them."""
-    limit = min(limit or count, count)
-    return [index * count // limit for index in range(limit)]
-
-
 def epoch_counts(sizes: list[int], weights: list[float], samples: int | None) -> list[int]:
     """How many samples an epoch draws from each of several datasets of `sizes`: `samples` (default: as many as there
     are) shared out by `weights` (default: by size), rounded so that they add up."""

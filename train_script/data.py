@@ -12,7 +12,6 @@ from istd.datasets.augmentations import build_augmentations
 from istd.datasets.presets import build_transform, find_preset
 from istd.datasets.usable import usable_index
 from istd.test_script.predictor.preparation import eval_dataset
-from istd.train_script.batches import evenly
 from istd.train_script.holdout import hold_out
 from istd.train_script.norm_statistics import norm_layers
 from istd.train_script.settings import Settings
@@ -20,10 +19,6 @@ from istd.utils.checkpoint import Checkpoint
 from istd.utils.distributed import barrier, is_main
 from istd.utils.errors import InputError
 from istd.utils.grey_levels import parse_range
-from istd.utils.images import read_mask
-
-MAX_SAMPLED_MASKS = 32
-LARGE_TARGET = 0.1  # share of an image
 
 Splits = dict[str, dict[str, list[Sequence]]]  # of each dataset by its name, as `split_sequences` gives them
 
@@ -89,20 +84,3 @@ def build_norm_datasets(settings: Settings, splits: Splits, model: nn.Module) ->
     if not norm_layers(model):
         raise InputError(f"{model.name} has no batch norms to estimate statistics for; leave --recalibrate_norm out")
     return build_eval_datasets(settings, splits, "train", model)
-
-
-def mask_notes(datasets: list[ClipDataset]) -> list[str]:
-    """What is odd about the training masks, of which up to MAX_SAMPLED_MASKS of a dataset are read, in sentences."""
-    notes = []
-    for dataset in datasets:
-        sampled = [dataset.targets[item] for item in evenly(len(dataset), MAX_SAMPLED_MASKS)]
-        paths = [dataset.sequences[number].frames[index].mask for number, index in sampled]
-        share, largest = max(((float(read_mask(path).mean()), path) for path in paths), key=lambda pair: pair[0])
-        if share > LARGE_TARGET:
-            notes.append(
-                f"warning: {share:.0%} of {largest} is target, far more than small targets have; is it inverted? "
-                "python -m datasets.check shows the masks"
-            )
-        if not share:
-            notes.append(f"warning: none of {len(paths)} training masks of {dataset.dataset_name} shows a target")
-    return notes

@@ -9,10 +9,11 @@ from torch.utils.data import DataLoader
 
 from istd.datasets import ClipDataset, collate
 from istd.test_script.predictor.preparation import batched
-from istd.train_script.batches import EpochBatches, MixedDataset, epoch_counts, evenly
+from istd.train_script.batches import EpochBatches, MixedDataset, epoch_counts
 from istd.train_script.settings import Settings
 from istd.train_script.signals import ignore_signals
 from istd.utils.distributed import cores_of_process, rank, world_size
+from istd.utils.spread import spread
 
 MAX_GPU_WORKERS = 8  # of a training process
 EVAL_CACHE_BYTES = 64 * 2**20  # of each loading process: evaluation reads frames in order, and once
@@ -24,7 +25,7 @@ def build_train_loader(
     """Loader of this process's share of the training batches, and the sampler that sets its epoch and first step."""
     mixed = MixedDataset(datasets)
     indices = [
-        [start + item for item in evenly(len(dataset), settings.limit_train)]
+        [start + item for item in spread(len(dataset), settings.limit_train)]
         for start, dataset in zip([0, *mixed.cumulative_sizes], datasets, strict=False)
     ]
     counts = epoch_counts([len(items) for items in indices], settings.dataset_weights, settings.epoch_samples)
@@ -41,7 +42,7 @@ def build_eval_loader(settings: Settings, dataset: ClipDataset, limit: int | Non
     """
     if count_workers(settings, device):
         dataset = replace(dataset, cache_bytes=EVAL_CACHE_BYTES)
-    batches = list(batched(evenly(len(dataset), limit)[rank() :: world_size()], settings.val_batch_size))
+    batches = list(batched(spread(len(dataset), limit)[rank() :: world_size()], settings.val_batch_size))
     return DataLoader(dataset, batch_sampler=batches, collate_fn=list, **_workers(settings, device))
 
 

@@ -12,7 +12,6 @@ from istd.test_script.map_sources import MappedFrame, loader_maps
 from istd.test_script.measurement import observe_maps
 from istd.test_script.predictor import Predictor
 from istd.test_script.predictor.tiling import pad_to_multiple
-from istd.train_script.batches import evenly
 from istd.train_script.loading import stop_loading
 from istd.train_script.losses import LossProgress
 from istd.train_script.map_loss import MapLoss
@@ -25,6 +24,7 @@ from istd.utils.distributed import gather_objects
 from istd.utils.files import json_ready
 from istd.utils.metrics import build_metric
 from istd.utils.metrics.accumulator import mean_metrics
+from istd.utils.spread import spread
 
 LOSS_DIGITS = 5  # significant; the last ones depend on the number of threads
 
@@ -127,7 +127,7 @@ def norm_batches(run: Run, multiple: int) -> Iterator[torch.Tensor]:
     """Clips of `norm_sets` on the device, those of equal size in batches as large as a training step's."""
     waiting: dict[tuple[int, ...], list[torch.Tensor]] = {}
     for dataset in run.norm_sets:
-        for item in evenly(len(dataset), run.settings.recalibrate_norm):
+        for item in spread(len(dataset), run.settings.recalibrate_norm):
             clip = pad_to_multiple(dataset[item].clip[None], multiple)
             clips = waiting.setdefault(tuple(clip.shape), [])
             clips.append(clip)

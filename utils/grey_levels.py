@@ -8,6 +8,7 @@ import numpy as np
 from cv2 import medianBlur
 
 from istd.utils.errors import InputError
+from istd.utils.spread import spread
 
 RANGE_FRAMES = 16  # frames of a sequence, evenly spread, from which its range is taken
 MAX_SAMPLES = 1 << 17  # pixels of these frames from which percentiles are taken
@@ -188,9 +189,9 @@ def describe_range(scale: GreyScale) -> str:
     return f"stored levels {scale.range} become 0 to 1 ({rules.get(scale.rule, 'as --range says')})"
 
 
-def spread(count: int, limit: int = RANGE_FRAMES) -> list[int]:
-    """Indices of up to `limit` of `count` frames, evenly spread."""
-    return [index * count // min(limit, count) for index in range(min(limit, count))]
+def range_frames(count: int) -> list[int]:
+    """Indices of the frames, of `count`, from which the range of a sequence is taken."""
+    return spread(count, RANGE_FRAMES)
 
 
 def _in_unit(frame: np.ndarray) -> bool:

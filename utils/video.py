@@ -12,7 +12,7 @@ import numpy as np
 
 from istd.utils.distributed import cores_of_process
 from istd.utils.errors import InputError
-from istd.utils.grey_levels import RANGE_FRAMES, spread
+from istd.utils.grey_levels import RANGE_FRAMES, range_frames
 from istd.utils.images import one_channel
 from istd.utils.names import counted
 
@@ -132,7 +132,7 @@ def sample_frames(path: Path) -> Iterator[np.ndarray]:
     with open_video(path) as container:
         stream = container.streams.best("video")
         stamps = _time_stamps(container)
-        for index in spread(len(stamps)):
+        for index in range_frames(len(stamps)):
             with suppress(av.FFmpegError, StopIteration):
                 container.seek(stamps[index], stream=stream)  # to the key frame before
                 yield grey_levels(next(f for f in container.decode(stream) if (f.pts or 0) >= stamps[index]))

@@ -14,7 +14,7 @@ import numpy as np
 
 from istd.test_script.media.image_stream import split_images
 from istd.utils.errors import InputError
-from istd.utils.grey_levels import SEQUENCE, GreyScale, spread, to_unit
+from istd.utils.grey_levels import SEQUENCE, GreyScale, range_frames, to_unit
 from istd.utils.image_stacks import STACK_SUFFIXES, stack_pages
 from istd.utils.images import IMAGE_SUFFIXES, decode_pixels, image_files, numeric_key, one_channel, read_pixels
 from istd.utils.names import folder_name, printable
@@ -122,7 +122,7 @@ def folder_source(name: str, images: list[Path], kind: str = "folder") -> Source
 
 def sample_files(images: list[Path]) -> Iterator[np.ndarray]:
     """The stored pixels of images spread over a sequence, without those that cannot be read."""
-    for index in spread(len(images)):
+    for index in range_frames(len(images)):
         with suppress(InputError):  # it is said when its turn comes
             yield read_pixels(images[index])
 

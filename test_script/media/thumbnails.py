@@ -7,6 +7,7 @@ import numpy as np
 
 from istd.test_script.predictor.detections import Detection
 from istd.utils.drawing import PREDICTED, SHEET_GREY, contact_sheet, enlarge, grey_to_rgb, outline, stretch_contrast
+from istd.utils.spread import spread
 
 SHEET_TILES = 24
 SHEET_COLUMNS = 4
@@ -37,8 +38,7 @@ class Thumbnails:
 
     def sheet(self) -> np.ndarray:
         """The contact sheet, RGB uint8."""
-        count = min(len(self._kept), SHEET_TILES)
-        tiles = [self._kept[index * len(self._kept) // count] for index in range(count)]
+        tiles = [self._kept[index] for index in spread(len(self._kept), SHEET_TILES)]
         return contact_sheet([picture for _, picture in tiles], [label for label, _ in tiles], SHEET_COLUMNS)
 
 

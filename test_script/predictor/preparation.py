@@ -19,7 +19,7 @@ from istd.models import Network, load_model, try_network
 from istd.models.external import TRIAL_SIDE, ExternalNetwork
 from istd.utils.checkpoint import read_checkpoint
 from istd.utils.errors import InputError
-from istd.utils.grey_levels import SEQUENCE, GreyScale, RangeRule, parse_range, spread
+from istd.utils.grey_levels import SEQUENCE, GreyScale, RangeRule, parse_range, range_frames
 from istd.utils.images import one_channel
 
 T = TypeVar("T")
@@ -116,7 +116,7 @@ def as_grey_frames(frames: np.ndarray | Iterable[np.ndarray], rule: RangeRule = 
     if isinstance(frames, np.ndarray) and (frames.ndim == 2 or (frames.ndim == 3 and frames.shape[-1] in CHANNELS)):
         frames = frames[None]
     stored = [_stored_frame(index, np.asarray(frame)) for index, frame in enumerate(frames)]
-    scale = GreyScale(rule, lambda: (stored[index] for index in spread(len(stored))))
+    scale = GreyScale(rule, lambda: (stored[index] for index in range_frames(len(stored))))
     return map(scale, stored)
 
 

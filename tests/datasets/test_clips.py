@@ -12,7 +12,7 @@ from istd.datasets import ClipDataset, ClipSample, Frame, Sequence, collate, ope
 from istd.datasets.clips import range_lines
 from istd.datasets.presets import build_transform
 from istd.utils.errors import InputError
-from istd.utils.grey_levels import FRAME, GreyRange, sequence_range, spread, to_unit
+from istd.utils.grey_levels import FRAME, GreyRange, range_frames, sequence_range, to_unit
 from tests.reference.datasets_folders import frame_and_mask, write_image, write_pairs, write_sequences
 
 
@@ -258,7 +258,7 @@ def test_a_raw_sequence_has_one_range_which_is_said(tmp_path):
         for i, array in enumerate(stored)
     )
     dataset = ClipDataset([Sequence("s", frames)], 3, plain, dataset_name="raw")
-    chosen = sequence_range(stored[spread(20)])
+    chosen = sequence_range(stored[range_frames(20)])
     assert dataset.raw_ranges() == {"s": chosen}
     expected = np.stack([to_unit(frame, chosen) for frame in stored[4:7]])
     np.testing.assert_array_equal(dataset[5].clip[:, 0].numpy(), expected)

@@ -11,7 +11,7 @@ from istd.datasets.layouts import Frame
 from istd.datasets.usable import inspect_frame, usable_index
 from istd.test_script.media.frame_sources import find_sources
 from istd.utils.errors import InputError
-from istd.utils.grey_levels import sequence_range, spread, to_unit
+from istd.utils.grey_levels import range_frames, sequence_range, to_unit
 from istd.utils.image_stacks import stack_pages
 from istd.utils.images import read_pixels
 from tests.datasets.test_clips import plain
@@ -59,7 +59,7 @@ def test_a_dataset_of_stacks(tmp_path, ending):
     assert index.masks_without_image == [alone]
     assert index.info.kind == "sequences" and [len(sequence.frames) for sequence in index.sequences] == [5, 5]
     sample = ClipDataset(index.sequences, 3, plain)[2]
-    chosen = sequence_range(RAW[spread(5)])
+    chosen = sequence_range(RAW[range_frames(5)])
     np.testing.assert_array_equal(sample.clip[:, 0].numpy(), [to_unit(frame, chosen) for frame in RAW[1:4]])
     assert sample.frame == "000002" and (sample.mask[0, 4:7, 5:8] == 1).all()
     write_stack(tmp_path / "masks" / f"b{ending}", masks[:3])
@@ -83,7 +83,7 @@ def test_stacks_and_16_bit_videos_are_sources_of_frames(tmp_path):
         for frame in RAW:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="gray16le")))
         container.mux(stream.encode())
-    chosen = sequence_range(RAW[spread(5)])
+    chosen = sequence_range(RAW[range_frames(5)])
     for name in ("stack.tif", "stack.npy", "video.mkv"):
         (source,) = find_sources(tmp_path / name)
         frames = dict(source.frames(pytest.fail))

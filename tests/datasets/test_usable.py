@@ -81,7 +81,16 @@ def test_masks_that_look_wrong_are_said(images):
     assert "1 of 4 masks looked at have more than two levels" in grey and str(images / "masks" / "c.png") in grey
     assert grey.endswith("above half of the maximum is target)"), "a line for each rule"
     assert numbered.endswith(f"{images / 'masks' / 'd.png'} (3 levels, all above 0 is target)")
-    assert "warning: 1 of 4 masks looked at make most of the image target" in large and "a.png (100%)" in large
+    assert "warning: 1 of 4 masks looked at make target of more than 10% of the image" in large
+    assert large.endswith("a.png (100%)")
+
+
+def test_a_set_without_any_target_is_said(images):
+    for name in NAMES[:3]:
+        write_image(images / "masks" / f"{name}.png", np.zeros((32, 40), np.uint8))
+    index = open_dataset(images)
+    assert mask_lines("set", index.sequences[:3]) == ["set: warning: none of 3 masks looked at shows a target"]
+    assert mask_lines("set", index.sequences) == [] == mask_lines("set", [])
 
 
 @pytest.fixture

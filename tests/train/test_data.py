@@ -11,13 +11,14 @@ from torch.utils.data import DataLoader
 from istd.datasets import Frame, Sequence, open_dataset
 from istd.datasets.clips import CACHE_BYTES
 from istd.models import build_model
-from istd.train_script.batches import EpochBatches, MixedDataset, epoch_counts, evenly, number_repeats
+from istd.train_script.batches import EpochBatches, MixedDataset, epoch_counts, number_repeats
 from istd.train_script.data import build_eval_datasets, build_train_dataset, open_datasets
 from istd.train_script.loading import EVAL_CACHE_BYTES, build_eval_loader, count_workers, stop_loading
 from istd.train_script.run_record import describe_data
 from istd.train_script.settings import merge_settings
 from istd.utils.errors import InputError
 from istd.utils.grey_levels import GreyRange
+from istd.utils.spread import spread
 from tests.reference.datasets_folders import write_image, write_lists, write_pairs
 
 
@@ -42,8 +43,8 @@ def test_processes_on_gpus_share_the_cores_for_loading(cores, processes, expecte
 
 
 def test_a_limit_spreads_evenly():
-    assert evenly(10, 4) == [0, 2, 5, 7]
-    assert evenly(3, 9) == evenly(3, None) == [0, 1, 2]
+    assert spread(10, 4) == [0, 2, 5, 7]
+    assert spread(3, 9) == spread(3, None) == [0, 1, 2]
 
 
 def test_an_epoch_is_a_shuffle_of_whole_batches():

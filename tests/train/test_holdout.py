@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from istd.datasets import ClipDataset, Frame, Sequence
-from istd.train_script import data, holdout
-from istd.train_script.data import mask_notes, split_sequences
+from istd.datasets import Frame, Sequence
+from istd.train_script import holdout
+from istd.train_script.data import split_sequences
 from istd.train_script.holdout import describe_holdout, hold_out
 from istd.utils.errors import InputError
 
@@ -21,8 +21,7 @@ def masks(monkeypatch):
         read.append(path)
         return np.arange(100).reshape(10, 10) < 100 * float(path.split("=")[1])
 
-    for module in (holdout, data):
-        monkeypatch.setattr(module, "read_mask", read_mask)
+    monkeypatch.setattr(holdout, "read_mask", read_mask)
     return read
 
 
@@ -85,13 +84,3 @@ def test_a_single_sequence_is_divided_by_time_and_no_frame_is_seen_by_both_parts
 def test_too_little_to_hold_anything_out_is_said(shares, what):
     with pytest.raises(InputError, match=f"the training set is {what}.*--select_on none"):
         hold_out([sequence("s", *shares)], num_frames=6)
-
-
-def test_odd_masks_are_said():
-    def notes(*shares):
-        return mask_notes([ClipDataset([sequence("s", *shares)], 1, None, dataset_name="d")])
-
-    assert notes(0.01, 0.0, None) == []
-    (note,) = notes(0.01, 0.69)
-    assert note.startswith("warning: 69% of s1=0.69 is target")
-    assert notes(0, 0) == ["warning: none of 2 training masks of d shows a target"]
