@@ -90,7 +90,8 @@ def test_a_set_without_any_target_is_said(images):
         write_image(images / "masks" / f"{name}.png", np.zeros((32, 40), np.uint8))
     index = open_dataset(images)
     assert mask_lines("set", index.sequences[:3]) == ["set: warning: none of 3 masks looked at shows a target"]
-    assert mask_lines("set", index.sequences) == [] == mask_lines("set", [])
+    assert mask_lines("set", index.sequences) == [] == mask_lines("set", index.sequences[::-1])
+    assert mask_lines("set", []) == []
 
 
 @pytest.fixture

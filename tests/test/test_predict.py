@@ -258,7 +258,7 @@ def test_a_long_stream_holds_few_frames():
     assert growth < 5 * frame.nbytes
 
 
-def test_thumbnails_spread_over_a_stream_of_any_length():
+def test_thumbnails_spread_over_a_stream_of_any_length(monkeypatch):
     for count in (1, 10, 30, 500):
         thumbnails = Thumbnails()
         for index in range(count):
@@ -267,6 +267,9 @@ def test_thumbnails_spread_over_a_stream_of_any_length():
         assert len(names) < 2 * SHEET_TILES and names[0] == 0
         assert len(set(np.diff(names))) <= 1 and count - names[-1] <= max(1, count // SHEET_TILES + 1)
         assert thumbnails.sheet().shape[1] >= 240
+        with monkeypatch.context() as patch:
+            patch.setattr("istd.test_script.media.thumbnails.contact_sheet", lambda tiles, labels, columns: len(tiles))
+            assert thumbnails.sheet() == min(len(names), SHEET_TILES)
 
 
 def test_a_crop_of_a_contact_sheet_enlarges_a_detection_at_the_edge():
