@@ -207,7 +207,8 @@ class DATransNet(Network):
     def forward(self, clip: Tensor, with_aux: bool = False) -> Tensor | list[Tensor]:
         """clip [B, 1, 1, H, W], grey in 0..1, to logits [B, 1, H, W]; `with_aux` puts them into a list."""
         self.check_clip(clip)
-        x = clip[:, 0].contiguous(memory_format=torch.channels_last)
+        # a single channel needs the strides of channels-last, or the first shortcut comes out channels-first
+        x = clip[:, 0, 0].contiguous().unsqueeze(-1).movedim(-1, 1)  # [B, 1, H, W]
         skips = []  # of the levels at 1, 1/2, 1/4, 1/8 of the size
         for encoder in self.encoders[:-1]:
             x = encoder(x)
