@@ -61,7 +61,7 @@ class MeasuredTarget(NamedTuple):
 def find_targets(grey: np.ndarray, mask: np.ndarray) -> list[MeasuredTarget]:
     """The 8-connected regions of `mask`, bool [H, W], measured in the frame `grey`, float [H, W] in 0..1."""
     regions, width = find_regions(np.ascontiguousarray(mask)), mask.shape[1]
-    boxes = np.column_stack([regions.boxes(width)[:, [1, 0, 3, 2]], regions.areas])
+    boxes = np.column_stack([regions.boxes(width), regions.areas])
     centres = regions.centroids[:, ::-1]
     targets = []
     for number, (rows, columns) in enumerate(regions.coordinates(width)):

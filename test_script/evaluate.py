@@ -45,9 +45,9 @@ from istd.utils.metrics import PROTOCOLS, build_metrics
 from istd.utils.metrics.accumulator import ImageCounts
 from istd.utils.metrics.boxes import box_line, measure_boxes, read_box_files
 from istd.utils.metrics.map_files import mask_values
-from istd.utils.metrics.saved_maps import Pair, find_pairs, key_names, list_files, read_groups, shown
+from istd.utils.metrics.saved_maps import Pair, find_pairs, key_names, list_files, read_groups
 from istd.utils.metrics.tables import areas_table, metrics_table, protocols_text
-from istd.utils.names import counted
+from istd.utils.names import counted, list_names
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -212,7 +212,8 @@ def find_images(folder: Path | None, pairs: list[Pair]) -> list[Path] | list[Non
     files = list_files(folder, IMAGE_SUFFIXES, "images")
     keys = [(pair.sequence and file_key(pair.sequence), file_key(pair.frame)) for pair in pairs]
     if missing := ["/".join(filter(None, key)) for key in keys if key not in files]:
-        raise InputError(f"{folder} has no image for {shown(missing)}; names and folders must be those of the masks")
+        names = list_names(missing)
+        raise InputError(f"{folder} has no image for {names}; names and folders must be those of the masks")
     return [files[key] for key in keys]
 
 

@@ -1,4 +1,4 @@
-"""Metrics, checkpoints, images, configuration and errors, which know nothing of the other packages."""
+"""Metrics, checkpoints, images, configuration, and errors; nothing here imports the other packages."""
 
 from istd.utils.bare_names import share_with_istd
 

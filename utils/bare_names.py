@@ -15,10 +15,7 @@ from types import ModuleType
 
 
 def share_with_istd(package: str) -> None:
-    """Make the package of this bare name, and the modules in it, those of `istd`; for its `__init__.py`.
-
-    Does nothing for "istd.models" itself.
-    """
+    """Make `package`, such as "models", another name of `istd.models`; called in the package's `__init__.py`."""
     if package.startswith("istd."):
         return
     sys.modules[package] = importlib.import_module(f"istd.{package}")
@@ -26,7 +23,7 @@ def share_with_istd(package: str) -> None:
 
 
 class BareNames(MetaPathFinder):
-    """Finds the modules of a bare package, for instance `models.datransnet`, as those of `istd`."""
+    """Finds `istd.models.datransnet`, for instance, under its bare name `models.datransnet`."""
 
     def __init__(self, package: str) -> None:
         self.package = package
@@ -43,7 +40,7 @@ class BareNames(MetaPathFinder):
 
 
 class SharedLoader(SourceFileLoader):
-    """Gives out a module of `istd` under its bare name; `python -m` reads the code from it, as from any file."""
+    """Loads a module of `istd` under its bare name; `python -m` reads its code like that of any other module."""
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         """Import the module under its full name."""
@@ -52,5 +49,5 @@ class SharedLoader(SourceFileLoader):
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        """The module was run when it was imported; only its spec, which Python has just replaced, is put back."""
+        """Restore the module's spec, which Python has just replaced; the module itself was run by `create_module`."""
         module.__spec__ = self._spec

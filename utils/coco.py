@@ -15,9 +15,9 @@ FIRST_CHARACTER = 48  # "0": a run length is written as characters of 5 bits, lo
 
 
 def encode_rle(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> dict:
-    """The pixels (rows, columns), int [n], of a mask of `shape` [H, W] as COCO's compressed run lengths.
+    """Encode the pixels (rows, columns), int [n], of a mask of `shape` [H, W] as COCO's compressed run lengths.
 
-    The same as `pycocotools.mask.encode` gives: {"size": [H, W], "counts": text}.
+    Returns {"size": [H, W], "counts": text}, equal to the result of `pycocotools.mask.encode`.
     """
     height, width = shape
     places = np.sort(columns.astype(np.int64) * height + rows)  # COCO counts down the columns
@@ -30,21 +30,19 @@ def encode_rle(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) ->
 
 
 def region_annotations(mask: np.ndarray) -> list[dict]:
-    """bbox, area in pixels, and segmentation of every 8-connected region of a mask, bool [H, W]."""
-    regions = find_regions(np.ascontiguousarray(mask))
-    annotations = []
-    for rows, columns in regions.coordinates(mask.shape[1]):
-        left, top = int(columns.min()), int(rows.min())
-        box = [left, top, int(columns.max()) - left + 1, int(rows.max()) - top + 1]
-        annotations.append({"bbox": box, "area": len(rows), "segmentation": encode_rle(rows, columns, mask.shape)})
-    return annotations
+    """The "bbox", "area" in pixels, and "segmentation" of every 8-connected region of a mask, bool [H, W]."""
+    regions, width = find_regions(np.ascontiguousarray(mask)), mask.shape[1]
+    return [
+        {"bbox": box, "area": len(rows), "segmentation": encode_rle(rows, columns, mask.shape)}
+        for box, (rows, columns) in zip(regions.boxes(width).tolist(), regions.coordinates(width), strict=True)
+    ]
 
 
 def ground_truth(images: Iterable[tuple[dict, list[dict]]], description: str) -> dict:
-    """A ground-truth file that pycocotools' `COCO` reads, of the only category "target".
+    """The content of a ground-truth file for pycocotools' `COCO`, with the single category "target".
 
-    images: pairs of an entry {"id", "file_name", "height", "width"} and its annotations with at least "bbox" and
-    "area", which are numbered from 1.
+    images: pairs of an entry {"id", "file_name", "height", "width"} and its annotations, which have at least "bbox" and
+    "area"; annotations are numbered from 1.
     """
     entries, annotations = [], []
     for image, truths in images:
@@ -57,7 +55,7 @@ def ground_truth(images: Iterable[tuple[dict, list[dict]]], description: str) ->
 
 
 def _compress(counts: list[int]) -> str:
-    """Run lengths as text; from the fourth on, the difference to the last run of the same kind is written."""
+    """Run lengths as text; from the fourth on, each is the difference to the last run of the same value."""
     characters = []
     for number, count in enumerate(counts):
         rest = count - counts[number - 2] if number > 2 else count

@@ -2,11 +2,11 @@
 
 import argparse
 
-EXAMPLES = "\nExamples:\n"  # begins the end of a docstring, which the help has below the options
+EXAMPLES = "\nExamples:\n"  # starts the part of a docstring that `--help` shows below the options
 
 
 def command_parser(module: str, text: str) -> argparse.ArgumentParser:
-    """A parser for `python -m MODULE`, whose help has the lines of `text` as they are."""
+    """Build the parser of `python -m MODULE`; its help keeps the line breaks of `text`."""
     description, examples = split_examples(text)
     return argparse.ArgumentParser(
         prog=f"python -m {module}",
@@ -17,6 +17,6 @@ def command_parser(module: str, text: str) -> argparse.ArgumentParser:
 
 
 def split_examples(text: str) -> tuple[str, str | None]:
-    """What a help says above and below the options: `text` up to its examples, and these, or None without any."""
+    """Split a help text into the part above the options and the examples below them, None if there are none."""
     description, heading, examples = text.partition(EXAMPLES)
     return description, f"examples:\n{examples}" if heading else None

@@ -32,7 +32,7 @@ OPTION_LINE = re.compile(r"^(\w+):(?: .*?)?  # (.+)$")
 
 
 class PlainLoader(yaml.SafeLoader):
-    """Yaml without what settings have no use for: names that come twice, and aliases, which can grow without bounds."""
+    """Yaml that refuses repeated keys, and aliases, which can expand without bounds."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """Refuse an alias, such as `*name`."""
@@ -42,7 +42,7 @@ class PlainLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        """Refuse a key that stands there twice."""
+        """Refuse a repeated key."""
         names = [key.value for key, _ in node.value]
         for place, (key, _) in enumerate(node.value):
             if isinstance(key.value, str) and key.value in names[:place]:
@@ -51,7 +51,7 @@ class PlainLoader(yaml.SafeLoader):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """'; did you mean ...?' for a misspelt name, in any case, or '' where nothing known is near it."""
+    """'; did you mean ...?' with the known name nearest to a misspelt name, in any case, or '' if none is near."""
     by_case = {candidate.lower(): candidate for candidate in known}
     close = difflib.get_close_matches(name.lower(), by_case, n=1, cutoff=0.5)
     return f"; did you mean {by_case[close[0]]}?" if close else ""
@@ -61,8 +61,8 @@ def convert(name: str, value: Any, annotation: Any) -> Any:
     """`value` (from yaml or the command line) as the annotated type, or `InputError`.
 
     Types: bool, int, float, str, `Literal` of strings, `list[int]`, `tuple[int, ...]`, dict (a mapping, or texts
-    `NAME=VALUE`), any of them `| None` (written `none`), and `Annotated[type, test, text]`: a value that fails the test
-    is not what the text says was expected. `Annotated[type, function]` converts what the function returns.
+    `NAME=VALUE`), any of them `| None` (written `none`), and `Annotated[type, test, text]`, whose text tells what is
+    expected where a value fails the test. For `Annotated[type, function]`, the function is applied first.
     """
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (types.UnionType, typing.Union):
@@ -104,9 +104,9 @@ def convert(name: str, value: Any, annotation: Any) -> Any:
 
 
 def convert_options(owner: str, options: dict[str, Any], known: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
-    """`options` of a loss or a network (`owner`), whose values may be text, as the types of the `known` parameters.
+    """Convert the options of a loss or a network (`owner`), which may be text, to the types of its `known` parameters.
 
-    Raises `InputError` for options that are not known and values of other types.
+    Raises `InputError` for unknown options and for values of other types.
     """
     if unknown := sorted(set(options) - set(known)):
         listing = ", ".join(known) or "none"
@@ -118,7 +118,7 @@ def convert_options(owner: str, options: dict[str, Any], known: Mapping[str, ins
 
 
 def describe_type(annotation: Any) -> str:
-    """A type as messages and the placeholders of `--help` call it."""
+    """The name of a type in messages and in `--help`."""
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
         return describe_type(parts[0])
@@ -132,7 +132,7 @@ def describe_type(annotation: Any) -> str:
 
 
 def describe_default(value: Any) -> str:
-    """A default as it is written on the command line."""
+    """A default value as text, as a user would write it on the command line."""
     if isinstance(value, dict):
         value = [f"{name}={item}" for name, item in value.items()]
     if isinstance(value, list):
@@ -143,11 +143,10 @@ def describe_default(value: Any) -> str:
 def read_values(
     path: str | Path, kind: type, rename: Callable[[dict[str, Any]], dict[str, Any]] = dict
 ) -> dict[str, Any]:
-    """Settings in a yaml file, converted to the types of the dataclass `kind`.
+    """Read settings from a yaml file and convert them to the types of the dataclass `kind`.
 
-    `rename` brings settings of earlier versions under today's names.
-
-    Raises `InputError` for a missing or malformed file, an unknown name (with the nearest known one) or a wrong value.
+    `rename` replaces the names that earlier versions used. Raises `InputError` for a missing or malformed file, an
+    unknown name, or a wrong value.
     """
     try:
         values = yaml.load(Path(path).read_text(encoding="utf-8"), PlainLoader)
@@ -163,7 +162,7 @@ def read_values(
 
 
 def check_values(values: dict, annotations: dict[str, Any], source: str) -> dict[str, Any]:
-    """`values` with every name known and every value converted, or `InputError` naming `source`."""
+    """Convert all values; raises `InputError`, which names `source`, for an unknown name or a wrong value."""
     for name in values:
         if name not in annotations:
             raise InputError(f"unknown setting {name!r} in {source}{nearest(str(name), annotations)}")
@@ -179,10 +178,10 @@ def parse_arguments(
     config_names: list[str],
     aliases: dict[str, tuple[str, Callable[[str], str]]] | None = None,
 ) -> tuple[str | None, dict[str, Any]]:
-    """The command line as (configuration file or None, options). Unknown options raise `InputError`.
+    """Parse the command line into (configuration file or None, options). Unknown options raise `InputError`.
 
-    The options are the settings of `kind`, with the order, groups and comments of the default file, which must hold all
-    of them. `aliases`: options of earlier versions, to today's name and what becomes of the value's text.
+    The options are the settings of `kind`, with the order, groups, and comments of the default file, which must have
+    all of them. aliases: option of an earlier version -> its present name, and a function that translates its text.
     """
     annotations = typing.get_type_hints(kind, include_extras=True)
     above, below = split_examples(description)
@@ -220,7 +219,7 @@ def parse_arguments(
 def _add_settings(
     parser: argparse.ArgumentParser, default_path: str | Path, defaults: dict[str, Any], annotations: dict[str, Any]
 ) -> None:
-    """Add an option for every line of the default file; `InputError` for a setting that has none."""
+    """Add an option for every line of the default file; raises `InputError` for a setting without a line."""
     group, missing = parser.add_argument_group("Settings"), set(annotations)
     for line in Path(default_path).read_text(encoding="utf-8").splitlines():
         if match := GROUP_LINE.match(line):
@@ -242,7 +241,7 @@ def _add_settings(
 
 
 def add_pairs_option(parser: argparse.ArgumentParser, name: str, help: str, shorthands: list[str]) -> None:
-    """Add the option `--name NAME=VALUE ...`, to be read as `convert(name, value, dict)`, and shorthands for pairs."""
+    """Add the option `--name NAME=VALUE ...` (read by `convert(name, value, dict)`), and shorthands for its pairs."""
     parser.add_argument(f"--{name}", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help=help)
     for short in shorthands:
         text = f"as --{name} {short}=VALUE"

@@ -1,7 +1,7 @@
-"""CUDA graphs: the kernels of a network's passes, captured once for a shape of its input, and then started together.
+"""CUDA graphs: the kernels of a network's passes, captured once per input shape and then launched together.
 
-A host takes longer to start the hundreds or thousands of kernels of a pass than a GPU takes to run them. Capturing adds
-seconds to the start of a run, where `torch.compile` adds minutes.
+The host takes longer to launch the hundreds or thousands of kernels of a pass than the GPU takes to run them. Capturing
+adds seconds to the start of a run, where `torch.compile` adds minutes.
 """
 
 import warnings
@@ -17,29 +17,27 @@ from torch.utils._pytree import tree_map
 from istd.utils.device import autocast
 from istd.utils.errors import is_out_of_memory
 
-PASSES_BEFORE_CAPTURE = 2  # of a shape, in prediction; fewer do not repay the capture
-MAX_GRAPHS = 16  # shapes and tasks; further ones are computed without a graph
+PASSES_BEFORE_CAPTURE = 2  # passes of a shape in prediction; fewer do not repay the capture
+MAX_GRAPHS = 16  # further shapes and options are computed without a graph
 
 
 class GraphRunner:
-    """`network` as a function of clips on a CUDA GPU [B, T, C, H, W], captured as CUDA graphs and replayed.
+    """`network` as a function of clips [B, T, C, H, W] on a CUDA GPU, captured as CUDA graphs and replayed.
 
-    Where gradients are wanted, the forward and the backward pass are captured at the first call with a shape; elsewhere
-    the forward pass is, once a shape has repeated, and results are the network's, bit by bit. Options of a call, such
-    as `with_aux=True`, are captured with it. The weights may change in place, but not move. Mixed precision is that of
-    the first call, and is to be without autocast's cache, as `utils.device.autocast` has it.
+    With gradients enabled, the forward and the backward pass are captured at the first call with a shape. Otherwise the
+    forward pass is captured once a shape has repeated, and its results equal the network's bit by bit. Options of a
+    call, such as `with_aux=True`, are part of its graph. Weights may change in place, but not move. The first call
+    determines the mixed precision, which must not use autocast's cache (see `utils.device.autocast`).
 
-    A network that cannot be captured, because it waits for the GPU, runs as it is, with a warning, or, if graphs are
-    `required`, raises the error.
+    A network that waits for the GPU cannot be captured: it runs without graphs, with a warning; with `required`, the
+    error is raised.
     """
 
     def __init__(self, network: nn.Module, required: bool = False) -> None:
         self.network, self.required, self.max_graphs = network, required, MAX_GRAPHS
         self._passes: Counter[tuple] = Counter()
         self._replays: dict[tuple, Callable[[Tensor], Any]] = {}
-        self._pool = self._stream = (
-            None  # of all graphs of prediction, which share their memory, as they run one by one
-        )
+        self._pool = self._stream = None  # shared by all graphs of prediction, which never run at the same time
 
     def __call__(self, clips: Tensor, **options: Any) -> Any:
         training = torch.is_grad_enabled()
@@ -62,10 +60,10 @@ class GraphRunner:
 
     def _capture_prediction(self, clips: Tensor, options: dict[str, Any]) -> Callable[[Tensor], Any]:
         """The forward pass as a function of clips."""
-        with torch.cuda.device(clips.device):  # else it would be captured on the current device
+        with torch.cuda.device(clips.device):  # by default, the current device is captured
             graph, static_clips = torch.cuda.CUDAGraph(), clips.clone()
             self._stream = self._stream or torch.cuda.Stream()
-            # an event that another thread queries, such as that of nccl, would spoil a capture in the default mode
+            # an event that another thread queries, such as nccl's, would invalidate a capture in the default mode
             with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
                 static_outputs = self.network(static_clips, **options)
         self._pool = graph.pool()
@@ -85,7 +83,7 @@ class GraphRunner:
         buffers = [(buffer, buffer.clone()) for buffer in self.network.buffers()]
         mode = {"capture_error_mode": "thread_local"}  # as above, where torch offers it
         mode = mode if "capture_error_mode" in signature(torch.cuda.make_graphed_callables).parameters else {}
-        # gradients come from another stream than that of the capture, which waits for it
+        # gradients come from a stream other than the capture's, which waits for it
         warnings.filterwarnings("ignore", "The AccumulateGrad node's stream does not match", UserWarning)
         try:
             # the passes before the capture draw random numbers, too
@@ -107,7 +105,7 @@ class GraphRunner:
 
 
 class _Passes(nn.Module):
-    """A network as a function of clips alone, of which only the forward pass is in mixed precision."""
+    """A network as a function of clips alone; only its forward pass uses mixed precision."""
 
     def __init__(self, network: nn.Module, options: dict[str, Any], device: torch.device, amp: torch.dtype | None):
         super().__init__()

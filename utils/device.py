@@ -1,4 +1,4 @@
-"""Where and how a command computes: its device, its mixed precision, and the precision of float32."""
+"""The device of a command, its mixed precision, and the precision of float32."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -15,9 +15,9 @@ AMP_HELP = "mixed precision: none (float32), bf16, fp16, or auto (bf16 where the
 
 
 def choose_device(name: str, local_rank: int | None = None) -> torch.device:
-    """The device called `name`; auto is a GPU if there are any, for a process of torchrun that of `local_rank`.
+    """The device called `name`; "auto" is a GPU if there is any, and under torchrun the GPU of `local_rank`.
 
-    Raises `InputError` for a device that is not there, and for a single GPU for all processes.
+    Raises `InputError` for a device that does not exist, and for one GPU for all processes.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -45,9 +45,9 @@ def choose_device(name: str, local_rank: int | None = None) -> torch.device:
 
 
 def choose_amp(name: str, device: torch.device) -> torch.dtype | None:
-    """The number format of mixed precision by its name in `AMP_NAMES`, None for float32; `InputError` for another.
+    """The dtype of mixed precision by its name in `AMP_NAMES`, None for float32; `InputError` for other names.
 
-    auto is bf16 on GPUs from Ampere on, which older ones emulate slowly, and on processors with AMX; elsewhere none.
+    "auto" is bf16 on GPUs from Ampere on (older GPUs emulate it slowly) and on processors with AMX, else none.
     """
     if name not in AMP_NAMES:
         raise InputError(f"amp is {name!r}, expected one of {', '.join(AMP_NAMES)}")
@@ -59,24 +59,24 @@ def choose_amp(name: str, device: torch.device) -> torch.dtype | None:
 
 
 def amp_name(dtype: torch.dtype | None) -> str:
-    """The name of a number format that `choose_amp` gave."""
+    """The name of a dtype returned by `choose_amp`."""
     return next(name for name, known in AMP_DTYPES.items() if known == dtype)
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager:
-    """Mixed precision in `dtype`, as `choose_amp` gives it.
+    """Mixed precision in `dtype` (see `choose_amp`), without autocast's cache of converted weights.
 
-    Without a cache of converted weights: a CUDA graph would keep those of its capture, and hardly any is used twice.
+    A CUDA graph would keep the weights of its capture, and hardly any weight is used twice in a pass.
     """
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype, cache_enabled=False)
 
 
 @contextmanager
 def float32_precision(tf32: bool, benchmark: bool = False) -> Iterator[None]:
-    """On a GPU, compute float32 in float32, or with operands rounded to TF32, which is faster.
+    """On a GPU, compute float32 products in full precision, or with operands rounded to TF32, which is faster.
 
     PyTorch's default is TF32 in convolutions only. With the shipped weights that changes logits by up to 0.1, true
-    float32 by 2e-5. `benchmark`: try out cuDNN's algorithms for each new shape; pays where shapes are few.
+    float32 by 2e-5. `benchmark`: let cuDNN try its algorithms for each new shape, which pays where shapes are few.
     """
     cudnn, products = torch.backends.cudnn, torch.get_float32_matmul_precision()
     before = cudnn.allow_tf32, cudnn.benchmark

@@ -1,7 +1,4 @@
-"""The processes that torchrun started, and what they do together.
-
-They work as one over gloo on CPUs and nccl on GPUs. Alone, the collectives here are no-ops.
-"""
+"""Collectives of the processes that torchrun started, by gloo on CPUs and nccl on GPUs; no-ops in a single process."""
 
 import os
 import time
@@ -18,7 +15,7 @@ from istd.utils.device import choose_device
 
 T = TypeVar("T")
 # In torch 2.6 the end of a gloo group holds Python's lock while it waits for its threads, which may need that lock to
-# release the last collective's tensors: a deadlock, unless they have had the time to do so.
+# release the last collective's tensors: a deadlock, unless they have had the time to release them.
 SETTLING_SECONDS = 0.1
 # Processes wait while the main one writes a report or checks a dataset; nccl's default, ten minutes, would end sound
 # runs. torchrun notices at once when a process has ended.
@@ -28,7 +25,7 @@ _alone: ContextVar[bool] = ContextVar("alone", default=False)  # of a thread
 
 @contextmanager
 def process_group(device: str = "auto") -> Iterator[torch.device]:
-    """Join the processes that torchrun started, if it did, and yield this process's device; at the end, leave them.
+    """Join the process group if torchrun started this process, yield its device, and leave the group at the end.
 
     `device` is auto, cpu, cuda, cuda:N or mps; under torchrun each process takes the GPU of its local rank.
     """

@@ -25,9 +25,9 @@ PROBE_BYTES = 4096  # an empty file can be created even on a full disk
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path; flush it to disk and rename it to `path` if the block succeeds.
 
-    A reader never sees a half-written file, and an existing file is kept until the new one is complete. What a killed
-    process left of the same file is removed. The folder is created. Raises `InputError` if the folder cannot be written
-    to or the disk is full.
+    A reader never sees a half-written file, and an existing file is kept until the new file is complete. Leftovers of
+    killed processes are removed. The folder is created. Raises `InputError` if the folder cannot be written to or the
+    disk is full.
     """
     with _folder_beside(Path(path)) as folder:
         temporary = folder / Path(path).name
@@ -40,13 +40,13 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def renamed_path(path: str | Path) -> Iterator[Path]:
-    """`atomic_path` for many small files that can be made again: a reader never sees half of one, nothing is flushed.
+    """`atomic_path` without the flush, for many small files that can be made again.
 
     Only one process at a time may write `path`.
     """
     path = Path(path)
     temporary = path.with_name(UNFINISHED + path.name)
-    with _clear_errors(path):
+    with _input_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
@@ -65,7 +65,7 @@ def read_text(path: Path, errors: str = "strict") -> str:
 
 
 def read_table(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The number of the last line and the cells of each row of a csv file; `InputError` where it is none."""
+    """Yield the number of the last line and the cells of each row of a csv file; `InputError` for other files."""
     reader = csv.reader(read_text(path).splitlines())
     try:
         yield from ((reader.line_num, cells) for cells in reader)
@@ -74,7 +74,7 @@ def read_table(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write text as UTF-8; what is not text, in names that are not UTF-8, as escapes."""
+    """Write text as UTF-8, with escapes for the bytes of file names that are not UTF-8."""
     with open_atomic(path) as file:
         file.write(text)
 
@@ -86,20 +86,20 @@ def write_json(path: str | Path, content: Any, indent: int | None = 1) -> None:
 
 @contextmanager
 def open_atomic(path: str | Path) -> Iterator[TextIO]:
-    """Yield a text file that appears as `path` if the block succeeds; it is UTF-8, see `write_text`."""
+    """Yield a text file, encoded as in `write_text`, that appears as `path` if the block succeeds."""
     options = {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
     with atomic_path(path) as temporary, open(temporary, "w", **options) as file:
         yield file
 
 
 def write_csv(path: str | Path, columns: Iterable[str], rows: Iterable[Iterable]) -> None:
-    """Write a table as csv, its cells as `csv_cells` makes them; raises `InputError` as `atomic_path` does."""
+    """Write a table of `csv_cells`; raises `InputError` as `atomic_path` does."""
     with open_atomic(path) as file:
         csv.writer(file, lineterminator="\n").writerows([columns, *(csv_cells(row) for row in rows)])
 
 
 def csv_cells(row: Iterable) -> list:
-    """A row as it is written to csv files: an empty cell for NaN and None, text as `table_cell` makes it safe."""
+    """The cells of a row in a csv file: empty for NaN and None, text made safe by `table_cell`."""
     return [table_cell(json_ready(cell)) for cell in row]
 
 
@@ -130,13 +130,13 @@ def new_folder(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def _folder_beside(path: Path) -> Iterator[Path]:
-    """Yield a hidden folder beside `path`, on the same disk, that is removed in the end; an `OSError` is the user's.
+    """Yield a hidden folder beside `path`, on the same disk, and remove it in the end; for errors see `_input_errors`.
 
-    A process that is killed leaves its folder. A living one holds a lock on it, which ends with the process, so that
-    the next one that writes `path` can tell, and remove what is left.
+    A killed process leaves its folder behind. A running process holds a lock on its folder, which ends with it, so that
+    the next process that writes `path` recognises leftovers and removes them.
     """
     prefix = f"{UNFINISHED}{path.stem}-"
-    with _clear_errors(path):
+    with _input_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path.parent, prefix)
         folder, lock = _make_locked_folder(path.parent, prefix)
@@ -160,12 +160,12 @@ def _make_locked_folder(parent: Path, prefix: str) -> tuple[Path, int]:
 
 
 def _remove_leftovers(parent: Path, prefix: str) -> None:
-    """Remove the folders of this prefix whose process has ended."""
+    """Remove the folders with this prefix whose process has ended."""
     for name in os.listdir(parent):
         if not name.startswith(prefix):
             continue
         folder = parent / name
-        with suppress(OSError):  # it is locked, or gone
+        with suppress(OSError):  # the folder is locked, or gone
             lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -175,20 +175,20 @@ def _remove_leftovers(parent: Path, prefix: str) -> None:
 
 
 @contextmanager
-def _clear_errors(path: Path) -> Iterator[None]:
-    """Raise an `OSError` in writing `path` as an `InputError`; others that arise meanwhile pass."""
+def _input_errors(path: Path) -> Iterator[None]:
+    """Raise an `OSError` in writing `path` as an `InputError`; other errors pass."""
     try:
         yield
     except OSError as error:
-        if not _is_of_writing(path, error):
+        if not _concerns(path, error):
             raise
-        of_folder = isinstance(error, FileExistsError | NotADirectoryError)
-        reason = f"{path.parent} is not a folder" if of_folder else error.strerror or error
+        no_folder = isinstance(error, FileExistsError | NotADirectoryError)
+        reason = f"{path.parent} is not a folder" if no_folder else error.strerror or error
         raise InputError(f"cannot write {path}: {reason}; choose a folder with space and write permission") from error
 
 
-def _is_of_writing(path: Path, error: OSError) -> bool:
-    """Whether an error names `path`, what becomes it, or a folder above; or no file, but is one of `WRITE_ERRORS`."""
+def _concerns(path: Path, error: OSError) -> bool:
+    """Whether an error names `path`, its temporary file, or a folder above; or names no file and is a write error."""
     if error.filename is None:
         return error.errno in (None, *WRITE_ERRORS)  # None: raised from a library's message
     named, target = (Path(os.path.abspath(os.fsdecode(place))) for place in (error.filename, path))
@@ -198,7 +198,7 @@ def _is_of_writing(path: Path, error: OSError) -> bool:
 def check_writable(path: str | Path, suffixes: tuple[str, ...] = ()) -> None:
     """Raise `InputError` now, before long work, if `path` cannot be written. The folder is created.
 
-    `suffixes`: those that name a format which can be written, in lower case; () for any.
+    suffixes: the allowed suffixes, in lower case; () allows any.
     """
     if Path(path).is_dir():
         raise InputError(f"cannot write {path}: it is a folder; give a file name")

@@ -1,4 +1,4 @@
-"""One command at a time in an output folder."""
+"""A lock that admits a single command at a time to an output folder."""
 
 import errno
 import fcntl
@@ -15,8 +15,8 @@ from istd.utils.errors import InputError
 def locked_folder(folder: str | Path) -> Iterator[None]:
     """Hold `folder`, which is created, for this command alone; `InputError` where another command holds it.
 
-    The operating system locks the folder itself: no file is left, and the lock ends with the process however that dies.
-    Where the file system has no locks, commands go unguarded. Of several processes the main one holds the lock for all.
+    The operating system locks the folder itself: no file is left, and the lock ends with the process in any case. Where
+    the file system has no locks, commands go unguarded. Of several processes, the main process holds the lock for all.
     """
     if not is_main():
         yield

@@ -1,4 +1,4 @@
-"""Grey levels of raw thermal frames: one robust range for a sequence, from stored counts to 0..1."""
+"""Grey levels of raw thermal frames: stored counts are mapped to 0..1 by a robust range of the sequence."""
 
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -18,10 +18,10 @@ MAX_REACH = 4.0  # spans of the scene up to which bright and dark regions widen 
 PEAK_FACTOR = 3.0  # by which a target's peak may stand out of the scene further than the pixel beside it
 DEFECT_REACH = 1.0  # spans of the range beyond which an isolated pixel is a defect of the sensor
 MIN_CONSTANT_FRAMES = 4  # frames in which a pixel never changes before it counts as stuck
-NODATA = (-9999.0, -32768.0, -99999.0)  # that float images are filled with; so are values that are not finite
+NODATA = (-9999.0, -32768.0, -99999.0)  # fill values of float images; values that are not finite are nodata, too
 MAX_FLOAT = 1e30  # beyond this a float is nodata, too
-LIVE_FRAMES = 4  # most recent frames from which a moving range is taken
-LIVE_STEP = 5e-4  # of the span, by which either end of a moving range moves between two frames at most
+LIVE_FRAMES = 4  # most recent frames from which a moving range is computed
+LIVE_STEP = 5e-4  # share of the span by which either end of a moving range may move between two frames
 
 
 class GreyRange(NamedTuple):
@@ -35,7 +35,7 @@ class GreyRange(NamedTuple):
 
 
 UNIT = GreyRange(0.0, 1.0)
-RangeRule = GreyRange | str  # the range itself, or how it is chosen: SEQUENCE or FRAME
+RangeRule = GreyRange | str  # a fixed range, or how it is chosen: SEQUENCE or FRAME
 SEQUENCE, FRAME = "sequence", "frame"
 
 
@@ -67,9 +67,9 @@ def is_raw(pixels: np.ndarray) -> bool:
 def to_unit(pixels: np.ndarray, grey_range: GreyRange | None = None) -> np.ndarray:
     """Stored pixels [H, W] as float32 in 0..1.
 
-    8 bits: divided by 255, whatever the range. Deeper ones: linear from `grey_range`, or that of this frame alone,
-    clipped at both ends; isolated pixels far beyond it (stuck or blinking ones) take the median of their surroundings,
-    and nodata that of the frame.
+    8 bits: divided by 255, whatever the range. Deeper pixels: mapped linearly from `grey_range` (default: the range of
+    this frame alone) and clipped; isolated pixels far beyond it (stuck or blinking) become the median of their
+    surroundings, and nodata the median of the frame.
     """
     if not is_raw(pixels):
         return pixels.astype(np.float32) / np.float32(255)
@@ -92,19 +92,19 @@ def to_unit(pixels: np.ndarray, grey_range: GreyRange | None = None) -> np.ndarr
 
 
 def frame_range(pixels: np.ndarray) -> GreyRange:
-    """From the lowest to the highest level of one frame: the rule FRAME."""
+    """The range from the lowest to the highest level of a frame: the rule FRAME."""
     values = pixels[_valid(pixels)]
     return GreyRange(float(values.min()), float(values.max())) if values.size else UNIT
 
 
 def sequence_range(frames: Iterable[np.ndarray]) -> GreyRange:
-    """The range of a sequence from some of its frames [H, W]: the rule SEQUENCE.
+    """The range of a sequence from a sample of its frames [H, W]: the rule SEQUENCE.
 
     The scene spans the 0.5th to the 99.5th percentile over the frames, without a filling (levels at the minimum or
-    maximum that lie apart from all others). The range adds a margin and goes on to the brightest and to the darkest
+    maximum that lie apart from all others). The range adds a margin and extends to the brightest and to the darkest
     region of two or more pixels, but no further than MAX_REACH spans: a target of a few pixels keeps its shape, a hot
-    object is white, and neither it nor single or stuck pixels take the scene's contrast. Floats that all lie in 0..1
-    are taken as they are.
+    object is white, and neither hot objects nor single or stuck pixels reduce the scene's contrast. Floats that all lie
+    in 0..1 are taken as they are.
     """
     frames = [frame for frame in frames if frame.size]
     if all(map(_in_unit, frames)):  # or there are none
@@ -125,9 +125,9 @@ def sequence_range(frames: Iterable[np.ndarray]) -> GreyRange:
 
 
 class MovingRange:
-    """The range of a live stream: that of its first frame, which then moves slowly after that of the latest frames.
+    """The range of a live stream: it starts at the first frame's range and slowly follows that of the latest frames.
 
-    It begins anew where most of a frame lies outside, as after a camera's recalibration.
+    It starts anew where most of a frame lies outside, as after a camera's recalibration.
     """
 
     def __init__(self) -> None:
@@ -153,10 +153,10 @@ class MovingRange:
 
 
 class GreyScale:
-    """Stored frames of one sequence as grey frames in 0..1, by a rule; `range` is that of the last raw frame.
+    """Converts stored frames of a sequence to grey levels in 0..1; `range` is the range of the last raw frame.
 
-    `sample` reads the frames from which the range of the sequence is taken, when the first raw frame comes; a live
-    stream has none and gets a `MovingRange`.
+    sample: reads, at the first raw frame, the frames from which the sequence's range is computed; None for a live
+    stream, which gets a `MovingRange`.
     """
 
     def __init__(self, rule: RangeRule = SEQUENCE, sample: Callable[[], Iterable[np.ndarray]] | None = None) -> None:
@@ -165,7 +165,7 @@ class GreyScale:
         self._sample = sample
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        """`pixels` as stored [H, W] as float32 in 0..1."""
+        """Convert stored pixels [H, W] to float32 in 0..1."""
         return to_unit(pixels, self.range_for(pixels) if is_raw(pixels) else None)
 
     def range_for(self, pixels: np.ndarray) -> GreyRange:
@@ -190,34 +190,34 @@ def describe_range(scale: GreyScale) -> str:
 
 
 def range_frames(count: int) -> list[int]:
-    """Indices of the frames, of `count`, from which the range of a sequence is taken."""
+    """Indices of the frames, out of `count`, from which the range of a sequence is computed."""
     return spread(count, RANGE_FRAMES)
 
 
 def _in_unit(frame: np.ndarray) -> bool:
-    """Whether a frame is of floats that all lie in 0..1, nodata aside."""
+    """Whether a frame holds floats that all lie in 0..1, nodata aside."""
     values = frame[_valid(frame)] if frame.dtype.kind == "f" else frame[:0]
     return bool(values.size) and values.min() >= 0 and values.max() <= 1
 
 
 def _valid(values: np.ndarray) -> np.ndarray:
-    """Where values [...] are no nodata, which floats alone have."""
+    """Which values [...] are data; only floats have nodata."""
     if values.dtype.kind != "f":
         return np.ones(values.shape, bool)
-    limit = min(MAX_FLOAT, float(np.finfo(values.dtype).max))  # that of float16 is lower
+    limit = min(MAX_FLOAT, float(np.finfo(values.dtype).max))  # the maximum of float16 is lower
     with np.errstate(over="ignore"):
         nodata = np.array(NODATA).astype(values.dtype)  # -9999 is -10000 in float16
     return (np.abs(values) <= limit) & ~np.isin(values, nodata)
 
 
 def _without_filling(samples: np.ndarray) -> np.ndarray:
-    """Samples [N] without those at the minimum or maximum if that lies further from the rest than the rest spans."""
+    """Samples [N] without the minimum or maximum if it lies further from the other samples than these span."""
     for extreme in (samples.min(), samples.max()):
-        rest = samples[samples != extreme]
-        if rest.size:
-            low, high = np.percentile(rest, TAILS)
+        others = samples[samples != extreme]
+        if others.size:
+            low, high = np.percentile(others, TAILS)
             if min(abs(extreme - low), abs(extreme - high)) > high - low > 0:
-                samples = rest
+                samples = others
     return samples
 
 

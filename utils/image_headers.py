@@ -1,4 +1,4 @@
-"""Size of an image by the header of its file, and whether the file is complete."""
+"""Read the size of an image from the header of its file, and check that the file is complete."""
 
 import os
 import stat
@@ -11,7 +11,7 @@ from istd.utils.image_scan import ImageScan
 
 MAX_PIXELS = 1 << 28  # of one image; more is a damaged header, or an attack
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two: BigTIFF
-DAMAGED_HEADER = (struct.error, ValueError, KeyError, OverflowError, OSError)  # the last two: of impossible places
+DAMAGED_HEADER = (struct.error, ValueError, KeyError, OverflowError, OSError)  # the last two: impossible offsets
 BMP_FORM = 40  # bytes of the usual header
 TIFF_WIDTH, TIFF_HEIGHT = 256, 257  # tags
 TIFF_FORMS = {3: "H", 4: "I", 16: "Q"}  # of integers of 16, 32 and 64 bits, by their type
@@ -47,9 +47,9 @@ def read_size(path: str | Path) -> tuple[int, int]:
 
 
 def parse_size(file: BinaryIO) -> tuple[int, int] | None:
-    """`read_size` of an open file; None for other data, and a png, jpg or bmp without its end.
+    """`read_size` of an open file; None for other data, and for a png, jpg or bmp without its end.
 
-    Raises one of `DAMAGED_HEADER` where the header ends early, or cannot be.
+    Raises one of the errors in `DAMAGED_HEADER` where the header ends early or makes no sense.
     """
     start = file.read(4)
     file.seek(0)
@@ -78,7 +78,7 @@ def check_pixels(size: tuple[int, int], name: str | Path) -> None:
 
 
 def _bmp_size(data: bytes) -> tuple[int, int] | None:
-    """None for old forms of the header, and data that are shorter than the pixels."""
+    """Width and height in pixels; None for old forms of the header, and for data shorter than the pixels."""
     pixels_at, form, width, height, _, bits, compression = struct.unpack_from("<IIiiHHI", data, 10)
     row_bytes = (width * bits + 31) // 32 * 4
     if form < BMP_FORM or (not compression and pixels_at + row_bytes * abs(height) > len(data)):
@@ -87,7 +87,7 @@ def _bmp_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _tiff_size(file: BinaryIO, order: str, big: bool) -> tuple[int, int]:
-    """The size in the first directory; `order`: of the bytes, `big`: whether the file is a BigTIFF."""
+    """Width and height in the first directory; order: of the bytes; big: whether the file is a BigTIFF."""
     file.seek(8 if big else 4)
     (at,) = struct.unpack(order + ("Q" if big else "I"), file.read(8 if big else 4))
     file.seek(at)

@@ -4,7 +4,7 @@ import re
 import struct
 from collections.abc import Callable
 
-MAX_PNG_CHUNK = 1 << 28  # bytes of one chunk of a png; a longer one is damage
+MAX_PNG_CHUNK = 1 << 28  # bytes of a chunk of a png; a longer chunk is damage
 PNG_SIGNATURE, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND"
 PNG_FRAME = 12  # bytes of length, name and checksum of each chunk
 JPG_START, JPG_SCAN, JPG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
@@ -25,11 +25,11 @@ class ImageScan:
         self.is_complete = False  # whether the end of the image was reached
 
     def end(self, data: bytes | bytearray) -> int:
-        """The length of the image at the start of `data`, or of what is damaged; 0 while its end has not arrived."""
+        """The length of the image, or of the damaged data, at the start of `data`; 0 while its end is missing."""
         return self._step(data)
 
     def give_up(self, data: bytes | bytearray) -> int:
-        """Where the next image starts, if the image at the start is taken as damaged; 0 if there is none."""
+        """Take the image at the start as damaged, and return where the next image starts; 0 if there is none."""
         self._step, self._at = self._next_start, 1
         return self._step(data)
 
@@ -45,8 +45,8 @@ class ImageScan:
         return self._step(data)
 
     def _next_start(self, data: bytes | bytearray) -> int:
-        if found := SIGNATURES.search(data, self._at):
-            return found.start()
+        if match := SIGNATURES.search(data, self._at):
+            return match.start()
         self._at = max(self._at, len(data) - len(PNG_SIGNATURE) + 1)
         return 0
 
@@ -64,7 +64,7 @@ class ImageScan:
         return 0
 
     def _jpg(self, data: bytes | bytearray) -> int:
-        """Segments are skipped by their lengths, since a thumbnail in one of them has markers of its own."""
+        """Skip segments by their lengths, since a thumbnail inside a segment has markers, too."""
         while True:
             if self._within_scan:
                 following = JPG_MARKER.search(data, self._at)

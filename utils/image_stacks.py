@@ -18,7 +18,7 @@ COLOUR_CHANNELS = (3, 4)  # of a single image [H, W, C] in a .npy file
 
 @dataclass(frozen=True)
 class StackPage(os.PathLike):
-    """One page of a stack, in the place of an image file; its name is its number from 000000."""
+    """A page of a stack, used like the path of an image file; its name is its number from 000000."""
 
     file: Path
     page: int
@@ -40,7 +40,7 @@ class StackPage(os.PathLike):
 
 
 def stack_pages(path: Path) -> list[StackPage]:
-    """The pages of a stack; none for a file with a single image or of another kind. Raises `InputError` if damaged."""
+    """The pages of a stack; [] for a file with a single image or of another kind. Raises `InputError` if damaged."""
     suffix = path.suffix.lower()
     if suffix not in STACK_SUFFIXES or not path.is_file():
         return []
@@ -55,7 +55,7 @@ def read_array(path: Path | StackPage) -> np.ndarray:
         return np.array(_open_npy(file)[page])
     try:
         return in_opencv_order(tifffile.imread(file, key=page))
-    except Exception as error:  # of tifffile, of many kinds: a compression that it lacks, or a damaged file
+    except Exception as error:  # tifffile raises errors of many types: a compression that it lacks, a damaged file
         good, images = cv2.imreadmulti(str(file), [], page, 1, cv2.IMREAD_UNCHANGED)
         if not good or not images:
             raise InputError(f"cannot read image {path}: {error}; convert it again") from error
@@ -63,7 +63,7 @@ def read_array(path: Path | StackPage) -> np.ndarray:
 
 
 def in_opencv_order(image: np.ndarray) -> np.ndarray:
-    """An image [H, W] or [H, W, RGB or RGBA] with its channels as OpenCV has them."""
+    """An image [H, W] or [H, W, RGB or RGBA] with its channels in OpenCV's order."""
     if image.ndim == 3 and image.shape[2] in COLOUR_CHANNELS:
         return np.ascontiguousarray(np.dstack([image[..., 2::-1], image[..., 3:]]))
     return image.squeeze()

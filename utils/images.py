@@ -26,7 +26,7 @@ from istd.utils.image_scan import JPG_START, PNG_SIGNATURE
 from istd.utils.image_stacks import StackPage, in_opencv_order, read_array
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-MAX_TARGET_NUMBER = 32  # in a mask that numbers its targets; jpg and resizing leave higher levels
+MAX_TARGET_NUMBER = 32  # of a mask that numbers its targets; jpg and resizing leave higher levels
 MASK_ENDING = "_pixels0"  # NUAA-SIRST is released with masks named NAME_pixels0.png
 
 
@@ -104,7 +104,7 @@ def one_channel(image: np.ndarray) -> np.ndarray:
 
 
 def read_grey(path: str | Path) -> np.ndarray:
-    """Read a frame as float32 [H, W] in 0..1, in a range of its own where it is deeper than 8 bits."""
+    """Read a frame as float32 [H, W] in 0..1; beyond 8 bits, by the range of this frame alone."""
     return to_unit(read_pixels(path))
 
 
@@ -135,7 +135,7 @@ def mask_of(image: np.ndarray) -> np.ndarray:
 
 
 def mask_levels(image: np.ndarray) -> np.ndarray:
-    """What counts of a mask's image, [H, W]: the highest colour channel, or the alpha channel if colour is constant."""
+    """The levels [H, W] that show a mask: the maximum over the colour channels, or alpha if colour is constant."""
     if image.ndim == 2:
         return image
     colour = image[..., :3].max(axis=2)
@@ -155,7 +155,7 @@ def numbers_targets(levels: np.ndarray) -> bool:
 
 
 def inspect_mask(path: str | Path) -> tuple[np.ndarray, str]:
-    """The mask in a file, bool [H, W], and where it has more than two levels, what of them is target, in words."""
+    """Read a mask, bool [H, W], and describe which levels are target if there are more than two ("" otherwise)."""
     image = _read(path)
     levels = mask_levels(image)
     if is_two_valued(levels):
@@ -170,7 +170,7 @@ def encode_png(image: np.ndarray, options: tuple[int, ...] = ()) -> bytes:
 
 
 def _read(path: str | Path) -> np.ndarray:
-    """`_decode` of a file."""
+    """Read an image file or a page of a stack as stored; see `_decode`."""
     if isinstance(path, StackPage) or str(path).lower().endswith(".npy"):
         return read_array(path)
     with open_image(path) as file:
@@ -178,7 +178,7 @@ def _read(path: str | Path) -> np.ndarray:
 
 
 def _decode(data: bytes, name: str) -> np.ndarray:
-    """The bytes of a file -> array as stored, [H, W] or [H, W, 3 or 4] in OpenCV's channel order."""
+    """Decode the bytes of a file to an array as stored, [H, W] or [H, W, 3 or 4] in OpenCV's channel order."""
     try:
         size = parse_size(io.BytesIO(data))
     except DAMAGED_HEADER:
@@ -186,13 +186,13 @@ def _decode(data: bytes, name: str) -> np.ndarray:
     if size:
         check_pixels(size, name)
     image = None
-    if size or not data.startswith((PNG_SIGNATURE, JPG_START)):  # of which OpenCV decodes what is left, if cut off
+    if size or not data.startswith((PNG_SIGNATURE, JPG_START)):  # OpenCV would decode what is left of a cut-off file
         with suppress(cv2.error):
             image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None and data.startswith(TIFF_STARTS):  # float16, BigTIFF
         with suppress(Exception):
             image = in_opencv_order(tifffile.imread(io.BytesIO(data), key=0))
-    if image is None or not image.size:  # of a tiff that is cut off, tifffile gives no pixels
+    if image is None or not image.size:  # tifffile reads no pixels from a tiff that is cut off
         raise incomplete_image(name, len(data))
     if image.dtype.kind == "f" and not np.isfinite(image).any():
         raise InputError(f"image {name} holds no finite value; expected grey levels; convert it again")

@@ -1,15 +1,21 @@
 """Text for people, tables, and pictures: counts of things, and names of files, which may hold almost any character."""
 
 import re
+from collections.abc import Sequence
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 
 
 def counted(number: int, noun: str) -> str:
-    """ "1 frame", "2 frames", "2 boxes"."""
+    """A number with its noun: "1 frame", "2 frames", "2 boxes"."""
     plural = "es" if noun.endswith(("s", "x")) else "s"
     return f"{number} {noun}{'' if number == 1 else plural}"
+
+
+def list_names(names: Sequence[str], limit: int = 3) -> str:
+    """The first `limit` names, and how many more there are: "a, b, c and 4 more"."""
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 def printable(text: str) -> str:
@@ -18,9 +24,9 @@ def printable(text: str) -> str:
 
 
 def table_cell(value: object) -> object:
-    """A value as a cell of a csv file: text without control characters, and none that a spreadsheet runs as a formula.
+    """A value as a cell of a csv file: text without control characters, which no spreadsheet runs as a formula.
 
-    Such text gets an apostrophe in front, which spreadsheets take as the mark of text.
+    Text that looks like a formula gets an apostrophe in front, by which spreadsheets recognise text.
     """
     if not isinstance(value, str):
         return value
@@ -34,12 +40,12 @@ def original_cell(cell: str) -> str:
 
 
 def folder_name(name: str) -> str:
-    """`name` as that of a file or folder: dots alone, which would lead elsewhere, become underscores."""
+    """`name` as the name of a file or folder: dots alone, which lead to another folder, become underscores."""
     return (name.replace(".", "_") or "_") if not name.strip(".") else name
 
 
 def drawn(text: str) -> str:
-    """`text` as OpenCV's fonts have it: ASCII, with a question mark for anything else."""
+    """`text` as OpenCV's fonts can draw it: ASCII, with a question mark for anything else."""
     return printable(text).encode("ascii", "replace").decode()
 
 

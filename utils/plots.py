@@ -1,4 +1,4 @@
-"""Pictures of metrics: curves of one or several runs (with a csv of a row per threshold) and heat maps."""
+"""Plots of metrics: curves of one or several runs (with a csv of a row per threshold) and heat maps."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -13,13 +13,13 @@ from istd.utils.metrics.curves import MIDDLE, Curves
 from istd.utils.names import printable
 
 COLUMNS = ("logit", "threshold", "precision", "recall", "false_positive_rate", "pd", "fa")
-FA_LIMITS = (1e-7, 1e-3)  # of the axis, at least; a lower Fa, 0 included, is drawn at the first
+FA_LIMITS = (1e-7, 1e-3)  # of the axis, at least; a lower Fa, 0 included, is drawn at the left limit
 FPR_LIMITS = (1e-6, 1.0)
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito 2008
 STYLES = ("-", "--", "-.", ":")  # a style for each round of the colours
 F1_LINES = (0.5, 0.6, 0.7, 0.8, 0.9)  # of equal F1 behind precision over recall
 GREY = "0.75"
-PLOT_SUFFIXES = (".png", ".jpg", ".jpeg", ".pdf", ".svg")  # of the formats that are written
+PLOT_SUFFIXES = (".png", ".jpg", ".jpeg", ".pdf", ".svg")  # of the formats that can be written
 PLOT_HEIGHT = 4.2  # inches
 LEGEND_LINE = 0.2  # inches of an entry below the axes
 UNIT_RANGE = (-0.02, 1.02)  # limits of an axis for values in 0..1
@@ -29,9 +29,9 @@ BETTER = {False: ("YlGnBu", "higher is better"), True: ("OrRd", "lower is better
 def write_curves(runs: Mapping[str, Curves], folder: str | Path, title: str = "") -> list[Path]:
     """Write curves.csv, precision_recall.png, roc.png and pd_over_fa.png into `folder`; returns the paths.
 
-    runs: the curves by their name in the legend, for instance of a network; title: what they have in common, for
-    instance dataset and protocol. The csv has ratios, empty for NaN, and the name of the run where there are several.
-    The points mark the threshold 0.5.
+    runs: curves by their name in the legend, such as a network; title: what they have in common, such as dataset and
+    protocol. The csv has ratios, empty for NaN, and a column "run" if there are several runs. Points mark the threshold
+    0.5.
     """
     folder, runs = Path(folder), {plot_text(name): curves for name, curves in runs.items()}
     names = ("curves.csv", "precision_recall.png", "roc.png", "pd_over_fa.png")
@@ -96,7 +96,7 @@ def _draw_pd_over_fa(path: Path, runs: Mapping[str, Curves], title: str) -> None
 def best_pd(curves: Curves) -> tuple[np.ndarray, np.ndarray]:
     """Fa, ascending, and the highest Pd of all thresholds whose Fa is no higher.
 
-    Over the thresholds themselves, Fa is not monotonic: a region that splits leaves parts that match no target.
+    Fa is not monotonic over the thresholds: a region that splits leaves parts that match no target.
     """
     order = np.lexsort((-curves.pd, curves.fa))
     return curves.fa[order], np.maximum.accumulate(np.nan_to_num(curves.pd[order]))
@@ -127,7 +127,7 @@ def _millionths(value: float) -> str:
 
 @contextmanager
 def saved_axes(path: Path, width: float, height: float) -> Iterator[Any]:
-    """Yield matplotlib axes of a figure of this size in inches, which is saved if the block succeeds."""
+    """Yield the axes of a matplotlib figure of this size in inches, and save it if the block succeeds."""
     from matplotlib.figure import Figure  # imported here, since only plots need matplotlib
 
     figure = Figure(figsize=(width, height), dpi=200, layout="constrained")
@@ -137,7 +137,7 @@ def saved_axes(path: Path, width: float, height: float) -> Iterator[Any]:
 
 
 def plot_text(text: str) -> str:
-    """The text as matplotlib shows it: without control characters, and dollars that do not begin a formula."""
+    """The text for matplotlib: without control characters, and with dollars that do not begin a formula."""
     return printable(text).replace("$", r"\$")
 
 
@@ -156,17 +156,17 @@ def plot(path: Path, title: str = "", width: float = 5.0, lines: int = 0, **sett
 
 
 def write_heat_map(path: Path, table: list[list[str]], lower_is_better: bool = False) -> None:
-    """Draw a table of numbers ('-' for none): the title, then the columns' names; rows that begin with their name.
+    """Draw a table of numbers ('-' for none), whose first row has the title and the columns' names, the others a name.
 
     The largest numbers are the darkest: blue where higher is better; red, and logarithmic, where lower is better.
     """
     (title, *columns), *rows = [list(map(plot_text, row)) for row in table]
     values = np.array([[math.nan if text == "-" else float(text) for text in row[1:]] for row in rows])
-    shown = np.ma.masked_invalid(np.log1p(values) if lower_is_better else values)
+    levels = np.ma.masked_invalid(np.log1p(values) if lower_is_better else values)
     colors, direction = BETTER[lower_is_better]
     with saved_axes(path, 3.4 + 1.25 * len(columns), 1.6 + 0.5 * len(rows)) as axes:
-        picture = axes.imshow(shown, aspect="auto", cmap=colors)
-        dark = picture.norm(shown).filled(0) > 0.55
+        picture = axes.imshow(levels, aspect="auto", cmap=colors)
+        dark = picture.norm(levels).filled(0) > 0.55
         for (row, column), is_dark in np.ndenumerate(dark):
             ink = "white" if is_dark else "black"
             axes.text(column, row, rows[row][column + 1], ha="center", va="center", color=ink)

@@ -1,6 +1,6 @@
-"""How a command's process allocates memory and lets its threads wait. Importing this, or anything else, sets nothing.
+"""Settings of a command's process: how it allocates memory and how its threads wait. Importing changes nothing.
 
-A program that uses the packages gets the same from `set_up_process()`, called before it imports torch.
+A program that uses the packages gets the same settings by calling `set_up_process()` before it imports torch.
 """
 
 import ctypes
@@ -23,14 +23,14 @@ def set_up_command(package: str) -> None:
 
 
 def started_module() -> str:
-    """MODULE of `python -m MODULE`, while Python imports its package: `sys.argv` then begins with "-m"."""
+    """MODULE of `python -m MODULE` while Python imports its package, when `sys.argv` begins with "-m"."""
     return sys.orig_argv[-len(sys.argv)].removeprefix("-m")
 
 
 def set_up_process() -> None:
-    """Set how this process and those that it starts allocate memory and let threads wait; before torch is imported.
+    """Set how this process and its children allocate memory and how threads wait; call it before importing torch.
 
-    Until `run_main` takes over, Ctrl-C ends the process at once, without a traceback out of the imports.
+    Until `run_main` takes over, Ctrl-C ends the process at once, without a traceback from the imports.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -40,11 +40,11 @@ def set_up_process() -> None:
 
 
 def limit_spinning(environment: MutableMapping[str, str]) -> None:
-    """Let threads that wait for the others of an operation soon sleep, unless the environment says how they wait.
+    """Let threads that wait for each other go to sleep soon, unless the environment says how they wait.
 
-    On cores that other programs use too, spinning makes two threads many times slower than a single thread. With GNU's
-    OpenMP they spin for tens of microseconds first, which spares most of them waking up. OpenMP reads this once, when
-    torch is imported.
+    On cores that other programs use too, spinning makes two threads many times slower than a single thread. GNU's
+    OpenMP lets them spin for tens of microseconds first, which avoids most wake-ups. OpenMP reads the environment once,
+    when torch is imported.
     """
     if "OMP_WAIT_POLICY" not in environment:
         environment["OMP_WAIT_POLICY"] = "passive"

@@ -1,4 +1,4 @@
-"""What made a result: the command line, the code's commit, the versions and the machine."""
+"""Provenance of a result: the command line, the code's commit, the versions, and the machine."""
 
 import os
 import platform
@@ -49,7 +49,7 @@ def package_version(root: Path) -> str | None:
 
 
 def processor() -> str:
-    """The processor's name as Linux knows it; elsewhere its kind."""
+    """The processor's name on Linux, its architecture elsewhere."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -24,8 +24,8 @@ class Linker:
     """Gives each point of a sequence the number of its track, frame by frame; memory does not grow with the sequence.
 
     speed: standard deviation of the targets' speed along each axis, px a frame. A track's second point lies within
-    about 3 times this of the first one (6.5 px at the default of 2), the later ones within about 3 px of where the
-    track is predicted, and further off after a gap.
+    about 3 times this of its first point (6.5 px at the default of 2), later points within about 3 px of the predicted
+    position, or further off after a gap.
     """
 
     def __init__(self, speed: float = TARGET_SPEED):
@@ -36,10 +36,10 @@ class Linker:
         self._covariances = np.zeros((0, 2, 2))  # of position and velocity, the same for x and y
 
     def update(self, points: np.ndarray, time: int) -> np.ndarray:
-        """Track numbers int64 [n] of the points (x, y) float [n, 2] of the frame `time`, later than the last one.
+        """Track numbers int64 [n] of the points (x, y) float [n, 2] of the frame `time`, later than the last frame.
 
-        Tracks are numbered from 1 in the order of their first points. A frame of more than `MAX_POINTS` points gets
-        zeros.
+        Tracks are numbered from 1 in the order of their first points. All points of a frame with more than `MAX_POINTS`
+        get 0.
         """
         self._predict(time)
         numbers = np.zeros(len(points), np.int64)
@@ -47,7 +47,7 @@ class Linker:
             return numbers
         offsets = points[None] - self._states[:, None, :, 0]
         variances = self._covariances[:, 0, 0] + POSITION_NOISE**2
-        # -2 log-likelihood of a point, less what it is at the gate of a track that was seen once, in the last frame
+        # -2 log-likelihood of a point, less its value at the gate of a track that was seen once, in the last frame
         fresh = 2 * POSITION_NOISE**2 + self._speed**2 + ACCELERATION**2 / 4
         costs = (offsets**2).sum(axis=2) / variances[:, None] + 2 * np.log(variances / fresh)[:, None] - GATE**2
         costs = np.minimum(costs, 0)

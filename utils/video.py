@@ -57,11 +57,10 @@ def count_frames(path: Path) -> int:
 
 
 def read_frames(path: Path, on_bad: OnBad) -> Iterator[tuple[int, np.ndarray]]:
-    """Stream a video file as frame numbers, from 0, and grey frames, see `grey_levels`.
+    """Stream a video file as frame numbers, from 0, and grey frames (see `grey_levels`).
 
-    A frame that is damaged or cannot be decoded is skipped, and `on_bad` is told of it before the next frame comes;
-    last of all, that the video ends before the duration that the file states. Raises `InputError` where no frame can
-    be decoded.
+    A frame that is damaged or cannot be decoded is skipped and reported to `on_bad` before the next frame comes. So is,
+    in the end, a video that is shorter than the file states. Raises `InputError` where no frame can be decoded.
     """
     following = 0
     try:
@@ -77,7 +76,7 @@ class _Damaged(Exception):
 
 
 def _decode(path: Path, on_bad: OnBad, exact: bool) -> Iterator[tuple[int, np.ndarray]]:
-    """`read_frames` by one thread; unless `exact`, by several until a frame is missing or damaged."""
+    """`read_frames`; `exact`: in a single thread, else in several, which raise `_Damaged` at the first bad frame."""
     number, failed, end = 0, False, 0
     due: list[int] = []  # a heap of the time stamps of frames that the decoder has not given yet
 
@@ -105,7 +104,7 @@ def _decode(path: Path, on_bad: OnBad, exact: bool) -> Iterator[tuple[int, np.nd
                 continue
             for frame in frames:
                 while due and frame.pts is not None and due[0] <= frame.pts:
-                    if heappop(due) < frame.pts and failed:  # else it was a packet that shows nothing
+                    if heappop(due) < frame.pts and failed:  # without a failure, the packet shows nothing
                         lose("cannot be decoded")
                 if frame.is_corrupt:
                     lose("is damaged")
@@ -127,7 +126,7 @@ def _decode(path: Path, on_bad: OnBad, exact: bool) -> Iterator[tuple[int, np.nd
 
 
 def sample_frames(path: Path) -> Iterator[np.ndarray]:
-    """Up to RANGE_FRAMES grey frames spread over a video file, or its first ones where PyAV cannot seek in it."""
+    """Up to RANGE_FRAMES grey frames spread over a video file, or its first frames where PyAV cannot seek in it."""
     samples = 0
     with open_video(path) as container:
         stream = container.streams.best("video")
@@ -142,7 +141,7 @@ def sample_frames(path: Path) -> Iterator[np.ndarray]:
 
 
 def grey_levels(frame: av.VideoFrame) -> np.ndarray:
-    """A decoded frame as grey levels [H, W], uint8 or uint16, turned as the file says it is shown.
+    """A decoded frame as grey levels [H, W], uint8 or uint16, rotated for display as the file says.
 
     Grey is the luma as stored. Luma of 8 bits in the limited range, 16 to 235, becomes 0 to 255, as players show it;
     YUV is in that range unless the file says otherwise. Deeper luma keeps its levels. RGB becomes luma.

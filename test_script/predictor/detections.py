@@ -37,11 +37,10 @@ DETECTION_COLUMNS = ("sequence", "frame", *Detection._fields)
 def find_detections(mask: np.ndarray, log_odds: np.ndarray) -> list[Detection]:
     """The regions of `mask` bool [H, W], scored by `log_odds` float [H, W], the logits of the probabilities."""
     regions = find_regions(np.ascontiguousarray(mask))
-    tops, lefts, heights, widths = regions.boxes(mask.shape[1]).T
     rows, columns = regions.centroids.T
     scores = ranking_scores(regions.means(log_odds)), ranking_scores(regions.maxima(log_odds))
     numbers = np.arange(1, len(regions.areas) + 1)
-    table = (numbers, columns, rows, lefts, tops, widths, heights, regions.areas, *scores)
+    table = (numbers, columns, rows, *regions.boxes(mask.shape[1]).T, regions.areas, *scores)
     return [Detection(*values) for values in zip(*(column.tolist() for column in table), strict=True)]
 
 

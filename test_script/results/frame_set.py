@@ -8,7 +8,8 @@ from istd.datasets.catalog import PublishedMetrics
 from istd.datasets.coco_truth import BOXES_FILE, coco_names
 from istd.utils.errors import InputError
 from istd.utils.images import file_key, read_list
-from istd.utils.metrics.saved_maps import Pair, ending_advice, key_names, list_predictions, map_key, shown
+from istd.utils.metrics.saved_maps import Pair, ending_advice, key_names, list_predictions, map_key
+from istd.utils.names import list_names
 
 
 class FrameRef(NamedTuple):
@@ -74,7 +75,8 @@ def choose_frames(frames: FrameSet, names: set[str]) -> FrameSet:
     keys = {frame: set(key_names((frame.sequence, frame.name))) for frame in frames.frames}
     wanted = {file_key(name) for name in names}
     if missing := sorted(wanted - set().union(*keys.values())):
-        raise InputError(f"{frames.name} has no {shown(missing)} of the list in this split; check the list's names")
+        lacking = list_names(missing)
+        raise InputError(f"{frames.name} has no {lacking} of the list in this split; check the list's names")
     return frames._replace(frames=[frame for frame, called in keys.items() if called & wanted])
 
 
@@ -87,7 +89,7 @@ def dataset_pairs(predictions: Path, frames: list[FrameRef], ending: str = "") -
     keys = [(frame.sequence and file_key(frame.sequence), map_key(Path(f"{frame.name}.png"))) for frame in frames]
     if missing := ["/".join(filter(None, key)) for key in keys if key not in files]:
         advice = ending_advice(files, dict.fromkeys(keys))
-        raise InputError(f"{predictions} has no map of {shown(missing)}; save the maps of all frames{advice}")
+        raise InputError(f"{predictions} has no map of {list_names(missing)}; save the maps of all frames{advice}")
     return [Pair(frame.sequence, frame.name, files[key], frame.mask) for frame, key in zip(frames, keys, strict=True)]
 
 

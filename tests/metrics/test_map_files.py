@@ -73,8 +73,8 @@ def test_masks_are_known_by_two_values_over_all_files(tmp_path):
 
     empty, binary, other = write("a.png", [[0, 0]]), write("b.png", [[0, 1]]), write("c.png", [[0, 255]])
     assert mask_values([empty, binary]) == (0, 1)
-    assert read_scores(binary, mask=(0, 1)).tolist() == [[0, 1]]
-    assert read_scores(empty, mask=(0, 1)).tolist() == [[0, 0]]
+    assert read_scores(binary, two_values=(0, 1)).tolist() == [[0, 1]]
+    assert read_scores(empty, two_values=(0, 1)).tolist() == [[0, 0]]
     assert mask_values([empty, other]) == (0, 255)
     assert mask_values([binary, other, tmp_path / "not read.png"]) is None, "dim levels of a map, not a mask"
     assert mask_values([empty]) is None

@@ -55,7 +55,7 @@ class MetricAccumulator:
         """Add one image [H, W] or a batch [B, 1, H, W] of scores, at the size of the mask.
 
         score: probabilities, or logits where `protocol.scale` is "logit"; mask: target where > 0. Arrays or tensors.
-        sequence, frame: names (lists of them for a batch). Raises `InputError` as `utils.metrics.inputs.images`.
+        sequence, frame: names (lists of names for a batch). Raises `InputError` as `utils.metrics.inputs.images` does.
         """
         new = [count_image(image, self.protocol) for image in images(score, mask, sequence, frame, self.protocol.scale)]
         self.rows.extend(new)
@@ -63,12 +63,12 @@ class MetricAccumulator:
     def merge(self, other: "MetricAccumulator") -> None:
         """Add the images of `other`, which must have the same protocol."""
         if other.protocol != self.protocol:
-            both = f"{self.protocol.name} and {other.protocol.name}"
-            raise InputError(f"metrics of protocols {both} cannot be merged; measure both sets with one protocol")
+            names = f"{self.protocol.name} and {other.protocol.name}"
+            raise InputError(f"metrics of protocols {names} cannot be merged; measure both sets with one protocol")
         self.rows.extend(other.rows)
 
     def compute(self) -> dict[str, float | None]:
-        """The `METRICS` over all images as ratios (Fa too): NaN for 0 / 0, None if the protocol does not define one."""
+        """The `METRICS` over all images as ratios (Fa, too): NaN for 0 / 0, None if the protocol lacks the metric."""
         return compute_metrics(self.rows, self.protocol)
 
     def counts(self) -> dict[str, int]:
@@ -122,7 +122,7 @@ def compute_metrics(rows: list[ImageCounts], protocol: Protocol) -> dict[str, fl
     terms = sum_terms(rows, protocol)
     metrics = dict.fromkeys(METRICS) | {name: ratio(*term) for name, term in terms.items()}
     if protocol.hiou is padded_hierarchical_iou and rows and terms.get("seg_iou") == (0, 0):  # there are no pairs
-        metrics |= dict.fromkeys(("seg_iou", *SEG_ERRORS), 0.0)  # as its package has them
+        metrics |= dict.fromkeys(("seg_iou", *SEG_ERRORS), 0.0)  # as in the authors' package
     return metrics
 
 

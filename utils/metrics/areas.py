@@ -1,18 +1,18 @@
 """Average precision and AUC from the numbers of pixels at each level of score.
 
-Both are array operations over any number of sets of images: that of all images, or the resamples of a bootstrap. For
-the latter, the counts of an image are pooled and stored sparsely.
+Both are array operations over any number of image sets, such as the resamples of a bootstrap, for which the counts of
+each image are pooled and stored sparsely.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-POOL = 4  # successive levels that pooled counts do not tell apart
+POOL = 4  # successive levels that are pooled into a single level
 
 
 class PooledLevels(NamedTuple):
-    """The pooled counts of an image, or of a sequence: the columns that are not 0 of a row, int [n], and their pixels.
+    """Pooled counts of an image or a sequence as a sparse row: its nonzero columns and their pixels, int [n].
 
     The row, int [2 P] with P = ceil(L / `POOL`), has the target pixels at each pooled level, then the other pixels.
     With 4098 levels an image takes about 1 kB (NUAA-SIRST: 140 columns of 6 bytes, and the arrays), and never more
@@ -36,7 +36,7 @@ def curve_areas(target_levels: np.ndarray, other_levels: np.ndarray) -> tuple[np
     """AP and AUC, float64 [...], from the numbers of target and other pixels at each level, [..., L], lowest first.
 
     Equal levels are ties. AP is the mean over target pixels of the precision of all pixels of at least their level; AUC
-    is the share of pairs (target pixel, other pixel) in order, of which ties count a half. NaN for 0 / 0.
+    is the share of pairs (target pixel, other pixel) in the right order, where ties count a half. NaN for 0 / 0.
     """
     targets, others = (levels[..., ::-1].astype(np.float64) for levels in (target_levels, other_levels))
     hits, misses = np.cumsum(targets, axis=-1), np.cumsum(others, axis=-1)  # integers, so that sums are exact

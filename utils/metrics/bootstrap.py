@@ -19,7 +19,7 @@ from istd.utils.metrics.terms import sum_terms
 
 RESAMPLES = 2000
 COVERAGE = 0.95
-MIN_UNITS = 10  # fewer sequences or images say too little of others
+MIN_UNITS = 10  # fewer sequences or images say too little about others
 ROUNDING = 1e-9  # relative; values this close are equal
 CHUNK = 100  # resamples drawn together, which bounds memory
 
@@ -32,8 +32,8 @@ def bootstrap_intervals(
 ) -> dict:
     """`ratio_intervals` of each metric that the protocol defines.
 
-    curves: of the same images by sequence, None for single images; with them there are intervals of AP and AUC. The
-    order in which images were measured has no effect if their names differ.
+    curves: of the same images, by sequence (None: single images); they add the intervals of AP and AUC. The order in
+    which images were measured has no effect if their names differ.
     """
     sequences = group_rows(metric.rows, lambda row: row.sequence)
     units = [sequences[name] for name in sorted(sequences)]
@@ -56,10 +56,10 @@ def ratio_intervals(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict:
-    """`percentile_intervals` of metrics that are ratios of sums over units, which have the `terms`.
+    """`percentile_intervals` of metrics that are ratios of sums over units; `terms`: of each unit.
 
-    levels: float64 [units, `POOLED`], the pooled counts of the units, for AP and AUC; with another number of rows, of a
-    set whose curves were not measured, or by a version that kept no counts of images, there are no intervals of them.
+    levels: float64 [units, `POOLED`], the pooled counts of the units, for AP and AUC. Their intervals are left out if
+    there are fewer rows: the curves were not measured, or by a version that kept no counts of images.
     """
     if len(terms) < MIN_UNITS:
         return percentile_intervals(unit, len(terms), {})
@@ -80,7 +80,7 @@ def ratio_intervals(
 
 
 def draw_units(units: int, resamples: int = RESAMPLES, seed: int = 0) -> Iterator[np.ndarray]:
-    """How often each unit is in each resample: int64 [up to `CHUNK`, units] until there are so many resamples."""
+    """Yield how often each resample contains each unit: int64 [up to `CHUNK`, units], `resamples` rows in total."""
     random = np.random.default_rng(seed)
     for start in range(0, resamples, CHUNK):
         yield random.multinomial(units, np.full(units, 1 / units), size=min(CHUNK, resamples - start))
@@ -90,8 +90,8 @@ def percentile_intervals(unit: str, units: int, values: Mapping[str, np.ndarray]
     """Intervals that hold `COVERAGE` of the values of each metric, float64 [resamples], without NaN.
 
     Returns "unit" (what was resampled: "images", "sequences", or "sequences and images"), "units", their number,
-    "coverage", and "metrics", [low, high] by name. There is none with fewer than `MIN_UNITS`, nor where resampling
-    changes nothing, as with a Pd of 1: such a set does not show how rare the errors are that it lacks.
+    "coverage", and "metrics", [low, high] by name. There is no interval with fewer than `MIN_UNITS` units, nor where
+    resampling changes nothing, as for a Pd of 1: such a set does not show how rare the errors are that it lacks.
     """
     tails = [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2]
     intervals = {}

@@ -1,9 +1,9 @@
 """AP50, precision, recall and F1 of boxes, as COCO's evaluator computes them and papers on boxes report them.
 
-The rules are those of pycocotools' `COCOeval` for boxes of all sizes, IoU 0.5, and at most 100 detections an image; the
-results equal its results to the last digit. Precision and F1 are those of SSTNet, Tridos, and the work that followed:
-the mean of COCO's interpolated precision over the first int(100 R) of its 101 recall levels, where R is the recall of
-all detections, and the harmonic mean of this and R.
+The rules, and the results to the last digit, are those of pycocotools' `COCOeval` for boxes of all sizes, IoU 0.5, and
+at most 100 detections an image. Precision and F1 follow SSTNet and Tridos: precision is the mean of COCO's interpolated
+precision over the first int(100 R) of its 101 recall levels, where R is the recall of all detections, and F1 is the
+harmonic mean of precision and R.
 """
 
 import json
@@ -23,7 +23,7 @@ from istd.utils.metrics.tables import with_interval
 from istd.utils.names import counted
 
 MIN_IOU = 0.5
-MAX_DETECTIONS = 100  # of an image and category, those with the highest scores
+MAX_DETECTIONS = 100  # of an image and category; the highest scores count
 RECALL_LEVELS = np.linspace(0.0, 1.0, 101)
 TRUTH_KEYS = {"images": ("id",), "categories": ("id",), "annotations": ("id", "image_id", "category_id", "bbox")}
 BOX_HEADINGS = {"ap50": "AP50", "precision": "precision", "recall": "recall", "f1": "F1"}
@@ -33,8 +33,8 @@ DETECTION_KEYS = ("image_id", "category_id", "bbox", "score")
 class BoxMetrics(NamedTuple):
     """Ratios; None where they are undefined: without annotated boxes, or below a recall of 0.01 for precision and F1.
 
-    Of several categories, the means over those with boxes. `boxes` counts the annotated boxes without crowds.
-    `intervals`: of the four ratios, see `percentile_intervals`; None where they were not asked for.
+    Several categories: means over the categories with boxes. `boxes` counts the annotated boxes without crowds.
+    `intervals`: `percentile_intervals` of the four ratios, None where they were not asked for.
     """
 
     ap50: float | None
@@ -48,7 +48,7 @@ class BoxMetrics(NamedTuple):
 
 
 class Matches(NamedTuple):
-    """The n detections of a category (or of all as one), the highest score first, and the annotated boxes.
+    """The n detections of a category (or of all categories), the highest score first, and the annotated boxes.
 
     right, counted: bool [n], whether a detection is right, and whether it counts. image: int64 [n], the number of its
     image. boxes: int64 [images], annotated boxes without crowds.
@@ -68,10 +68,10 @@ def measure_boxes(
 ) -> BoxMetrics:
     """Measure detections {"image_id", "category_id", "bbox", "score"} by a ground truth in COCO's format.
 
-    Boxes are [x, y, width, height] in px. Without `by_category` all categories count as one, else detections of other
-    categories than the ground truth's are left out. sequences: the sequence of each image id, None for a single image;
-    with them there are intervals. Raises `InputError` where entries lack values, a detection names an image that the
-    ground truth lacks, all of them name other categories, or two annotations have one id.
+    Boxes are [x, y, width, height] in px. Without `by_category` all categories count as one; with it, detections of
+    categories that the ground truth lacks are left out. sequences: the sequence of each image id, None for a single
+    image; they add intervals. Raises `InputError` where entries lack values, a detection names an image that the ground
+    truth lacks, all detections name other categories, or two annotations have the same id.
     """
     detections = list(detections)
     _check(truth, detections, by_category)
@@ -87,7 +87,7 @@ def measure_boxes(
 
 
 def read_box_files(truth: Path, detections: Path) -> tuple[dict, list[dict]]:
-    """Ground truth in COCO's format, and detections: a list, or an object with the list as "annotations"."""
+    """Read a ground truth in COCO's format, and detections: a list, or an object with the list as "annotations"."""
     boxes, detected = (_read(path) for path in (truth, detections))
     if isinstance(detected, dict):
         detected = detected.get("annotations")
@@ -131,9 +131,9 @@ def _check(truth: Mapping, detections: list[Mapping], by_category: bool) -> None
             if "score" in keys and not _are_numbers([entry["score"]], 1):
                 raise InputError(f"entry {number} of the {what} lacks a finite score: {entry['score']!r}")
     for what, key in (("images", "id"), ("categories", "id")):
-        kinds = sorted({type(entry[key]).__name__ for entry in truth[what]})
-        if len(kinds) > 1:
-            raise InputError(f"the ids of the {what} are of {' and '.join(kinds)}; expected one type, such as int")
+        types = sorted({type(entry[key]).__name__ for entry in truth[what]})
+        if len(types) > 1:
+            raise InputError(f"the ids of the {what} are of {' and '.join(types)}; expected one type, such as int")
     repeated = [number for number, count in Counter(entry["id"] for entry in truth["annotations"]).items() if count > 1]
     if repeated:
         raise InputError(f"annotations share {counted(len(repeated), 'id')}, the first {repeated[0]}; number them anew")
@@ -142,15 +142,15 @@ def _check(truth: Mapping, detections: list[Mapping], by_category: bool) -> None
     if unknown:
         text = f"the ground truth lacks the images of {counted(len(unknown), 'detection')}, the first {unknown[0]!r}"
         raise InputError(f"{text}; give the ground truth of these images")
-    theirs = {detection["category_id"] for detection in detections}
-    ours = {category["id"] for category in truth["categories"]}
-    if by_category and theirs and not theirs & ours:
-        text = f"the detections are of category {sorted(theirs)}, the ground truth of {sorted(ours)}"
+    detected = {detection["category_id"] for detection in detections}
+    categories = {category["id"] for category in truth["categories"]}
+    if by_category and detected and not detected & categories:
+        text = f"the detections are of category {sorted(detected)}, the ground truth of {sorted(categories)}"
         raise InputError(f"{text}; correct category_id, or count all as one with --any_category")
 
 
 def _are_numbers(values: Sequence, count: int) -> bool:
-    """Whether `values` are so many finite numbers."""
+    """Whether `values` are `count` finite numbers."""
     return len(values) == count and all(isinstance(value, Real) and math.isfinite(value) for value in values)
 
 
@@ -183,7 +183,7 @@ def _match_images(images: list, categories: list, annotated: Mapping, detected: 
 def match(truths: list[Mapping], detections: list[Mapping]) -> list[Mapping | None]:
     """The annotated box that each detection of an image is matched with, the highest score first.
 
-    A detection takes the free box with the largest IoU of at least 0.5 (of equal ones the last), else a crowd.
+    A detection takes the free box with the largest IoU of at least 0.5 (the last box among equals), else a crowd.
     """
     overlap = box_iou(truths, detections)
     free = [True] * len(truths)
@@ -204,19 +204,19 @@ def match(truths: list[Mapping], detections: list[Mapping]) -> list[Mapping | No
 
 def box_iou(truths: list[Mapping], detections: list[Mapping]) -> np.ndarray:
     """Intersection over union of all pairs, float64 [detections, truths]; over the detection's area for a crowd."""
-    theirs = np.array([entry["bbox"] for entry in detections], np.float64).reshape(-1, 1, 4)
-    ours = np.array([entry["bbox"] for entry in truths], np.float64).reshape(1, -1, 4)
+    detected = np.array([entry["bbox"] for entry in detections], np.float64).reshape(-1, 1, 4)
+    true = np.array([entry["bbox"] for entry in truths], np.float64).reshape(1, -1, 4)
     crowd = np.array([bool(entry.get("iscrowd")) for entry in truths], bool)
-    ends = np.minimum(theirs[..., :2] + theirs[..., 2:], ours[..., :2] + ours[..., 2:])
-    sides = ends - np.maximum(theirs[..., :2], ours[..., :2])
+    ends = np.minimum(detected[..., :2] + detected[..., 2:], true[..., :2] + true[..., 2:])
+    sides = ends - np.maximum(detected[..., :2], true[..., :2])
     shared = np.where((sides > 0).all(axis=2), sides[..., 0] * sides[..., 1], 0.0)
-    areas = theirs[..., 2] * theirs[..., 3]
-    union = np.where(crowd, areas, areas + ours[..., 2] * ours[..., 3] - shared)
+    areas = detected[..., 2] * detected[..., 3]
+    union = np.where(crowd, areas, areas + true[..., 2] * true[..., 3] - shared)
     return np.divide(shared, union, out=np.zeros_like(shared), where=shared > 0)
 
 
 def _intervals(matches: list[Matches], sequences: list[str | None]) -> dict:
-    """`percentile_intervals` of the four ratios; sequences: of each image, None for a single image."""
+    """`percentile_intervals` of the four ratios; sequences: name for each image, None for a single image."""
     names = [f"image {number}" if name is None else f"sequence {name}" for number, name in enumerate(sequences)]
     units, unit_of_image = np.unique(names, return_inverse=True)
     resampled = draw_units(len(units)) if len(units) >= MIN_UNITS else ()
@@ -254,6 +254,6 @@ def _curve(matches: Matches, weights: np.ndarray, boxes: int) -> tuple[np.ndarra
 
 
 def _precision_up_to(interpolated: np.ndarray, recall: float) -> float | None:
-    """The mean over the first int(100 R) levels; None if there is none."""
+    """The mean over the first int(100 R) levels; None for R below 0.01."""
     levels = int(recall * 100)
     return float(np.mean(interpolated[:levels])) if levels else None

@@ -1,8 +1,8 @@
 """Curves over thresholds: pixel precision-recall and ROC with their areas, and Pd over Fa (standard matching).
 
 Thresholds are spaced evenly in asinh(logit): 1/256 logit apart at probability 0.5 and 0.4 % of the logit far from it,
-up to logits of +-1490, so that the scores of a confident network, most of which round to probability 1 in float32, are
-told apart. Logits are exact; of probabilities in float32, all above 1 - 6e-8 (logit 16.6) are one level.
+up to logits of +-1490, which tells the scores of a confident network apart, although most round to probability 1 in
+float32. Logits are exact; float32 probabilities above 1 - 6e-8 (logit 16.6) share a level.
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,10 +22,10 @@ LOGITS = np.sinh(np.arange(-2048, 2049) * SPACING)  # the thresholds, float64 [4
 POOLED = 2 * -(-(len(LOGITS) + 1) // POOL)  # columns of `PooledLevels`
 BORDERS = np.pad(LOGITS, 1, constant_values=np.nan)  # of level k: BORDERS[k] < logit <= BORDERS[k + 1]
 MIDDLE = len(LOGITS) // 2  # the threshold of probability 0.5
-MIN_MATCHED = MIDDLE - 896  # the lowest threshold at which targets are matched, logit -16.5; below it all is noise
+MIN_MATCHED = MIDDLE - 896  # the lowest threshold at which targets are matched, logit -16.5; below it is only noise
 STRIDE = 32  # targets are matched at every 32nd threshold: 1/8 logit apart at probability 0.5
 CURVE_AREAS = ("ap", "auc")  # average precision and area under ROC, which belong to the standard protocol
-MAX_VALUES = 3  # distinct scores that are remembered: more than two have a ranking
+MAX_VALUES = 3  # distinct scores to remember: more than two values rank the pixels
 
 
 class PixelCurves(NamedTuple):
@@ -62,10 +62,10 @@ class Curves(NamedTuple):
 
 
 class CurveAccumulator:
-    """Curves over any number of images; counts are integers, so that neither their order nor merging has an effect.
+    """Curves over any number of images; counts are integers, so that the order of images and merging has no effect.
 
     stride: targets are matched at every `stride`-th of `LOGITS`, from `MIN_MATCHED` on. Memory: 66 kB for any number of
-    images, and for every image without a sequence its `PooledLevels`, about 1 kB, which are what a bootstrap resamples.
+    images, and about 1 kB for every image without a sequence: its `PooledLevels`, which a bootstrap resamples.
     """
 
     COUNTS = ("target_levels", "other_levels", "matched", "matched_pixels")
@@ -81,12 +81,12 @@ class CurveAccumulator:
         self.matched_pixels = np.zeros(thresholds, np.int64)
         self.targets = 0
         self.values: set[float] = set()  # up to `MAX_VALUES` of the scores
-        self.images: list[PooledLevels] = []  # those without a sequence
+        self.images: list[PooledLevels] = []  # of images without a sequence
 
     def update(self, score, mask, sequence=None, frame=None, scale: str = "probability") -> None:
         """Add an image [H, W] or a batch [B, 1, H, W] of probabilities, or of logits if `scale` is "logit".
 
-        Arrays or tensors; raises `InputError` as `utils.metrics.inputs.images`.
+        Arrays or tensors; raises `InputError` as `utils.metrics.inputs.images` does.
         """
         for image in images(score, mask, sequence, frame, scale):
             levels = logit_levels(image.score, scale)
@@ -101,13 +101,13 @@ class CurveAccumulator:
             self.matched += matched
             self.matched_pixels += matched_pixels
             self.targets += len(targets.areas)
-            self._add_values(_some_values(image.score))
+            self._add_values(_sample_values(image.score))
 
     def merge(self, other: "CurveAccumulator") -> None:
         """Add the images of `other`, which must have the same stride."""
         if other.stride != self.stride:
-            both = f"{self.stride} and {other.stride}"
-            raise InputError(f"curves with the strides {both} cannot be merged; use the same for both")
+            strides = f"{self.stride} and {other.stride}"
+            raise InputError(f"curves with the strides {strides} cannot be merged; use the same for both")
         for name in (*self.COUNTS, "targets", "images"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self._add_values(other.values)
@@ -120,7 +120,7 @@ class CurveAccumulator:
 
     @classmethod
     def from_counts(cls, counts: Mapping[str, Any], stride: int = STRIDE) -> "CurveAccumulator":
-        """The accumulator whose `counts` these are; `ValueError` where there are more or fewer than thresholds.
+        """Rebuild an accumulator from its `counts`; raises `ValueError` if they were made with another stride.
 
         Older counts lack "images": they give the same curves, but no intervals of AP and AUC.
         """
@@ -185,7 +185,7 @@ def logit_levels(score: np.ndarray, scale: str = "probability") -> np.ndarray:
 
 
 def matched_levels(levels: np.ndarray, stride: int = STRIDE) -> np.ndarray:
-    """How many of `matched_logits` lie below each score whose `logit_levels` are given; uint8 or uint16 [H, W]."""
+    """How many of `matched_logits` lie below each score, from its `logit_levels`; uint8 or uint16 [H, W]."""
     thresholds = len(matched_logits(stride))
     table = np.clip(-(-(np.arange(len(LOGITS) + 1) - MIN_MATCHED) // stride), 0, thresholds)
     return table.astype(np.uint8 if thresholds < 255 else np.uint16)[levels]
@@ -199,8 +199,8 @@ def merge_curves(curves: Iterable[CurveAccumulator]) -> CurveAccumulator:
     return total
 
 
-def _some_values(score: np.ndarray) -> set[float]:
-    """Up to three distinct values of a map: its minimum, its maximum, and one between them."""
+def _sample_values(score: np.ndarray) -> set[float]:
+    """Up to three distinct values of a map: its minimum, its maximum, and a value between them."""
     low, high = score.min(), score.max()
     between = score[(score > low) & (score < high)]
     return {float(np.nan_to_num(value)) for value in (low, high, *between[:1])}  # finite, for json

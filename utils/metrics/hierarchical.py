@@ -7,10 +7,10 @@ as its package pyirstdmetrics 1.0.2 computes it. Targets and regions are paired 
 * First, all targets are assigned to all regions with the least total distance; the pairs of sufficient IoU are kept.
 * Then, the remaining targets are assigned to the remaining regions likewise; the pairs that are close are kept.
 
-Localisation: every pair counts as one, and so does every target or region without a partner. A target is missed if no
-region may be paired with it, else merged (its region belongs to another target); a region is false if no target may be
-paired with it, else split (its target belongs to another region). Segmentation: the mean over pairs of the IoU, and of
-the shares of the union that are missed target pixels, pixels of other targets, and background pixels.
+Localisation counts the pairs, and the targets and regions without a partner. A target is missed if no region may be
+paired with it, else merged (its region belongs to another target); a region is false if no target may be paired with
+it, else split (its target belongs to another region). Segmentation: the means over pairs of the IoU, and of the shares
+of the union that are missed target pixels, pixels of other targets, and background pixels.
 """
 
 import math
@@ -31,9 +31,9 @@ HIERARCHY = ("hiou", "loc_iou", *LOC_ERRORS, "seg_iou", *SEG_ERRORS)
 class Pairing(NamedTuple):
     """Optimal-pair matching of one image.
 
-    matched: bool [targets, regions]. unmatched: how many targets are missed and merged, and how many regions are split
-    and false. pairs: of each pair, in the order of the targets, the common pixels, the target's missed pixels, and the
-    region's pixels in other targets and in the background; these four add up to the pair's union.
+    matched: bool [targets, regions]. unmatched: the numbers of missed and merged targets, and of split and false
+    regions. pairs: for each pair, in the order of the targets, the common pixels, the target's missed pixels, and the
+    region's pixels in other targets and in the background; these four numbers add up to the pair's union.
     """
 
     matched: np.ndarray
@@ -44,7 +44,7 @@ class Pairing(NamedTuple):
 def pair_regions(pair: ImagePair) -> Pairing:
     """Pair the targets and the predicted regions of an image, and count its errors."""
     targets, regions = pair.targets, pair.regions
-    down, right = (np.subtract.outer(*both) for both in zip(targets.centroids.T, regions.centroids.T, strict=True))
+    down, right = (np.subtract.outer(*axis) for axis in zip(targets.centroids.T, regions.centroids.T, strict=True))
     distances = np.sqrt(down * down + right * right)
     common = np.zeros(distances.shape, np.int64)  # px
     inside = pair.binary.ravel()[targets.pixels]
@@ -75,7 +75,7 @@ def pair_regions(pair: ImagePair) -> Pairing:
 
 
 def optimal_pairs(pair: ImagePair) -> Matching:
-    """OPDC: least total distance, where IoU >= 0.5; then likewise for the rest, where centroids are < 3 px apart"""
+    """OPDC: least total distance, where IoU >= 0.5; then again for what remains, where centroids are < 3 px apart"""
     matched = pair_regions(pair).matched
     return Matching(matched.any(axis=1), np.nonzero(matched)[1])
 
@@ -92,7 +92,7 @@ def padded_hierarchical_iou(rows) -> dict[str, Term]:
 
 
 def _hierarchy(rows, padding: tuple[int, int, int, int]) -> dict[str, Term]:
-    """Numerators and denominators of the `HIERARCHY` over images, with `padding` more unmatched ones.
+    """Numerators and denominators of the `HIERARCHY` over images; `padding` is added to the four unmatched counts.
 
     hIoU, localisation times segmentation, is (pairs / total) * (shares of IoU / pairs).
     """

@@ -10,7 +10,7 @@ from istd.utils.names import counted
 
 
 class Image(NamedTuple):
-    """An image to measure: score float32 or float64 [H, W], mask bool [H, W], and its names, None where unknown."""
+    """An image to measure: score float32 or float64 [H, W], mask bool [H, W], and its names, None if unknown."""
 
     score: np.ndarray
     mask: np.ndarray
@@ -19,7 +19,7 @@ class Image(NamedTuple):
 
 
 def to_numpy(array) -> np.ndarray:
-    """Numpy array, float32 where that holds its type exactly, else float64, from an array or a tensor on any device."""
+    """An array, or a tensor on any device, as numpy: float32 if that represents its type exactly, else float64."""
     if hasattr(array, "detach"):
         array = array.detach().cpu()
         array = array.float().numpy() if array.is_floating_point() and array.itemsize < 4 else array.numpy()

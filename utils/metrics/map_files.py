@@ -1,4 +1,4 @@
-"""Files of score maps, whoever wrote them: npy, MATLAB's mat, and pictures; their values, and these as scores."""
+"""Read score maps from any program's npy, mat (MATLAB), and picture files: as stored, and as scores."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -30,16 +30,16 @@ def read_map(path: Path) -> np.ndarray:
     return values
 
 
-def read_scores(path: Path, scale: str = "probability", mask: tuple[float, float] | None = None) -> np.ndarray:
-    """A map as float32 or float64 [H, W]: probabilities, or logits if `scale` is "logit".
+def read_scores(path: Path, scale: str = "probability", two_values: tuple[float, float] | None = None) -> np.ndarray:
+    """Read a map as float32 or float64 [H, W]: probabilities, or logits if `scale` is "logit".
 
-    scale "probability": numbers as they are, pictures divided by 255 (8 bits) or 65535 (16 bits). "normalize",
-    responses of any range: from the map's minimum (0) to its maximum (1), 0 where it is constant. mask: the values
-    (low, high) of `mask_values`, which become 0 and 1. Raises `InputError` for values that do not fit the scale.
+    scale "probability": numbers as they are, pictures divided by 255 (8 bits) or 65535 (16 bits). "normalize": any
+    responses, from the map's minimum (0) to its maximum (1), 0 where it is constant. two_values: the result of
+    `mask_values`, (low, high), which become 0 and 1. Raises `InputError` for values that do not fit the scale.
     """
     values = read_map(path)
-    if mask is not None:
-        return (values == mask[1]).astype(np.float32)
+    if two_values is not None:
+        return (values == two_values[1]).astype(np.float32)
     if scale == "normalize":
         check_values(values, str(path), "response")
         values = to_numpy(values)
@@ -59,9 +59,9 @@ def read_scores(path: Path, scale: str = "probability", mask: tuple[float, float
 
 
 def mask_values(paths: Iterable[Path]) -> tuple[float, float] | None:
-    """The two values (low, high) of maps that are masks: whole numbers, and all maps together hold no other.
+    """The two integers (low, high) that all maps together consist of, if they are masks; None for other maps.
 
-    None where they do; reading stops at the first map that shows it.
+    Reading stops at the first map that is no mask.
     """
     values: set[float] = set()
     for path in paths:
@@ -90,7 +90,7 @@ def _read_mat(path: Path) -> np.ndarray:
         arrays = _read_mat73(path) if HDF5_START in (start[:8], start[MAT73_OFFSET:]) else scipy.io.loadmat(path)
     except InputError:
         raise
-    except Exception as error:  # of a damaged file, SciPy and h5py raise errors of many types
+    except Exception as error:  # SciPy and h5py raise errors of many types for a damaged file
         raise InputError(f"cannot read {path}: {error}; save the map again, with save -v7") from error
     maps = {
         name: array

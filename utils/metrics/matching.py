@@ -63,8 +63,8 @@ def best_pairs(rows: np.ndarray, columns: np.ndarray, distances: np.ndarray) -> 
 
     rows, columns: int64 [p], the target and the region of each candidate pair; distances: float64 [p], px.
     Only pairs closer than 3 px are candidates. They form small groups that share neither targets nor regions, and the
-    best assignment consists of the best ones of the groups: a map of thousands of regions costs many tiny problems,
-    never one assignment of all targets to all regions. Among assignments with equal totals the solver's first is taken,
+    best assignments of the groups make up the best assignment: a map of thousands of regions costs many tiny problems,
+    never an assignment of all targets to all regions. Of assignments with equal totals, the solver's first is taken,
     with targets and regions in ascending order.
     """
     if len(rows) < 2:
@@ -89,12 +89,11 @@ def close_pairs(targets: Regions, regions: Regions) -> tuple[np.ndarray, np.ndar
 
     Exact: where rounding could decide, integers are compared.
     """
-    ours, theirs = targets.centroids, regions.centroids
-    near_pairs = cKDTree(ours).sparse_distance_matrix(
-        cKDTree(theirs), MATCH_DISTANCE + BORDERLINE, output_type="ndarray"
-    )
+    true, predicted = targets.centroids, regions.centroids
+    limit = MATCH_DISTANCE + BORDERLINE
+    near_pairs = cKDTree(true).sparse_distance_matrix(cKDTree(predicted), limit, output_type="ndarray")
     rows, columns = near_pairs["i"], near_pairs["j"]
-    squares = np.square(ours[rows] - theirs[columns]).sum(axis=1)
+    squares = np.square(true[rows] - predicted[columns]).sum(axis=1)
     near = squares < MATCH_DISTANCE**2 + BORDERLINE
     for pair in np.flatnonzero(near & (squares > MATCH_DISTANCE**2 - BORDERLINE)):
         near[pair] = _closer_than_limit(targets, int(rows[pair]), regions, int(columns[pair]))
@@ -111,10 +110,10 @@ def _closer_than_limit(targets: Regions, target: int, regions: Regions, region: 
 
 
 def _assign_group(pairs: np.ndarray, rows: np.ndarray, columns: np.ndarray, distances: np.ndarray) -> np.ndarray:
-    """The best assignment among the candidate pairs of one group (indices, targets, regions, px)."""
+    """The best assignment among the candidate pairs of a group (indices, targets, regions, px)."""
     group_rows, row = np.unique(rows, return_inverse=True)
     group_columns, column = np.unique(columns, return_inverse=True)
-    # a forbidden pair costs more than all allowed ones together: the number of pairs comes before their distances
+    # a forbidden pair costs more than all allowed pairs together: the number of pairs comes before their distances
     forbidden = MATCH_DISTANCE * (min(len(group_rows), len(group_columns)) + 1.0)
     cost = np.full((len(group_rows), len(group_columns)), forbidden)
     cost[row, column] = distances

@@ -1,7 +1,4 @@
-"""Connected regions of a binary map, with integer measurements: the only place where regions are labelled.
-
-(`target_curve` labels many thresholds of a crop in one call.)
-"""
+"""Connected regions of a binary map, with integer measurements. Only `target_curve` labels regions elsewhere."""
 
 from functools import cached_property
 from typing import NamedTuple
@@ -35,8 +32,8 @@ class Regions(NamedTuple):
         return [np.divmod(part, width) for part in parts]
 
     def boxes(self, width: int) -> np.ndarray:
-        """The first row, first column, height and width of each region, int64 [n, 4], in a map `width` px wide."""
-        places = np.stack(np.divmod(self.pixels, width), axis=1)
+        """Bounding boxes (x, y, width, height) in px, int64 [n, 4], in a map `width` px wide."""
+        places = np.stack(np.divmod(self.pixels, width)[::-1], axis=1)
         low = np.full((len(self.areas), 2), np.iinfo(np.int64).max)
         high = np.full((len(self.areas), 2), -1)
         np.minimum.at(low, self.owners, places)
@@ -62,7 +59,7 @@ def find_regions(binary: np.ndarray) -> Regions:
     count, labels = cv2.connectedComponents(binary.view(np.uint8), connectivity=8, ltype=cv2.CV_32S)
     owners = labels.ravel()[pixels].astype(np.int64) - 1
     count -= 1
-    # OpenCV scans blocks of 2 x 2, so its labels are not in raster order: renumber by the first pixel of each
+    # OpenCV scans blocks of 2 x 2, so its labels are not in raster order: renumber by the regions' first pixels
     first = np.empty(count, np.int64)
     first[owners[::-1]] = pixels[::-1]
     rank = np.empty(count, np.int64)

@@ -9,12 +9,11 @@ from istd.utils.errors import InputError
 from istd.utils.files import read_table
 from istd.utils.images import IMAGE_SUFFIXES, MASK_ENDING, file_key, image_files, numeric_key, read_mask, size_text
 from istd.utils.metrics.map_files import PREDICTION_SUFFIXES, read_scores
-
-NAMES_SHOWN = 3  # in an error
+from istd.utils.names import list_names
 
 
 class Pair(NamedTuple):
-    """A prediction and its mask, named as the prediction is; sequence is None for files not in a sequence's folder."""
+    """A prediction and its mask, named after the prediction; sequence is None for files outside a sequence's folder."""
 
     sequence: str | None
     frame: str
@@ -28,8 +27,8 @@ def find_pairs(predictions: Path, masks: Path, wanted: set[str] | None = None, e
     Files may lie in the folders themselves or in one folder per sequence, as `inference --save_maps` writes them.
     As in datasets, spaces in names do not count.
     wanted: names (NAME, SEQUENCE or SEQUENCE/NAME) to select on both sides. ending: of the predictions' names, as in
-    NAME_PSTNN.png; others are left out. Raises `InputError` for names without a counterpart, two files of one name, and
-    folders without files.
+    NAME_PSTNN.png; other files are left out. Raises `InputError` for names without a counterpart, two files with the
+    same name, and folders without files.
     """
     maps = list_predictions(predictions, ending)
     truth = list_files(masks, IMAGE_SUFFIXES, "masks")
@@ -38,7 +37,7 @@ def find_pairs(predictions: Path, masks: Path, wanted: set[str] | None = None, e
         maps, truth = ({k: v for k, v in files.items() if wanted & set(key_names(k))} for files in (maps, truth))
         listed = {name for key in truth for name in key_names(key)}
         if missing := sorted(wanted - listed, key=numeric_key):
-            raise InputError(f"{masks} has no mask for {shown(missing)} of the list; check the list's names")
+            raise InputError(f"{masks} has no mask for {list_names(missing)} of the list; check the list's names")
     if lone := _lone(maps, truth):
         same = "names and folders must be the same" + ending_advice(maps, truth)
         raise InputError(f"{masks} has no mask for the prediction {lone}; {same}")
@@ -52,7 +51,7 @@ def find_pairs(predictions: Path, masks: Path, wanted: set[str] | None = None, e
 
 
 def list_predictions(folder: Path, ending: str = "") -> dict[tuple[str | None, str], Path]:
-    """`list_files` of predictions: with `ending`, those whose names end in it, by their names without it."""
+    """`list_files` of predictions; with `ending`, only names that end in it count, and the keys lack it."""
     files = list_files(folder, PREDICTION_SUFFIXES, "predictions")
     if not ending:
         return files
@@ -67,7 +66,7 @@ def list_predictions(folder: Path, ending: str = "") -> dict[tuple[str | None, s
 
 
 def ending_advice(predictions: dict, truth: dict) -> str:
-    """What an error adds where the predictions' names are the masks' names with an ending: to give it by --suffix."""
+    """Advice for an error to give --suffix, if the predictions' names are the masks' names with an ending, else ""."""
     first = next(iter(predictions))[1]
     for mask in (name for _, name in truth if first.startswith(name)):
         ending = first[len(mask) :]
@@ -77,7 +76,7 @@ def ending_advice(predictions: dict, truth: dict) -> str:
 
 
 def list_files(folder: Path, suffixes: tuple[str, ...], what: str) -> dict[tuple[str | None, str], Path]:
-    """Files of these suffixes by (sequence, name): those in the folder (sequence None) and in its folders."""
+    """Files with these suffixes by (sequence, name), in the folder (sequence None) and in its subfolders."""
     if not folder.is_dir():
         raise InputError(f"--{what} {folder} is no folder; give the folder of {what}")
     files: dict[tuple[str | None, str], Path] = {}
@@ -93,18 +92,19 @@ def list_files(folder: Path, suffixes: tuple[str, ...], what: str) -> dict[tuple
 
 
 def map_key(path: Path) -> str:
-    """Key that matches a map and a mask, as the masks of datasets are matched with their images."""
+    """Key that matches a map with its mask, as datasets match masks with images."""
     return file_key(path.stem).removesuffix(MASK_ENDING)
 
 
 def read_groups(path: Path, pairs: list[Pair]) -> dict[str, str]:
-    """Name -> group from lines NAME,GROUP, of which at least one must name an image or a sequence of `pairs`."""
+    """Read lines NAME,GROUP as name -> group; at least one must name an image or a sequence of `pairs`."""
     rows = [row for _, row in read_table(path) if row]
     if not rows or any(len(row) != 2 for row in rows):
         raise InputError(f"--groups {path}: expected lines of two values, NAME,GROUP")
     groups = {file_key(name): group.strip() for name, group in rows}
     if not groups.keys() & {name for pair in pairs for name in key_names((pair.sequence, pair.frame))}:
-        raise InputError(f"--groups names none of the images, for instance {shown(sorted(groups))}; check its names")
+        names = list_names(sorted(groups))
+        raise InputError(f"--groups names none of the images, for instance {names}; check its names")
     return groups
 
 
@@ -116,21 +116,16 @@ def key_names(key: tuple[str | None, str]) -> tuple[str, ...]:
 
 
 def _lone(files: dict, others: dict) -> str:
-    """The files without a counterpart among the others, as an error names them; '' if there are none."""
-    return shown(sorted((key_names(key)[0] for key in files.keys() - others.keys()), key=numeric_key))
-
-
-def shown(names: list[str]) -> str:
-    rest = len(names) - NAMES_SHOWN
-    return ", ".join(names[:NAMES_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+    """The `list_names` of the files without a counterpart among the others."""
+    return list_names(sorted((key_names(key)[0] for key in files.keys() - others.keys()), key=numeric_key))
 
 
 def read_pair(
     pair: Pair, scale: str = "probability", two_values: tuple[float, float] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A prediction, float [H, W], and its mask, bool [H, W]; `InputError` names the files where they do not fit.
+    """Read a prediction, float [H, W] (see `read_scores`), and its mask, bool [H, W].
 
-    scale, two_values: see `read_scores`.
+    Raises `InputError`, which names the files, where their sizes differ.
     """
     score, mask = read_scores(pair.prediction, scale, two_values), read_mask(pair.mask)
     if score.shape != mask.shape:

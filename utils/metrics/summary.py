@@ -1,4 +1,4 @@
-"""All metrics of a protocol over a set of images, with those of its sequences and their intervals."""
+"""All metrics of a protocol over a set of images and over its sequences, with intervals."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,10 +9,9 @@ from istd.utils.metrics.curves import CURVE_AREAS, CurveAccumulator, merge_curve
 
 
 def collect_metrics(metric: MetricAccumulator, curves: Mapping[str | None, CurveAccumulator]) -> dict[str, Any]:
-    """All metrics of one protocol: over the set, by target area and, if there are sequences, for each of them.
+    """All metrics of a protocol: over the set, by target area, and for each sequence, with `bootstrap_intervals`.
 
-    `curves` by sequence, None for single images: AP and AUC belong to the standard protocol. "intervals" are those of
-    `bootstrap_intervals`.
+    curves: by sequence (None: single images), for AP and AUC, which belong to the standard protocol.
     """
     areas = CURVE_AREAS if metric.protocol.name == "standard" else ()
     total = ap_and_auc(merge_curves(curves.values())) if areas else dict.fromkeys(CURVE_AREAS)

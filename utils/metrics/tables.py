@@ -40,7 +40,7 @@ ERRORS = {  # part of `hierarchical_parts` -> column heading, and its meaning
 
 
 def text_table(rows: list[list[str]]) -> str:
-    """Align rows of cells, of which the first is the heading, in columns; the first column is left-aligned."""
+    """Align rows of cells in columns, the first of them to the left; the first row is the heading."""
     rows = [list(map(printable, row)) for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
@@ -63,7 +63,7 @@ def with_interval(value: float | None, ends: Sequence[float] | None, factor: flo
 
 
 def metrics_line(metrics: Mapping[str, float | None]) -> str:
-    """The MAIN metrics in one line, without those that are undefined: "IoU 86.42 %, Fa 10.81 x1e-6"."""
+    """The MAIN metrics that are defined, in a line: "IoU 86.42 %, Fa 10.81 x1e-6"."""
     defined = {name: metrics.get(name) for name in MAIN if format_metric(name, metrics.get(name)) != "-"}
     return ", ".join(metric_text(name, value) for name, value in defined.items())
 
@@ -76,14 +76,14 @@ def metric_text(name: str, value: float | None) -> str:
 
 def metrics_table(results: Mapping[str, Mapping[str, float | None]], title: str) -> str:
     """A table of sets of metrics, one per line; columns without any value are left out."""
-    shown = [name for name in HEADINGS if any(result.get(name) is not None for result in results.values())]
-    rows = [[title, *(HEADINGS[name][0] for name in shown)]]
-    rows += [[key, *(format_metric(name, result.get(name)) for name in shown)] for key, result in results.items()]
+    names = [name for name in HEADINGS if any(result.get(name) is not None for result in results.values())]
+    rows = [[title, *(HEADINGS[name][0] for name in names)]]
+    rows += [[key, *(format_metric(name, result.get(name)) for name in names)] for key, result in results.items()]
     return text_table(rows)
 
 
 def interval_facts(intervals: Mapping) -> str:
-    """What was resampled for `bootstrap_intervals`, or why there are none."""
+    """What `bootstrap_intervals` resampled, or why there are no intervals."""
     facts, units, unit = f"{100 * intervals['coverage']:g} % intervals", intervals["units"], intervals["unit"]
     if units < MIN_UNITS:
         return f"no {facts}: resampling needs at least {MIN_UNITS} {unit}, and this set has {units}"
@@ -91,14 +91,14 @@ def interval_facts(intervals: Mapping) -> str:
 
 
 def interval_table(results: Mapping[str, Mapping]) -> str:
-    """A table of the bootstrap intervals in sets of metrics, or a line that says why there are none."""
+    """A table of the bootstrap intervals of sets of metrics, or a line that says why there are none."""
     known = {name: result["intervals"]["metrics"] for name, result in results.items()}
     facts = interval_facts(results[max(known, key=lambda name: len(known[name]))]["intervals"])
-    shown = [name for name in HEADINGS if any(name in intervals for intervals in known.values())]
-    rows = [[facts, *(HEADINGS[name][0] for name in shown)]]
+    metrics = [name for name in HEADINGS if any(name in intervals for intervals in known.values())]
+    rows = [[facts, *(HEADINGS[name][0] for name in metrics)]]
     for name, intervals in known.items():
-        rows.append([name, *(format_interval(metric, intervals.get(metric, ())) or "-" for metric in shown)])
-    return text_table(rows) if shown else facts
+        rows.append([name, *(format_interval(metric, intervals.get(metric, ())) or "-" for metric in metrics)])
+    return text_table(rows) if metrics else facts
 
 
 def format_interval(name: str, ends: Sequence[float], dash: str = "-") -> str:
@@ -107,7 +107,7 @@ def format_interval(name: str, ends: Sequence[float], dash: str = "-") -> str:
 
 
 def error_table(results: Mapping[str, Mapping[str, float | None]], title: str = "") -> str:
-    """A table of hIoU and the share that each error takes from it, in percent; "" if no set of metrics has them."""
+    """A table of hIoU and the share that each error takes from it, in percent; "" if no set of metrics has hIoU."""
     known = {name: hierarchical_parts(metrics) for name, metrics in results.items() if metrics.get("hiou") is not None}
     heading = [title, *(heading for heading, _ in ERRORS.values())]
     rows = [[name, *(format_metric("hiou", parts[part]) for part in ERRORS)] for name, parts in known.items()]

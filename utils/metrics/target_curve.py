@@ -31,15 +31,15 @@ class Crop(NamedTuple):
     levels: np.ndarray
     top: int
     left: int
-    threshold: int  # the next one to label
+    threshold: int  # the next threshold to label
     centroids: np.ndarray  # float64 [t, 2], (row, column) in the map of the targets that the crop may lead to
 
 
 class CropRegions(NamedTuple):
     """All n regions at t successive thresholds of a crop; rows and columns count from the crop's corner.
 
-    layer: int64 [n], which of the thresholds; area: int64 [n], px; sums, low, high: int64 [n, 2], sum, minimum and
-    maximum of the pixels' (row, column). labels: int32 [t, >= h, w], where region i is i + 1.
+    layer: int64 [n], index of the threshold; area: int64 [n], px; sums, low, high: int64 [n, 2], sum, minimum and
+    maximum of the pixels' (row, column). labels: int32 [t, >= h, w], i + 1 in region i.
     """
 
     layer: np.ndarray
@@ -64,11 +64,11 @@ def target_curve(levels: np.ndarray, targets: Regions, steps: int) -> tuple[np.n
     """Per threshold k of 0..steps: matched targets, and pixels of the regions they are matched with, int64 [steps + 1].
 
     levels: how many of the steps + 1 thresholds lie below each score, [H, W] of 0..steps + 1; targets: `find_regions`
-    of the mask. Matching is the standard one.
+    of the mask. Matching follows the standard protocol.
     """
     if not len(targets.areas):
         return np.zeros(steps + 1, np.int64), np.zeros(steps + 1, np.int64)
-    # thresholds between two levels that occur give the same map: only the first of them is labelled
+    # thresholds between two levels that occur give the same map: only the first threshold is labelled
     below = np.cumsum(np.bincount(levels.ravel(), minlength=steps + 1)[: steps + 1] > 0)  # [k]: levels up to k
     ranks = (np.append(0, below) + 1).astype(np.uint8 if steps < 254 else np.uint16)[levels]
     near = NearRegions(*map(np.concatenate, zip(*_find_near(ranks, targets.centroids), strict=True)))

@@ -1,4 +1,4 @@
-"""The metrics of a protocol as ratios of sums over images: the terms that images add to numerator and denominator."""
+"""The metrics of a protocol as ratios of sums over images: what each image adds to numerator and denominator."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -21,7 +21,7 @@ TARGET_SCORES: dict[str, Callable] = {
 def sum_terms(rows: Sequence, protocol: Protocol) -> dict[str, Term]:
     """The terms of every metric that the protocol defines, summed over the `ImageCounts` of images.
 
-    Those that older files lack are left out. Sums are rounded once, so that the order of the images has no effect.
+    Terms that older files lack are left out. Sums are rounded once, so that the order of the images has no effect.
     """
     rules = {"iou": protocol.iou, "niou": protocol.niou, "pd": protocol.pd}
     rules = {name: rule for name, rule in rules.items() if rule}

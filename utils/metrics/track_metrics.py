@@ -1,5 +1,4 @@
-"""Metrics of tracks: which targets are ever found and when, false tracks, changes of identity, and Pd and Fa of the
-detections that are left when short tracks are dropped."""
+"""Metrics of tracks: targets found and when, false tracks, identity changes, and Pd and Fa without short tracks."""
 
 from collections.abc import Iterable
 from itertools import pairwise
@@ -43,32 +42,32 @@ class TrackCounts(NamedTuple):
 
     frames: int = 0
     pixels: int = 0
-    regions: int = 0  # true ones, of all frames
-    hits: int = 0  # of them
+    regions: int = 0  # true regions of all frames
+    hits: int = 0  # true regions that are detected
     false_pixels: int = 0
     targets: int = 0  # identities
-    found: int = 0  # of them
-    delay: int = 0  # frames, over the found targets
-    changes: int = 0  # of the track of a target
+    found: int = 0  # identities that are detected at least once
+    delay: int = 0  # frames until the first detection, summed over the found targets
+    changes: int = 0  # how often a target's track changes
     tracks: int = 0
     false_tracks: int = 0
 
 
 def count_tracks(frames: list[TrackedFrame], min_length: int = 1) -> TrackCounts:
     """The counts of a sequence, its frames in temporal order, without tracks of fewer than `min_length` detections."""
-    kept = long_tracks([frame.tracks for frame in frames], min_length)
+    long = long_tracks([frame.tracks for frame in frames], min_length)
     matched, seen, appeared, hits, false_pixels = set(), set(), {}, {}, 0  # hits: (time, track) by target
     lone = false_lone = 0  # detections without a track, which count as tracks
     for frame in frames:
-        shown = np.isin(frame.tracks, kept)
-        rows, columns, distances = (column[shown[frame.pairs[1]]] for column in frame.pairs)
+        kept = np.isin(frame.tracks, long)
+        rows, columns, distances = (column[kept[frame.pairs[1]]] for column in frame.pairs)
         chosen = best_pairs(rows, columns, distances)
-        numbers, hit = frame.tracks[shown], frame.tracks[columns[chosen]]
+        numbers, hit = frame.tracks[kept], frame.tracks[columns[chosen]]
         seen.update(numbers[numbers > 0].tolist())
         matched.update(hit.tolist())
         lone += int((numbers == 0).sum())
         false_lone += int((numbers == 0).sum() - (hit == 0).sum())
-        false_pixels += int(frame.areas[shown].sum() - frame.areas[columns[chosen]].sum())
+        false_pixels += int(frame.areas[kept].sum() - frame.areas[columns[chosen]].sum())
         for target in frame.targets.tolist():
             appeared.setdefault(target, frame.time)
         for target, detection in zip(frame.targets[rows[chosen]].tolist(), columns[chosen], strict=True):
@@ -139,9 +138,9 @@ def true_identities(
 ) -> list[np.ndarray]:
     """The identity of each true region: int64 [t] for each frame.
 
-    frames: (time, centroids (x, y) float [t, 2]) in temporal order. listed: by frame, the positions (x, y) of the known
-    targets by identity; a region is the nearest of them less than 3 px away, else `NO_IDENTITY`. Without such a list
-    (None), regions are linked as detections are.
+    frames: (time, centroids (x, y) float [t, 2]) in temporal order. listed: for each frame, the positions (x, y) of the
+    known targets by identity; a region is the nearest target less than 3 px away, else `NO_IDENTITY`. If None, regions
+    are linked as detections are.
     """
     if listed is None:
         return link(frames)
