@@ -1,4 +1,4 @@
-"""Augmentations that a recipe names (`augment: [copy_paste, reverse_time]`); they act before the preset's own steps.
+"""Augmentations that a recipe names (`augment: [copy_paste, sensor]`); they act before the preset's own steps.
 
 An augmentation maps frames [N, H, W] (uint8, or float32 in 0..1) and the mask bool [H, W] of the middle one to the
 same, with a random generator, `other()`, which reads frames and mask of a random training sample, and options, which
@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
+from istd.datasets.sensor import FAULT_SHARE, record_clip
 from istd.datasets.transforms import to_float
 from istd.utils.config import convert, nearest
 from istd.utils.errors import InputError
@@ -92,7 +93,26 @@ def add_contrast(window: np.ndarray, contrast: np.ndarray) -> None:
         window[:] = np.clip(window + contrast, 0, 1)
 
 
-AUGMENTATIONS: dict[str, Callable[..., RawSample]] = {"copy_paste": copy_paste, "reverse_time": reverse_time}
+def sensor(
+    frames: np.ndarray, mask: np.ndarray, random: Generator, other: Callable[[], RawSample],
+    share: float = 0.5, fault_share: float = FAULT_SHARE,
+) -> RawSample:  # fmt: skip
+    """A share of the clips as a worse camera would have recorded them; the mask stays as it is.
+
+    Every kind of fault (`FAULTS` of `datasets.sensor`) occurs in these clips with probability `fault_share`. Its
+    strength is drawn log-uniformly from a range in which targets remain visible.
+    """
+    if random.random() >= share:
+        return frames, mask
+    clip = record_clip(to_float(frames), mask, random, fault_share)
+    return (np.rint(255 * clip).astype(np.uint8) if frames.dtype == np.uint8 else clip), mask
+
+
+AUGMENTATIONS: dict[str, Callable[..., RawSample]] = {
+    "copy_paste": copy_paste,
+    "reverse_time": reverse_time,
+    "sensor": sensor,
+}
 
 
 def build_augmentations(names: Sequence[str], options: dict[str, Any]) -> tuple[Augmentation, ...]:

@@ -29,7 +29,7 @@ from tqdm.contrib.concurrent import thread_map
 
 from istd.datasets.index import DATA_ROOT_HELP, open_dataset
 from istd.datasets.layouts import Sequence
-from istd.datasets.rendering import NOISE
+from istd.datasets.sensor import NOISE, draw_noise
 from istd.datasets.snr import local_statistics
 from istd.datasets.synthetic import PNG_OPTIONS, golden_share
 from istd.datasets.targets import TARGET_TABLE, TargetRow, write_targets
@@ -96,8 +96,7 @@ def dim_sequence(sequence: Sequence, number: int, snr: tuple[float, float], seed
     identities = link(enumerate(np.array([t.centre for t in in_frame]).reshape(-1, 2) for in_frame in targets))
     rows = []
     for frame, grey, mask, in_frame, labels in zip(sequence.frames, frames, masks, targets, identities, strict=True):
-        noise = random.standard_normal(grey.shape, dtype=np.float32) * np.float32(NOISE)
-        dimmed = np.clip(mean + factor * (grey - mean) + noise, 0, 1).astype(np.float32)
+        dimmed = np.clip(mean + factor * (grey - mean) + draw_noise(grey.shape, NOISE, random), 0, 1).astype(np.float32)
         stored = {"images": np.rint(dimmed * WHITE).astype(np.uint8)}
         if mask is not None:
             stored["masks"] = mask * np.uint8(WHITE)

@@ -1,6 +1,5 @@
 """Render an infrared sequence: background, targets, and sensor; with masks and a row for each target and frame."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -9,12 +8,12 @@ import numpy as np
 from numpy.random import Generator
 
 from istd.datasets.backgrounds import build_background
+from istd.datasets.sensor import NOISE, draw_bad_pixels, draw_noise, draw_offsets
 from istd.datasets.snr import local_statistics
 from istd.datasets.targets import TargetRow
 
-NOISE = 0.03  # standard deviation of the sensor noise, of a full range of 1
 COLUMN_NOISE = 0.008  # of the fixed offsets of the sensor's columns
-BAD_PIXELS = 4e-4  # share of the sensor's pixels: dead, stuck at full, or too hot
+BAD_PIXELS = 4e-4  # share of the sensor's pixels
 BRIGHTEST = 0.98  # the sensor's gain is set so that no target of the sequence saturates it
 JITTER = 0.3  # pixels, of the platform's wander around its aim
 JITTER_MEMORY = 0.6  # correlation of a frame's offset with that of the frame before
@@ -75,15 +74,15 @@ def render_sequence(name: str, settings: RenderConfig, snr: float, random: Gener
     background = build_background(settings.clutter, settings.size, random)
     targets = [_draw_target(settings, snr, random) for _ in range(random.integers(*settings.targets, endpoint=True))]
     offsets = platform_offsets(settings.frames, random)
-    columns = random.normal(0, COLUMN_NOISE, settings.size[1]).astype(np.float32)
-    spoil = bad_pixels(settings.size, random)
+    columns = draw_offsets(settings.size[1], COLUMN_NOISE, random)
+    bad_pixels = draw_bad_pixels(settings.size, BAD_PIXELS, random)
 
     frames = np.empty((settings.frames, *settings.size), np.float32)
     masks = np.zeros(frames.shape, bool)
     rows = []
     for number in range(settings.frames):
         clutter = background(number, offsets[number]).astype(np.float32)
-        noise = random.standard_normal(settings.size, dtype=np.float32) * np.float32(NOISE) + columns
+        noise = draw_noise(settings.size, NOISE, random) + columns
         light = np.zeros_like(clutter)
         for label, target in enumerate(targets):
             place = target.positions[number] + offsets[number]
@@ -105,7 +104,8 @@ def render_sequence(name: str, settings: RenderConfig, snr: float, random: Gener
             rows.append(target_row(name, number, label, place, window, core, reached))
         frames[number] = clutter + noise + light
     frames *= min(1.0, BRIGHTEST / float(frames.max()))
-    return RenderedSequence(np.clip(spoil(frames), 0, 1), masks, rows)
+    bad_pixels.spoil(frames)
+    return RenderedSequence(np.clip(frames, 0, 1), masks, rows)
 
 
 def target_profile(
@@ -169,21 +169,6 @@ def platform_offsets(frames: int, random: Generator) -> np.ndarray:
     for number in range(1, frames):
         offsets[number] = JITTER_MEMORY * offsets[number - 1] + np.sqrt(1 - JITTER_MEMORY**2) * offsets[number]
     return offsets
-
-
-def bad_pixels(shape: tuple[int, int], random: Generator) -> Callable[[np.ndarray], np.ndarray]:
-    """A function that spoils frames [T, H, W] at fixed places: a third dead, a third stuck at full, a third too hot."""
-    count = int(random.binomial(shape[0] * shape[1], BAD_PIXELS))
-    places = tuple(random.integers((0, 0), shape, (count, 2)).T)
-    kind = random.integers(3, size=count)
-    gain = (kind == 2).astype(np.float32)
-    offset = np.choose(kind, (np.zeros(count), np.ones(count), random.uniform(4, 8, count) * NOISE)).astype(np.float32)
-
-    def spoil(frames: np.ndarray) -> np.ndarray:
-        frames[:, places[0], places[1]] = frames[:, places[0], places[1]] * gain + offset
-        return frames
-
-    return spoil
 
 
 def target_row(

@@ -9,7 +9,15 @@ from numpy.random import Generator
 
 from istd.datasets import rendering
 from istd.datasets.backgrounds import CLUTTERS, Background, Texture, below, build_background, random_velocity
-from istd.datasets.rendering import RenderConfig, RenderedSequence
+from istd.datasets.rendering import BAD_PIXELS, RenderConfig, RenderedSequence
+from istd.datasets.sensor import (
+    FAULT_SHARE,
+    draw_bad_pixels,
+    draw_channel_offsets,
+    draw_noise,
+    draw_offsets,
+    log_uniform,
+)
 from istd.datasets.snr import local_statistics
 
 TARGET_SIZE = (2.0, 15.0)  # px at half contrast: minimum width, maximum length
@@ -36,7 +44,7 @@ SHADING = 0.25  # brightness that fades over the image at most
 
 NOISE_RANGE = (0.001, 0.04)
 PATTERN = (0.0005, 0.012)  # fixed offsets of the columns and, in some sensors, rows
-FAULT_SHARE = 0.25  # of the sensors that have a kind of fault, for every kind
+CHANNEL_SPAN = 0.02  # of the offsets of readout channels
 
 
 class VariedTarget(NamedTuple):
@@ -96,7 +104,9 @@ def render_varied_sequence(name: str, settings: RenderConfig, snr: float, random
             reached = min(contrast * float(profile.max()), room[sign]) / max(deviation, MIN_DEVIATION)
             rows.append(rendering.target_row(name, number, label, place, window, core, reached))
         frames[number] = clutter + grain
-    return RenderedSequence(spoil(np.clip(frames, 0, 1)).clip(0, 1), masks, rows)
+    frames = np.clip(frames, 0, 1)
+    spoil(frames)
+    return RenderedSequence(frames.clip(0, 1), masks, rows)
 
 
 def visible_core(profile: np.ndarray, contrast: float, room: float) -> np.ndarray:
@@ -123,11 +133,11 @@ def _draw_target(settings: RenderConfig, blur: float, random: Generator) -> Vari
     """A random target, no smaller and with no sharper edges than the blur of the optics allows."""
     flight = rendering.draw_flight(settings, random)
     min_size = max(TARGET_SIZE[0], 2.36 * blur)  # a point's width at half height
-    length = _log_uniform(random, min_size, TARGET_SIZE[1])
+    length = log_uniform(random, min_size, TARGET_SIZE[1])
     width = max(length / random.uniform(*ASPECT), min_size)
-    flatness = np.clip(_log_uniform(random, *FLATNESS), 1, max(1, width / (4 * blur)))
+    flatness = np.clip(log_uniform(random, *FLATNESS), 1, max(1, width / (4 * blur)))
     winged = length >= MIN_WINGED_LENGTH and random.random() < WINGED_SHARE
-    contrast, dark = _log_uniform(random, *CONTRAST_RANGE), random.random() < DARK_SHARE
+    contrast, dark = log_uniform(random, *CONTRAST_RANGE), random.random() < DARK_SHARE
     return VariedTarget(*flight, length, width, flatness, winged, contrast, dark)
 
 
@@ -138,7 +148,7 @@ Layer = Callable[[np.ndarray, np.ndarray], np.ndarray]
 def _build_scene(shape: tuple[int, int], blur: float, random: Generator) -> Background:
     """A backdrop of any level and contrast; clouds, wires, hot objects and a skyline before it, at random."""
     backdrop = build_background(str(random.choice(CLUTTERS)), shape, random)
-    level, gain, haze = (_log_uniform(random, *limits) for limits in (LEVEL, GAIN, HAZE))
+    level, gain, haze = (log_uniform(random, *limits) for limits in (LEVEL, GAIN, HAZE))
     gain *= np.sqrt(level)  # else dark scenes would mostly be black
     shade = _shading(shape, level, random)
     kinds = (_hard_clouds, _wires, _hot_objects, _skyline)
@@ -166,7 +176,7 @@ def _shading(shape: tuple[int, int], level: float, random: Generator) -> np.ndar
 def _hard_clouds(shape: tuple[int, int], level: float, random: Generator) -> Layer:
     """Clouds with edges from sharp to soft; half of them have a bright rim."""
     field = Texture(shape, random.uniform(3.2, 3.8), random)
-    cover, edge = random.uniform(-0.5, 1.2), _log_uniform(random, 0.02, 0.4)
+    cover, edge = random.uniform(-0.5, 1.2), log_uniform(random, 0.02, 0.4)
     step, rim = _step(level, random), random.choice((0, 1)) * random.uniform(0, 0.2)
 
     def layer(scene: np.ndarray, move: np.ndarray) -> np.ndarray:
@@ -200,7 +210,7 @@ def _hot_objects(shape: tuple[int, int], level: float, random: Generator) -> Lay
     objects = []
     for _ in range(random.integers(1, 4)):
         centre, angle = random.uniform((0, 0), shape), random.uniform(0, np.pi)
-        half = np.array([_log_uniform(random, *OBJECT_RADIUS) for _ in range(2)])
+        half = np.array([log_uniform(random, *OBJECT_RADIUS) for _ in range(2)])
         objects.append((centre, angle, half, random.random() < 0.5, _step(level, random), random.uniform(0.3, 2)))
     y, x = _grid(shape)
 
@@ -240,27 +250,18 @@ def _skyline(shape: tuple[int, int], level: float, random: Generator) -> Layer:
 
 def _build_noise(shape: tuple[int, int], random: Generator) -> Callable[[], np.ndarray]:
     """A function that draws the noise of a frame, on the sensor's fixed pattern of columns, rows, and stripes."""
-    sigma, size = _log_uniform(random, *NOISE_RANGE), random.uniform(0.4, 0.9) * (random.random() < FAULT_SHARE)
-    pattern = random.normal(0, _log_uniform(random, *PATTERN), (1, shape[1])).astype(np.float32)
+    sigma, blur = log_uniform(random, *NOISE_RANGE), random.uniform(0.4, 0.9) * (random.random() < FAULT_SHARE)
+    pattern = draw_offsets(shape[1], log_uniform(random, *PATTERN), random)
     if random.random() < FAULT_SHARE:
-        pattern = pattern + random.normal(0, _log_uniform(random, *PATTERN), (shape[0], 1)).astype(np.float32)
-    if random.random() < FAULT_SHARE:  # readout channels that take turns
-        period = int(random.choice((2, 4, 8)))
-        pattern = pattern + random.uniform(0, 0.02, period).astype(np.float32)[np.arange(shape[1]) % period]
-
-    def noise() -> np.ndarray:
-        grain = random.standard_normal(shape, dtype=np.float32)
-        if size:  # of a picture that was enlarged
-            grain = cv2.GaussianBlur(grain, (0, 0), size)
-            grain /= grain.std()
-        return grain * np.float32(sigma) + pattern
-
-    return noise
+        pattern = pattern + draw_offsets(shape[0], log_uniform(random, *PATTERN), random)[:, None]
+    if random.random() < FAULT_SHARE:
+        pattern = pattern + draw_channel_offsets(shape[1], CHANNEL_SPAN, random)
+    return lambda: draw_noise(shape, sigma, random, blur) + pattern
 
 
-def _build_faults(shape: tuple[int, int], random: Generator) -> Callable[[np.ndarray], np.ndarray]:
-    """A function that spoils frames [T, H, W]: bad pixels, and columns that are dead, stuck or too bright."""
-    spoil = rendering.bad_pixels(shape, random) if random.random() < FAULT_SHARE else lambda frames: frames
+def _build_faults(shape: tuple[int, int], random: Generator) -> Callable[[np.ndarray], None]:
+    """A function that spoils frames [T, H, W] in place: columns that are dead, stuck or too bright, and bad pixels."""
+    bad_pixels = draw_bad_pixels(shape, BAD_PIXELS, random) if random.random() < FAULT_SHARE else None
     columns = []
     if random.random() < FAULT_SHARE:
         for _ in range(random.integers(1, 4)):
@@ -268,17 +269,18 @@ def _build_faults(shape: tuple[int, int], random: Generator) -> Callable[[np.nda
             gain, offset = ((0, 0), (0, 1), (1, random.uniform(-0.3, 0.3)))[random.integers(3)]
             columns.append((first, int(random.integers(shape[1])), gain, np.float32(offset)))
 
-    def spoil_all(frames: np.ndarray) -> np.ndarray:
+    def spoil(frames: np.ndarray) -> None:
         for first, column, gain, offset in columns:
             frames[:, first:, column] = gain * frames[:, first:, column] + offset
-        return spoil(frames)
+        if bad_pixels:
+            bad_pixels.spoil(frames)
 
-    return spoil_all
+    return spoil
 
 
 def _step(level: float, random: Generator) -> np.float32:
     """A brightness against a background of `level`: mostly warmer, and darker only where there is room."""
-    step = _log_uniform(random, *STEP)
+    step = log_uniform(random, *STEP)
     return np.float32(-min(step, level) if random.random() < 0.4 else step)
 
 
@@ -288,7 +290,3 @@ def _soft_step(values: np.ndarray) -> np.ndarray:
 
 def _grid(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     return np.arange(shape[0], dtype=np.float32)[:, None], np.arange(shape[1], dtype=np.float32)[None]
-
-
-def _log_uniform(random: Generator, low: float, high: float) -> float:
-    return float(np.exp(random.uniform(np.log(low), np.log(high))))

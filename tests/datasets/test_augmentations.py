@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from istd.datasets import ClipDataset
-from istd.datasets.augmentations import MAX_SPEED, build_augmentations, copy_paste, cut_target, reverse_time
+from istd.datasets.augmentations import MAX_SPEED, build_augmentations, copy_paste, cut_target, reverse_time, sensor
+from istd.datasets.sensor import record_clip
 from istd.train_script.settings import merge_settings
 from istd.utils.errors import InputError
 from tests.datasets.test_clips import clip_levels, levels, plain
@@ -60,6 +61,35 @@ def test_the_level_around_a_target_is_taken_off():
     contrast, target = cut_target(frame, frame == 0.75)
     assert contrast.shape == target.shape == (7, 7) and target.sum() == 1
     assert (contrast[3, 3], contrast[3, 4], contrast[3, 5], contrast[0, 0]) == (0.5, 0.25, 0, 0)
+
+
+def test_a_worse_camera_keeps_type_inputs_and_mask():
+    frames, mask = scene(50, (20, 24), target=(3, 4), contrast=60)
+    frames.flags.writeable = mask.flags.writeable = False
+    exact = frames / np.float32(255)
+    exact.flags.writeable = False
+    for seed in range(10):
+        recorded, kept = sensor(frames, mask, np.random.default_rng(seed), None, share=1.0, fault_share=0.7)
+        assert recorded.dtype == np.uint8 and recorded.shape == frames.shape and kept is mask
+        again, _ = sensor(frames, mask, np.random.default_rng(seed), None, share=1.0, fault_share=0.7)
+        assert np.array_equal(recorded, again)
+        floats, kept = sensor(exact, mask, np.random.default_rng(seed), None, share=1.0, fault_share=0.7)
+        assert floats.dtype == np.float32 and floats.min() >= 0 and floats.max() <= 1 and kept is mask
+        assert np.array_equal(np.rint(255 * floats), recorded) and not np.array_equal(recorded, frames)
+        random = np.random.default_rng(seed)
+        random.random()  # whether the clip is changed at all
+        assert np.array_equal(floats, record_clip(exact, mask, random, 0.7))
+
+
+def test_shares_of_clips_and_of_faults():
+    frames, mask = scene(50, (20, 24), target=(3, 4), contrast=60)
+    random = np.random.default_rng(0)
+    assert sensor(frames, mask, random, None, share=0.0)[0] is frames
+    assert np.array_equal(sensor(frames, mask, random, None, share=1.0, fault_share=0.0)[0], frames)
+    changed = sum(sensor(frames, mask, random, None, fault_share=1.0)[0] is not frames for _ in range(400))
+    assert 160 < changed < 240, "half of the clips by default"
+    (step,) = build_augmentations(["sensor"], {"sensor.share": "1", "sensor.fault_share": "0"})
+    assert np.array_equal(step(frames, mask, random, None)[0], frames)
 
 
 @pytest.mark.parametrize(("num_frames", "target"), [(4, None), (3, None), (3, 2)])
