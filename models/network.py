@@ -6,7 +6,6 @@ from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor, nn
-from torchvision.models import WeightsEnum
 
 from istd.models.hub import HubMixin
 from istd.utils.errors import InputError
@@ -32,7 +31,7 @@ class Network(HubMixin, nn.Module):
     size_multiple: int = 1  # H and W are multiples of it
     thread_safe: bool = True  # whether several threads may run it side by side: its modules keep nothing of a pass
     any_size_onnx: bool = True  # whether one ONNX file can serve every size
-    pretrained: WeightsEnum | None = None  # torchvision's weights that `--pretrained_backbone` loads
+    pretrained: str = ""  # name of torchvision's weights that `--pretrained_backbone` loads
     pretrained_part: str = ""  # regular expression of the names of the parameters that start from them
     recomputable: tuple[type[nn.Module], ...] = ()  # blocks without batch norms, for `--grad_checkpoint`
     options: dict

@@ -3,14 +3,12 @@
 A Video Swin branch over the clip, guided by a residual network over the target frame, and a Swin V2 decoder.
 """
 
+from itertools import chain
+
 import torch
 from torch import Tensor, nn
-from torchvision.models.video import Swin3D_T_Weights
 
 from istd.models.network import PRIOR_LOGIT, Network
-from istd.models.ops.swin import SwinBlock3d, SwinBlockV2
-from istd.models.sgmp_decoder import Decoder, Head, Skip
-from istd.models.sgmp_encoder import Encoder
 from istd.models.weights import rename_weights, to_zero_based
 from istd.utils.errors import InputError
 
@@ -45,8 +43,7 @@ class SGMPUNet(Network):
     in_channels = 3
     size_multiple = 32
     any_size_onnx = False  # windows, their padding and their masks are laid out for one size
-    pretrained = Swin3D_T_Weights.KINETICS400_V1
-    recomputable = (SwinBlock3d, SwinBlockV2)
+    pretrained = "Swin3D_T_Weights.KINETICS400_V1"
     pretrained_part = r"encoder\.(patch_embed|norm|stages\.\d\.(merge|temporal))\."  # the temporal branch
 
     def __init__(
@@ -66,6 +63,11 @@ class SGMPUNet(Network):
         causal: bool = False,
     ):
         super().__init__()
+        # imported here, since they import torchvision, which takes as long as PyTorch and is of no use to other networks
+        from istd.models.ops.swin import SwinBlock3d, SwinBlockV2
+        from istd.models.sgmp_decoder import Decoder, Head, Skip
+        from istd.models.sgmp_encoder import Encoder
+
         if num_frames < 2 or num_frames % 2:
             raise InputError(f"sgmp_unet takes an even number of frames from 2; got num_frames={num_frames}")
         if frame_stride < 1:
@@ -80,6 +82,7 @@ class SGMPUNet(Network):
         _check_stages("decoder", channels[2::-1], decoder_depths, decoder_heads)
         _check_stages("head", [width // 4, width // 16], head_depths, head_heads)
         self.num_frames, self.frame_stride, self.causal = num_frames, frame_stride, causal
+        self.recomputable = (SwinBlock3d, SwinBlockV2)
         tokens = num_frames // 2
         self.encoder = Encoder(tokens, width, depths, heads, spatial_width, spatial_depths, fusion_heads)
         self.skips = nn.ModuleList(Skip(c, c // 2 if c < channels[-1] else c, tokens) for c in channels)
@@ -98,7 +101,7 @@ class SGMPUNet(Network):
         first in its authors' code (Liu et al. 2022) and 1 in torchvision's, where they blow up branches that are almost
         zero. The biases of all outputs are set to PRIOR_LOGIT, of which the main output begins as the mean.
         """
-        for block in [module for module in self.modules() if isinstance(module, SwinBlockV2)]:
+        for block in chain(*self.decoder.blocks, *self.head.blocks):
             nn.init.zeros_(block.norm1.weight)
             nn.init.zeros_(block.norm2.weight)
         for side in self.head.side:

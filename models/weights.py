@@ -3,10 +3,10 @@
 import re
 import urllib.error
 from collections.abc import Callable, Iterator
+from enum import Enum
 from pathlib import Path
 
 from torch import Tensor, nn
-from torchvision.models import WeightsEnum
 
 from istd.utils.checkpoint import Checkpoint, read_checkpoint
 from istd.utils.distributed import barrier, is_main
@@ -111,22 +111,25 @@ def load_pretrained_backbone(model: nn.Module, source: str) -> None:
 
     Raises `InputError` for a network without such a part, a failed download, or weights that do not fit.
     """
-    if model.pretrained is None:
+    if not model.pretrained:
         raise InputError(f"{model.name} has no pretrained backbone; leave --pretrained_backbone at none")
-    weights = _download(model.pretrained) if source == "download" else read_checkpoint(source).weights
+    from torchvision.models import get_weight  # imported here, since it takes as long as PyTorch
+
+    pretrained = get_weight(model.pretrained)
+    weights = _download(pretrained) if source == "download" else read_checkpoint(source).weights
     renamed = model.from_backbone(weights)
     part = {name: weight for name, weight in model.state_dict().items() if re.match(model.pretrained_part, name)}
     if problems := mismatches(part, renamed):
         raise InputError(
             f"the weights of {source} do not fit {model.name} with options {model.options}: {problems}; expected "
-            f"torchvision's {model.pretrained}, from `download` or {model.pretrained.url}, and a network of its size"
+            f"torchvision's {pretrained}, from `download` or {pretrained.url}, and a network of its size"
         )
     check_finite(renamed, Path(source))
     model.load_state_dict(renamed, strict=False)
 
 
-def _download(pretrained: WeightsEnum) -> dict[str, Tensor]:
-    """The weights from PyTorch's server, kept in torch's cache; the main process fetches them first."""
+def _download(pretrained: Enum) -> dict[str, Tensor]:
+    """A `WeightsEnum` of torchvision from PyTorch's server, kept in torch's cache; the main process fetches them first."""
     try:
         weights = pretrained.get_state_dict(progress=True, check_hash=True) if is_main() else None
         barrier()

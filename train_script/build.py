@@ -12,7 +12,6 @@ from istd.train_script.data_parallel import ProcessAverage, broadcast_weights
 from istd.train_script.optim import build_optimizer, freeze
 from istd.train_script.settings import Settings
 from istd.train_script.state import Training
-from istd.train_script.synced_layers import synchronise_layers
 from istd.train_script.weight_average import WeightAverage
 from istd.utils.cuda_graphs import GraphRunner
 from istd.utils.distributed import world_size
@@ -50,6 +49,8 @@ def build_training(
     if several:
         broadcast_weights(network)
         if settings.sync_bn:
+            from istd.train_script.synced_layers import synchronise_layers  # which imports torchvision
+
             synchronise_layers(network)
     if settings.freeze:
         freeze(network, settings.freeze)

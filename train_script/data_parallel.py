@@ -11,7 +11,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from istd.train_script.norm_statistics import norm_layers
-from istd.train_script.synced_layers import shared_generator
 from istd.utils.distributed import gather_objects, rank, world_size
 from istd.utils.errors import InputError
 
@@ -74,4 +73,6 @@ def seed_draws(seed: int, device: torch.device) -> None:
     of synchronised layers on `device`."""
     torch.manual_seed((seed + rank() * SEED_OF_A_RANK) % 2**64)
     if world_size() > 1:
+        from istd.train_script.synced_layers import shared_generator  # which imports torchvision, and that takes long
+
         shared_generator(device).manual_seed(seed)

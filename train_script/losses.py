@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import sigmoid_focal_loss
 
 from istd.utils.config import convert_options
 from istd.utils.distributed import all_reduce_sum, world_size
@@ -93,6 +92,8 @@ def soft_iou_loss(logits: Tensor, mask: Tensor) -> Tensor:
 
 def focal_loss(logits: Tensor, mask: Tensor) -> Tensor:
     """Focal loss (Lin et al. 2017), alpha 0.25 and gamma 2: mean over a sample's pixels, summed over the batch."""
+    from torchvision.ops import sigmoid_focal_loss  # imported here, since torchvision takes as long as PyTorch
+
     return all_reduce_sum(sigmoid_focal_loss(logits, mask, FOCAL_ALPHA, FOCAL_GAMMA).flatten(1).mean(1).sum())
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from timm.optim import param_groups_weight_decay
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -53,6 +52,8 @@ def build_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimiz
 
 def undecayed_parameters(model: nn.Module) -> set[int]:
     """The ids of norms and biases, by timm's rule: parameters with a single dimension, or called bias."""
+    from timm.optim import param_groups_weight_decay  # imported here, since it imports torchvision, which takes long
+
     groups = param_groups_weight_decay(model, weight_decay=1.0)
     return {id(parameter) for group in groups if not group["weight_decay"] for parameter in group["params"]}
 

@@ -4,10 +4,9 @@ import re
 
 import pytest
 import torch
-from torchvision.models.video import swin3d_t
+from torchvision.models.video import Swin3D_T_Weights, swin3d_t
 
 from istd.models import build_model
-from istd.models.sgmp_unet import SGMPUNet
 from istd.models.weights import load_pretrained_backbone
 from istd.utils.errors import InputError
 from tests.reference.network_cases import undrawn_weights
@@ -60,6 +59,6 @@ def test_a_failed_download_says_what_to_do(network, monkeypatch):
     def fail(*args, **named):
         raise OSError("no route to host")
 
-    monkeypatch.setattr(type(SGMPUNet.pretrained), "get_state_dict", fail)
+    monkeypatch.setattr(Swin3D_T_Weights, "get_state_dict", fail)
     with pytest.raises(InputError, match=r"no route to host; fetch https://.* elsewhere"):
         load_pretrained_backbone(network, "download")
