@@ -1,57 +1,96 @@
-"""Networks on the Hugging Face Hub: `from_pretrained`, `save_pretrained` and `push_to_hub`, by its library's mixin.
+"""Networks on the Hugging Face Hub: `from_pretrained`, `save_pretrained` and `push_to_hub`.
 
 The folder of a network holds model.safetensors (a checkpoint like any other, which every command takes), config.json
 (its options) and README.md (its model card).
 """
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
-
-from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
 
 from istd.models.model_card import model_card
 from istd.models.weights import load_weights
 from istd.utils.checkpoint import read_checkpoint, save_checkpoint
 from istd.utils.checkpoint_files import HUB_FILE
 from istd.utils.errors import InputError
+from istd.utils.files import write_json, write_text
 
 
-class HubMixin(ModelHubMixin):
-    """Gives a network `save_pretrained(folder)`, `push_to_hub("user/name")` and `from_pretrained(folder or name)`."""
+class HubMixin:
+    """Gives a network `save_pretrained(folder)`, `push_to_hub("user/name")` and `from_pretrained(folder or name)`.
 
-    def _save_pretrained(self, save_directory: Path) -> None:
-        save_checkpoint(save_directory / HUB_FILE, self, dict(self.settings))
+    huggingface_hub is imported only to talk to the Hub, since that takes a while.
+    """
+
+    def save_pretrained(self, save_directory: str | Path) -> None:
+        """Write the folder of the network; a README.md that is there already stays."""
+        folder = Path(save_directory)
+        save_checkpoint(folder / HUB_FILE, self, dict(self.settings))
+        write_json(folder / "config.json", self.options)
+        if not (folder / "README.md").exists():
+            write_text(folder / "README.md", model_card(self))
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        branch: str | None = None,
+        **upload,
+    ) -> str:
+        """Upload the folder of the network to a repository of the Hub, which is created if there is none.
+
+        `upload`: further arguments of `huggingface_hub.HfApi.upload_folder`, such as `commit_message`. Returns the URL
+        of the commit.
+        """
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=token)
+        repository = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return api.upload_folder(repo_id=repository, folder_path=folder, revision=branch, **upload)
 
     @classmethod
-    def _from_pretrained(
+    def from_pretrained(
         cls,
+        source: str | Path,
+        /,
         *,
-        model_id: str,
-        revision: str | None,
-        cache_dir: str | Path | None,
-        force_download: bool,
-        local_files_only: bool,
-        token: str | bool | None,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
         **options: Any,
     ) -> "HubMixin":
-        """The network of a folder or a repository of the Hub, with its weights, in eval mode."""
-        if Path(model_id).is_dir():
-            path = Path(model_id) / HUB_FILE
-        else:
+        """The network of a folder or a repository of the Hub, with its weights, in eval mode.
+
+        `options` override those of the network. `Network.from_pretrained` loads any network, and takes what
+        `models.load_model` does: `code="path/to/net.py:ClassName"` for a network from the user's code. The other
+        arguments are those of `huggingface_hub.hf_hub_download`. Raises InputError for a network of another class.
+        """
+        path = Path(source) / HUB_FILE
+        if not Path(source).is_dir():
+            from huggingface_hub import hf_hub_download
+
             path = hf_hub_download(
-                model_id, HUB_FILE, revision=revision, cache_dir=cache_dir, force_download=force_download,
+                str(source), HUB_FILE, revision=revision, cache_dir=cache_dir, force_download=force_download,
                 local_files_only=local_files_only, token=token,
             )  # fmt: skip
         checkpoint = read_checkpoint(path)
+        if not hasattr(cls, "name"):
+            from istd.models import load_model  # imported here, since it needs all networks, and they need this
+
+            return load_model(checkpoint, **options)
         if checkpoint.kind == "ours" and checkpoint.model_name != cls.name:
-            raise InputError(f"{model_id} holds a {checkpoint.model_name}; load it with models.load_model(FOLDER)")
+            code = f', code="FILE.py:{checkpoint.model_name}"' if checkpoint.code else ""
+            load = f'Network.from_pretrained("{source}"{code})'
+            raise InputError(f"{source} holds a {checkpoint.model_name}; load it with models.{load}")
         options = {**checkpoint.options, **options}
         network = cls(**options)
         network.options = options
         network.settings = checkpoint.settings
         load_weights(network, checkpoint)
         return network.eval()
-
-    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        """The text of README.md, see `model_card`."""
-        return ModelCard(model_card(self))

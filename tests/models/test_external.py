@@ -1,12 +1,13 @@
 """Networks from the user's code: found, built, adapted, tried, saved, and loaded only with the code named."""
 
+import re
 import sys
 
 import pytest
 import torch
 from torch import nn
 
-from istd.models import build_model, load_model, try_network
+from istd.models import DATransNet, Network, build_model, load_model, try_network
 from istd.models.user_code import find_factory, is_external, short_name
 from istd.test_script.predictor import Predictor
 from istd.test_script.predictor.preparation import load_recipe
@@ -407,6 +408,16 @@ def test_weights_of_other_programs_are_loaded_into_named_code(net, tmp_path):
         load_model(tmp_path / "w.pth", code=net("Net"))
     with pytest.raises(InputError, match="has no option 'image_size'"):  # and no conflict with other arguments
         load_recipe(tmp_path / "w.pth", None, code={"code": net("Net"), "image_size": "64"})
+
+
+def test_a_folder_of_the_hub_gives_a_network_of_named_code(net, tmp_path):
+    network, folder = build_model(net("Net"), width=3), tmp_path / "hub"
+    network.save_pretrained(folder)
+    loaded = Network.from_pretrained(folder, code=net("Net"))
+    torch.testing.assert_close(loaded(clip()), network.eval()(clip()), rtol=0, atol=0)
+    advice = f'holds a Net; load it with models.Network.from_pretrained("{folder}", code="FILE.py:Net")'
+    with pytest.raises(InputError, match=re.escape(advice)):
+        DATransNet.from_pretrained(folder)
 
 
 def test_the_name_in_a_checkpoint_is_never_imported(net, tmp_path):

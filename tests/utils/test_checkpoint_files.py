@@ -1,12 +1,16 @@
 """Checkpoint files as people have them: damaged, wrongly typed, wrapped by other programs, by name, as safetensors."""
 
+import json
 import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
+import huggingface_hub
 import pytest
 import safetensors.torch
 import torch
 
-from istd.models import DATransNet, build_model, load_model, load_weights
+from istd.models import DATransNet, Network, build_model, load_model, load_weights
 from istd.utils.checkpoint import WEIGHT_KEYS, read_checkpoint, save_checkpoint
 from istd.utils.checkpoint_files import WEIGHTS, shipped_weights
 from istd.utils.errors import InputError
@@ -206,7 +210,34 @@ def test_a_network_goes_to_the_hub_and_comes_back(network, tmp_path):
     assert (back.options, back.training) == (network.options, False)
     assert back.settings["preset"] == "local_contrast"
     assert_same_weights(network, back)
-    assert_same_weights(network, load_model(tmp_path / "hub"))
+    for other in (load_model(tmp_path / "hub"), Network.from_pretrained(tmp_path / "hub")):
+        assert_same_weights(network, other)
     other = type("Other", (DATransNet,), {"name": "other"})
-    with pytest.raises(InputError, match=r"holds a datransnet; load it with models\.load_model"):
+    with pytest.raises(
+        InputError, match=r"holds a datransnet; load it with models\.Network\.from_pretrained\(\"/.*hub\"\)"
+    ):
         other.from_pretrained(tmp_path / "hub")
+
+
+def test_a_network_is_pushed_with_its_card_and_options(network, monkeypatch):
+    """A stand-in for the Hub's service notes what would be uploaded."""
+    uploads = []
+
+    class Service:
+        def __init__(self, token):
+            self.token = token
+
+        def create_repo(self, repo_id, private, exist_ok):
+            return SimpleNamespace(repo_id=f"user/{repo_id}")
+
+        def upload_folder(self, *, repo_id, folder_path, revision, commit_message):
+            files = {file.name: file.read_text(errors="replace") for file in Path(folder_path).iterdir()}
+            uploads.append((self.token, repo_id, revision, commit_message, files))
+            return "https://commit"
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Service)
+    assert network.push_to_hub("net", token="key", branch="dev", commit_message="New weights") == "https://commit"
+    ((*facts, files),) = uploads
+    assert facts == ["key", "user/net", "dev", "New weights"]
+    assert files.keys() == {"README.md", "config.json", "model.safetensors"}
+    assert json.loads(files["config.json"]) == {"image_size": 64, "width": 8}
