@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
-import scipy.fft
+import scipy
 
 CLUTTERS = ("cloud", "sea", "ground")
 TEXTURE_CONTRAST = 0.05  # standard deviation of the texture, of a full range of 1

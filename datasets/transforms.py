@@ -4,7 +4,7 @@ from functools import lru_cache
 
 import cv2
 import numpy as np
-import scipy.sparse
+import scipy
 import torch
 
 Sample = tuple[torch.Tensor, torch.Tensor]  # clip and mask
@@ -46,7 +46,7 @@ def local_contrast(clip: np.ndarray) -> np.ndarray:
 
 
 @lru_cache(maxsize=256)
-def linear_weights(length: int, new_length: int) -> scipy.sparse.csr_array:
+def linear_weights(length: int, new_length: int) -> "scipy.sparse.csr_array":
     """Weights [new_length, length] of the antialiased bilinear resize along one side (Pillow's and torchvision's)."""
     scale = length / new_length
     reach = max(scale, 1.0)
@@ -66,7 +66,7 @@ def nearest_indices(length: int, new_length: int) -> np.ndarray:
     return ((np.arange(new_length) + 0.5) * (length / new_length)).astype(int)
 
 
-def resample(frames: np.ndarray, rows: scipy.sparse.csr_array, columns: scipy.sparse.csr_array) -> np.ndarray:
+def resample(frames: np.ndarray, rows: "scipy.sparse.csr_array", columns: "scipy.sparse.csr_array") -> np.ndarray:
     """Apply resize weights [H', H] and [W', W] to frames float32 [T, H, W]: [T, H', W'].
 
     Chained resizes and crops are products of such weights, so that any chain costs one pass and rounds nowhere.

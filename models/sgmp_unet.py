@@ -63,7 +63,7 @@ class SGMPUNet(Network):
         causal: bool = False,
     ):
         super().__init__()
-        # imported here, since they import torchvision, which takes as long as PyTorch and is of no use to other networks
+        # imported here, since they import torchvision, which takes as long as PyTorch, and no other network needs it
         from istd.models.ops.swin import SwinBlock3d, SwinBlockV2
         from istd.models.sgmp_decoder import Decoder, Head, Skip
         from istd.models.sgmp_encoder import Encoder

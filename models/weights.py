@@ -129,7 +129,7 @@ def load_pretrained_backbone(model: nn.Module, source: str) -> None:
 
 
 def _download(pretrained: Enum) -> dict[str, Tensor]:
-    """A `WeightsEnum` of torchvision from PyTorch's server, kept in torch's cache; the main process fetches them first."""
+    """torchvision's weights from PyTorch's server, kept in torch's cache; the main process fetches them first."""
     try:
         weights = pretrained.get_state_dict(progress=True, check_hash=True) if is_main() else None
         barrier()

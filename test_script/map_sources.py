@@ -9,7 +9,7 @@ from itertools import chain, zip_longest
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import expit, logit
+import scipy
 from torch.utils.data import DataLoader, Dataset
 
 from istd.test_script.predictor import Predictor, ScoreMaps
@@ -32,12 +32,12 @@ class MappedFrame(NamedTuple):
         """
         probability, logits, log_odds = self.maps
         if scale == "probability":
-            return expit(logits) if probability is None else probability
+            return scipy.special.expit(logits) if probability is None else probability
         if scale == "logit":
-            return logit(probability) if logits is None else logits
+            return scipy.special.logit(probability) if logits is None else logits
         if log_odds is not None:
             return log_odds
-        return logits if probability is None else logit(probability.astype(np.float64))
+        return logits if probability is None else scipy.special.logit(probability.astype(np.float64))
 
 
 MapSource = Callable[[list[list[int]]], Iterator[MappedFrame]]

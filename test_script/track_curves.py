@@ -17,7 +17,7 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-from scipy.special import expit
+import scipy
 
 from istd.datasets.targets import read_identities
 from istd.test_script.map_sources import MappedFrame, MapSource, saved_maps
@@ -36,7 +36,7 @@ from istd.utils.metrics.track_metrics import TRACK_METRICS, TrackedFrame, add_co
 from istd.utils.names import counted
 from istd.utils.plots import PLOT_SUFFIXES, plot
 
-THRESHOLDS = expit(np.arange(-7, 7.01, 0.25))  # evenly spaced as logits, since scores crowd near 0 and 1
+THRESHOLDS = scipy.special.expit(np.arange(-7, 7.01, 0.25))  # evenly spaced as logits, since scores crowd near 0 and 1
 PD_LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 

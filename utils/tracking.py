@@ -10,7 +10,7 @@ else here needs.
 from collections.abc import Iterable
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
+import scipy
 
 TARGET_SPEED = 2.0  # px a frame, standard deviation of a target's speed along each axis
 POSITION_NOISE = 0.5  # px, standard deviation of a centroid
@@ -51,7 +51,7 @@ class Linker:
         fresh = 2 * POSITION_NOISE**2 + self._speed**2 + ACCELERATION**2 / 4
         costs = (offsets**2).sum(axis=2) / variances[:, None] + 2 * np.log(variances / fresh)[:, None] - GATE**2
         costs = np.minimum(costs, 0)
-        tracks, linked = linear_sum_assignment(costs)
+        tracks, linked = scipy.optimize.linear_sum_assignment(costs)
         inside = costs[tracks, linked] < 0
         tracks, linked = tracks[inside], linked[inside]
         self._correct(tracks, offsets[tracks, linked], variances[tracks])

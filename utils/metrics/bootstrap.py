@@ -9,7 +9,7 @@ AP and AUC follow from the products with the numbers of pixels at each level.
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-from scipy.sparse import csr_array
+import scipy
 
 from istd.utils.metrics.accumulator import MetricAccumulator, group_rows
 from istd.utils.metrics.areas import curve_areas, pool_levels
@@ -52,7 +52,7 @@ def unit_name(sequences: bool, images: bool) -> str:
 def ratio_intervals(
     terms: Sequence[Mapping[str, Term]],
     unit: str,
-    levels: csr_array | None = None,
+    levels: "scipy.sparse.csr_array | None" = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict:
@@ -103,7 +103,7 @@ def percentile_intervals(unit: str, units: int, values: Mapping[str, np.ndarray]
     return {"unit": unit, "units": units, "coverage": COVERAGE, "metrics": intervals}
 
 
-def unit_levels(curves: Mapping[str | None, CurveAccumulator]) -> csr_array:
+def unit_levels(curves: Mapping[str | None, CurveAccumulator]) -> "scipy.sparse.csr_array":
     """The pooled counts of sequences, then of single images, in the order of their names, float64 [units, 2 P].
 
     All numbers are integers, whose products are faster in float64 than in int64, and as exact.
@@ -118,4 +118,4 @@ def unit_levels(curves: Mapping[str | None, CurveAccumulator]) -> csr_array:
         for field, kind in (("columns", np.int64), ("pixels", np.float64))
     )
     starts = np.cumsum([0, *(len(unit.columns) for unit in units)])
-    return csr_array((pixels, columns, starts), shape=(len(units), POOLED))
+    return scipy.sparse.csr_array((pixels, columns, starts), shape=(len(units), POOLED))

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.special import expit, logit
+import scipy
 
 from istd.utils.errors import InputError
 from istd.utils.metrics.areas import POOL, PooledLevels, curve_areas, pool_levels
@@ -151,7 +151,7 @@ class CurveAccumulator:
         ranks = len(self.values) > 2 or not self.values
         return Curves(
             logit=LOGITS[chosen],
-            threshold=expit(LOGITS[chosen]),
+            threshold=scipy.special.expit(LOGITS[chosen]),
             precision=pixels.precision[chosen],
             recall=pixels.recall[chosen],
             false_positive_rate=pixels.false_positive_rate[chosen],
@@ -174,7 +174,7 @@ def matched_logits(stride: int = STRIDE) -> np.ndarray:
 def logit_levels(score: np.ndarray, scale: str = "probability") -> np.ndarray:
     """How many of `LOGITS` lie below each score [H, W]: `levels > k` equals `logit > LOGITS[k]`. int64 [H, W]."""
     if scale == "probability":
-        score = logit(score.astype(np.float64))
+        score = scipy.special.logit(score.astype(np.float64))
     with np.errstate(over="ignore"):
         steps = np.arcsinh(score.astype(np.float32)) / SPACING
     levels = np.clip(np.ceil(steps) + MIDDLE, 0, len(LOGITS)).astype(np.int64)

@@ -17,7 +17,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
+import scipy
 
 from istd.utils.metrics.matching import MATCH_DISTANCE, Matching
 from istd.utils.metrics.regions import ImagePair
@@ -55,11 +55,11 @@ def pair_regions(pair: ImagePair) -> Pairing:
 
     matched = np.zeros(distances.shape, bool)
     if overlapping.any():
-        matched[linear_sum_assignment(distances)] = True
+        matched[scipy.optimize.linear_sum_assignment(distances)] = True
         matched &= overlapping
     free = np.ix_(~matched.any(axis=1), ~matched.any(axis=0))
     if near[free].any():
-        rows, columns = linear_sum_assignment(distances[free])
+        rows, columns = scipy.optimize.linear_sum_assignment(distances[free])
         rows, columns = free[0].ravel()[rows], free[1].ravel()[columns]
         matched[rows, columns] = near[rows, columns]
 

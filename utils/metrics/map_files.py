@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-import scipy.io
+import scipy
 
 from istd.utils.errors import InputError
 from istd.utils.images import read_pixels

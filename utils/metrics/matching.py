@@ -4,10 +4,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from scipy.optimize import linear_sum_assignment
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
-from scipy.spatial import cKDTree
+import scipy
 
 from istd.utils.metrics.regions import ImagePair, Regions
 
@@ -73,8 +70,8 @@ def best_pairs(rows: np.ndarray, columns: np.ndarray, distances: np.ndarray) -> 
     column_names, column = np.unique(columns, return_inverse=True)
     nodes = len(row_names) + len(column_names)
     ends = row.astype(np.int32), (len(row_names) + column).astype(np.int32)  # the only integer type scipy 1.11 accepts
-    graph = coo_array((np.ones(len(rows), np.int8), ends), shape=(nodes, nodes))
-    group = connected_components(graph, directed=False)[1][row]
+    graph = scipy.sparse.coo_array((np.ones(len(rows), np.int8), ends), shape=(nodes, nodes))
+    group = scipy.sparse.csgraph.connected_components(graph, directed=False)[1][row]
     order = np.argsort(group, kind="stable")
     sizes = np.bincount(group)
     alone = sizes[group[order]] == 1
@@ -91,7 +88,8 @@ def close_pairs(targets: Regions, regions: Regions) -> tuple[np.ndarray, np.ndar
     """
     true, predicted = targets.centroids, regions.centroids
     limit = MATCH_DISTANCE + BORDERLINE
-    near_pairs = cKDTree(true).sparse_distance_matrix(cKDTree(predicted), limit, output_type="ndarray")
+    tree = scipy.spatial.cKDTree(predicted)
+    near_pairs = scipy.spatial.cKDTree(true).sparse_distance_matrix(tree, limit, output_type="ndarray")
     rows, columns = near_pairs["i"], near_pairs["j"]
     squares = np.square(true[rows] - predicted[columns]).sum(axis=1)
     near = squares < MATCH_DISTANCE**2 + BORDERLINE
@@ -119,5 +117,5 @@ def _assign_group(pairs: np.ndarray, rows: np.ndarray, columns: np.ndarray, dist
     cost[row, column] = distances
     index = np.full(cost.shape, -1)
     index[row, column] = pairs
-    chosen = index[linear_sum_assignment(cost)]
+    chosen = index[scipy.optimize.linear_sum_assignment(cost)]
     return chosen[chosen >= 0]

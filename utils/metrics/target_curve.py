@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from scipy.spatial import cKDTree
+import scipy
 
 from istd.utils.metrics.matching import MATCH_DISTANCE, best_pairs, close_pairs
 from istd.utils.metrics.regions import Regions
@@ -104,7 +104,9 @@ def _near_targets(crop: Crop, regions: CropRegions, width: int) -> NearRegions:
     if len(places) * len(crop.centroids) <= FEW_PAIRS:
         distances = np.abs(places[:, None] - crop.centroids).max(axis=2).min(axis=1)
     else:
-        distances = cKDTree(crop.centroids).query(places, p=np.inf, distance_upper_bound=2 * MATCH_DISTANCE)[0]
+        distances = scipy.spatial.cKDTree(crop.centroids).query(
+            places, p=np.inf, distance_upper_bound=2 * MATCH_DISTANCE
+        )[0]
     near = np.flatnonzero(distances < MATCH_DISTANCE + MARGIN)
     layer, area, top = regions.layer[near], regions.area[near], regions.low[near, 0]
     row_sums, column_sums = regions.sums[near].T + np.outer((crop.top, crop.left), area)
