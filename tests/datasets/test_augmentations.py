@@ -121,16 +121,16 @@ def test_steps_act_in_order_and_see_other_samples(tmp_path):
 
 
 def test_a_recipe_names_them_and_their_options():
-    given = {"augment": ["copy_paste", "reverse_time"], "augment_options": {"copy_paste.share": "0.3"}}
-    assert merge_settings(None, given).augment == ["copy_paste", "reverse_time"]
-    first, second = build_augmentations(given["augment"], given["augment_options"])
+    settings = {"augment": ["copy_paste", "reverse_time"], "augment_options": {"copy_paste.share": "0.3"}}
+    assert merge_settings(None, settings).augment == ["copy_paste", "reverse_time"]
+    first, second = build_augmentations(settings["augment"], settings["augment_options"])
     assert (first.func, first.keywords) == (copy_paste, {"share": 0.3})
     assert (second.func, second.keywords) == (reverse_time, {})
     for wrong, message in (
         ({"augment": ["copy_past"]}, "augmentation 'copy_past' is unknown; did you mean copy_paste"),
         ({"augment_options": {"copy_paste.share": 1}}, "has 'copy_paste.share'; expected .* there are none"),
-        (given | {"augment_options": {"copy_paste.shares": 1}}, "expected options of augment: copy_paste.share"),
-        (given | {"augment_options": {"copy_paste.share": "x"}}, "expected number"),
+        (settings | {"augment_options": {"copy_paste.shares": 1}}, "expected options of augment: copy_paste.share"),
+        (settings | {"augment_options": {"copy_paste.share": "x"}}, "expected number"),
     ):
         with pytest.raises(InputError, match=message):
             merge_settings(None, wrong)

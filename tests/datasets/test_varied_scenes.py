@@ -16,9 +16,9 @@ def sequence(seed, frames=1, targets=(1, 1)):
 
 @pytest.fixture(scope="module")
 def many():
-    """Single images with one target each, as (frame, mask, row)."""
+    """Single images with one target, as (frame, mask, row)."""
     rendered = [sequence(seed) for seed in range(200)]
-    return [(one.frames[0], one.masks[0], one.rows[0]) for one in rendered if one.rows]
+    return [(image.frames[0], image.masks[0], image.rows[0]) for image in rendered if image.rows]
 
 
 def box(mask):
