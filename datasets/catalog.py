@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class PublishedMetrics(NamedTuple):
-    """One published result on a dataset: IoU, nIoU and Pd in percent, Fa x 1e-6, under a protocol of utils.metrics."""
+    """A published result on a dataset: IoU, nIoU and Pd in percent, Fa x 1e-6, under a protocol of utils.metrics."""
 
     model: str
     protocol: str
@@ -40,11 +40,11 @@ class PublishedCheckpoint(NamedTuple):
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What is published about a dataset.
+    """Published facts about a dataset.
 
     `kind` is "images" or "sequences"; `protocol` the published metric protocol; `preset` and `image_size` the
-    published preprocessing (`datasets.presets`) and its input size; `published_split` says that the published lists in
-    `datasets/splits/<name>/` come before lists in the dataset's folder; `links` lead to its download.
+    published preprocessing (`datasets.presets`) and its input size. With `published_split`, the published lists in
+    `datasets/splits/<name>/` come before lists in the dataset's folder. `links` lead to its download.
     """
 
     name: str

@@ -12,7 +12,6 @@ Examples:
 
 import hashlib
 import math
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
@@ -36,12 +35,12 @@ from istd.utils.distributed import cores_of_process
 from istd.utils.drawing import TRUTH, contact_sheet, grey_to_rgb, outline, stretch_contrast
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import atomic_path, check_writable, write_json, write_text
-from istd.utils.images import IMAGE_SUFFIXES, inspect_mask, numeric_key, size_text, to_unit
+from istd.utils.images import IMAGE_SUFFIXES, inspect_mask, last_number, numeric_key, size_text, to_unit
 from istd.utils.metrics.regions import find_regions
 from istd.utils.names import counted
 
-SHOWN = 5  # examples printed for each kind of finding
-GUARD = 2  # pixels around every other target that are no part of a target's surroundings
+MAX_EXAMPLES = 5  # printed for each kind of finding
+GUARD = 2  # pixels around every target that do not count as a target's surroundings
 PERCENTILES = (0, 5, 50, 95, 100)  # printed of the targets' statistics
 TILES = 24
 COLUMNS = 6
@@ -58,8 +57,8 @@ class TargetStatistics(NamedTuple):
 
 
 class FrameReport(NamedTuple):
-    """Findings in a frame: size "W x H", type and `digest` of its pixels; the targets of its mask, its levels if they
-    are more than two, and the share of its pixels that are target; and a problem."""
+    """Findings in a frame: size "W x H", type (`depth`), and `digest` of its pixels; `targets` of its mask, its levels
+    if there are more than two, and its `share` of target pixels; and a problem."""
 
     size: str = ""
     depth: str = ""
@@ -74,7 +73,7 @@ Findings = dict[str, list[str]]  # kind -> texts
 
 
 def check_dataset(index: DatasetIndex) -> tuple[Findings, Findings, list[str]]:
-    """Read every file of a dataset; returns problems, notes, and a summary in lines."""
+    """Read every file of a dataset; returns problems, notes, and the lines of a summary."""
     frames = list({frame.image: frame for sequence in index.sequences for frame in sequence.frames}.values())
     options = {"max_workers": cores_of_process(), "desc": f"reading {index.info.name}", "disable": None}
     reports = dict(zip(frames, thread_map(read_frame, frames, **options), strict=True))
@@ -104,7 +103,7 @@ def check_dataset(index: DatasetIndex) -> tuple[Findings, Findings, list[str]]:
 
 
 def _check_frame(frame: Frame, report: FrameReport, problems: Findings, notes: Findings, lacking: Findings) -> None:
-    """Add what is found in a frame to the findings; `lacking`: where a missing mask or target counts."""
+    """Add a frame's report to the findings; `lacking`: the findings to which a missing mask or target is added."""
     if report.problem:
         problems[report.problem.kind].append(report.problem.text)
     if report.targets == []:
@@ -119,7 +118,7 @@ def _check_frame(frame: Frame, report: FrameReport, problems: Findings, notes: F
 
 
 def _check_sequence(sequence: Sequence, reports: dict[Frame, FrameReport], problems: Findings, notes: Findings) -> None:
-    """Add what does not fit together in the frames of a sequence to the findings."""
+    """Add to the findings how the frames of a sequence differ."""
     readable = {frame: reports[frame] for frame in sequence.frames if frame in reports and reports[frame].size}
     for fault in odd_sizes({frame: report.size for frame, report in readable.items()}).values():
         problems[fault.kind].append(fault.text)
@@ -130,9 +129,9 @@ def _check_sequence(sequence: Sequence, reports: dict[Frame, FrameReport], probl
 
 
 def find_gaps(sequence: Sequence) -> list[str]:
-    """Successive frames whose numbers differ by another step than usual; none where no step is usual, as in times."""
-    numbers = [re.findall("[0-9]+", frame.name)[-1:] for frame in sequence.frames]
-    steps = [int(after[0]) - int(before[0]) for before, after in pairwise(numbers) if before and after]
+    """Successive frames whose numbers differ by an unusual step; [] where no step is usual, as for time stamps."""
+    numbers = [last_number(frame.name) for frame in sequence.frames]
+    steps = [after - before for before, after in pairwise(numbers) if None not in (before, after)]
     usual, count = Counter(steps).most_common(1)[0] if steps else (0, 0)
     if len(steps) < len(numbers) - 1 or 2 * count <= len(steps):
         return []
@@ -161,7 +160,7 @@ def read_frame(frame: Frame) -> FrameReport:
 def measure_targets(grey: np.ndarray, mask: np.ndarray) -> list[TargetStatistics]:
     """Statistics of each 8-connected region of `mask` bool [H, W] in `grey` float [H, W].
 
-    The surroundings are those of `local_statistics`, with a guard that holds the region, without all targets and 2 px
+    Its surroundings are those of `local_statistics`, with a guard that covers the region, except all targets and 2 px
     around them. The peak is the pixel of the region that stands out most, bright or dark.
     """
     free = cv2.dilate(mask.astype(np.uint8), np.ones((2 * GUARD + 1,) * 2, np.uint8)) == 0
@@ -221,7 +220,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     index = open_dataset(arguments.dataset, arguments.data_root, arguments.split_folder)
     if arguments.split:
-        index.split(arguments.split)  # a wrong name is said before all files are read
+        index.split(arguments.split)  # reports a wrong name before all files are read
     if arguments.preview:
         check_writable(arguments.preview, IMAGE_SUFFIXES)
     for file in filter(None, (arguments.problems, arguments.coco)):
@@ -235,9 +234,10 @@ def main(argv: list[str] | None = None) -> int:
     all_lines = []
     for title, findings in (("note", notes), ("PROBLEM", problems)):
         for kind, texts in findings.items():
-            more = [f"... and {len(texts) - SHOWN} more (--problems FILE lists all)"] if len(texts) > SHOWN else []
+            hidden = len(texts) - MAX_EXAMPLES
+            more = [f"... and {hidden} more (--problems FILE lists all)"] if hidden > 0 else []
             heading = f"{title}: {kind} ({len(texts)})"
-            print("\n    ".join([heading, *texts[:SHOWN], *more]))
+            print("\n    ".join([heading, *texts[:MAX_EXAMPLES], *more]))
             all_lines.append("\n    ".join([heading, *texts]) + "\n")
     if arguments.problems:
         write_text(arguments.problems, "".join(all_lines))
@@ -256,7 +256,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def without_unusable(index: DatasetIndex) -> DatasetIndex:
-    """`index` without what cannot be used, in its sequences and in all parts."""
+    """`index` without files that cannot be used, in its sequences and in all parts."""
     sequences, faults = check_usable(index.sequences, skip=True)
     parts = {name: check_usable(part, skip=True)[0] for name, part in index.parts.items()}
     left_out = tuple(dict.fromkeys(fault.text for fault in faults))
@@ -272,7 +272,7 @@ def _published(info: DatasetInfo) -> list[str]:
 
 
 def _duplicates(sequences: list[Sequence], reports: dict[Frame, FrameReport]) -> Iterator[tuple[list[str], bool]]:
-    """Image files of equal pixels, and whether all are of the same sequence."""
+    """Yield groups of image files with equal pixels, and whether all files of a group are in the same sequence."""
     same: dict[tuple[bytes, str], dict[str, int]] = defaultdict(dict)
     for number, sequence in enumerate(sequences):
         for frame in sequence.frames:
@@ -286,9 +286,10 @@ def _summary(reports: list[FrameReport]) -> list[str]:
     depths = Counter(report.depth for report in reports if report.size)
     targets = [target for report in reports for target in report.targets or ()]
     counts = [len(report.targets) for report in reports if report.targets]
-    shown = ", ".join(f"{size} ({count})" for size, count in sizes.most_common(SHOWN))
+    common = ", ".join(f"{size} ({count})" for size, count in sizes.most_common(MAX_EXAMPLES))
+    others = len(sizes) - MAX_EXAMPLES
     lines = [
-        f"sizes: {shown}" + (f" and {len(sizes) - SHOWN} other sizes" if len(sizes) > SHOWN else ""),
+        f"sizes: {common}" + (f" and {others} other sizes" if others > 0 else ""),
         f"stored as: {', '.join(f'{depth} ({count})' for depth, count in depths.items())}",
         f"targets: {len(targets)} in {counted(len(counts), 'frame')}, at most {max(counts, default=0)} per frame",
     ]

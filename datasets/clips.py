@@ -22,11 +22,11 @@ CACHE_BYTES = 512 * 2**20  # per worker; 8192 frames of 256 x 256 at 8 bit
 
 
 class ClipSample(dict):
-    """One item, a mapping: "clip" float [T, C, H, W], "mask" float 0/1 [1, h, w], the names "dataset", "sequence" and
-    "frame", and whatever else a dataset adds. Its values are also attributes: `sample.clip`.
+    """A mapping: "clip" float [T, C, H, W], "mask" float 0/1 [1, h, w], the names "dataset", "sequence" and "frame",
+    and whatever else a dataset adds. Its values are also attributes: `sample.clip`.
 
-    Made by `collate`, a batch: clip [B, T, C, H, W], mask [B, 1, h, w], other tensors stacked likewise, and lists of B
-    values of everything else.
+    `collate` makes a batch of samples: clip [B, T, C, H, W], mask [B, 1, h, w], other tensors stacked likewise, and
+    lists of B values for everything else.
     """
 
     def __getattr__(self, name: str) -> Any:
@@ -41,7 +41,7 @@ Transform = Callable[[np.ndarray, np.ndarray, np.random.Generator], tuple[torch.
 
 
 class FrameCache:
-    """Decoded frames and masks, read-only; beyond `limit` bytes the least recently used ones are dropped first."""
+    """Decoded frames and masks, read-only; beyond `limit` bytes the least recently used arrays are dropped."""
 
     def __init__(self, limit: int):
         self.limit = limit
@@ -63,19 +63,18 @@ class FrameCache:
 
 @dataclass(eq=False, repr=False)
 class ClipDataset(Dataset):
-    """A clip for every frame that has a mask: T frames that are `stride` apart, consecutive by default.
+    """A clip for every frame that has a mask, its target frame: T frames that are `stride` apart (default 1).
 
-    That frame is number `target` of the clip, T // 2 by default.
+    The target frame is number `target` of the clip (default T // 2). Beyond the ends of a sequence, `border` "clamp"
+    repeats its first or last frame, and "wrap" continues at its other end (as SGMP-UNet was published). T = 1 is the
+    single-frame case.
 
-    Before the first and after the last frame, `border` "clamp" repeats that frame and "wrap" goes on at the other end
-    of the sequence (as SGMP-UNet was published). T = 1 is the single-frame case.
+    The random draws of item i in epoch e depend on (seed, e, i), and on the occurrence if an epoch repeats the item,
+    but never on workers or on other items. Call `set_epoch` before each epoch; workers kept alive
+    (`persistent_workers`) see it, too.
 
-    The random draw of item i in epoch e depends on (seed, e, i), and where an epoch has it several times on the
-    occurrence, never on workers or on what else was drawn; call `set_epoch` before each epoch. Workers kept alive
-    (`persistent_workers`) see it too.
-
-    Frames deeper than 8 bits become 0..1 by `grey_range`: one range for a sequence, one for every frame, or the range
-    itself (see `utils.grey_levels`). The steps of `augment` (see `datasets.augmentations`) act before `transform`.
+    Frames deeper than 8 bits are mapped to 0..1 by `grey_range`: a range per sequence, a range per frame, or a fixed
+    range (see `utils.grey_levels`). The steps of `augment` (see `datasets.augmentations`) act before `transform`.
 
     `cache_bytes` limits the decoded frames that each worker keeps, over all epochs if workers stay alive.
     """
@@ -143,9 +142,9 @@ class ClipDataset(Dataset):
         return ClipSample(clip=clip, mask=mask, **names)
 
     def raw_ranges(self) -> dict[str, GreyRange]:
-        """The range of each sequence of several frames whose first frame is deeper than 8 bits, by the sequence's name.
+        """Sequence name -> range, for sequences of several frames whose first frame is deeper than 8 bits.
 
-        Single images have ranges of their own, and with the rule "frame" every frame has; these are left out.
+        Ranges of single images, and of the frames by the rule "frame", are left out.
         """
         ranges = {}
         for number, sequence in enumerate(self.sequences):
@@ -177,19 +176,19 @@ class ClipDataset(Dataset):
         return self._cache.read(frame.image, frame.read_image)
 
     def _scale(self, number: int) -> GreyScale:
-        """The grey scale of a sequence, whose range is taken when it is first used."""
+        """The grey scale of a sequence, whose range is computed at its first use."""
         if number not in self._scales:
             self._scales[number] = GreyScale(self.grey_range, partial(self._sample, number))
         return self._scales[number]
 
     def _sample(self, number: int) -> Iterator[np.ndarray]:
-        """Frames of a sequence from which its range is taken."""
+        """Frames of a sequence from which its range is computed."""
         frames = self.sequences[number].frames
         return (self._read_pixels(frames[index]) for index in range_frames(len(frames)))
 
 
 def range_lines(datasets: Iterable[ClipDataset]) -> list[str]:
-    """A line for each dataset with raw sequences, which tells their ranges."""
+    """A line for each dataset with raw sequences, which reports their ranges."""
     lines = []
     for dataset in datasets:
         if ranges := list(dataset.raw_ranges().values()):

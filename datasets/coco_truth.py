@@ -1,4 +1,4 @@
-"""The targets of a dataset in COCO's format: from its boxes.json, else the regions of its masks."""
+"""The targets of a dataset in COCO's format: from its boxes.json, else from the regions of its masks."""
 
 import json
 import os
@@ -18,7 +18,7 @@ BOXES_FILE = "boxes.json"  # in a dataset's folder: its annotated boxes, as `dat
 def coco_names(index: DatasetIndex) -> dict[Path, tuple[int, str]]:
     """Image file of every frame of a dataset -> its id and file name in COCO files, the same for all its parts.
 
-    The name is the path from the dataset's folder. The id is that in its boxes.json, else the number of the frame.
+    The name is the path from the dataset's folder. The id comes from boxes.json, else it is the number of the frame.
     """
     frames = {frame.image: None for sequence in index.sequences for frame in sequence.frames}
     names = {image: Path(os.path.relpath(image, index.root)).as_posix() for image in frames}
@@ -47,10 +47,9 @@ def read_boxes(root: Path) -> dict | None:
 
 
 def coco_truth(index: DatasetIndex, sequences: Iterable[Sequence] | None = None) -> dict:
-    """Ground truth of the frames with a mask, of a dataset or of some of its `sequences`, for pycocotools' `COCO`.
+    """Ground truth of the frames with a mask, of a dataset or of `sequences` of it, for pycocotools' `COCO`.
 
-    A dataset with boxes.json has its boxes, any other those of the 8-connected regions of its masks, with the regions
-    as run lengths.
+    Boxes come from boxes.json; if the dataset has none, from the 8-connected regions of its masks, with run lengths.
     """
     names, boxes = coco_names(index), read_boxes(index.root)
     sequences = index.sequences if sequences is None else sequences

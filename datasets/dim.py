@@ -137,8 +137,8 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(f"{index.info.name} is a dataset of single images; give a dataset of sequences")
     names = Counter(sequence.name for sequence in index.sequences)
     if shared := [name for name, count in names.items() if count > 1]:
-        both = f"{index.layout} hold sequences of the same name: {', '.join(shared)}"
-        raise InputError(f"{both}; expected different names, since the copy has one folder for all; rename them")
+        problem = f"{index.layout} hold sequences of the same name: {', '.join(shared)}"
+        raise InputError(f"{problem}; expected different names, since the copy has one folder for all; rename them")
     with new_folder(args.output) as folder:
         dim = partial(dim_sequence, snr=args.snr, seed=args.seed, output=folder)
         jobs = (index.sequences, range(len(index.sequences)))

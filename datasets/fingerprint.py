@@ -1,4 +1,4 @@
-"""A fingerprint of data, by which a run knows whether it goes on with the images it was begun with."""
+"""A fingerprint of data, by which a run that continues knows whether its images are still the same."""
 
 import hashlib
 from collections.abc import Iterable
@@ -7,15 +7,15 @@ from pathlib import Path
 from istd.datasets.layouts import Sequence
 from istd.utils.errors import InputError
 
-WHOLE_BYTES = 2**18  # a larger file counts by its size and this many bytes of its beginning and of its end
+MAX_BYTES = 2**18  # a larger file counts by its size and this many bytes of its beginning and of its end
 
 
 def fingerprint(sequences: Iterable[Sequence], contents: bool = False, tables: Iterable[Path] = ()) -> str:
     """SHA-256 over the names of sequences and frames and the sizes of their files in bytes.
 
-    The same data at another place has the same fingerprint; the order of the sequences counts. `contents`: what is in
-    the files counts, too, so that a mask that was changed at equal size is noticed. `tables`: further files, of which
-    those that exist count.
+    The same data at another place has the same fingerprint; the order of the sequences counts. `contents`: the contents
+    of the files count, too, so that a mask that was changed at equal size is noticed. `tables`: further files, which
+    count if they exist.
     """
     digest = hashlib.sha256()
     for sequence in sequences:
@@ -29,15 +29,15 @@ def fingerprint(sequences: Iterable[Sequence], contents: bool = False, tables: I
 
 
 def file_state(path: Path, contents: bool) -> tuple[int | str, ...]:
-    """The size of a file in bytes, and with `contents` a hash of what is in it; see `WHOLE_BYTES`."""
+    """The size of a file in bytes, and with `contents` a hash of its contents; see `MAX_BYTES`."""
     try:
         size = path.stat().st_size
         if not contents:
             return (size,)
         with open(path, "rb") as file:
-            digest = hashlib.sha256(file.read(WHOLE_BYTES))
-            if size > WHOLE_BYTES:
-                file.seek(max(WHOLE_BYTES, size - WHOLE_BYTES))
+            digest = hashlib.sha256(file.read(MAX_BYTES))
+            if size > MAX_BYTES:
+                file.seek(max(MAX_BYTES, size - MAX_BYTES))
                 digest.update(file.read())
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}; check the dataset's folder") from error

@@ -33,7 +33,7 @@ from tqdm import tqdm
 
 from istd.datasets.boxes.annotations import Annotations, read_annotations
 from istd.datasets.boxes.images import Item, Plan, make_plan
-from istd.datasets.boxes.masks import MASKS, box_pixels, clip_box, draw_mask
+from istd.datasets.boxes.masks import MASKS, box_pixels, clip_box
 from istd.datasets.boxes.readers import AnnotatedImage, Box
 from istd.datasets.coco_truth import BOXES_FILE
 from istd.utils.coco import encode_rle, ground_truth
@@ -46,10 +46,10 @@ from istd.utils.images import encode_png, read_pixels
 from istd.utils.names import counted
 from istd.utils.video import read_frames
 
-SHARD_IMAGES = 64  # images that are finished together; of a video, all
-UNFINISHED = ".from_boxes"  # folder of what an interrupted run has done
+SHARD_IMAGES = 64  # image files that are finished together; frames of a video all are
+UNFINISHED = ".from_boxes"  # folder with the finished shards of an interrupted run
 WORKERS = 4
-TRAIN_SHARE = 0.8  # of the frames of a single sequence, the first ones
+TRAIN_SHARE = 0.8  # of the frames of a single sequence, from its start
 COUNTS = ("clipped", "outside", "degenerate", "without contrast")  # of boxes
 
 
@@ -86,7 +86,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def make_dataset(annotations: Annotations, plan: Plan, output: Path, masks: str) -> list[str]:
-    """Write the dataset, or go on with it; returns lines that say what it has. `masks`: one of `MASKS`.
+    """Write the dataset, or continue an interrupted run; returns the lines of a summary. `masks`: one of `MASKS`.
 
     Raises `InputError` where `output` holds something else.
     """
@@ -143,7 +143,7 @@ def write_lists(items: list[Item], output: Path) -> None:
 
 
 def item_parts(items: list[Item]) -> list[str | None]:
-    """The part of each item as annotated; of a single sequence without parts, the end is to test."""
+    """The part of each item as annotated; the end of a single sequence without parts is for testing."""
     parts = [item.annotation.part for item in items]
     sequences = {item.sequence for item in items}
     if any(parts) or len(items) == 1 or len(sequences) > 1 or None in sequences:
@@ -153,7 +153,7 @@ def item_parts(items: list[Item]) -> list[str | None]:
 
 
 def _shards(items: list[Item]) -> Iterator[list[Item]]:
-    """Consecutive items of one sequence, and of one video or at most `SHARD_IMAGES` files."""
+    """Consecutive items of a sequence: all frames of a video, or at most `SHARD_IMAGES` files."""
 
     def place(item: Item) -> tuple:
         return item.sequence, item.source.path if item.source.number is not None else None
@@ -165,7 +165,7 @@ def _shards(items: list[Item]) -> Iterator[list[Item]]:
 
 
 def _convert(items: list[Item], output: Path, masks: str, progress: tqdm) -> dict[str, Any]:
-    """Write the images and masks of a shard; returns a row for each and the counts of odd boxes."""
+    """Write the images and masks of a shard; returns a row for each image and the counts of odd boxes."""
     rows, counts = [], Counter()
     for item, pixels in zip(items, _read(items), strict=True):
         image = output / "images" / item.file_name
@@ -174,31 +174,31 @@ def _convert(items: list[Item], output: Path, masks: str, progress: tqdm) -> dic
             _link(item.source.path, image)
         else:
             image.write_bytes(encode_png(pixels))
-        boxes, drawn = [], []
+        boxes, mask = [], np.zeros(pixels.shape, np.uint8)
         for box in _in_pixels(item.annotation, pixels.shape):
             inside, odd = clip_box(box, *pixels.shape)
             if inside is not None:
-                area = box_pixels(masks, pixels, inside)
-                odd = odd if len(area[0]) else "without contrast"
-                drawn.append(area)
+                region = box_pixels(masks, pixels, inside)
+                odd = odd if len(region[0]) else "without contrast"
+                mask[region] = 255
                 boxes.append({
                     "bbox": [round(value, 3) for value in inside[:4]],
                     "area": round(inside.width * inside.height, 3),
                     "iscrowd": int(inside.crowd),
-                    "segmentation": encode_rle(*area, pixels.shape),
+                    "segmentation": encode_rle(*region, pixels.shape),
                 })  # fmt: skip
             counts[odd] += odd is not None
         counts["other size"] += item.annotation.size not in (None, pixels.shape[::-1])
-        mask = (output / "masks" / item.file_name).with_name(f"{item.name}.png")
-        mask.parent.mkdir(parents=True, exist_ok=True)
-        mask.write_bytes(encode_png(draw_mask(pixels.shape, drawn)))
+        path = (output / "masks" / item.file_name).with_name(f"{item.name}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode_png(mask))
         rows.append([*pixels.shape, boxes])
         progress.update()
     return {"rows": rows, "counts": {kind: count for kind, count in counts.items() if count}}
 
 
 def _read(items: list[Item]) -> Iterator[np.ndarray]:
-    """The pixels [H, W] of consecutive items, which are files, or frames of a video in order."""
+    """Yield the pixels [H, W] of consecutive items: files, or frames of a video in order."""
     if items[0].source.number is None:
         yield from (read_pixels(item.source.path) for item in items)
         return
@@ -230,7 +230,7 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _coco_images(items: list[Item], rows: list[list]) -> Iterator[tuple[dict, list[dict]]]:
-    """The images of boxes.json with their boxes; ids are those of a COCO file, unless two files have the same."""
+    """Yield the images of boxes.json with their boxes; ids come from COCO annotations unless two images share an id."""
     ids = [item.annotation.id for item in items]
     if None in ids or len(set(ids)) < len(ids):
         ids = list(range(1, len(items) + 1))
@@ -266,7 +266,7 @@ def _first(names: list[str]) -> str:
 
 
 def _fingerprint(annotations: Annotations, plan: Plan, masks: str) -> dict[str, Any]:
-    """What decides the dataset: annotated boxes, sources, and options."""
+    """Everything that determines the dataset: annotated boxes, sources, and options."""
     content = hashlib.sha256()
     for item in plan.items:
         status = item.source.path.stat()

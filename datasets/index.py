@@ -16,13 +16,13 @@ from istd.utils.names import counted
 REPOSITORY = Path(__file__).resolve().parents[1]
 DATA_ROOT_VARIABLE = "ISTD_DATA_ROOT"
 DATA_ROOT_HELP = "folder that contains the datasets by name; default: their folders in datasets/path_config.py"
-SPLIT_FOLDER_HELP = "folder of the lists below that of the dataset, such as 50_50, if several have lists"
+SPLIT_FOLDER_HELP = "folder of the lists inside the dataset's folder, such as 50_50, if several have lists"
 
 
 @dataclass(frozen=True)
 class DatasetIndex:
-    """A dataset on disk. `missing_entries`: part -> entries of its list without an image; `left_out`: what cannot be
-    used of the parts in use, in sentences (see `usable`)."""
+    """A dataset on disk. `missing_entries`: part -> entries of its list without an image; `left_out`: sentences on
+    files of the used parts that cannot be used (see `usable`)."""
 
     info: DatasetInfo
     root: Path
@@ -54,7 +54,7 @@ class DatasetIndex:
 
     @property
     def summary(self) -> str:
-        """One line: layout, source of the split, counts, and missing entries."""
+        """Layout, source of the split, counts, and missing entries in a line, and a line for each file left out."""
         parts = ", ".join(f"{name} {_count(self.info.kind, sequences)}" for name, sequences in self.parts.items())
         contents = f"{_count(self.info.kind, self.sequences)} in {self.root}, layout {self.layout}"
         text = f"{self.info.name}: {contents}; split ({self.split_source}): {parts}"
@@ -75,7 +75,7 @@ def open_dataset(
 
     A name's folder is looked up in `data_root` (a folder that contains the datasets by name), else in the environment
     variable ISTD_DATA_ROOT, else in `datasets/path_config.py`. `demo` is rendered on first use. `split_folder`: the
-    folder below the dataset's that holds its lists, where several do. Raises `InputError` if nothing is found or
+    folder of the lists inside the dataset's folder, if several have lists. Raises `InputError` if nothing is found or
     recognised.
     """
     names = {name.lower(): name for name in (*DATASET_PATHS, *CATALOG)}
@@ -132,7 +132,7 @@ def _locate(name: str, data_root: str | Path | None) -> Path:
 
 
 def _locate_folder(path: str, data_root: str | Path | None, names: Iterable[str]) -> Path:
-    """Folder given by its path, or by its name under the data root; `names`: the known ones, for the error."""
+    """Folder given by its path, or by its name under the data root; `names`: of known datasets, for the error."""
     data_root = data_root or os.environ.get(DATA_ROOT_VARIABLE)
     for root in (Path(path), *([Path(data_root) / path] if data_root else [])):
         if root.is_dir():

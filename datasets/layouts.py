@@ -12,9 +12,9 @@ from istd.utils.errors import InputError
 from istd.utils.image_stacks import STACK_SUFFIXES, StackPage, stack_pages
 from istd.utils.images import (
     IMAGE_SUFFIXES,
-    MASK_ENDING,
     file_key,
     image_files,
+    mask_key,
     numeric_key,
     read_mask,
     read_pixels,
@@ -42,7 +42,7 @@ EXPECTED_LAYOUTS = """expected one of the layouts
 
 @dataclass(frozen=True)
 class Frame:
-    """A file or page of a stack with the image, and where its mask is; a frame without a mask is context only."""
+    """An image file, or page of a stack, and its mask; a frame without a mask is context only."""
 
     name: str
     image: Path | StackPage
@@ -88,7 +88,7 @@ class Layout:
 
 
 def find_layout(root: Path) -> Layout:
-    """Recognise the layout of `root` and list its sequences in numeric order. Raises `InputError` for any other."""
+    """Recognise the layout of `root` and list its sequences in numeric order; raises `InputError` for other layouts."""
     inner = _subfolders(root)
     unpacked = len(inner) == 1 and inner[0].name not in sum(FOLDER_PAIRS, ())
     # an archive that unpacked into a folder inside: a dataset with lists, rather than one sequence
@@ -111,7 +111,7 @@ def find_layout(root: Path) -> Layout:
 
 
 def _split_folders(root: Path) -> Layout | None:
-    """PART/{images,masks} or {images,masks}/PART: "train", "test", in any case, and any others by their names."""
+    """PART/{images,masks} or {images,masks}/PART: "train" and "test", in any case, and further parts by their names."""
     pairs = {folder.name: pair for folder in _subfolders(root) if (pair := _pair_in(folder))}
     known = {*TRAIN_WORDS, *TEST_WORDS}
     if len(pairs) == 1 and known.issuperset(map(str.lower, pairs)):  # a part alone is no sequence of this name
@@ -218,14 +218,14 @@ def _pair_in(folder: Path) -> tuple[Path, Path] | None:
 def _match(images: Path, masks: Path) -> tuple[list[Frame], list[Path]]:
     """Frames of a folder in order, each with its mask if there is one; and the masks without an image."""
     image_by_key = image_files(images, key=lambda path: file_key(path.stem))
-    mask_files = image_files(masks, key=lambda path: file_key(path.stem).removesuffix(MASK_ENDING))
+    mask_files = image_files(masks, key=mask_key)
     frames = [Frame(path.stem, path, mask_files.get(key)) for key, path in image_by_key.items()]
     frames.sort(key=lambda frame: _frame_key(frame.name))
     return frames, [path for key, path in mask_files.items() if key not in image_by_key]
 
 
 def _match_sequences(pairs: dict[str, tuple[Path, Path]]) -> tuple[list[Sequence], list[Path]]:
-    """Sequences by the names of their pairs of folders, without empty ones; and the masks without an image."""
+    """The sequences of named pairs of folders, without empty sequences, and the masks without an image."""
     matched = {name: _match(*pair) for name, pair in pairs.items()}
     sequences = [Sequence(name, tuple(frames)) for name, (frames, _) in matched.items() if frames]
     return sequences, [path for _, orphans in matched.values() for path in orphans]

@@ -1,10 +1,10 @@
 """Preprocessing by name: "sgmp_unet" and "datransnet" as published, and our "grey" and "local_contrast".
 
 Every function here maps frames [T, H, W] (uint8, or float32 in 0..1) and a mask bool [H, W] to a clip [T, C, H', W']
-and a mask [1, h, w]. `size` is the side of a training sample, or what the evaluation resizes to, in pixels; `channels`
-is the network's: 1 for grey in 0..1, 3 for replicated grey with ImageNet mean and std ("local_contrast": the local
-contrast in either). In training h x w is H' x W'; in evaluation the mask keeps its size, and the predictor pads clips
-to the network's multiple.
+and a mask [1, h, w]. `size`, in pixels, is the side of a training sample, or the size for evaluation; `channels` is the
+network's: 1 for grey in 0..1, 3 for replicated grey with ImageNet mean and std (for "local_contrast", the local
+contrast in each channel). In training h x w is H' x W'; in evaluation the mask keeps its size, and the predictor pads
+clips to the network's multiple.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from istd.utils.errors import InputError
 SGMP_SIZE = 320  # short side in evaluation, and side of a training sample
 SGMP_LONG_SIDE = 576  # of evaluated frames with a short side of 320
 SGMP_MULTIPLE = 32  # that sides of evaluated frames are rounded to
-DATRANSNET_SIZE = 256  # on NUDT-SIRST; datasets/catalog.py knows that of other datasets
+DATRANSNET_SIZE = 256  # on NUDT-SIRST; datasets/catalog.py has the sizes for other datasets
 
 FIRST_SHORT_SIDES = range(480, 801, 32)  # SGMP-UNet's training, in the order of its steps
 FIRST_LONG_SIDE = 800
@@ -74,7 +74,7 @@ def _distort(frame: np.ndarray, random: Generator) -> np.ndarray:
 def sgmp_evaluate(frames: np.ndarray, mask: np.ndarray, random: Generator, size: int | None, channels: int) -> Sample:
     """SGMP-UNet's evaluation: short side to `size`, long side at most 1.8 times that, both rounded to multiples of 32.
 
-    Without a size (for tiles) frames keep theirs.
+    Without a size (for tiles), frames keep their size.
     """
     if size is None:
         return keep_size(frames, mask, random, size, channels)
@@ -129,7 +129,7 @@ def keep_size(
 class Preset(NamedTuple):
     """How samples are made for training and evaluation, and how clips continue at the ends of a sequence.
 
-    `border` is that of `ClipDataset`; `size` that of published training and evaluation, None for presets of ours.
+    `border`: see `ClipDataset`. `size`: of published training and evaluation, None for our presets.
     """
 
     train: Callable[..., Sample]
@@ -147,7 +147,7 @@ PRESETS = {
 
 
 def find_preset(name: str) -> Preset:
-    """The row of a preset, also by its former name; `InputError` for one that does not exist."""
+    """The row of a preset, also by its former name; raises `InputError` for an unknown name."""
     name = current_preset(name)
     if name not in PRESETS:
         raise InputError(f"preset {name!r} is unknown; expected one of {', '.join(PRESETS)}")
@@ -155,9 +155,9 @@ def find_preset(name: str) -> Preset:
 
 
 def build_transform(preset: str, train: bool, size: int | None, channels: int) -> Transform:
-    """What `ClipDataset` calls: the training or evaluation function of a preset with `size` and `channels` filled in.
+    """The training or evaluation function of a preset as a `Transform`, with `size` and `channels` filled in.
 
-    Raises `InputError` for a preset that does not exist, and for other numbers of channels than 1 and 3.
+    Raises `InputError` for an unknown preset, and for numbers of channels other than 1 and 3.
     """
     row = find_preset(preset)
     if channels not in (1, 3):

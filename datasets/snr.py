@@ -1,24 +1,25 @@
 """The signal-to-noise ratio of a target: |peak - local mean| / local standard deviation.
 
-The peak is what a detector sees of a target of a few pixels; a mean over the mask depends on how generously the mask
-was drawn. The guard keeps what optics spread beyond the mask out of the surroundings.
+A detector sees the peak of a target of a few pixels; a mean over the mask depends on how generously the mask was drawn.
+The guard keeps light that optics spread beyond the mask out of the surroundings.
 """
 
 import math
 
 import numpy as np
 
-SNR_RADIUS = 10  # the local mean and deviation are those of a window of 21 x 21 pixels ...
-SNR_GUARD = 4  # ... without the 9 x 9 around the target
+SNR_RADIUS = 10  # local mean and deviation are computed in a window of 21 x 21 pixels ...
+SNR_GUARD = 4  # ... without its inner 9 x 9 pixels, around the target
 
 
 def local_statistics(
     frame: np.ndarray, place: tuple[int, int], guard: int = SNR_GUARD, free: np.ndarray | None = None
 ) -> tuple[float, float]:
-    """Mean and standard deviation of the pixels of [H, W] around `place` (row, column) without those of the target.
+    """Mean and standard deviation of the surroundings of a target at `place` (row, column) in a frame [H, W].
 
-    With the default `guard` of 4 pixels these are a window of 21 x 21 without the inner 9 x 9; larger targets need a
-    larger guard, and the window grows with it. `free` bool [H, W]: the only pixels that count. NaN where none does.
+    With the default `guard` of 4 pixels, the surroundings are a window of 21 x 21 without the inner 9 x 9; larger
+    targets need a larger guard, with which the window grows. `free` bool [H, W]: the only pixels that count. NaN if no
+    pixel counts.
     """
     radius = guard + SNR_RADIUS - SNR_GUARD
     top, left = (max(at - radius, 0) for at in place)

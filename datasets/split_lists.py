@@ -10,21 +10,21 @@ from typing import NamedTuple
 from istd.datasets.layouts import TEST_WORDS, TRAIN_WORDS, Layout, Sequence
 from istd.utils.config import nearest
 from istd.utils.errors import InputError
-from istd.utils.images import IMAGE_SUFFIXES, file_key, numeric_key, read_list
+from istd.utils.images import IMAGE_SUFFIXES, file_key, last_number, numeric_key, read_list
 from istd.utils.names import counted
 
 PUBLISHED_SPLITS = Path(__file__).parent / "splits"
 SPLIT_SEED = 0
 TRAIN_SHARE = 0.8
-LIST_FOLDER = "img_idx"  # that is searched before all others
+LIST_FOLDER = "img_idx"  # is searched before all other folders
 LIST_DEPTH = 2  # levels of subfolders in which lists are searched
 ROLES = dict.fromkeys(TRAIN_WORDS, "train") | dict.fromkeys(TEST_WORDS, "test")
 LIST_NAME = re.compile(f"({'|'.join(ROLES)})(?:[_-](.+))?", re.IGNORECASE)
 PLAIN_ENDINGS = ("", "list", "set", "split")  # of list names: train_list.txt is as good as train.txt
-OTHER_NAME = len(ROLES) + 1  # rank of any other name
+OTHER_NAME = len(ROLES) + 1  # rank of all other names
 SKIPPED_FOLDERS = re.compile(r"images?|masks?(_\w+)?|IRSTD1k_(Img|Label)|Mix|\..*|__.*")
 OTHER_LISTS = (".csv", ".json", ".lst", ".xml", ".yaml", ".yml")  # suffixes of lists in formats that are not read
-UNNAMED_SHARE = 0.5  # a text file of which at most this share of lines names no image is a list
+UNNAMED_SHARE = 0.5  # a text file counts as a list if at most this share of its lines names no image
 
 
 class Split(NamedTuple):
@@ -41,8 +41,8 @@ def find_split(
     """Split `layout` by its folders, by lists beside the data, by the published lists of a dataset, or at random.
 
     `names`: the names of the dataset, which select among several lists. `published`: the name of the published lists in
-    datasets/splits/, which come first if `always_published`, otherwise where the folder has none. `folder`: that of the
-    lists, below the dataset's. Raises `InputError` for ambiguous lists.
+    datasets/splits/, which come first if `always_published`, otherwise where the folder has no lists. `folder`: of the
+    lists, inside the dataset's folder. Raises `InputError` for ambiguous lists.
     """
     if layout.folder_splits:
         return Split("folders", layout.folder_splits, {})
@@ -56,8 +56,8 @@ def find_split(
             source += f"; {' and '.join(main)} ignored: metrics on another split are not comparable"
         return _split_by(shipped, layout, source, by_number=True)
     if lists:
-        split = _with_the_rest(_split_by(lists, layout, ", ".join(main)), layout)
-        return _compared(split, shipped, layout) if shipped else split
+        split = _complete(_split_by(lists, layout, ", ".join(main)), layout)
+        return _compare(split, shipped, layout) if shipped else split
     if shipped:
         split = _split_by(shipped, layout, f"published (datasets/splits/{published}/)")
         train, test = (len(split.parts[part]) for part in ("train", "test"))
@@ -68,14 +68,14 @@ def find_split(
             f"{unknown} lists images, but its name says not of which part; rename it to train.txt or test.txt, or "
             "remove it, and the split will be random"
         )
-    return _seeded(layout)
+    return _split_at_random(layout)
 
 
 def choose_lists(root: Path, names: list[str], folder: str | None = None) -> dict[str, Path]:
     """The lists of a dataset's folder by part: "train", "test", or both, and further lists by their stems.
 
-    Lists of img_idx/ come first, then those of the folder itself, then those of its subfolders (50_50/, idx_427/,
-    ImageSets/Main/, splits/), among which `folder` chooses. Raises `InputError` where several would do.
+    Lists in img_idx/ come first, then lists in the folder itself, then lists in its subfolders (50_50/, idx_427/,
+    ImageSets/Main/, splits/), among which `folder` chooses. Raises `InputError` if subfolders disagree.
     """
     if folder is not None:
         if not (root / folder).is_dir():
@@ -108,7 +108,7 @@ def choose_lists(root: Path, names: list[str], folder: str | None = None) -> dic
 
 
 def _list_folders(root: Path) -> list[Path]:
-    """Subfolders that may hold lists, down to LIST_DEPTH, without those of images and masks and sequences of them."""
+    """Subfolders that may hold lists, down to LIST_DEPTH, without the folders of images, masks, and sequences."""
     folders, level = [], [root]
     for _ in range(LIST_DEPTH):
         level = [
@@ -124,8 +124,8 @@ def _list_folders(root: Path) -> list[Path]:
 def _lists_in(folder: Path, names: list[str], strict: bool = False) -> dict[str, Path]:
     """The lists directly in a folder, by part.
 
-    Of several lists of a part, that named after the dataset counts, then those named in the order of `ROLES`, then the
-    only list; all others go by their stems. `strict`: it is an error if none of these decides.
+    Among several lists of a part, the list named after the dataset is chosen, else the first in the order of `ROLES`,
+    else an only list; all other lists go by their stems. `strict`: raise an error if this does not decide.
     """
     ranks: dict[str, dict[Path, int]] = {"train": {}, "test": {}}
     files = sorted(folder.iterdir()) if folder.is_dir() else []
@@ -149,9 +149,9 @@ def _lists_in(folder: Path, names: list[str], strict: bool = False) -> dict[str,
 
 
 def _split_by(lists: dict[str, Path], layout: Layout, source: str, by_number: bool = False) -> Split:
-    """The parts that lists name; further lists without any entry of the layout are of another dataset."""
+    """Split by lists; further lists that name nothing in the layout belong to another dataset."""
     resolved = {part: _resolve(read_list(path), layout, by_number) for part, path in lists.items()}
-    resolved = {part: both for part, both in resolved.items() if both[0] or part in ("train", "test")}
+    resolved = {part: entries for part, entries in resolved.items() if entries[0] or part in ("train", "test")}
     parts = {part: sequences for part, (sequences, _) in resolved.items()}
     return Split(source, parts, {part: missing for part, (_, missing) in resolved.items() if missing})
 
@@ -159,20 +159,21 @@ def _split_by(lists: dict[str, Path], layout: Layout, source: str, by_number: bo
 def _resolve(entries: list[str], layout: Layout, by_number: bool = False) -> tuple[list[Sequence], list[str]]:
     """Entries -> sequences in numeric order (images: in list order), and the entries without a file.
 
-    `by_number`: where no name fits, the last number in it chooses the sequence.
+    `by_number`: if no name matches an entry, the last number in it chooses the sequence.
     """
     sequences = {file_key(sequence.name): sequence for sequence in layout.sequences}
     frames = {key: {file_key(frame.name) for frame in sequence.frames} for key, sequence in sequences.items()}
-    numbers = {_last_number(key): key for key in sequences} if by_number else {}
+    numbers = {last_number(key): key for key in sequences} if by_number else {}
+    numbers.pop(None, None)
 
     def find(form: str) -> tuple[str, str | None] | None:
-        """Keys of the sequence and the frame that an entry names; without a frame it names all of them."""
+        """Keys of the sequence and the frame that an entry names; without a frame, it names all frames."""
         parts = [file_key(part) for part in form.split("/") if part not in (".", "")]
         if layout.kind == "images":
             return (parts[-1], None) if parts and parts[-1] in sequences else None
         parts = [part for part in parts if part not in ("images", "image")]
         if parts and sequences.keys().isdisjoint(parts):
-            parts[0] = numbers.get(_last_number(parts[0]), parts[0])
+            parts[0] = numbers.get(last_number(parts[0]), parts[0])
         # a frame may have the name of another sequence: 1/2 is frame 2 of sequence 1
         owners = [part for part in parts[:-1] if part in sequences]
         for owner in reversed(owners):
@@ -200,13 +201,8 @@ def _forms(entry: str) -> Iterator[str]:
             yield first.rsplit(".", 1)[0] if first.lower().endswith(IMAGE_SUFFIXES) else first
 
 
-def _last_number(name: str) -> int | str:
-    digits = [part[1] for part in numeric_key(name)[0] if part[0] == 0]
-    return digits[-1] if digits else name
-
-
 def _only(sequence: Sequence, keys: set[str]) -> Sequence:
-    """The sequence with masks on the frames of these keys only; all others become context."""
+    """The sequence with masks on the frames with these keys only; all other frames become context."""
     frames = (frame if file_key(frame.name) in keys else replace(frame, mask=None) for frame in sequence.frames)
     return Sequence(sequence.name, tuple(frames))
 
@@ -220,8 +216,8 @@ def nearest_entry(entry: str, sequences: list[Sequence]) -> str:
     return next(filter(None, (nearest(part, by_name) for part in reversed(parts))), "")
 
 
-def _with_the_rest(split: Split, layout: Layout) -> Split:
-    """Complete a split of one list by what it does not name; tell which frames two lists leave out."""
+def _complete(split: Split, layout: Layout) -> Split:
+    """Add what a single list does not name as the other part; report frames that two lists leave out."""
     for part, other in (("train", "test"), ("test", "train")):
         if part not in split.parts:
             parts = split.parts | {part: _unnamed(layout, split.parts[other])}
@@ -229,33 +225,34 @@ def _with_the_rest(split: Split, layout: Layout) -> Split:
             return split._replace(source=f"{split.source}, {part} with the rest", parts=parts)
     named = [sequence for sequences in split.parts.values() for sequence in sequences]
     names = {sequence.name for sequence in named}
-    rest = [
+    unlisted = [
         f"{sequence.name}/{frame.name}"
         for sequence in _unnamed(layout, named)
         for frame in sequence.frames
         if sequence.name in names and frame.has_mask
     ]
-    if not rest:
+    if not unlisted:
         return split
-    lost = f"without {counted(len(rest), 'frame')} of listed sequences that are in no list, the first {rest[0]}"
-    return split._replace(source=f"{split.source} ({lost})")
+    count = counted(len(unlisted), "frame")
+    note = f"without {count} of listed sequences that are in no list, the first {unlisted[0]}"
+    return split._replace(source=f"{split.source} ({note})")
 
 
 def _unnamed(layout: Layout, named: list[Sequence]) -> list[Sequence]:
-    """The sequences of `layout` without the masks that `named` has, if any other masks are left."""
+    """The sequences of `layout` without the masks of `named`, and without sequences that have no other masks."""
     taken: dict[str, set[str]] = {}
     for sequence in named:
         taken.setdefault(sequence.name, set()).update(frame.name for frame in sequence.frames if frame.has_mask)
-    rest = []
+    unnamed = []
     for sequence in layout.sequences:
         left = {frame.name for frame in sequence.frames if frame.has_mask} - taken.get(sequence.name, set())
         if left or sequence.name not in taken:
-            rest.append(_only(sequence, set(map(file_key, left))))
-    return rest
+            unnamed.append(_only(sequence, set(map(file_key, left))))
+    return unnamed
 
 
-def _compared(split: Split, shipped: dict[str, Path], layout: Layout) -> Split:
-    """Tell how a split by lists of the folder differs from the published split."""
+def _compare(split: Split, shipped: dict[str, Path], layout: Layout) -> Split:
+    """Report how a split by the folder's lists differs from the published split."""
     published = _split_by(shipped, layout, "")
     (train, test), (published_train, published_test) = (
         [{sequence.name for sequence in parts[part]} for part in ("train", "test")]
@@ -284,8 +281,8 @@ def _files_beside(root: Path, suffixes: tuple[str, ...]) -> list[Path]:
     return [path for folder in folders for path in sorted(folder.iterdir()) if path.suffix.lower() in suffixes]
 
 
-def _seeded(layout: Layout) -> Split:
-    """A random split; a single sequence is split in time."""
+def _split_at_random(layout: Layout) -> Split:
+    """A random split, always the same; a single sequence is split in time."""
     files = _files_beside(layout.root, OTHER_LISTS)
     others = [path.name for path in files if LIST_NAME.fullmatch(path.stem)]
     reason = f"no list found (lists are .txt files, not {', '.join(others)})" if others else "no list found"
@@ -302,6 +299,6 @@ def _seeded(layout: Layout) -> Split:
 
 
 def _cut(items: list) -> dict[str, list]:
-    """The first TRAIN_SHARE of the items for training, the rest, if possible at least one item, for testing."""
+    """The first TRAIN_SHARE of the items for training, the others, at least one if possible, for testing."""
     count = min(round(TRAIN_SHARE * len(items)), max(1, len(items) - 1))
     return {"train": items[:count], "test": items[count:]}

@@ -40,8 +40,8 @@ DEMO = RenderConfig()
 def render_dataset(output: str | Path, settings: RenderConfig) -> None:
     """Write images/SEQUENCE/FRAME.png, masks/, train.txt, val.txt, targets.csv and settings.json into a new folder.
 
-    The folder appears when it is complete. The last `val_share` of the sequences are for validation (where it is above
-    0, at least one of several). A sequence depends on the seed, its number and the settings alone. Raises `InputError`
+    The folder appears when it is complete. The last `val_share` of the sequences are for validation (at least one of
+    several if it is above 0). A sequence depends on the seed, its number, and the settings alone. Raises `InputError`
     where the folder exists and is not empty, or a setting makes no sense.
     """
     _check(settings)
@@ -66,8 +66,8 @@ def main(argv: list[str] | None = None) -> None:
 
     def add(name: str, text: str, **options: Any) -> None:
         default = getattr(DEMO, name)
-        shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
-        parser.add_argument(f"--{name}", default=default, help=f"{text}; default {shown}", **options)
+        written = " ".join(map(str, default)) if isinstance(default, tuple) else default
+        parser.add_argument(f"--{name}", default=default, help=f"{text}; default {written}", **options)
 
     low_high = ("LOW", "HIGH")
     add("sequences", "number of sequences", type=int, metavar="N")

@@ -14,7 +14,7 @@ TARGET_TABLE = "targets.csv"
 
 
 class TargetRow(NamedTuple):
-    """A target in a frame: x, y in pixels (integers at pixel centres); box and area are those of its mask.
+    """A target in a frame: x, y in pixels (integers at pixel centres), box and area of its mask.
 
     `target` is its number, the same in all frames of the sequence.
     """
@@ -51,12 +51,12 @@ def read_targets(root: str | Path) -> list[TargetRow]:
     _, columns = next(rows, (0, None))
     if columns != list(TargetRow._fields):
         raise InputError(f"{path} has columns {columns}; expected {', '.join(TargetRow._fields)}")
-    kinds, targets = TargetRow.__annotations__.values(), []
+    types, targets = TargetRow.__annotations__.values(), []
     for line, cells in rows:
         texts = [original_cell(cell) for cell in cells]
         try:
             if texts:
-                targets.append(TargetRow(*(kind(text) for kind, text in zip(kinds, texts, strict=True))))
+                targets.append(TargetRow(*(convert(text) for convert, text in zip(types, texts, strict=True))))
         except ValueError as error:
             expected = f"two names, then a number for each of {', '.join(TargetRow._fields[2:])}"
             raise InputError(f"line {line} of {path} is {','.join(texts)}; expected {expected}; correct it") from error

@@ -20,7 +20,7 @@ def to_float(frames: np.ndarray) -> np.ndarray:
 
 
 def network_sample(clip: np.ndarray, mask: np.ndarray, channels: int, normalise: bool = True) -> Sample:
-    """Clip float32 [T, H, W] -> [T, C, H, W]: grey as it is or, for 3, replicated; mask bool -> float 0/1 [1, h, w].
+    """Clip float32 [T, H, W] -> [T, C, H, W], replicated for three channels; mask bool -> float 0/1 [1, h, w].
 
     With `normalise`, three channels of grey in 0..1 are normalised by ImageNet's mean and std; local contrast is not.
     """
@@ -33,9 +33,9 @@ def network_sample(clip: np.ndarray, mask: np.ndarray, channels: int, normalise:
 
 
 def local_contrast(clip: np.ndarray) -> np.ndarray:
-    """Each frame of a clip float32 [T, H, W] less its local mean (21 x 21), over the standard deviation of the rest.
+    """Each frame of a clip float32 [T, H, W] minus its local mean (21 x 21), over the difference's standard deviation.
 
-    Clouds and horizons, which outshine any target, are gone, and a target counts by what it stands out of its frame.
+    Clouds and horizons, which outshine any target, vanish; a target counts by how far it stands out of its frame.
     """
     contrast = np.empty(clip.shape, np.float32)
     for frame, out in zip(clip, contrast, strict=True):
@@ -102,8 +102,8 @@ def crop_around(
 ) -> tuple[int, int]:
     """Top and left of a random window of `side` x `side` in an image of `shape`.
 
-    With a mask that has a target, the window contains a randomly chosen pixel of it, `margin` away from the window's
-    edge where the image allows.
+    If the mask has a target, the window contains a randomly chosen target pixel, `margin` away from the window's edge
+    where the image allows.
     """
     low, high = np.zeros(2, int), np.subtract(shape, side)
     pixels = np.flatnonzero(mask) if mask is not None else ()

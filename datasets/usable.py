@@ -15,24 +15,25 @@ from istd.datasets.split_lists import PUBLISHED_SPLITS
 from istd.utils.errors import InputError
 from istd.utils.image_headers import read_size
 from istd.utils.images import inspect_mask, read_list, read_pixels, size_text
+from istd.utils.names import list_names
 from istd.utils.spread import spread
 
 MAX_TARGET_SHARE = 0.5  # of an image; a mask of more is probably inverted
 LARGE_SHARE = 0.1  # of an image; far more than small targets have
-MASKS_LOOKED_AT = 64  # spread over a dataset, before it is used; datasets.check looks at all
+MAX_MASKS = 64  # spread over a dataset, to look at before it is used; datasets.check looks at all
 FILES_AT_ONCE = 8
 
 
 class Unusable(NamedTuple):
-    """The kind of what cannot be used, and a sentence that names the file and the reason."""
+    """Why a file cannot be used: the kind of fault, and a sentence that names the file and the reason."""
 
     kind: str
     text: str
 
 
 class Inspection(NamedTuple):
-    """What the headers of a frame's files tell: what can be used (the frame, or it without its mask), the size of the
-    image as "W x H", and what is wrong."""
+    """What the headers of a frame's files show: the frame if it is usable (without a faulty mask), the image's size
+    "W x H", and the fault."""
 
     usable: Frame | None = None
     size: str = ""
@@ -56,7 +57,7 @@ def inspect_frame(frame: Frame) -> Inspection:
 
 
 def _size(path: str | Path) -> str:
-    """The size "W x H" by the header of a file, or by its pixels where it is of a format without a parser."""
+    """The size "W x H" from the header of a file, or from its pixels if the header is not understood."""
     try:
         return "{} x {}".format(*read_size(path))
     except InputError:
@@ -64,7 +65,7 @@ def _size(path: str | Path) -> str:
 
 
 def odd_sizes(sizes: Mapping[Frame, str]) -> dict[Frame, Unusable]:
-    """The frames of another size than most of their sequence, of the sizes "W x H" of its readable frames."""
+    """Frames whose size differs from most of their sequence; sizes: "W x H" of its readable frames."""
     usual = Counter(sizes.values()).most_common(1)[0][0] if sizes else ""
     kind = "frames of other sizes in a sequence (of use to single-frame networks only)"
     return {
@@ -77,12 +78,11 @@ def odd_sizes(sizes: Mapping[Frame, str]) -> dict[Frame, Unusable]:
 def check_usable(
     sequences: list[Sequence], skip: bool = False, num_frames: int = 1
 ) -> tuple[list[Sequence], list[Unusable]]:
-    """The sequences without what cannot be used, and what was left out.
+    """The sequences without files that cannot be used, and the faults of these files.
 
-    Without `skip` anything that cannot be used is an `InputError`, which names the first file and the option. With it,
-    a frame of a sequence whose mask alone is wrong becomes context, as is an image without a mask in a sequence; a
-    single image without a mask is left out. In clips of several frames, `num_frames`, the frames of a sequence need one
-    size.
+    Without `skip`, a fault raises an `InputError`, which names the file and the option. With it, a frame whose mask
+    alone is faulty becomes context, like an image without a mask in a sequence; a single image without a mask is left
+    out. For clips of several frames, `num_frames`, the frames of a sequence need equal sizes.
     """
     frames = [frame for sequence in sequences for frame in sequence.frames]
     with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
@@ -108,17 +108,16 @@ def check_usable(
 
 
 def usable_index(index: DatasetIndex, parts: Iterable[str], skip: bool = False, num_frames: int = 1) -> DatasetIndex:
-    """`index` with what clips of `num_frames` frames can use of these `parts`; its `left_out` tells the rest.
+    """`index` with the usable frames of these `parts`, see `check_usable`; its `left_out` names the other files.
 
     Raises `InputError` where a frame is in the training part and in another part, and, without `skip`, where a file
     cannot be used.
     """
     parts = list(dict.fromkeys(parts))
     if shared := shared_frames(index, parts):
-        more = f" and {len(shared) - 1} more" if len(shared) > 1 else ""
         raise InputError(
-            f"{index.info.name}: frames are in two parts of the split ({index.split_source}): {shared[0]}{more}; a "
-            "test on images that were trained on means nothing: correct the lists"
+            f"{index.info.name}: frames are in two parts of the split ({index.split_source}): {list_names(shared, 1)}; "
+            "a test on images that were trained on means nothing: correct the lists"
         )
     usable = {name: check_usable(index.split(name), skip, num_frames) for name in parts}
     left_out = dict.fromkeys(fault.text for _, faults in usable.values() for fault in faults)
@@ -129,9 +128,8 @@ def usable_index(index: DatasetIndex, parts: Iterable[str], skip: bool = False, 
 def trained_on_line(index: DatasetIndex, part: str, settings: Mapping[str, Any]) -> str | None:
     """A warning if the images of `part` are not new to weights that were trained with these `settings`.
 
-    They are the very images that the run of the weights trained on or chose them by, by the fingerprints in
-    `settings["data"]` (see `train_script.run_record`), or some are in the published training list of a dataset that
-    `settings["dataset"]` names.
+    Either `settings["data"]` (see `train_script.run_record`) has the fingerprint of these very images, for training or
+    selection, or some of them are in the published training list of a dataset that `settings["dataset"]` names.
     """
     name, tested = index.info.name, index.parts[part]
     images, digest = f"the {index.info.kind} of {part}", fingerprint(tested)
@@ -147,7 +145,7 @@ def trained_on_line(index: DatasetIndex, part: str, settings: Mapping[str, Any])
 
 
 def shared_frames(index: DatasetIndex, parts: Iterable[str] = ()) -> list[str]:
-    """The images of frames with a mask that are in the training part and in the test part or one of `parts`."""
+    """Images of frames with a mask that are both in the training part and in the test part or another of `parts`."""
 
     def images(part: str) -> set[str]:
         sequences = index.parts.get(part, ())
@@ -158,9 +156,9 @@ def shared_frames(index: DatasetIndex, parts: Iterable[str] = ()) -> list[str]:
 
 
 def mask_lines(name: str, sequences: Iterable[Sequence]) -> list[str]:
-    """A line for each kind of mask that looks odd, of up to MASKS_LOOKED_AT masks spread over the sequences."""
+    """A line for each way in which up to MAX_MASKS masks, spread over the sequences, look odd."""
     masks = [frame.mask for sequence in sequences for frame in sequence.frames if frame.has_mask]
-    masks = [masks[index] for index in spread(len(masks), MASKS_LOOKED_AT)]
+    masks = [masks[index] for index in spread(len(masks), MAX_MASKS)]
     grey: dict[str, list[str]] = {}  # by the rule of what is target
     large, shows_target = [], False
     for path in masks:
@@ -182,7 +180,7 @@ def mask_lines(name: str, sequences: Iterable[Sequence]) -> list[str]:
 
 
 def data_lines(dataset: ClipDataset) -> list[str]:
-    """Lines to print before a dataset is used: on ranges of raw frames, odd masks, and clips of single images."""
+    """Lines to print before a dataset is used, on ranges of raw frames, odd masks, and clips of single images."""
     lines = [*range_lines([dataset]), *mask_lines(dataset.dataset_name, dataset.sequences)]
     if dataset.num_frames > 1 and all(len(sequence.frames) == 1 for sequence in dataset.sequences):
         repeated = f"single images, each of which is all {dataset.num_frames} frames of its clip"

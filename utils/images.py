@@ -44,6 +44,16 @@ def file_key(stem: str) -> str:
     return "".join(stem.split())
 
 
+def mask_key(path: Path) -> str:
+    """`file_key` of a mask or a score map, which matches it with its image: without NUAA-SIRST's ending of masks."""
+    return file_key(path.stem).removesuffix(MASK_ENDING)
+
+
+def last_number(name: str) -> int | None:
+    """The last number in a name, such as that of a frame; None without one."""
+    return next((int(digits) for digits in reversed(re.findall("[0-9]+", name))), None)
+
+
 def image_files(
     folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES, key: Callable[[Path], str] = attrgetter("stem")
 ) -> dict[str, Path]:

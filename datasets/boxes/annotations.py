@@ -1,4 +1,4 @@
-"""Box annotations, recognised by their content: from files of any of the formats to images with boxes."""
+"""Read box annotations, whose format is recognised by their content, into images with boxes."""
 
 import json
 import xml.etree.ElementTree as ElementTree
@@ -24,11 +24,11 @@ EXPECTED = """expected one of the formats
 
 
 class Format(NamedTuple):
-    """A format: its name, the function that reads a file of it, and what an image means that no file names."""
+    """An annotation format: its name, its reader, and the meaning of images that no file names."""
 
     name: str
     read: Callable[[AnnotationFile], list[AnnotatedImage]]
-    unnamed_is_empty: bool  # an image without annotation has no target, rather than being no part of the dataset
+    unnamed_is_empty: bool  # an image without annotation has no target, instead of being left out
 
 
 COCO = Format("COCO json", readers.read_coco, False)
@@ -40,9 +40,10 @@ CSV = Format("csv", readers.read_csv, True)
 
 
 class Annotations(NamedTuple):
-    """All annotated images; `files` they come from; `without_image`: annotations of an image that no file lists.
+    """All annotated images, and the files they come from.
 
-    `listed`: the part, by the name of an image, of lists beside the labels (train.txt, ImageSets/Main/test.txt).
+    `without_image`: number of annotations whose image no file lists. `listed`: image name -> part, by lists beside the
+    labels (train.txt, ImageSets/Main/test.txt).
     """
 
     format: Format
@@ -52,7 +53,7 @@ class Annotations(NamedTuple):
     listed: dict[str, str]
 
     def part_of(self, name: str) -> str | None:
-        """The part of an image by its path: that of a list which has it, else that of its folders."""
+        """The part of an image by its path: from a list that contains it, else from its folders."""
         path = PurePosixPath(name)
         return self.listed.get(_stem(path)) or readers.part_of_folders(path)
 
@@ -80,7 +81,7 @@ def read_annotations(path: Path) -> Annotations:
         raise InputError(f"no annotations recognised in {path} ({counted(len(paths), 'file')} read); {EXPECTED}")
     ((form, files),) = recognised.items()
     if form is ANTI_UAV:
-        files = _infrared(files)
+        files = _choose_infrared(files)
     listed, images = _listed_parts(others), _merge(image for file in files for image in form.read(file))
     images = [i._replace(part=listed.get(_stem(PurePosixPath(i.name)), i.part)) for i in images]
     without_image = sum(map(readers.count_boxes_without_image, files)) if form is COCO else 0
@@ -88,7 +89,7 @@ def read_annotations(path: Path) -> Annotations:
 
 
 def recognise(file: AnnotationFile) -> Format | None:
-    """The format of a file by its content."""
+    """The format of a file by its content, None if it is none of ours."""
     suffix = file.path.suffix.lower()
     if suffix == ".json":
         content = file.content if isinstance(file.content, dict) else {}
@@ -119,23 +120,23 @@ def _load(path: Path, root: Path) -> AnnotationFile:
     return AnnotationFile(path, PurePosixPath(path.relative_to(root).as_posix()), content)
 
 
-def _infrared(files: list[AnnotationFile]) -> list[AnnotationFile]:
-    """Of two files of a sequence, those of the visible and the infrared video, the infrared one."""
+def _choose_infrared(files: list[AnnotationFile]) -> list[AnnotationFile]:
+    """Drop the labels of a visible video where the sequence also has labels of the infrared video."""
     by_folder: dict[PurePosixPath, list[AnnotationFile]] = {}
     for file in files:
         by_folder.setdefault(file.name.parent, []).append(file)
     chosen = []
-    for folder, both in by_folder.items():
-        infrared = [file for file in both if file.name.stem.lower().startswith(("ir", "infrared"))]
-        if len(both) > 1 and len(infrared) != 1:
-            names = ", ".join(file.name.name for file in both)
+    for folder, labels in by_folder.items():
+        infrared = [file for file in labels if file.name.stem.lower().startswith(("ir", "infrared"))]
+        if len(labels) > 1 and len(infrared) != 1:
+            names = ", ".join(file.name.name for file in labels)
             raise InputError(f"{folder} has several label files: {names}; keep that of the infrared frames")
-        chosen += infrared if len(both) > 1 else both
+        chosen += infrared if len(labels) > 1 else labels
     return chosen
 
 
 def _merge(images: Iterable[AnnotatedImage]) -> list[AnnotatedImage]:
-    """One entry for each image: the boxes of files and lines that name it again are added to the first."""
+    """Merge the entries of the same image: boxes of later files and lines are added to its first entry."""
     merged: dict[tuple, AnnotatedImage] = {}
     for image in images:
         key = (image.name, image.number)

@@ -1,4 +1,4 @@
-"""The image files and videos that annotations name, and what they are called in the dataset made of them."""
+"""Find the image files and videos that annotations name, and name the images of the new dataset."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -8,12 +8,12 @@ from typing import NamedTuple
 from istd.datasets.boxes.annotations import ANTI_UAV, CSV, Annotations, visible_files
 from istd.datasets.boxes.readers import PARTS, AnnotatedImage
 from istd.utils.errors import InputError
-from istd.utils.images import IMAGE_SUFFIXES, file_key, numeric_key
+from istd.utils.images import IMAGE_SUFFIXES, file_key, last_number, numeric_key
 from istd.utils.video import VIDEO_SUFFIXES, count_frames
 
 NO_SEQUENCE = {"images", "image", "imgs", "img", "frames", "data", "jpegimages", "obj_train_data", *PARTS}
-NO_CLIP = {"infrared", "ir", "video"}  # names of videos that are called by their folder
-SURE_COMPONENTS = 2  # file name and folder: as much of two paths must agree where both have other folders before
+NO_CLIP = {"infrared", "ir", "video"}  # a video with such a name is named after its folder
+SURE_COMPONENTS = 2  # components (folder and file name) in which two paths must agree if the folders above differ
 
 
 class Source(NamedTuple):
@@ -39,10 +39,10 @@ class Item(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What the new dataset consists of.
+    """The contents of the new dataset.
 
     `items` in order; `missing`: names of annotated images without a file; `unannotated`: files that are left out since
-    no annotation names them; `assumed_empty`: the number of items of which the same is taken to mean no object.
+    no annotation names them; `assumed_empty`: the number of items without annotation, taken to show no object.
     """
 
     items: list[Item]
@@ -54,8 +54,8 @@ class Plan(NamedTuple):
 def make_plan(annotations: Annotations, images: Path, kind: str | None, stride: int) -> Plan:
     """Find the image of every annotation in `images`, a folder or a video.
 
-    kind: "images" or "sequences"; None: sequences where the annotations have them, where there are videos, or where
-    all images lie in folders that are not called as a part or "images". `stride`: every so many frames of a sequence.
+    kind: "images" or "sequences"; None: sequences where the annotations have them, where there are videos, or where all
+    images lie in folders with names other than a part's or "images". stride: take every n-th frame of a sequence.
     Raises `InputError` where there are no annotated images, or none of their files.
     """
     if not annotations.images:
@@ -66,9 +66,10 @@ def make_plan(annotations: Annotations, images: Path, kind: str | None, stride: 
     for annotation in annotations.images:
         source = files.find(annotation)
         if source is None:
-            missing.append(_shown(annotation))
+            missing.append(_describe(annotation))
         elif source in matched:
-            raise InputError(f"{_shown(matched[source])} and {_shown(annotation)} both name {source.path}; rename one")
+            names = f"{_describe(matched[source])} and {_describe(annotation)}"
+            raise InputError(f"{names} both name {source.path}; rename one")
         else:
             matched[source] = annotation
     if not matched:
@@ -89,10 +90,7 @@ def make_plan(annotations: Annotations, images: Path, kind: str | None, stride: 
 
 
 class ImageFiles:
-    """The images and videos in a folder, found by the ends of their paths.
-
-    `root`: the folder; `images`: paths; `videos`: the number of frames of each path.
-    """
+    """The images and videos in a folder, found by the ends of their paths. `videos`: path -> number of frames."""
 
     def __init__(self, images: Path):
         if not images.exists():
@@ -109,7 +107,7 @@ class ImageFiles:
         self._places: dict[tuple[str, ...], Path | None] = {}  # sequences -> their folders or videos
         for path in self.images:
             self._in_folder[path.parent].append(path)
-            self._by_number[file_key(path.parent.name), _last_number(path.stem)] = path
+            self._by_number[file_key(path.parent.name), last_number(path.stem)] = path
             for end in _ends(path.relative_to(self.root).with_suffix("").parts):
                 self._by_end[end] = None if end in self._by_end else path
 
@@ -131,7 +129,7 @@ class ImageFiles:
             if path is None and is_sure:
                 raise InputError(f"several files in {self.root} may be {annotation.name}; give a folder further inside")
             return Source(path) if path and (is_sure or path.parent == self.root) else None
-        number = _last_number(parts[-1])
+        number = last_number(parts[-1])
         if number is None:
             return None
         if parts[-1].isdecimal() and (path := self._by_number.get((*map(file_key, parts[-2:-1]), number))):
@@ -139,7 +137,7 @@ class ImageFiles:
         return self._find_frame(parts[:-1], number) if self.videos else None
 
     def _find_frame(self, sequence: tuple[str, ...], number: int) -> Source | None:
-        """Frame `number` of the sequence with this path: of a folder in numeric order, or of a video."""
+        """Frame `number` of the sequence with this path: a folder, in numeric order, or a video."""
         if sequence not in self._places:
             self._places[sequence] = self._find_folder(sequence) or self._find_video(sequence)
         place = self._places[sequence]
@@ -149,14 +147,14 @@ class ImageFiles:
         return Source(frames[number]) if number < len(frames) else None
 
     def _find_folder(self, sequence: tuple[str, ...]) -> Path | None:
-        """The folder whose path shares most ends with that of the sequence."""
+        """The folder whose path shares the most ends with the sequence's path."""
         ends = set(_ends(sequence))
         shared = {folder: len(ends & set(_ends(folder.resolve().parts))) for folder in self._in_folder}
         best = max(shared, key=shared.__getitem__, default=None)
         return best if best is not None and shared[best] else None
 
     def _find_video(self, sequence: tuple[str, ...]) -> Path | None:
-        """The video called as the last part of the path, or in a folder called so; else the only video."""
+        """The video with the name of the path's last component, or in a folder of that name; else the only video."""
         name = file_key(sequence[-1]) if sequence else None
         named = [video for video in self.videos if file_key(video.stem) == name]
         inside = [video for video in self.videos if file_key(video.resolve().parent.name) == name]
@@ -171,7 +169,7 @@ class ImageFiles:
 def _unnamed_images(
     annotations: Annotations, matched: dict[Source, AnnotatedImage], files: ImageFiles
 ) -> dict[Source, AnnotatedImage]:
-    """Images that no annotation names, without boxes: of YOLO labels all, of a csv the frames of its sequences."""
+    """Images that no annotation names, without boxes: all images for YOLO labels, frames of its sequences for a csv."""
     parts = {_place(source): annotation.part for source, annotation in matched.items()}
     unnamed = {}
     for source in files.sources():
@@ -190,17 +188,12 @@ def _ends(parts: tuple[str, ...]) -> list[tuple[str, ...]]:
     return [tuple(keys[start:]) for start in range(len(keys))]
 
 
-def _last_number(name: str) -> int | None:
-    numbers = [part[1] for part in numeric_key(name)[0] if part[0] == 0]
-    return numbers[-1] if numbers else None
-
-
 def _place(source: Source) -> Path:
-    """What holds a frame: its folder, or its video."""
+    """The folder or the video that contains a frame."""
     return source.path.parent if source.number is None else source.path
 
 
-def _shown(annotation: AnnotatedImage) -> str:
+def _describe(annotation: AnnotatedImage) -> str:
     return annotation.name if annotation.number is None else f"{annotation.name}, frame {annotation.number}"
 
 
@@ -216,7 +209,7 @@ def _folders(path: Path, root: Path) -> tuple[str, ...]:
 
 
 def _names(matched: Iterable[Source], root: Path, sequences: bool) -> dict[Source, tuple[str | None, str]]:
-    """Sequence (None for single images) and frame of every source; what would have the same name gets its folders.
+    """Sequence (None for single images) and frame name of every source; equal names are extended by their folders.
 
     Raises `InputError` for two files in a folder whose names differ in the suffix alone.
     """

@@ -6,17 +6,17 @@ from istd.datasets.boxes.readers import Box
 from istd.utils.metrics.regions import find_regions
 
 MASKS = ("contrast", "box", "disc")
-MARGIN = 1  # px by which a loose or tight box is enlarged before the target is looked for
+MARGIN = 1  # px by which a box, which may be tight, is enlarged to search the target
 SURROUNDINGS = 6  # px around the enlarged box whose median is the background
-HALF = 0.5  # of the contrast: what lies above it belongs to the target
+HALF = 0.5  # of the contrast: pixels above it belong to the target
 MIN_CONTRAST = 3  # times the noise of a pixel
 NORMAL_QUARTILE = 0.6745  # the median of |n|, n normal with deviation 1
 
 
 def clip_box(box: Box, height: int, width: int) -> tuple[Box | None, str | None]:
-    """The part of a box inside the image, None if there is none; and what is odd about it.
+    """The part of a box inside the image, None if there is none, and what is odd about the box.
 
-    That is "degenerate" (no width or height, or not finite), "outside", "clipped", or None.
+    Odd boxes are "degenerate" (no width or height, or not finite), "outside", or "clipped"; None for other boxes.
     """
     if not (np.isfinite(box[:4]).all() and box.width > 0 and box.height > 0):
         return None, "degenerate"
@@ -52,9 +52,9 @@ def box_pixels(kind: str, pixels: np.ndarray, box: Box) -> tuple[np.ndarray, np.
 def contrast_region(pixels: np.ndarray, box: Box) -> tuple[np.ndarray, np.ndarray]:
     """Rows and columns of the 8-connected region around the strongest pixel of a box, brighter or darker.
 
-    The region is what lies at least half of that pixel's contrast from the median of the surroundings, within the box
-    and a pixel around it. Without a contrast of 3 times the pixels' noise (from the differences of neighbours; at
-    least a level of integer images) there is none.
+    Its pixels, in the box or a pixel around it, have at least half of the strongest pixel's contrast to the median of
+    the surroundings. The region is empty if that contrast is below 3 times the pixels' noise (from the differences of
+    neighbours; at least a level of integer images).
     """
     height, width = pixels.shape
     left, top, right, bottom = _edges(box)
@@ -78,14 +78,6 @@ def contrast_region(pixels: np.ndarray, box: Box) -> tuple[np.ndarray, np.ndarra
     owner = regions.owners[np.searchsorted(regions.pixels, contrast.argmax())]
     rows, columns = regions.coordinates(contrast.shape[1])[owner]
     return rows + top, columns + left
-
-
-def draw_mask(shape: tuple[int, int], parts: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """The mask, uint8 0/255 [H, W], of the pixels of all boxes."""
-    mask = np.zeros(shape, np.uint8)
-    for rows, columns in parts:
-        mask[rows, columns] = 255
-    return mask
 
 
 def _edges(box: Box) -> tuple[float, float, float, float]:

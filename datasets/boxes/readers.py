@@ -24,7 +24,7 @@ PARTS = {
 
 
 class AnnotationFile(NamedTuple):
-    """A file, its name from the folder of annotations, and its content: text, parsed json, or the root of an xml."""
+    """A file, its path from the folder of annotations, and its content: text, parsed json, or the root of an xml."""
 
     path: Path
     name: PurePosixPath
@@ -59,13 +59,13 @@ class AnnotatedImage(NamedTuple):
 
 
 def part_in(text: str) -> str | None:
-    """The part that a word of `text` names: of "instances_train2017", train."""
+    """The part that a word of `text` names: "train" for "instances_train2017"."""
     words = re.findall("[a-z]+", text.lower())
     return next((PARTS[word] for word in words if word in PARTS), None)
 
 
 def part_of_folders(name: PurePosixPath) -> str | None:
-    """The part that a folder of the path is called."""
+    """The part that a folder of the path names."""
     return next((PARTS[folder.lower()] for folder in name.parts[:-1] if folder.lower() in PARTS), None)
 
 
@@ -119,7 +119,7 @@ def read_yolox(file: AnnotationFile) -> list[AnnotatedImage]:
 
 
 def read_yolo(file: AnnotationFile) -> list[AnnotatedImage]:
-    """The image of a YOLO label file, of the same name."""
+    """The image with the name of a YOLO label file."""
     boxes = []
     for line in file.content.split("\n"):
         if line.strip():
@@ -130,7 +130,7 @@ def read_yolo(file: AnnotationFile) -> list[AnnotatedImage]:
 
 
 def read_voc(file: AnnotationFile) -> list[AnnotatedImage]:
-    """The image of a Pascal VOC file, of the same name; coordinates count from 1, the last pixel is included."""
+    """The image with the name of a Pascal VOC file; coordinates count from 1, the last pixel is included."""
     boxes = []
     for bounds in file.content.iterfind("object/bndbox"):
         x0, y0, x1, y1 = (_voc_number(bounds, side, file.path) for side in ("xmin", "ymin", "xmax", "ymax"))
@@ -157,7 +157,7 @@ def read_anti_uav(file: AnnotationFile) -> list[AnnotatedImage]:
 
 
 def csv_header(text: str) -> tuple[list[str], str] | None:
-    """The columns of a csv with at least the `CSV_COLUMNS`, and what stands between its cells; None for other text."""
+    """The columns of a csv with at least the `CSV_COLUMNS`, and its delimiter; None for other text."""
     for delimiter in CSV_DELIMITERS:
         columns = [cell.strip() for cell in next(csv.reader(text.splitlines()[:1], delimiter=delimiter), ())]
         if set(CSV_COLUMNS) <= set(columns):

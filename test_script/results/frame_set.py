@@ -7,8 +7,8 @@ from istd.datasets import DatasetIndex, Sequence
 from istd.datasets.catalog import PublishedMetrics
 from istd.datasets.coco_truth import BOXES_FILE, coco_names
 from istd.utils.errors import InputError
-from istd.utils.images import file_key, read_list
-from istd.utils.metrics.saved_maps import Pair, ending_advice, key_names, list_predictions, map_key
+from istd.utils.images import file_key, mask_key, read_list
+from istd.utils.metrics.saved_maps import Pair, ending_advice, key_names, list_predictions
 from istd.utils.names import list_names
 
 
@@ -86,7 +86,7 @@ def dataset_pairs(predictions: Path, frames: list[FrameRef], ending: str = "") -
     `ending`: of the maps' names, before the suffix. Raises `InputError` for frames without a map.
     """
     files = list_predictions(predictions, ending)
-    keys = [(frame.sequence and file_key(frame.sequence), map_key(Path(f"{frame.name}.png"))) for frame in frames]
+    keys = [(frame.sequence and file_key(frame.sequence), mask_key(Path(f"{frame.name}.png"))) for frame in frames]
     if missing := ["/".join(filter(None, key)) for key in keys if key not in files]:
         advice = ending_advice(files, dict.fromkeys(keys))
         raise InputError(f"{predictions} has no map of {list_names(missing)}; save the maps of all frames{advice}")

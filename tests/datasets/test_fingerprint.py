@@ -3,7 +3,7 @@
 import shutil
 
 from istd.datasets import open_dataset
-from istd.datasets.fingerprint import WHOLE_BYTES, file_state, fingerprint
+from istd.datasets.fingerprint import MAX_BYTES, file_state, fingerprint
 from tests.reference.datasets_folders import write_lists, write_pairs
 
 
@@ -36,10 +36,10 @@ def test_a_copy_is_the_same_data_and_changed_lists_or_masks_are_not(tmp_path):
 
 
 def test_large_files_count_by_both_ends(tmp_path):
-    file, content = tmp_path / "a.tif", bytearray(2 * WHOLE_BYTES + 10)
+    file, content = tmp_path / "a.tif", bytearray(2 * MAX_BYTES + 10)
     file.write_bytes(content)
     before = file_state(file, contents=True)
-    for place, changes in ((0, True), (WHOLE_BYTES - 1, True), (WHOLE_BYTES + 5, False), (-1, True)):
+    for place, changes in ((0, True), (MAX_BYTES - 1, True), (MAX_BYTES + 5, False), (-1, True)):
         content[place] = 1
         file.write_bytes(content)
         assert (file_state(file, contents=True) != before) == changes

@@ -7,7 +7,16 @@ import numpy as np
 
 from istd.utils.errors import InputError
 from istd.utils.files import read_table
-from istd.utils.images import IMAGE_SUFFIXES, MASK_ENDING, file_key, image_files, numeric_key, read_mask, size_text
+from istd.utils.images import (
+    IMAGE_SUFFIXES,
+    MASK_ENDING,
+    file_key,
+    image_files,
+    mask_key,
+    numeric_key,
+    read_mask,
+    size_text,
+)
 from istd.utils.metrics.map_files import PREDICTION_SUFFIXES, read_scores
 from istd.utils.names import list_names
 
@@ -81,7 +90,7 @@ def list_files(folder: Path, suffixes: tuple[str, ...], what: str) -> dict[tuple
         raise InputError(f"--{what} {folder} is no folder; give the folder of {what}")
     files: dict[tuple[str | None, str], Path] = {}
     for place in (folder, *(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")):
-        for name, path in image_files(place, suffixes, map_key).items():
+        for name, path in image_files(place, suffixes, mask_key).items():
             key = None if place == folder else file_key(place.name), name
             if key in files:
                 raise InputError(f"--{what}: {files[key]} and {path} have the same name; keep one of them")
@@ -89,11 +98,6 @@ def list_files(folder: Path, suffixes: tuple[str, ...], what: str) -> dict[tuple
     if not files:
         raise InputError(f"--{what} {folder} holds no {', '.join(suffixes)} files, nor do the folders in it")
     return files
-
-
-def map_key(path: Path) -> str:
-    """Key that matches a map with its mask, as datasets match masks with images."""
-    return file_key(path.stem).removesuffix(MASK_ENDING)
 
 
 def read_groups(path: Path, pairs: list[Pair]) -> dict[str, str]:
