@@ -31,13 +31,13 @@ from istd.datasets.snr import SNR_GUARD, local_statistics
 from istd.datasets.synthetic import golden_share
 from istd.datasets.usable import MAX_TARGET_SHARE, Unusable, check_usable, odd_sizes, shared_frames
 from istd.utils.command_line import command_parser
-from istd.utils.distributed import cores_of_process
 from istd.utils.drawing import TRUTH, contact_sheet, grey_to_rgb, outline, stretch_contrast
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import atomic_path, check_writable, write_json, write_text
 from istd.utils.images import IMAGE_SUFFIXES, inspect_mask, last_number, numeric_key, size_text, to_unit
 from istd.utils.metrics.regions import find_regions
 from istd.utils.names import counted
+from istd.utils.ranks import cores_of_process
 
 MAX_EXAMPLES = 5  # printed for each kind of finding
 GUARD = 2  # pixels around every target that do not count as a target's surroundings

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from istd.datasets.augmentations import Augmentation
 from istd.datasets.layouts import Frame, Sequence
+from istd.datasets.usable import mask_lines
 from istd.utils.errors import InputError
 from istd.utils.grey_levels import SEQUENCE, GreyRange, GreyScale, RangeRule, is_raw, range_frames
 from istd.utils.images import size_text
@@ -196,6 +197,15 @@ def range_lines(datasets: Iterable[ClipDataset]) -> list[str]:
             number = f"{dataset.dataset_name}: {counted(len(ranges), 'sequence')} deeper than 8 bits"
             advice = "--range LOW HIGH sets it, --range frame takes one for each frame"
             lines.append(f"{number}, each with one range, all within {spans} ({advice})")
+    return lines
+
+
+def data_lines(dataset: ClipDataset) -> list[str]:
+    """Lines to print before a dataset is used, on ranges of raw frames, odd masks, and clips of single images."""
+    lines = [*range_lines([dataset]), *mask_lines(dataset.dataset_name, dataset.sequences)]
+    if dataset.num_frames > 1 and all(len(sequence.frames) == 1 for sequence in dataset.sequences):
+        repeated = f"single images, each of which is all {dataset.num_frames} frames of its clip"
+        lines.append(f"{dataset.dataset_name}: {repeated}; the frames of a video belong into images/SEQUENCE/")
     return lines
 
 

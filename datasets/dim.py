@@ -34,13 +34,13 @@ from istd.datasets.snr import local_statistics
 from istd.datasets.synthetic import PNG_OPTIONS, golden_share
 from istd.datasets.targets import TARGET_TABLE, TargetRow, write_targets
 from istd.utils.command_line import command_parser
-from istd.utils.distributed import cores_of_process
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import new_folder
 from istd.utils.grey_levels import GreyScale, range_frames
 from istd.utils.images import encode_png
 from istd.utils.metrics.regions import find_regions
 from istd.utils.names import counted
+from istd.utils.ranks import cores_of_process
 from istd.utils.tracking import link
 
 WHITE = 255

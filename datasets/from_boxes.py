@@ -38,12 +38,12 @@ from istd.datasets.boxes.readers import AnnotatedImage, Box
 from istd.datasets.coco_truth import BOXES_FILE
 from istd.utils.coco import encode_rle, ground_truth
 from istd.utils.command_line import command_parser
-from istd.utils.distributed import cores_of_process
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import check_writable, write_json, write_text
 from istd.utils.folder_lock import locked_folder
 from istd.utils.images import encode_png, read_pixels
 from istd.utils.names import counted
+from istd.utils.ranks import cores_of_process
 from istd.utils.video import read_frames
 
 SHARD_IMAGES = 64  # image files that are finished together; frames of a video all are

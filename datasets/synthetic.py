@@ -25,11 +25,11 @@ from istd.datasets.rendering import RenderConfig, frame_name, render_sequence
 from istd.datasets.targets import TARGET_TABLE, TargetRow, write_targets
 from istd.datasets.varied_scenes import render_varied_sequence
 from istd.utils.command_line import command_parser
-from istd.utils.distributed import cores_of_process
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import new_folder, write_json
 from istd.utils.images import encode_png
 from istd.utils.names import counted
+from istd.utils.ranks import cores_of_process
 
 GOLDEN_RATIO = 0.6180339887  # steps of this spread any number of sequences evenly over a range
 PNG_OPTIONS = (cv2.IMWRITE_PNG_COMPRESSION, 1)  # noise hardly compresses, so more costs time alone

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from istd.datasets.clips import ClipDataset, range_lines
 from istd.datasets.fingerprint import fingerprint
 from istd.datasets.index import DatasetIndex, split_names
 from istd.datasets.layouts import Frame, Sequence
@@ -176,13 +175,4 @@ def mask_lines(name: str, sequences: Iterable[Sequence]) -> list[str]:
         lines.append(f"{name}: warning: {len(large)} {looked} make target of {share}; inverted? {large[0]}")
     if masks and not shows_target:
         lines.append(f"{name}: warning: none {looked} shows a target")
-    return lines
-
-
-def data_lines(dataset: ClipDataset) -> list[str]:
-    """Lines to print before a dataset is used, on ranges of raw frames, odd masks, and clips of single images."""
-    lines = [*range_lines([dataset]), *mask_lines(dataset.dataset_name, dataset.sequences)]
-    if dataset.num_frames > 1 and all(len(sequence.frames) == 1 for sequence in dataset.sequences):
-        repeated = f"single images, each of which is all {dataset.num_frames} frames of its clip"
-        lines.append(f"{dataset.dataset_name}: {repeated}; the frames of a video belong into images/SEQUENCE/")
     return lines

@@ -9,8 +9,8 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from istd.utils.checkpoint import Checkpoint, read_checkpoint
-from istd.utils.distributed import barrier, is_main
 from istd.utils.errors import InputError
+from istd.utils.ranks import barrier, is_main
 
 LISTED = 8  # names shown of each kind of mismatch
 DERIVED = "relative_position_index"  # a buffer that the window's size determines; shipped files leave it out

@@ -22,12 +22,12 @@ from istd.test_script.results.frame_set import FrameRef, choose_frames, dataset_
 from istd.test_script.results.result_files import frame_file, write_map
 from istd.test_script.results.run_folder import RUN, check_run
 from istd.utils.command_line import command_parser
-from istd.utils.distributed import cores_of_process
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import write_json
 from istd.utils.folder_lock import locked_folder
 from istd.utils.grey_levels import SEQUENCE, GreyScale, RangeRule, range_frames, range_value
 from istd.utils.images import read_pixels
+from istd.utils.ranks import cores_of_process
 
 
 def main(argv: list[str] | None = None) -> None:

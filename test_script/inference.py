@@ -29,9 +29,10 @@ import torch
 
 from istd.datasets import DatasetIndex, open_datasets
 from istd.datasets.catalog import DatasetInfo
+from istd.datasets.clips import data_lines
 from istd.datasets.fingerprint import fingerprint
 from istd.datasets.targets import TARGET_TABLE
-from istd.datasets.usable import data_lines, trained_on_line, usable_index
+from istd.datasets.usable import trained_on_line, usable_index
 from istd.test_script.map_sources import network_maps
 from istd.test_script.measurement import Job, measure_set
 from istd.test_script.options import (
@@ -53,12 +54,13 @@ from istd.test_script.results.run_folder import default_folder
 from istd.test_script.results.set_results import print_metrics, write_dataset_table
 from istd.utils.command_line import command_parser
 from istd.utils.device import amp_name
-from istd.utils.distributed import is_main, process_group
+from istd.utils.distributed import process_group
 from istd.utils.errors import InputError, run_main
 from istd.utils.folder_lock import locked_folder
 from istd.utils.grey_levels import range_value
 from istd.utils.metrics import PROTOCOLS, Protocol, build_metrics
 from istd.utils.names import printable
+from istd.utils.ranks import is_main
 
 GPU_WORKERS = 4
 MEMORY_ADVICE = "lower --batch_size, or give --tile"  # of `run_main`

@@ -26,7 +26,7 @@ from istd.test_script.options import add_model_options, add_track_options
 from istd.test_script.results.result_files import single_numbers, write_table
 from istd.test_script.results.run_folder import check_run, checkpoint_label, read_finished
 from istd.utils.command_line import command_parser
-from istd.utils.distributed import barrier, is_main, process_group
+from istd.utils.distributed import process_group
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import check_writable, json_ready, open_atomic
 from istd.utils.folder_lock import locked_folder
@@ -36,6 +36,7 @@ from istd.utils.metrics.curves import Curves
 from istd.utils.metrics.tables import HEADINGS, format_metric, text_table
 from istd.utils.names import folder_name, printable
 from istd.utils.plots import write_curves, write_heat_map
+from istd.utils.ranks import barrier, is_main
 
 Results = Mapping[tuple[str, str], Mapping[str, Mapping]]  # (checkpoint, dataset) -> protocol -> metrics
 MEMORY_ADVICE = "lower --batch_size, or give --tile"  # of `run_main`

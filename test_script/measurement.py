@@ -22,7 +22,6 @@ from istd.test_script.results.run_folder import REPORT_FRAMES, start_run
 from istd.test_script.results.sequence_tracks import keep_long_tracks, link_shards, measure_tracks, write_tracks
 from istd.test_script.results.set_results import set_metrics, write_results
 from istd.test_script.results.shards import Results, Shard, load_shards, merge_shards, save_shard, split_work
-from istd.utils.distributed import barrier, is_main, rank, world_size
 from istd.utils.folder_lock import locked_folder
 from istd.utils.metrics import MetricAccumulator, Protocol
 from istd.utils.metrics.accumulator import ImageCounts
@@ -30,6 +29,7 @@ from istd.utils.metrics.curves import Curves, merge_curves
 from istd.utils.metrics.matching import close_pairs
 from istd.utils.metrics.regions import ImagePair, find_regions
 from istd.utils.names import counted
+from istd.utils.ranks import barrier, is_main, rank, world_size
 
 
 class Job(NamedTuple):

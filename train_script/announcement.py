@@ -4,15 +4,15 @@ import torch
 from torch import nn
 
 from istd.datasets import DatasetIndex
-from istd.datasets.usable import data_lines
+from istd.datasets.clips import data_lines
 from istd.train_script.build import uses_graphs
 from istd.train_script.holdout import describe_holdout
 from istd.train_script.loading import count_workers
 from istd.train_script.settings import DEMO
 from istd.train_script.state import Run
 from istd.utils.device import amp_name
-from istd.utils.distributed import world_size
 from istd.utils.names import counted
+from istd.utils.ranks import world_size
 
 FEW_STEPS = 200  # fewer hardly train a network
 

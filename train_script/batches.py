@@ -9,9 +9,9 @@ from torch.utils.data import ConcatDataset, Sampler
 
 from istd.datasets import ClipSample
 from istd.train_script.settings import SEEDS
-from istd.utils.distributed import rank, world_size
 from istd.utils.errors import InputError
 from istd.utils.names import counted
+from istd.utils.ranks import rank, world_size
 
 Draw = int | tuple[int, int]  # an item, or (item, how often the epoch drew it before)
 

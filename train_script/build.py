@@ -14,9 +14,9 @@ from istd.train_script.settings import Settings
 from istd.train_script.state import Training
 from istd.train_script.weight_average import WeightAverage
 from istd.utils.cuda_graphs import GraphRunner
-from istd.utils.distributed import world_size
 from istd.utils.errors import InputError
 from istd.utils.names import counted
+from istd.utils.ranks import world_size
 
 
 def build_network(settings: Settings, device: torch.device, continued: bool) -> tuple[nn.Module, list[str]]:

@@ -16,9 +16,9 @@ from istd.train_script.holdout import hold_out
 from istd.train_script.norm_statistics import norm_layers
 from istd.train_script.settings import Settings
 from istd.utils.checkpoint import Checkpoint
-from istd.utils.distributed import barrier, is_main
 from istd.utils.errors import InputError
 from istd.utils.grey_levels import parse_range
+from istd.utils.ranks import barrier, is_main
 
 Splits = dict[str, dict[str, list[Sequence]]]  # of each dataset by its name, as `split_sequences` gives them
 

@@ -11,8 +11,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from istd.train_script.norm_statistics import norm_layers
-from istd.utils.distributed import gather_objects, rank, world_size
+from istd.utils.distributed import gather_objects
 from istd.utils.errors import InputError
+from istd.utils.ranks import rank, world_size
 
 SEED_OF_A_RANK = 0x9E3779B97F4A7C15  # odd, so that no two ranks get the same seed modulo 2^64
 

@@ -12,7 +12,7 @@ from istd.test_script.predictor.preparation import batched
 from istd.train_script.batches import EpochBatches, MixedDataset, epoch_counts
 from istd.train_script.settings import Settings
 from istd.train_script.signals import ignore_signals
-from istd.utils.distributed import cores_of_process, rank, world_size
+from istd.utils.ranks import cores_of_process, rank, world_size
 from istd.utils.spread import spread
 
 MAX_GPU_WORKERS = 8  # of a training process

@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from istd.utils.config import convert_options
-from istd.utils.distributed import all_reduce_sum, world_size
+from istd.utils.distributed import all_reduce_sum
 from istd.utils.errors import InputError
+from istd.utils.ranks import world_size
 
 MAIN = "main"  # the name of the output that is the prediction
 FOCAL_ALPHA = 0.25

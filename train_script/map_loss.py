@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from istd.train_script.losses import LOSSES, MAIN, LossProgress, total_loss
-from istd.utils.distributed import alone
+from istd.utils.ranks import alone
 
 
 class MapLoss:

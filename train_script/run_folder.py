@@ -9,9 +9,9 @@ from pathlib import Path
 from torch import nn
 
 from istd.utils.checkpoint import Checkpoint, read_checkpoint
-from istd.utils.distributed import is_main
 from istd.utils.errors import InputError
 from istd.utils.files import atomic_path, check_writable
+from istd.utils.ranks import is_main
 
 LAST = "checkpoint_last.pth"
 BEST = "checkpoint_best.pth"

@@ -8,11 +8,11 @@ from istd.train_script.run_folder import BEST, best_name
 from istd.train_script.settings import Settings
 from istd.train_script.state import Run, Training
 from istd.utils.checkpoint import Checkpoint, save_checkpoint
-from istd.utils.distributed import is_main
 from istd.utils.errors import InputError
 from istd.utils.metrics import build_metric
 from istd.utils.metrics.accumulator import LOWER_IS_BETTER
 from istd.utils.metrics.tables import metric_text
+from istd.utils.ranks import is_main
 
 SELECTION_METRICS = ("video_mean", "iou", "pd")  # the first that a protocol defines chooses the best epoch
 UNDEFINED = -1.0  # the score of an epoch whose metric is undefined, which loses to all others

@@ -8,10 +8,10 @@ from typing import Any
 
 from istd.train_script.run_folder import METRICS
 from istd.train_script.starting_point import StartingPoint, find_start
-from istd.utils.distributed import is_main
 from istd.utils.errors import InputError
 from istd.utils.files import write_json
 from istd.utils.metrics.tables import metrics_table
+from istd.utils.ranks import is_main
 
 Metrics = dict[str, float | None]
 

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.ops import StochasticDepth
 
-from istd.utils.distributed import all_reduce_sum, rank, world_size
+from istd.utils.distributed import all_reduce_sum
 from istd.utils.errors import InputError
+from istd.utils.ranks import rank, world_size
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 

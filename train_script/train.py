@@ -27,9 +27,10 @@ from istd.train_script.wandb_writer import WandbWriter
 from istd.utils.checkpoint import Checkpoint
 from istd.utils.config import write_settings
 from istd.utils.device import choose_amp, float32_precision
-from istd.utils.distributed import is_main, process_group, world_size
+from istd.utils.distributed import process_group
 from istd.utils.errors import InputError, run_main
 from istd.utils.folder_lock import locked_folder
+from istd.utils.ranks import is_main, world_size
 
 MEMORY_ADVICE = "lower --batch_size and raise --accumulate as much, or lower --train_size"  # of `run_main`
 

@@ -20,9 +20,10 @@ from istd.train_script.steps import StepResult, read_results, train_step
 from istd.train_script.tensorboard import EPOCH_LOSS
 from istd.train_script.validation import evaluate_sets, recalibrated
 from istd.utils.checkpoint import save_checkpoint
-from istd.utils.distributed import all_reduce_max, barrier, is_main
+from istd.utils.distributed import all_reduce_max
 from istd.utils.files import write_json
 from istd.utils.metrics.tables import metrics_line
+from istd.utils.ranks import barrier, is_main
 
 SECONDS_BETWEEN_SAVES = 300
 

@@ -4,7 +4,6 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -12,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from istd.utils.device import choose_device
+from istd.utils.ranks import world_size
 
 T = TypeVar("T")
 # In torch 2.6 the end of a gloo group holds Python's lock while it waits for its threads, which may need that lock to
@@ -20,7 +20,6 @@ SETTLING_SECONDS = 0.1
 # Processes wait while the main one writes a report or checks a dataset; nccl's default, ten minutes, would end sound
 # runs. torchrun notices at once when a process has ended.
 MAX_WAIT = timedelta(hours=12)
-_alone: ContextVar[bool] = ContextVar("alone", default=False)  # of a thread
 
 
 @contextmanager
@@ -45,38 +44,6 @@ def process_group(device: str = "auto") -> Iterator[torch.device]:
         if launched and not (failed and gpu):
             time.sleep(SETTLING_SECONDS)
             dist.destroy_process_group()
-
-
-def rank() -> int:
-    """This process's number, 0 if it is alone."""
-    return dist.get_rank() if world_size() > 1 else 0
-
-
-def world_size() -> int:
-    """How many processes work together."""
-    grouped = dist.is_available() and dist.is_initialized() and not _alone.get()
-    return dist.get_world_size() if grouped else 1
-
-
-@contextmanager
-def alone() -> Iterator[None]:
-    """Within, this thread computes as if there were no other processes, and waits for none."""
-    token = _alone.set(True)
-    try:
-        yield
-    finally:
-        _alone.reset(token)
-
-
-def cores_of_process() -> int:
-    """This process's share of the cores that it may use on its machine, at least 1."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-
-
-def is_main() -> bool:
-    """True in the process that writes files and prints."""
-    return rank() == 0
 
 
 def gather_objects(item: T) -> list[T]:
@@ -123,9 +90,3 @@ def all_reduce_max(number: int, device: torch.device) -> int:
     tensor = torch.tensor(number, device=device)
     dist.all_reduce(tensor, dist.ReduceOp.MAX)
     return int(tensor)
-
-
-def barrier() -> None:
-    """Wait until every process is here."""
-    if world_size() > 1:
-        dist.barrier()

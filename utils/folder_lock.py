@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from istd.utils.distributed import is_main
 from istd.utils.errors import InputError
+from istd.utils.ranks import is_main
 
 
 @contextmanager

@@ -10,11 +10,11 @@ import av
 import cv2
 import numpy as np
 
-from istd.utils.distributed import cores_of_process
 from istd.utils.errors import InputError
 from istd.utils.grey_levels import RANGE_FRAMES, range_frames
 from istd.utils.images import one_channel
 from istd.utils.names import counted
+from istd.utils.ranks import cores_of_process
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".m4v", ".wmv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".flv")
 FULL_RANGE = 2  # FFmpeg's AVCOL_RANGE_JPEG

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from istd.datasets import ClipDataset, open_dataset
-from istd.datasets.usable import data_lines, mask_lines, usable_index
+from istd.datasets.clips import data_lines
+from istd.datasets.usable import mask_lines, usable_index
 from istd.test_script import inference
 from istd.utils.errors import InputError
 from istd.utils.image_headers import read_size

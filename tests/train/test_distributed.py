@@ -35,7 +35,7 @@ from istd.train_script.synced_layers import (
     shared_generator,
     synchronise_layers,
 )
-from istd.utils import distributed
+from istd.utils import distributed, ranks
 from istd.utils.device import choose_device
 from istd.utils.errors import InputError
 from tests.processes import start
@@ -159,7 +159,7 @@ def free_port() -> int:
 def worker(folder: Path, commands: list[list[str]]) -> None:
     """What each of the processes computes, and then the commands that they run together."""
     with distributed.process_group("cpu"):
-        rank = distributed.rank()
+        rank = ranks.rank()
         ports = distributed.gather_objects([free_port() for _ in commands])[0]
         results = {str(case): train_blobs(*case) for case in CASES + UNSYNCED}
         results["all-reduces"] = count_all_reduces()
@@ -170,8 +170,8 @@ def worker(folder: Path, commands: list[list[str]]) -> None:
         ((rank + 1) * total.square()).sum().backward()  # process r's loss is (r + 1) |total|^2
         results["sum"], results["gradient"] = total.detach(), value.grad
         results["gathered"] = distributed.gather_objects({"rank": rank})
-        with distributed.alone():
-            results["alone"] = distributed.world_size(), distributed.rank(), distributed.all_reduce_sum(value).tolist()
+        with ranks.alone():
+            results["alone"] = ranks.world_size(), ranks.rank(), distributed.all_reduce_sum(value).tolist()
         results["greatest"] = distributed.all_reduce_max(5 - rank, torch.device("cpu"))
         torch.save(results, folder / f"{rank}.pth")
     for (module, *words), port in zip(commands, ports, strict=True):
@@ -306,7 +306,7 @@ def test_alone_everything_is_a_no_op():
     value = torch.ones(2)
     assert distributed.all_reduce_sum(value) is value
     assert distributed.gather_objects("x") == ["x"]
-    assert (distributed.rank(), distributed.world_size(), distributed.is_main()) == (0, 1, True)
+    assert (ranks.rank(), ranks.world_size(), ranks.is_main()) == (0, 1, True)
     assert distributed.all_reduce_max(3, torch.device("cpu")) == 3
 
 
