@@ -33,8 +33,8 @@ from istd.datasets.clips import data_lines
 from istd.datasets.fingerprint import fingerprint
 from istd.datasets.targets import TARGET_TABLE
 from istd.datasets.usable import trained_on_line, usable_index
-from istd.test_script.map_sources import network_maps
 from istd.test_script.measurement import Job, measure_set
+from istd.test_script.network_maps import network_maps
 from istd.test_script.options import (
     NATURAL,
     TRACK_OPTIONS,

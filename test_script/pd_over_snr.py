@@ -23,8 +23,9 @@ import torch
 from istd.datasets import ClipDataset, Sequence
 from istd.datasets.catalog import DatasetInfo
 from istd.datasets.targets import TargetRow, read_targets
-from istd.test_script.map_sources import MappedFrame, MapSource, network_maps
+from istd.test_script.map_sources import MappedFrame, MapSource
 from istd.test_script.measurement import observe_maps
+from istd.test_script.network_maps import network_maps
 from istd.test_script.options import (
     COUNT,
     add_checkpoint_option,

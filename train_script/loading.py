@@ -8,10 +8,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from istd.datasets import ClipDataset, collate
-from istd.test_script.predictor.preparation import batched
 from istd.train_script.batches import EpochBatches, MixedDataset, epoch_counts
 from istd.train_script.settings import Settings
 from istd.train_script.signals import ignore_signals
+from istd.utils.batched import batched
 from istd.utils.ranks import cores_of_process, rank, world_size
 from istd.utils.spread import spread
 

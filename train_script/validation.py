@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import DataLoader
 
-from istd.test_script.map_sources import MappedFrame, loader_maps
+from istd.test_script.map_sources import MappedFrame
 from istd.test_script.measurement import observe_maps
+from istd.test_script.network_maps import loader_maps
 from istd.test_script.predictor import Predictor
 from istd.test_script.predictor.tiling import pad_to_multiple
 from istd.train_script.loading import stop_loading

@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def provenance() -> dict[str, Any]:
     """Command line, commit, versions of this package, Python and torch, and the machine, for a results file."""
+    import torch  # imported here, since not every command that shows a commit needs it
+
     return {
         "command": shlex.join(sys.orig_argv),
         "commit": commit(ROOT),

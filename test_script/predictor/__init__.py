@@ -14,6 +14,18 @@ The network alone, for other uses, comes from `models`:
 >>> network = load_model("weights/datransnet_nudt-sirst.pth")  # clip [B, T, C, H, W] -> logits [B, 1, H, W]
 """
 
-from istd.test_script.predictor.predictor import PUBLISHED_SCALES, FrameResult, Prediction, Predictor, ScoreMaps
+import importlib
+from typing import Any
+
+from istd.test_script.predictor.outputs import FrameResult, Prediction, ScoreMaps
 
 __all__ = ["PUBLISHED_SCALES", "FrameResult", "Prediction", "Predictor", "ScoreMaps"]
+
+PUBLISHED_SCALES = (0.8, 0.9, 1.0, 1.1, 1.2, 1.3)  # of --msc in SGMP-UNet's 2026 release
+
+
+def __getattr__(name: str) -> Any:
+    """`Predictor`, imported at its first use, since commands that measure saved maps need not wait for PyTorch."""
+    if name != "Predictor":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return importlib.import_module("istd.test_script.predictor.predictor").Predictor

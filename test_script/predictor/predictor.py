@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,61 +13,21 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from istd.test_script.predictor import preparation
-from istd.test_script.predictor.detections import Detection, find_detections
+from istd.test_script.predictor.detections import find_detections
+from istd.test_script.predictor.outputs import FrameResult, Prediction, ScoreMaps
 from istd.test_script.predictor.tiling import pad_to_multiple, resize_clips, resize_map, round_up, run_tiled
+from istd.utils.batched import batched
 from istd.utils.cuda_graphs import GraphRunner
 from istd.utils.device import autocast, choose_amp, choose_device, float32_precision
 from istd.utils.errors import InputError
 from istd.utils.grey_levels import SEQUENCE, RangeRule
-from istd.utils.names import counted
 
-PUBLISHED_SCALES = (0.8, 0.9, 1.0, 1.1, 1.2, 1.3)  # of --msc in SGMP-UNet's 2026 release
 TILE_OVERLAP = 64  # pixels by which neighbouring tiles overlap, at least
 DEFAULT_BATCH = 4  # clips
 
 Size = tuple[int, int]  # height, width
 Pass = tuple[float, bool]  # one run of the network over a clip: its scale, and whether it is flipped
 Logits = dict[Pass, Tensor]  # [h, w] of each pass over one clip
-
-
-class ScoreMaps(NamedTuple):
-    """Scores of one target frame, float32 [h, w] at the requested size; None where not requested."""
-
-    probability: np.ndarray | None  # mean over scales and flips of sigmoid(logits)
-    logit: np.ndarray | None  # mean over flips of the logits at scale 1
-    log_odds: np.ndarray | None = None  # logit of `probability` before rounding: it ranks what float32 rounds to 1
-
-    def __repr__(self) -> str:
-        sizes = (
-            f"{name} {map_.shape[0]} x {map_.shape[1]}" for name, map_ in self._asdict().items() if map_ is not None
-        )
-        return f"ScoreMaps({', '.join(sizes)})"
-
-
-class Prediction(NamedTuple):
-    """Results for N frames, at their own size."""
-
-    probability: np.ndarray  # float32 [N, H, W], 0..1
-    mask: np.ndarray  # bool [N, H, W], probability > threshold
-    detections: list[list[Detection]]  # by frame
-
-    def __repr__(self) -> str:
-        frames, height, width = self.mask.shape
-        detections = counted(sum(map(len, self.detections)), "detection")
-        return f"Prediction({counted(frames, 'frame')} of {height} x {width} px, {detections})"
-
-
-class FrameResult(NamedTuple):
-    """Result for one frame of a stream."""
-
-    frame: np.ndarray  # the grey frame itself, float32 [H, W] in 0..1
-    probability: np.ndarray  # float32 [H, W]
-    mask: np.ndarray  # bool [H, W]
-    detections: list[Detection]
-
-    def __repr__(self) -> str:
-        height, width = self.mask.shape
-        return f"FrameResult({height} x {width} px, {counted(len(self.detections), 'detection')})"
 
 
 class Predictor:
@@ -180,7 +140,7 @@ class Predictor:
         shape = self.model.num_frames, self.model.frame_stride, self.model.target_index
         clips = preparation.sliding_clips(prepared, *shape)
         first = [] if live else list(islice(clips, 2))
-        for batch in preparation.batched(chain(first, clips), 1 if live else self.batch_size):
+        for batch in batched(chain(first, clips), 1 if live else self.batch_size):
             tensors = [preparation.stack_clip([tensor for _, tensor in clip]) for _, clip in batch]
             targets = [frame for (frame, _), _ in batch]
             sizes = [frame.shape for frame in targets]
@@ -234,7 +194,7 @@ class Predictor:
         jobs = [(i, job) for i in range(len(clips)) for job in passes]
         with ThreadPoolExecutor(workers) as pool:  # which starts no thread before its first job
             maps = list(map(run, jobs) if workers == 1 else pool.map(run, jobs))
-        return [dict(zip(passes, logits, strict=True)) for logits in preparation.batched(maps, len(passes))]
+        return [dict(zip(passes, logits, strict=True)) for logits in batched(maps, len(passes))]
 
     def _passes_on_gpu(self, clips: list[Tensor], sizes: list[Size], passes: list[Pass]) -> list[Logits]:
         """The same with clips of equal size, and their flips, in one batch."""
@@ -242,7 +202,7 @@ class Predictor:
         for i, clip in enumerate(clips):
             by_shape.setdefault(tuple(clip.shape), []).append(i)
         results: list[dict] = [{} for _ in clips]
-        for group in (group for same in by_shape.values() for group in preparation.batched(same, self.batch_size)):
+        for group in (group for same in by_shape.values() for group in batched(same, self.batch_size)):
             inputs = torch.stack([clips[i] for i in group])
             if self.device.type == "cuda":  # only from pinned memory does a copy run beside the GPU's work
                 inputs = inputs.pin_memory()

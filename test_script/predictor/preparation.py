@@ -3,7 +3,7 @@ inference and prediction."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice, repeat
+from itertools import repeat
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -163,9 +163,3 @@ def stack_clip(frames: list[Tensor]) -> Tensor:
         sizes = " and ".join(f"{width} x {height}" for height, width in sorted(shapes))
         raise InputError(f"frames of {sizes} in one clip; a multi-frame network needs one size: crop or resize them")
     return torch.stack(frames)
-
-
-def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Lists of up to `size` consecutive items."""
-    iterator = iter(items)
-    return iter(lambda: list(islice(iterator, size)), [])

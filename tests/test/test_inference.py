@@ -16,7 +16,7 @@ from torch import nn
 from istd.datasets.catalog import CATALOG
 from istd.models import Network, build_model
 from istd.test_script import evaluate, inference, measurement
-from istd.test_script.map_sources import loader_batches
+from istd.test_script.network_maps import loader_batches
 from istd.test_script.predictor import PUBLISHED_SCALES, Predictor
 from istd.test_script.predictor.detections import find_detections
 from istd.test_script.results import shards

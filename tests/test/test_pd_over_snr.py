@@ -11,7 +11,7 @@ from istd.datasets import open_dataset
 from istd.datasets.synthetic import RenderConfig, render_dataset
 from istd.datasets.targets import TargetRow
 from istd.models import build_model
-from istd.test_script.map_sources import network_maps
+from istd.test_script.network_maps import network_maps
 from istd.test_script.pd_over_snr import STRIDE, ScoredFrame, by_interval, compare, load, main, score_frames
 from istd.test_script.predictor import Predictor
 from istd.utils.checkpoint import save_checkpoint

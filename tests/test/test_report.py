@@ -16,7 +16,7 @@ from scipy.special import logit
 from istd.test_script import inference
 from istd.test_script.map_sources import MappedFrame
 from istd.test_script.measurement import FrameFiles
-from istd.test_script.predictor.predictor import ScoreMaps
+from istd.test_script.predictor import ScoreMaps
 from istd.test_script.report import report_cases
 from istd.test_script.report.frame_pictures import draw_picture, picture_stride
 from istd.test_script.report.report import css_color

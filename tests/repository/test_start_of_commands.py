@@ -1,0 +1,39 @@
+"""What commands import before they begin: libraries that take seconds only where they are used."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+WITHOUT_NETWORK = (
+    "datasets.check", "datasets.from_boxes", "datasets.synthetic", "datasets.dim", "datasets.links",
+    "test_script.evaluate", "test_script.classical",
+)  # fmt: skip
+WITH_NETWORK = ("test_script.predict", "test_script.inference", "train_script.train")
+SLOW = (
+    "torch._dynamo",
+    "torchvision",
+    "timm",
+    "huggingface_hub",
+    "matplotlib",
+    "scipy.optimize",
+    "scipy.sparse",
+    "scipy.io",
+)
+
+
+def test_slow_libraries_are_imported_where_they_are_used():
+    """In a process of its own; commands without a network need no PyTorch, and a start needs nothing of `SLOW`."""
+    code = f"""
+import importlib, sys
+for commands, slow in (({WITHOUT_NETWORK}, {("torch", *SLOW)}), ({WITH_NETWORK}, {SLOW})):
+    for command in commands:
+        importlib.import_module(f"istd.{{command}}")
+        print(*[f"{{command}} imports {{name}}" for name in slow if name in sys.modules], sep="\\n", end="")
+import torch
+from istd.models import load_model
+load_model("datransnet")(torch.rand(1, 1, 1, 32, 32))
+print(*[f"datransnet imports {{name}}" for name in {SLOW} if name in sys.modules], sep="\\n", end="")
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == ""
