@@ -30,6 +30,7 @@ from istd.utils.command_line import command_parser
 from istd.utils.drawing import enlarge
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import atomic_path
+from istd.utils.images import window_around
 from istd.utils.names import counted
 from istd.utils.tracking import TARGET_SPEED
 
@@ -111,12 +112,9 @@ def add_magnifier(half: np.ndarray, pixels: np.ndarray, place: tuple[float, floa
     """
     height, width = pixels.shape[:2]
     side = min(MAGNIFIED_SIDE, height, width)
-    left, top = (
-        int(np.clip(round(at) - side // 2, 0, size - side)) for at, size in zip(place, (width, height), strict=True)
-    )
     fitting = min(half.shape[:2]) // 2 // (side * factor)  # into a quarter of the half
     magnification = max(1, min(MAX_MAGNIFICATION, fitting))
-    part = enlarge(pixels[top : top + side, left : left + side], factor * magnification)
+    part = enlarge(pixels[window_around(place[::-1], (height, width), side)], factor * magnification)
     at = 0 if place[0] >= width / 2 else half.shape[1] - part.shape[1]
     half[-part.shape[0] :, at : at + part.shape[1]] = part
     cv2.rectangle(

@@ -1,4 +1,4 @@
-"""What a run logs before it trains: on what, how, and what chooses its result."""
+"""The lines that a run logs before it trains: its data, its settings, and how its result is chosen."""
 
 import torch
 from torch import nn
@@ -18,7 +18,7 @@ FEW_STEPS = 200  # fewer hardly train a network
 
 
 def announce(run: Run, indices: list[DatasetIndex], network: nn.Module, notes: list[str]) -> None:
-    """Log what is going to be trained on what, and how; then the `notes`."""
+    """Log the network, the data, and the settings of a run, then the `notes`."""
     settings, log, steps = run.settings, run.log, run.batches.steps
     datasets = run.train_loader.dataset.datasets
     millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
@@ -52,7 +52,7 @@ def announce(run: Run, indices: list[DatasetIndex], network: nn.Module, notes: l
 
 
 def describe_selection(run: Run, indices: list[DatasetIndex]) -> str:
-    """What chooses the result of the run, and what the test set is used for."""
+    """How the result of the run is chosen, and what the test set is used for."""
     tested = "evaluated once, at the end" if run.settings.final_test else "not used"
     if run.settings.select_on == "none":
         return (

@@ -56,7 +56,7 @@ class EpochBatches(Sampler[list[Draw]]):
         self.epoch, self.first_step = 0, 0
 
     def start(self, epoch: int, first_step: int) -> None:
-        """Make the next iteration that of `epoch`, without its first steps."""
+        """Let the next iteration begin at step `first_step` of `epoch`."""
         self.epoch, self.first_step = epoch, first_step
 
     def __len__(self) -> int:
@@ -71,12 +71,12 @@ class EpochBatches(Sampler[list[Draw]]):
                 yield [drawn[place] for place in order[start : start + self.part_size]]
 
     def _draw(self, d: int) -> list[int]:
-        """The samples of dataset `d` in this epoch: all of them as often as they fit, and the next of its shuffles."""
+        """The samples of dataset `d` in this epoch: all samples as often as they fit, then the next of its shuffles."""
         items, count = self.indices[d], self.counts[d]
-        rest = count % len(items)
+        remainder = count % len(items)
         drawn = items * (count // len(items))
-        for place in range(self.epoch * rest, (self.epoch + 1) * rest):
-            if place == self.epoch * rest or place % len(items) == 0:
+        for place in range(self.epoch * remainder, (self.epoch + 1) * remainder):
+            if place == self.epoch * remainder or place % len(items) == 0:
                 order = _shuffle(len(items), ((self.seed * 1009 + d) * 1_000_003 + place // len(items)) % SEEDS)
             drawn.append(items[order[place % len(items)]])
         return drawn
@@ -87,7 +87,7 @@ def _shuffle(count: int, seed: int) -> list[int]:
 
 
 def number_repeats(items: Iterable[int]) -> list[Draw]:
-    """The items, repeated ones as pairs (item, how often before)."""
+    """The items, with repeated items as pairs (item, how often before)."""
     seen: Counter[int] = Counter()
     numbered: list[Draw] = []
     for item in items:
@@ -97,7 +97,7 @@ def number_repeats(items: Iterable[int]) -> list[Draw]:
 
 
 class MixedDataset(ConcatDataset):
-    """Several datasets of clips as one; item i is that of the dataset into whose range i falls."""
+    """A concatenation of datasets of clips, whose items are `Draw`s and whose epoch can be set."""
 
     def __getitem__(self, item: Draw) -> ClipSample:
         item, occurrence = item if isinstance(item, tuple) else (item, 0)

@@ -1,4 +1,4 @@
-"""The network of a run, with its first weights, and everything that trains it."""
+"""Build the network of a run, with its initial weights, and everything that trains it."""
 
 from functools import partial
 
@@ -20,7 +20,7 @@ from istd.utils.ranks import world_size
 
 
 def build_network(settings: Settings, device: torch.device, continued: bool) -> tuple[nn.Module, list[str]]:
-    """The network on the device, with its first weights unless the run is `continued`; and what is odd about it."""
+    """The network on the device, with its initial weights unless the run is `continued`, and notes on odd things."""
     torch.manual_seed(settings.seed)
     network = build_model(settings.model, settings.interface, **settings.model_options)
     notes = try_network(network, settings.train_size) if is_external(settings.model) else []
@@ -44,7 +44,7 @@ def build_network(settings: Settings, device: torch.device, continued: bool) -> 
 def build_training(
     settings: Settings, network: nn.Module, device: torch.device, amp: torch.dtype | None = None
 ) -> Training:
-    """The network with all that trains it; in several processes, equal on all of them."""
+    """The network with its optimizer and everything else that trains it, equal on all processes."""
     several = world_size() > 1
     if several:
         broadcast_weights(network)
@@ -72,8 +72,9 @@ def build_training(
 def recompute_blocks(network: nn.Module) -> None:
     """Gradient checkpointing (Chen et al. 2016): let blocks forget their activations and compute them again backward.
 
-    It takes another forward pass, and memory for the activations of a single block. Parameters stay where they are, and
-    random draws are repeated, so that gradients stay the same. Raises `InputError` for a network that names no blocks.
+    It costs another forward pass, but needs memory for the activations of a single block only. Parameters stay where
+    they are, and random draws are repeated, so that gradients stay the same. Raises `InputError` for a network that
+    names no blocks.
     """
     blocks = [module for module in network.modules() if isinstance(module, network.recomputable)]
     if not blocks:
@@ -85,8 +86,8 @@ def recompute_blocks(network: nn.Module) -> None:
 def uses_graphs(settings: Settings, device: torch.device) -> bool:
     """Whether training replays CUDA graphs: on CUDA GPUs, unless it compiles or graphs are turned off.
 
-    Synchronised batch norms communicate amid a pass, which cannot be captured. Raises `InputError` for graphs that are
-    asked for where they are impossible.
+    Synchronised batch norms communicate amid a pass, which cannot be captured. Raises `InputError` if graphs are turned
+    on where they are impossible.
     """
     synced = settings.sync_bn and world_size() > 1
     possible = device.type == "cuda" and not synced and not settings.compile and not settings.grad_checkpoint

@@ -1,4 +1,4 @@
-"""What a run trains and validates on: the parts of one or several datasets, as clips."""
+"""The data of a run: the parts of one or several datasets, as clips."""
 
 from dataclasses import asdict
 from functools import partial
@@ -20,15 +20,15 @@ from istd.utils.errors import InputError
 from istd.utils.grey_levels import parse_range
 from istd.utils.ranks import barrier, is_main
 
-Splits = dict[str, dict[str, list[Sequence]]]  # of each dataset by its name, as `split_sequences` gives them
+Splits = dict[str, dict[str, list[Sequence]]]  # name of a dataset -> its `split_sequences`
 
 
 def open_datasets(settings: Settings, saved: Checkpoint | None = None, num_frames: int = 1) -> list[DatasetIndex]:
     """Open the datasets, on the main process first: the demo is rendered on first use.
 
-    Files that the run uses in clips of `num_frames` frames are looked at, so that none fails after the last epoch; see
-    `usable_index`. Where a run that
-    is continued from `saved` lacks its dataset, the error says how to name its new place.
+    Files that the run uses, in clips of `num_frames` frames, are checked (see `usable_index`), so that none fails after
+    the last epoch. If the dataset of a run that continues from `saved` is missing, the error says how to name its new
+    place.
     """
     names = settings.dataset, settings.data_root, settings.split_folder
     try:
@@ -51,8 +51,8 @@ def _uses_test(settings: Settings) -> bool:
 
 
 def split_sequences(settings: Settings, index: DatasetIndex, num_frames: int = 1) -> dict[str, list[Sequence]]:
-    """The sequences of a dataset that train ("train"), choose the best epoch ("val"; empty where none is chosen) and
-    test the result ("test"; empty where nothing is tested). `num_frames`: of a clip."""
+    """The sequences of a dataset for training ("train"), choosing the best epoch ("val"), and testing the result
+    ("test"); [] where nothing is chosen or tested. `num_frames`: of a clip."""
     train = index.split("train")
     test = index.split("test") if _uses_test(settings) else []
     if settings.select_on == "none":
@@ -62,7 +62,7 @@ def split_sequences(settings: Settings, index: DatasetIndex, num_frames: int = 1
 
 
 def build_train_dataset(settings: Settings, sequences: list[Sequence], name: str, model: nn.Module) -> ClipDataset:
-    """Clips of `sequences` as the preset trains on them."""
+    """Clips of `sequences`, prepared for training by the preset."""
     transform = build_transform(settings.preset, True, settings.train_size, model.in_channels)
     if "enlarge_share" in signature(transform).parameters:
         transform = partial(transform, enlarge_share=settings.enlarge_share)
@@ -73,12 +73,12 @@ def build_train_dataset(settings: Settings, sequences: list[Sequence], name: str
 
 
 def build_eval_datasets(settings: Settings, splits: Splits, part: str, model: nn.Module) -> list[ClipDataset]:
-    """Clips of whole frames of a part of every dataset, as the preset evaluates them."""
+    """Clips of a part of every dataset, prepared for evaluation by the preset."""
     return [eval_dataset(split[part], model, asdict(settings), name) for name, split in splits.items()]
 
 
 def build_norm_datasets(settings: Settings, splits: Splits, model: nn.Module) -> list[ClipDataset]:
-    """The training images for `recalibrate_norm`, as the preset evaluates them; [] without it."""
+    """The training images for `recalibrate_norm`, prepared for evaluation; [] without this setting."""
     if settings.recalibrate_norm is None:
         return []
     if not norm_layers(model):

@@ -1,6 +1,6 @@
-"""Several processes that train one network: equal weights at the start, equal gradients in every step.
+"""Data-parallel training: equal weights on all processes at the start, equal gradients in every step.
 
-One flat all-reduce after the backward pass does what `DistributedDataParallel` does during it, and leaves the passes
+A flat all-reduce after the backward pass does what `DistributedDataParallel` does during it, and leaves the passes
 themselves free of communication, so that CUDA graphs can hold them.
 """
 
@@ -20,7 +20,7 @@ SEED_OF_A_RANK = 0x9E3779B97F4A7C15  # odd, so that no two ranks get the same se
 
 @torch.no_grad()
 def broadcast_weights(network: nn.Module) -> None:
-    """Give every process the weights and buffers of the first."""
+    """Give every process the weights and buffers of the first process."""
     for tensor in (*network.parameters(), *network.buffers()):
         dist.broadcast(tensor, 0)
 
@@ -28,9 +28,9 @@ def broadcast_weights(network: nn.Module) -> None:
 class ProcessAverage:
     """Called after a backward pass, sets a network's gradients and running statistics to their mean over processes.
 
-    Parameters without a gradient on any process in the first step of an epoch, such as those of auxiliary outputs that
-    the loss leaves out, stay without. Raises `InputError` if they get a gradient later in that epoch: the processes,
-    which do not ask each other in every step, would train different networks.
+    Parameters that have no gradient on any process in the first step of an epoch, such as those of auxiliary outputs
+    that the loss leaves out, stay without a gradient. Raises `InputError` if they get a gradient later in that epoch:
+    the processes, which do not ask each other in every step, would train different networks.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -70,8 +70,8 @@ def average(tensors: Iterable[Tensor]) -> None:
 
 
 def seed_draws(seed: int, device: torch.device) -> None:
-    """Seed the random draws of a micro-batch: different ones on every process, such as dropout masks, but equal ones
-    of synchronised layers on `device`."""
+    """Seed the random draws of a micro-batch: different on every process (dropout masks, for instance), but equal in
+    synchronised layers on `device`."""
     torch.manual_seed((seed + rank() * SEED_OF_A_RANK) % 2**64)
     if world_size() > 1:
         from istd.train_script.synced_layers import shared_generator  # which imports torchvision, and that takes long

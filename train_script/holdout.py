@@ -1,4 +1,4 @@
-"""Which training data are held out to choose the best epoch by."""
+"""Hold out training data by which the best epoch is chosen."""
 
 import torch
 
@@ -10,13 +10,13 @@ HOLDOUT_SHARE, HOLDOUT_SEED = 0.1, 42
 
 
 def hold_out(sequences: list[Sequence], num_frames: int = 1) -> tuple[list[Sequence], list[Sequence]]:
-    """Training sequences as (sequences that train, a random HOLDOUT_SHARE of them held out to select by).
+    """Split training sequences into (sequences that train, a random HOLDOUT_SHARE of them for selection).
 
-    Sequences are not divided, because their frames are near copies of each other; both parts keep the order. What is
-    held out does not depend on the seed: else fine-tuned weights would be validated on what they were trained with
-    before, and runs of several seeds would not compare. Where none of it shows a target, which no metric could judge,
-    the next sequence in the random order that does takes the place of the last. A single sequence is divided by time,
-    with clips of `num_frames` frames. Raises `InputError` where there is too little to hold out.
+    Sequences are not divided, because their frames are near copies of each other; both parts keep the order. The choice
+    does not depend on the seed: otherwise fine-tuned weights would be validated on images that they were trained on
+    before, and runs of several seeds could not be compared. If no held-out sequence shows a target, which no metric
+    could judge, the last of them is replaced by the next in the random order that does. A single sequence is divided
+    in time, for clips of `num_frames` frames. Raises `InputError` where there is too little to hold out.
     """
     if len(sequences) == 1:
         return hold_out_frames(sequences[0], num_frames)
@@ -39,10 +39,10 @@ def hold_out(sequences: list[Sequence], num_frames: int = 1) -> tuple[list[Seque
 
 
 def hold_out_frames(sequence: Sequence, num_frames: int) -> tuple[list[Sequence], list[Sequence]]:
-    """A single sequence as (parts that train, part held out), which is its last HOLDOUT_SHARE that has a target.
+    """Split a single sequence into (parts that train, held-out part), the last HOLDOUT_SHARE that has a target.
 
-    As many frames as a clip has are left out on either side of that part, and clips of a part continue with frames of
-    that part alone, so that both see none in common.
+    On either side of the held-out part, `num_frames` frames are left out, and clips never reach beyond their part, so
+    that training and validation share no frame.
     """
     frames = sequence.frames
     count = max(1, round(HOLDOUT_SHARE * len(frames)))
@@ -65,7 +65,7 @@ def has_target(frames: tuple[Frame, ...]) -> bool:
 
 
 def describe_holdout(kind: str, name: str, training: list[Sequence], held_out: list[Sequence]) -> str:
-    """What is held out of the `training` sequences of a dataset, for the log."""
+    """Describe what is held out of the `training` sequences of a dataset, for the log."""
     if len(training) > 1 or len(held_out[0].frames) == len(training[0].frames):
         return f"{len(held_out)} of {len(training)} training {kind} of {name}"
     first, last = (held_out[0].frames[place].name for place in (0, -1))

@@ -1,4 +1,4 @@
-"""Loaders of training batches and of frames to evaluate, and the processes behind them."""
+"""Loaders of training batches and of frames to evaluate, and their loading processes."""
 
 from dataclasses import replace
 from typing import Any
@@ -16,7 +16,7 @@ from istd.utils.ranks import cores_of_process, rank, world_size
 from istd.utils.spread import spread
 
 MAX_GPU_WORKERS = 8  # of a training process
-EVAL_CACHE_BYTES = 64 * 2**20  # of each loading process: evaluation reads frames in order, and once
+EVAL_CACHE_BYTES = 64 * 2**20  # of each loading process: evaluation reads every frame once, in order
 
 
 def build_train_loader(
@@ -38,7 +38,7 @@ def build_train_loader(
 def build_eval_loader(settings: Settings, dataset: ClipDataset, limit: int | None, device: torch.device) -> DataLoader:
     """Loader of at most `limit` frames of a dataset, evenly spread, of which this process gets every world_size()-th.
 
-    It gives lists of samples, as sizes may differ within a batch.
+    It yields lists of samples, as sizes may differ within a batch.
     """
     if count_workers(settings, device):
         dataset = replace(dataset, cache_bytes=EVAL_CACHE_BYTES)
@@ -61,9 +61,9 @@ def _workers(settings: Settings, device: torch.device) -> dict[str, Any]:
 
 
 def stop_loading(*loaders: DataLoader) -> None:
-    """End the loading processes, which free their frames; the next iteration starts others.
+    """End the loading processes, which frees their frames; the next iteration starts new processes.
 
-    After an error Python would send SIGTERM, which they ignore, and wait for ever.
+    After an error Python would send them SIGTERM, which they ignore, and wait forever.
     """
     for loader in loaders:
         if loader._iterator is not None:

@@ -1,7 +1,7 @@
-"""Losses on logits. All sums run over the whole global batch, on however many processes it lies.
+"""Losses on logits. All sums run over the global batch of all processes.
 
-A loss is a function `loss(outputs, batch, progress, **options)`: the network's outputs by name, the batch, and how far
-the run has come, to a scalar. Its options are its further parameters, annotated with their types, which a recipe sets
+A loss is a function `loss(outputs, batch, progress, **options)` from the network's outputs by name, the batch, and the
+progress of the run to a scalar. Its options are its further parameters, annotated with their types, which a recipe sets
 by `loss_options`. `per_output` turns a function of a single map of logits and its mask into a loss.
 """
 
@@ -27,7 +27,7 @@ TINY = 1e-6  # keeps divisions and roots of empty maps finite
 
 
 class LossProgress(NamedTuple):
-    """How far a run has come, and how much its outputs count: what a loss may depend on beside the batch."""
+    """How far a run has come, and the weights of its outputs: what a loss may depend on besides the batch."""
 
     epoch: int = 0  # completed
     step: int = 0  # done, over all epochs
@@ -47,7 +47,7 @@ LossFunction = Callable[..., Tensor]
 def weighted(
     outputs: Mapping[str, Tensor], batch: Mapping[str, Any], progress: LossProgress, loss: LossFunction
 ) -> Tensor:
-    """The sum of `loss(logits, mask)` over the outputs that count, times their weights.
+    """The weighted sum of `loss(logits, mask)` over the outputs whose weight is not 0.
 
     Raises `InputError` for an output that is no map of target logits of the masks' shape.
     """
@@ -185,7 +185,7 @@ def location_loss(probability: Tensor, mask: Tensor) -> Tensor:
 class Loss(NamedTuple):
     """A loss, whether it is a sum over the batch (otherwise it is a mean), and whether it takes all outputs.
 
-    Where it does, the network computes auxiliary outputs whatever their weights, and validation reports no loss.
+    If it does, the network computes auxiliary outputs whatever their weights, and validation reports no loss.
     """
 
     function: LossFunction
@@ -203,15 +203,15 @@ LOSSES = {
 
 
 def needs_aux(name: str, progress: LossProgress) -> bool:
-    """Whether the loss called `name` takes auxiliary outputs, with the weights that `progress` gives them."""
+    """Whether the loss called `name` uses auxiliary outputs, given their weights in `progress`."""
     weighs = progress.aux_weight or any(weight for output, weight in progress.weights.items() if output != MAIN)
     return bool(weighs) or LOSSES[name].all_outputs
 
 
 def check_loss_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
-    """`options`, whose values may be text, converted to the types in the loss's signature; `InputError` for others.
+    """Convert the options of a loss, which may be text, to the types in its signature; `InputError` for others.
 
-    The options of a loss are the parameters that have defaults.
+    The options of a loss are its parameters with defaults.
     """
     parameters = inspect.signature(LOSSES[name].function, eval_str=True).parameters
     known = {option: value for option, value in parameters.items() if value.default is not value.empty}
@@ -219,7 +219,7 @@ def check_loss_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def named_outputs(outputs: Tensor | list[Tensor] | tuple[Tensor, ...] | Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What a network returns, by name: a map is the main output; a list consists of main, aux1, aux2, ...
+    """A network's outputs by name: a map is the main output; a list consists of main, aux1, aux2, ...
 
     Raises `InputError` for a mapping without "main".
     """
@@ -240,10 +240,10 @@ def total_loss(
     options: Mapping[str, Any] | None = None,
     accumulation_steps: int = 1,
 ) -> Tensor:
-    """The loss called `name`, in float32 at least, of a network's outputs as `named_outputs` takes them.
+    """The loss called `name`, in float32 at least, of the outputs of a network (see `named_outputs`).
 
     With several gradient accumulation steps, this is a step's share of the loss: means over the batch are divided by
-    the number of steps, so that losses and gradients add up to those of the batch.
+    the number of steps, so that the shares and their gradients add up to those of the batch.
     """
     row, outputs = LOSSES[name], named_outputs(outputs)
     if unknown := [output for output, weight in progress.weights.items() if weight and output not in outputs]:

@@ -1,4 +1,4 @@
-"""The training loss of whole frames, for the validation's curve beside that of training."""
+"""The training loss on validation frames, for a curve beside the training curve."""
 
 import math
 
@@ -10,7 +10,7 @@ from istd.utils.ranks import alone
 
 
 class MapLoss:
-    """The mean over frames of the loss called `name` of the main output alone, without other outputs.
+    """The mean over frames of the loss called `name`, computed for the main output alone.
 
     A frame counts as a batch; a loss that is a sum over the batch is multiplied by `batch_size`, as in training. Losses
     that need more than a map and its mask have no value here.

@@ -1,4 +1,4 @@
-"""Batch-norm statistics estimated anew on images as the network will be shown them (Wu and Johnson 2021, section 3)."""
+"""Batch-norm statistics, estimated anew on images prepared as for evaluation (Wu and Johnson 2021, section 3)."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -43,7 +43,7 @@ def estimate_statistics(network: nn.Module, batches: Iterable[Tensor]) -> None:
 
 @contextmanager
 def kept_statistics(network: nn.Module) -> Iterator[None]:
-    """Restore the statistics of the batch norms at the end, so that training goes on unchanged."""
+    """Restore the statistics of the batch norms at the end, so that training continues unchanged."""
     buffers = [buffer for layer in norm_layers(network) for buffer in layer.buffers()]
     before = [buffer.clone() for buffer in buffers]
     try:

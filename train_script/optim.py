@@ -23,8 +23,8 @@ ONE_CYCLE_END = 1e-4  # last rate over the first
 def build_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
     """Adam or AdamW with the encoder's non-fusion parameters at `lr_backbone` and all others at `lr`.
 
-    `lr_scales` multiplies the rates of parameters whose names its patterns match, of which the first counts; without
-    `decay_norms` norms and biases have no weight decay. Every group carries its full learning rate as `base_lr`, from
+    `lr_scales` multiplies the rates of parameters whose names match its patterns; the first match counts. Without
+    `decay_norms`, norms and biases have no weight decay. Every group carries its full learning rate as `base_lr`, from
     which `set_learning_rates` derives `lr`.
     """
     backbone = {id(parameter) for parameter in model.backbone_parameters()}
@@ -59,7 +59,7 @@ def undecayed_parameters(model: nn.Module) -> set[int]:
 
 
 def matching_names(model: nn.Module, pattern: str, option: str) -> list[str]:
-    """The names of the parameters that begin with a regular expression; `InputError` where none does."""
+    """The names of the parameters that a regular expression matches at their start; `InputError` if there are none."""
     names = [name for name, _ in model.named_parameters()]
     try:
         matches = [name for name in names if re.match(pattern, name)]
@@ -72,7 +72,7 @@ def matching_names(model: nn.Module, pattern: str, option: str) -> list[str]:
 
 
 def freeze(model: nn.Module, patterns: list[str]) -> None:
-    """Keep the parameters whose names the patterns match as they are."""
+    """Freeze the parameters whose names match the patterns."""
     names = {name for pattern in patterns for name in matching_names(model, pattern, "freeze")}
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in names)
@@ -81,7 +81,7 @@ def freeze(model: nn.Module, patterns: list[str]) -> None:
 
 
 def train_mode(model: nn.Module) -> None:
-    """Training mode, but for batch norms that are frozen: their statistics stay, too."""
+    """Set training mode, except for frozen batch norms, whose statistics stay as they are, too."""
     model.train()
     for module in model.modules():
         parameters = list(module.parameters(recurse=False))

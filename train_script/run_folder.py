@@ -86,7 +86,7 @@ def forget_later_metrics(folder: Path, epoch: int) -> None:
 
 
 class Log:
-    """Appends lines to a file and prints them, on the main process; silent on the others."""
+    """Appends lines to a file and prints them, on the main process only."""
 
     def __init__(self) -> None:
         self.path: Path | None = None
@@ -102,7 +102,7 @@ class Log:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Around the writing of `path`: a disk that fills up or vanishes becomes a clear `InputError`."""
+    """Raise an error in writing `path`, such as a full disk, as an `InputError`."""
     try:
         yield
     except OSError as error:

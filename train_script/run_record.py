@@ -1,4 +1,4 @@
-"""What a run was made of: its data, by fingerprints, and the commands, code and machines that trained it (run.json)."""
+"""run.json, the record of a run: its data, by fingerprints, and the commands, code and machines that trained it."""
 
 import hashlib
 import json
@@ -19,8 +19,8 @@ PARTS = {"train": "training images", "val": "held-out images", "test": "test ima
 
 
 def describe_data(indices: list[DatasetIndex], splits: Splits) -> list[dict[str, Any]]:
-    """Of every dataset its name, where its split comes from, what was left out as unusable, and for each part that the
-    run uses the number of frames and the fingerprint."""
+    """For every dataset: its name, the source of its split, what was left out as unusable, and the number of frames and
+    the fingerprint of each part that the run uses."""
     record = []
     for index in indices:
         parts = {
@@ -40,7 +40,7 @@ def data_digest(record: list[dict[str, Any]]) -> str:
 
 
 def differences(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> list[str]:
-    """What differs between two records, a text for each part that both of them have, wherever the images lie."""
+    """What differs between two records: a text for each part in both records; the places of the images do not count."""
     if len(before) != len(now):
         return [f"{counted(len(before), 'dataset')} then, {len(now)} now"]
     return [
@@ -53,7 +53,7 @@ def differences(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> list
 
 
 def check_data(saved: Checkpoint, record: list[dict[str, Any]]) -> None:
-    """Raise `InputError` if a run would go on with other data; checkpoints of earlier versions do not tell."""
+    """Raise `InputError` if a run would continue with other data, if its checkpoint records the data."""
     if changed := differences(saved.training.get("data", record), record):
         raise InputError(
             f"{saved.path} was trained on other data: {'; '.join(changed)}; restore them, say with --dataset where the "

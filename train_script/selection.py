@@ -1,4 +1,4 @@
-"""Which epoch is the result of a run: what chooses it, and the checkpoints that are kept."""
+"""Choose the epoch that is the result of a run, and keep its checkpoints."""
 
 from dataclasses import asdict, replace
 from typing import Any
@@ -21,8 +21,8 @@ UNDEFINED = -1.0  # the score of an epoch whose metric is undefined, which loses
 def choose_selection(settings: Settings, indices: list[DatasetIndex]) -> tuple[str, str]:
     """The protocol of validation and the metric that chooses the best epoch.
 
-    They are those asked for, else the protocol that all datasets have in common, or standard, and the first of
-    SELECTION_METRICS that it defines.
+    By default, they are the protocol that all datasets have in common, or standard, and the first of SELECTION_METRICS
+    that it defines.
     """
     protocols = {settings.protocol or index.info.protocol or "standard" for index in indices}
     protocol = protocols.pop() if len(protocols) == 1 else "standard"
@@ -38,7 +38,7 @@ def choose_selection(settings: Settings, indices: list[DatasetIndex]) -> tuple[s
 
 
 def check_selection(saved: Checkpoint, settings: Settings, indices: list[DatasetIndex]) -> None:
-    """Raise `InputError` if a run would go on to choose its best epoch by another metric, or on other images."""
+    """Raise `InputError` if a run would continue to choose its best epoch by another metric, or on other images."""
     names = ("protocol", "select_by", "select_on")
     before = replace(settings, **{name: saved.settings[name] for name in names if name in saved.settings})
     old, new = ((*choose_selection(chosen, indices), chosen.select_on) for chosen in (before, settings))
@@ -52,9 +52,9 @@ def check_selection(saved: Checkpoint, settings: Settings, indices: list[Dataset
 
 
 def keep_if_best(run: Run, training: Training, score: float | None, epoch: int) -> str:
-    """Keep the weights if their score is among the best, of equal ones the later; what the log says of it.
+    """Keep the weights if their score is among the best (the later of equal scores); returns a note for the log.
 
-    A score that is zero or undefined chooses nothing, which is said.
+    The note also tells that a score of zero, or an undefined score, chooses nothing.
     """
     progress, key = training.progress, run.select_by
     entry = [UNDEFINED if score is None else float(score), epoch]
@@ -74,22 +74,22 @@ def keep_if_best(run: Run, training: Training, score: float | None, epoch: int) 
 
 
 def keep_last(run: Run, training: Training, epoch: int) -> str:
-    """Keep the weights of the last epoch as the result of a run that chooses nothing; what the log says of it."""
+    """Keep the weights of the last epoch as the result of a run that chooses nothing; returns a note for the log."""
     save_weights(run, training, [BEST], epoch=epoch, selected_by=None, selected_on="none")
     return f"; saved as {BEST}: the last weights, nothing was held out and nothing chosen"
 
 
 def save_weights(run: Run, training: Training, names: list[str], **note: Any) -> None:
-    """Write the weights under several names, on the main process; `note`: what the files say beside the data."""
+    """Write the weights under several names, on the main process; `note`: what the files record besides the data."""
     for name in names if is_main() else []:
         note |= {"data": run.data_record}
         save_checkpoint(run.folder / name, training.weights(), asdict(run.settings), note)
 
 
 def result_epoch(run: Run, training: Training) -> int:
-    """The epoch whose weights are the result of the run: the best, or the last where none is chosen.
+    """The epoch whose weights are the result of the run: the best epoch, or the last if nothing is chosen.
 
-    Raises `InputError` where none was validated.
+    Raises `InputError` if no epoch was validated.
     """
     if run.settings.select_on == "none":
         return run.settings.epochs

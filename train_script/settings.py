@@ -58,9 +58,9 @@ FolderName = Annotated[
 ]
 
 # Settings of earlier versions, which configurations and checkpoints may still hold.
-MODEL_OPTIONS = ("num_frames", "image_size")  # were settings, saved for every model
+MODEL_OPTIONS = ("num_frames", "image_size")  # options that were settings, saved for every model
 
-# Settings that became constants, with their values: checkpoints that hold them go on loading.
+# Settings that became constants, with their values: checkpoints that hold them still load.
 REMOVED = {
     "target_share": 0.75,
     "warmup_epochs": 0.0,
@@ -71,14 +71,14 @@ REMOVED = {
     "compile_mode": "default",
 }
 
-# What runs did whose checkpoints do not say it: several processes always shared the statistics of batch norms.
+# Settings of runs whose checkpoints do not record them: several processes always shared the statistics of batch norms.
 EARLIER = {"sync_bn": True}
 
 # Where and how a run computes, which may change when it is continued.
 HARMLESS = ("resume", "data_root", "output_root", "experiment_name", "num_workers", "compile", "graphs",
             "grad_checkpoint", "save_steps", "tensorboard", "log", "seeds")  # fmt: skip
 
-# Options of the command line: old name -> (name, what becomes of its text).
+# Options of the command line: old name -> (name, function that translates its text).
 ALIASES: dict[str, tuple[str, Callable[[str], str]]] = {
     **{name: ("model_options", f"{name}={{}}".format) for name in MODEL_OPTIONS},
     "start": ("init", lambda text: "low_prior" if text == "quiet" else text),
@@ -181,7 +181,7 @@ def read_config(name: str) -> dict[str, Any]:
     """
     path = Path(name)
     if path.is_file():
-        return read_values(path, Settings, renamed)
+        return read_values(path, Settings, rename_settings)
     recipes, asked = config_names(), name.removesuffix(".yaml")
     for recipe in recipes:
         named = {f"{recipe}_{dataset}".lower().replace("-", "_"): {"dataset": dataset} for dataset in CATALOG}
@@ -191,8 +191,8 @@ def read_config(name: str) -> dict[str, Any]:
     raise InputError(f"no recipe {name!r}{nearest(path.stem, recipes)}; the shipped recipes are {', '.join(recipes)}")
 
 
-def renamed(values: dict[str, Any]) -> dict[str, Any]:
-    """Settings from a configuration or a checkpoint under today's names."""
+def rename_settings(values: dict[str, Any]) -> dict[str, Any]:
+    """Settings from a configuration or a checkpoint under their present names."""
     values = dict(values)
     if "start" in values:
         values["init"] = ALIASES["start"][1](values.pop("start"))
@@ -216,10 +216,10 @@ def parse_command_line(argv: list[str] | None) -> tuple[str | None, dict[str, An
 def merge_settings(config: str | None, options: dict[str, Any], saved: dict[str, Any] | None = None) -> Settings:
     """Defaults < published sizes < settings saved with a run that is continued < configuration < command line, checked.
 
-    The options of the model, and of the loss, add up as long as it stays the same.
+    The options of the model, and of the loss, add up over these layers as long as the model, or the loss, is the same.
     """
     values = read_values(DEFAULTS, Settings)
-    continued = EARLIER | renamed(saved) if saved else {}
+    continued = EARLIER | rename_settings(saved) if saved else {}
     kept = {name: value for name, value in continued.items() if name not in REMOVED}
     layers = [check_values(kept, get_type_hints(Settings, include_extras=True), "the checkpoint")]
     layers += [read_config(config) if config is not None else {}, options]
@@ -244,7 +244,7 @@ def merge_settings(config: str | None, options: dict[str, Any], saved: dict[str,
 
 
 def published_sizes(values: dict[str, Any]) -> dict[str, Any]:
-    """The sizes that belong to a published preset: those of the dataset's paper, where the catalog knows it."""
+    """The sizes of a published preset: from the dataset's paper if the catalog has it, else the preset's."""
     preset, model = values["preset"], values["model"]
     info = {key.lower(): row for key, row in CATALOG.items()}.get(Path(values["dataset"]).name.lower())
     size = info.image_size if info and info.preset == preset else PRESETS[preset].size
@@ -267,8 +267,8 @@ def check_datasets(settings: Settings) -> None:
 
 
 def changed_settings(old: dict[str, Any], new: Settings) -> list[str]:
-    """'name old -> new' for every setting that differs from those saved with a run and is not in HARMLESS."""
-    before = renamed(old)
+    """'name old -> new' for every setting that differs from its value saved with a run and is not in HARMLESS."""
+    before = rename_settings(old)
     return [
         f"{name} {before[name]} -> {value}"
         for name, value in (asdict(new) | REMOVED).items()

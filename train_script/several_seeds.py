@@ -17,15 +17,15 @@ Metrics = dict[str, float | None]
 
 
 def starts_of_seeds(config: str | None, options: dict[str, Any]) -> list[StartingPoint]:
-    """The starting points of the seeds, whose runs are called after the recipe and the seed."""
+    """The starting points of the seeds, whose runs are named after the recipe and the seed."""
     seeds = options["seeds"]
     if len(set(seeds)) < 2 or len(set(seeds)) < len(seeds):
         raise InputError(f"seeds is {seeds}, expected two or more different numbers; --seed sets a single seed")
     if options.get("resume") not in (None, "auto"):
         raise InputError(f"several seeds continue with --resume auto, not with {options['resume']}")
-    rest = {name: value for name, value in options.items() if name != "seeds"}
-    name = find_start(config, rest | {"resume": "auto"}).folder.parent.name
-    starts = [find_start(config, rest | {"seed": seed, "experiment_name": f"{name}_seed{seed}"}) for seed in seeds]
+    shared = {name: value for name, value in options.items() if name != "seeds"}
+    name = find_start(config, shared | {"resume": "auto"}).folder.parent.name
+    starts = [find_start(config, shared | {"seed": seed, "experiment_name": f"{name}_seed{seed}"}) for seed in seeds]
     if starts[0].settings.select_on == "none" and not starts[0].settings.final_test:
         raise InputError(
             "select_on none and final_test false leave nothing to compare the seeds by; leave either of them out"
@@ -58,7 +58,7 @@ def report_seeds(runs: list[tuple[int, Path]]) -> None:
 
 
 def result_metrics(folder: Path, tested: bool) -> Metrics:
-    """The test metrics of a run, or if not all runs are `tested`, those of its best validation."""
+    """The test metrics of a run, or the metrics of its best validation if not all runs are `tested`."""
     if tested:
         return json.loads((folder / "test.json").read_text(encoding="utf-8"))["metrics"]
     rows = [json.loads(line) for line in (folder / METRICS).read_text(encoding="utf-8").splitlines()]

@@ -1,4 +1,4 @@
-"""The signals that stop a run once everything is saved, and its exit status then."""
+"""The signals that stop a run once everything is saved, and its exit status after them."""
 
 import signal
 from collections.abc import Iterator
@@ -41,7 +41,7 @@ def caught_signals() -> Iterator[StopSignal]:
 def ignore_signals(_worker: int) -> None:
     """In a loading process, leave the signals, which schedulers send to all processes, to the process that trains.
 
-    That process finishes its step and saves, for which it needs the data; `loading.stop_loading` then ends the others.
+    That process finishes its step and saves, for which it needs the data; then `loading.stop_loading` ends this one.
     """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
@@ -52,6 +52,6 @@ def exit_status(signum: int) -> int:
 
     Schedulers announce a preemption by SIGUSR1, if told to (`sbatch --signal=B:USR1@120`), and can put jobs that end
     with a certain status back into the queue (LSF's REQUEUE_EXIT_VALUES, HTCondor's on_exit_remove; under Slurm the
-    job's script calls `scontrol requeue`). With `--resume auto` the run then goes on where it was.
+    job's script calls `scontrol requeue`). With `--resume auto` the run then continues where it was.
     """
     return REQUEUE if signum == signal.SIGUSR1 else 128 + signum

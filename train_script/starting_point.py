@@ -22,9 +22,8 @@ class StartingPoint(NamedTuple):
 def find_start(config: str | None, options: dict[str, Any]) -> StartingPoint:
     """The starting point that a configuration and the options of the command line ask for.
 
-    A run that is continued by its path alone has the settings that were saved with it. A network that starts from
-    weights of ours has the preset that they were trained with, unless another is chosen, and where nothing names a
-    network, it is theirs.
+    A run that is continued by its path alone keeps its saved settings. A run that starts from our weights takes over
+    their preset unless another is chosen, and their network unless a network is named.
     """
     settings, notes = start_from_weights(config, options)
     folder, saved = find_run(settings, config)
@@ -32,7 +31,7 @@ def find_start(config: str | None, options: dict[str, Any]) -> StartingPoint:
         check_code_is_named(saved, options)
         settings, notes = merge_settings(None, options, saved.settings), []
     elif saved and settings.init_weights:
-        taken = inherited(config, options, saved.settings)
+        taken = inherit(config, options, saved.settings)
         if "model" in taken:
             check_code_is_named(saved, options)
         settings, notes = merge_settings(config, options | taken), []
@@ -40,8 +39,7 @@ def find_start(config: str | None, options: dict[str, Any]) -> StartingPoint:
 
 
 def start_from_weights(config: str | None, options: dict[str, Any]) -> tuple[Settings, list[str]]:
-    """The merged settings, with the network and preset of the weights that the run starts from; and what to say of
-    that."""
+    """The merged settings, with the network and the preset of the weights that the run starts from, and notes on it."""
     settings = merge_settings(config, options)
     if settings.init_weights is None:
         return settings, []
@@ -55,19 +53,19 @@ def start_from_weights(config: str | None, options: dict[str, Any]) -> tuple[Set
         return settings, []
     preset = weights.settings.get("preset")
     network = {"model": weights.model_name, "model_options": weights.options}
-    taken = inherited(config, options, {"preset": preset} | ({} if weights.code else network))
+    taken = inherit(config, options, {"preset": preset} | ({} if weights.code else network))
     merged, path = merge_settings(config, options | taken), settings.init_weights
     if preset and merged.preset != preset:
-        shown = f"this run shows it frames of preset {merged.preset}"
-        return merged, [f"warning: {path} was trained with preset {preset}, {shown}"]
+        change = f"this run shows it frames of preset {merged.preset}"
+        return merged, [f"warning: {path} was trained with preset {preset}, {change}"]
     if preset and settings.preset != preset:
         return merged, [f"preset {preset} instead of {settings.preset}, since {path} was trained with it"]
     return merged, []
 
 
-def inherited(config: str | None, options: dict[str, Any], earlier: dict[str, Any]) -> dict[str, Any]:
-    """The network and the preset of the `earlier` settings where neither the command line nor the configuration chooses
-    them; a recipe of ours only proposes a preset."""
+def inherit(config: str | None, options: dict[str, Any], earlier: dict[str, Any]) -> dict[str, Any]:
+    """The network and the preset of the `earlier` settings unless the command line or the configuration chooses them;
+    the presets of shipped recipes do not count."""
     from_file = read_config(config) if config else {}
     taken = {}
     if "model" in earlier and "model" not in options | from_file:
@@ -94,7 +92,7 @@ def find_run(settings: Settings, config: str | None) -> tuple[Path, Checkpoint |
     `auto` looks in the folder that the settings name, and begins there if nothing was begun.
     """
     name = settings.experiment_name or (Path(config).stem if config and config != DEMO else short_name(settings.model))
-    dataset = "+".join(folder_name(part) for part in settings.datasets)
+    dataset = "+".join(map(last_component, settings.datasets))
     folder = Path(settings.output_root) / dataset / name / "train"
     begun = (folder / LAST).exists()
     if settings.resume is None and begun:
@@ -105,14 +103,14 @@ def find_run(settings: Settings, config: str | None) -> tuple[Path, Checkpoint |
     return path if path.is_dir() else path.parent, read_last(path)
 
 
-def folder_name(dataset: str) -> str:
-    """The last part of a dataset's name or path; of `.` and `..`, which would lead elsewhere, that of their folder."""
+def last_component(dataset: str) -> str:
+    """The last component of a dataset's name or path; for `.` and `..`, the name of the folder that they lead to."""
     name = Path(dataset).name
     return name if name not in ("", "..") else Path(dataset).resolve().name
 
 
 def already_begun(folder: Path) -> InputError:
-    """The error for a new run in the folder of another."""
+    """The error for a new run in a folder that already holds a run."""
     return InputError(
         f"{folder} already holds a run; continue it with --resume auto, or choose another --experiment_name"
     )

@@ -1,4 +1,4 @@
-"""What a run is made of: what stays as it is while it trains, what changes, and how that goes to a checkpoint."""
+"""The state of a run: what stays the same while it trains, what changes, and how that is saved in a checkpoint."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -20,7 +20,7 @@ from istd.train_script.weight_average import WeightAverage
 
 @dataclass(frozen=True)
 class Run:
-    """What stays as it is while a run trains."""
+    """Everything that stays the same while a run trains."""
 
     settings: Settings
     folder: Path
@@ -33,7 +33,7 @@ class Run:
     data_record: list[dict[str, Any]]  # the data by name and fingerprint
     val_loaders: list[DataLoader]  # of every dataset
     test_loaders: list[DataLoader]
-    norm_sets: list[ClipDataset]  # training images for batch-norm statistics; none: those of training stay
+    norm_sets: list[ClipDataset]  # training images for batch-norm statistics; []: the statistics of training stay
     schedule: Callable[[float, int], float]
     log: Log
     stop: StopSignal
@@ -47,9 +47,9 @@ class Progress:
 
     epoch: int = 0  # epochs completed, validation included
     step: int = 0  # steps done of the next epoch
-    loss_sum: float = 0.0  # of the losses of those steps
-    train_seconds: float = 0.0  # that they took
-    data_seconds: float = 0.0  # of these, waiting for data
+    loss_sum: float = 0.0  # over those steps
+    train_seconds: float = 0.0  # spent on those steps
+    data_seconds: float = 0.0  # of these seconds, spent waiting for data
     seconds: float = 0.0  # in training and validation of completed epochs, over all resumptions
     best: list[list[float]] = field(default_factory=list)  # [score, epoch] of the best checkpoints, best first
     start: float | None = None  # score of the weights that the run started from, if it did
@@ -75,9 +75,9 @@ class Training:
 
 
 def training_state(training: Training) -> dict:
-    """What a checkpoint holds beside the weights: tensors, numbers, strings, lists and dicts.
+    """The content of a checkpoint besides the weights: tensors, numbers, strings, lists, and dicts.
 
-    No random state is among it: order, augmentation and stochastic depth are functions of (seed, epoch, step).
+    It needs no random state: order, augmentation, and stochastic depth are functions of (seed, epoch, step).
     """
     state = {
         "optimizer": training.optimizer.state_dict()["state"],
@@ -90,7 +90,7 @@ def training_state(training: Training) -> dict:
 
 
 def restore(training: Training, weights: dict[str, torch.Tensor], state: dict) -> None:
-    """Continue from a checkpoint's weights and training state; learning rates and the like stay those of now."""
+    """Continue from a checkpoint's weights and training state, with the present learning rates and other settings."""
     training.network.load_state_dict(state.get("network", weights))
     if training.ema:
         training.ema.module.load_state_dict(weights)

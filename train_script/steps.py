@@ -1,4 +1,4 @@
-"""One step of the optimiser, and the reading of its loss, for which the host waits."""
+"""A step of the optimiser, and the reading of its loss, for which the host waits."""
 
 import math
 import time
@@ -16,12 +16,12 @@ from istd.utils.device import autocast
 from istd.utils.distributed import gather_objects
 from istd.utils.errors import InputError
 
-MAX_SKIPPED_STEPS = 30  # in a row; every one halves the loss scale, 65536 at first
+MAX_SKIPPED_STEPS = 30  # in a row; each halves the loss scale, 65536 at first
 STEPS_BETWEEN_POINTS = 10  # of the TensorBoard curves of loss, learning rate and gradient norm
 
 
 class StepResult(NamedTuple):
-    """What a step leaves, on the device."""
+    """The results of a step; `numbers` stay on the device."""
 
     step: int  # of the epoch, from 1
     numbers: torch.Tensor  # [2]: loss, and norm of the gradients before clipping
@@ -42,7 +42,7 @@ def train_step(run: Run, training: Training, micro_batches: Iterator) -> StepRes
     if training.ema:
         taken = result.numbers[1].isfinite() if training.scaler.is_enabled() else None
         training.ema.update(training.ema_updates, taken)
-        training.ema_updates += 1  # less those skipped, which `count_skipped` learns later
+        training.ema_updates += 1  # `count_skipped` takes skipped steps out later
     return result
 
 
@@ -76,7 +76,7 @@ def accumulate_gradients(run: Run, training: Training, micro_batches: Iterator, 
 
 
 def read_results(run: Run, training: Training, results: list[StepResult]) -> None:
-    """Add the losses of steps to the epoch's; the only place of a step where the host waits for a GPU.
+    """Add the losses of steps to the epoch's sum. Only here does the host wait for a GPU.
 
     Raises `InputError` for the first loss or gradient norm that is not finite.
     """
@@ -96,7 +96,7 @@ def read_results(run: Run, training: Training, results: list[StepResult]) -> Non
 
 
 def count_skipped(training: Training, step: int, skipped: bool) -> None:
-    """Take a step that fp16 skipped out of the average's count; `InputError` after MAX_SKIPPED_STEPS in a row."""
+    """Do not count a step that fp16 skipped as an update of the EMA; `InputError` after MAX_SKIPPED_STEPS in a row."""
     training.skipped_steps = training.skipped_steps + 1 if skipped else 0
     if skipped and training.ema:
         training.ema_updates -= 1

@@ -1,4 +1,4 @@
-"""Layers whose behaviour depends on the batch, made to see the global batch of all processes (`--sync_bn`).
+"""Layers whose behaviour depends on the batch, as layers that see the global batch of all processes (`--sync_bn`).
 
 `nn.SyncBatchNorm` runs on GPUs only, and makes the host wait for the GPU in every layer; `SyncedBatchNorm` does
 neither, so that the CPU tests cover what GPUs run, and it compiles.
@@ -21,8 +21,8 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 class SyncedBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Batch normalisation with the statistics of the global batch, of which every process has an equal share.
 
-    [B, C, ...] -> [B, C, ...], with a single all-reduce in either direction. For its backward pass it keeps its input
-    and nothing else of that size.
+    [B, C, ...] -> [B, C, ...], with a single all-reduce in either direction. Of tensors of that size, it keeps only its
+    input for the backward pass.
     """
 
     def _check_input_dim(self, tensor: torch.Tensor) -> None:
@@ -103,7 +103,7 @@ def synchronise_layers(model: nn.Module) -> nn.Module:
 
 
 def synced_norm(module: nn.modules.batchnorm._BatchNorm) -> SyncedBatchNorm:
-    """The synchronised form of a batch normalisation of torch, or of timm's with an activation."""
+    """The synchronised form of torch's batch normalisation, or of timm's with an activation."""
     with_act = {"drop", "act"} == {name for name, _ in module.named_children()}
     if type(module) not in BATCH_NORMS and not with_act:
         raise InputError(f"sync_bn knows torch's batch norms and timm's, not {type(module)}; leave --sync_bn out")

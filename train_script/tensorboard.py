@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from istd.utils.drawing import PREDICTED, TRUTH, contact_sheet, enlarge, grey_to_rgb, outline, stretch_contrast
-from istd.utils.images import read_grey
+from istd.utils.images import read_grey, window_around
 from istd.utils.metrics.regions import find_regions
 
 PR_BINS = 127  # as many as TensorBoard draws
@@ -15,7 +15,7 @@ PR_RANGE = 5.0  # asinh of the highest logit between two bins
 EXAMPLES = 6
 EXAMPLE_COLUMNS = 1
 EXAMPLE_TAG = "targets (mask cyan, prediction red) and their scores"
-CROP_SIDE = 48  # px of the frame around a target, where it is that large
+CROP_SIDE = 48  # px of the frame around a target
 CROP_FACTOR = 4  # by which it is enlarged
 EPOCH_LOSS = "train/epoch loss"
 CHARTS = {  # of the tab Custom Scalars: title and regular expressions of the curves in it
@@ -30,8 +30,8 @@ HPARAMS_METRICS = [f"{split}/{name}" for split in ("val", "test") for name in ("
 def open_writer(folder: Path, first_step: int, settings: Mapping[str, Any]):
     """A SummaryWriter that continues after `first_step`.
 
-    It writes the layout of the charts, and for the tab HParams the settings and the tags of the metrics, of which
-    TensorBoard shows the last values.
+    It writes the layout of the charts, and for the tab HParams the settings and the tags of the metrics whose last
+    values TensorBoard shows.
     """
     # imported here, so that only runs that use it wait for it
     from torch.utils.tensorboard import SummaryWriter
@@ -76,14 +76,14 @@ class PixelHistogram:
 
 
 class ExampleImages:
-    """A target of each of the first validation frames, enlarged, with outlines, beside the probabilities there."""
+    """Enlarged crops around a target of each of the first validation frames, outlined, beside their probabilities."""
 
     def __init__(self) -> None:
         self.tiles: list[np.ndarray] = []
         self.labels: list[str] = []
 
     def update(self, probability: np.ndarray, mask: np.ndarray, image: Path, sequence: str, frame: str) -> None:
-        """Draw the frame in the file `image` if there are not enough yet; the maps are [H, W], the mask bool."""
+        """Draw the frame in the file `image` until there are enough frames; the maps are [H, W], the mask bool."""
         if len(self.tiles) < EXAMPLES and mask.any():
             self.tiles.append(draw_target(read_grey(image), mask, probability))
             self.labels.append(f"{sequence}/{frame}" if sequence != frame else frame)
@@ -96,18 +96,13 @@ class ExampleImages:
 
 
 def draw_target(grey: np.ndarray, mask: np.ndarray, probability: np.ndarray) -> np.ndarray:
-    """The surround of the mask's largest target: the frame, and the probabilities as grey levels; RGB uint8.
+    """The surroundings of the mask's largest target: the frame, and the probabilities as grey levels; RGB uint8.
 
     grey, mask (bool), probability: [H, W]. Mask and prediction (probability above 0.5) are outlined in the frame, the
     mask alone in the probabilities.
     """
     regions = find_regions(mask)
-    centre = regions.centroids[int(np.argmax(regions.areas))]
-    window = tuple(
-        slice(start, start + CROP_SIDE)
-        for middle, length in zip(centre, mask.shape, strict=True)
-        for start in [max(0, min(round(float(middle)) - CROP_SIDE // 2, length - CROP_SIDE))]
-    )
+    window = window_around(regions.centroids[int(np.argmax(regions.areas))], mask.shape, CROP_SIDE)
     frame, scores = (
         enlarge(grey_to_rgb(levels), CROP_FACTOR) for levels in (stretch_contrast(grey[window]), probability[window])
     )

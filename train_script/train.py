@@ -72,7 +72,7 @@ def train(start: StartingPoint, device: torch.device, log: Log) -> int:
         training = build_training(settings, network, device, amp)
         if saved:
             continue_from(saved, training, settings, folder, log)
-        else:  # with EMA weights as settled as they would be at this place of the schedule
+        else:  # the EMA counts the updates that the skipped epochs would have made
             training.progress.epoch = settings.start_epoch
             training.ema_updates = settings.start_epoch * batches.steps
         progress = training.progress
@@ -108,7 +108,7 @@ def train(start: StartingPoint, device: torch.device, log: Log) -> int:
 
 
 def run_to_the_end(run: Run, training: Training) -> int:
-    """Train and test; returns as `main`. Loading processes and the writer end with it."""
+    """Train and test; returns what `main` returns. Loading processes and the writer end with it."""
     progress, steps = training.progress, run.batches.steps
     try:
         is_new = (progress.epoch, progress.step, progress.start) == (run.settings.start_epoch, 0, None)
@@ -138,7 +138,7 @@ def choose_writer(settings: Settings, folder: Path, first_step: int) -> Any:
 
 
 def continue_from(saved: Checkpoint, training: Training, settings: Settings, folder: Path, log: Log) -> None:
-    """Take up a run where its checkpoint left it, and say where that is and what was changed since."""
+    """Continue a run where its checkpoint left it, and log where that is and which settings changed since."""
     if saved.model_name != training.network.name:
         raise InputError(
             f"{saved.path} is a run of {saved.model_name}, expected {training.network.name}; check --model"

@@ -84,12 +84,12 @@ def train_one_epoch(run: Run, training: Training) -> None:
 
 
 def steps_between_reads(device: torch.device) -> int:
-    """After how many steps their losses are read: on a GPU the host waits until it has computed them."""
+    """The number of steps whose losses are read together: on a GPU the host has to wait for them."""
     return 1 if device.type == "cpu" else 10
 
 
 def finish_epoch(run: Run, training: Training) -> None:
-    """After the last step of an epoch: validate, keep what is best, write metrics.jsonl, and move on."""
+    """After the last step of an epoch: validate, keep the best weights, write metrics.jsonl, and move on."""
     progress, settings = training.progress, run.settings
     row, line = describe_epoch(run, progress)
     epoch = row["epoch"]
@@ -116,7 +116,7 @@ def finish_epoch(run: Run, training: Training) -> None:
 
 
 def describe_epoch(run: Run, progress: Progress) -> tuple[dict[str, Any], str]:
-    """What metrics.jsonl and the log say of the training of an epoch."""
+    """The row of metrics.jsonl, and the line of the log, for the training of an epoch."""
     epoch, steps, settings = progress.epoch + 1, run.batches.steps, run.settings
     row = {
         "epoch": epoch,
@@ -138,7 +138,7 @@ def describe_epoch(run: Run, progress: Progress) -> tuple[dict[str, Any], str]:
 
 
 def validate(run: Run, training: Training, row: dict[str, Any]) -> str:
-    """Validate and keep what is best; what the log says of it. The metrics are added to the `row` of the epoch."""
+    """Validate, keep the best weights, and add the metrics to the `row` of the epoch; returns text for the log."""
     since = time.perf_counter()
     with recalibrated(run, training):
         metrics, by_dataset, loss = evaluate_sets(run, training, run.val_loaders, "val", row["step"], run.settings.amp)
@@ -157,7 +157,7 @@ def validate(run: Run, training: Training, row: dict[str, Any]) -> str:
 
 
 def validate_start(run: Run, training: Training) -> None:
-    """Log the metrics of the weights that a run starts from; what it makes of them is measured against these."""
+    """Log the metrics of the weights that a run starts from, with which its epochs are compared."""
     if not run.val_loaders:
         return
     step = training.progress.epoch * run.batches.steps

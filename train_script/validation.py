@@ -61,7 +61,7 @@ def evaluate_sets(run: Run, training: Training, loaders: list[DataLoader], tag: 
 def evaluate(
     run: Run, training: Training, loader: DataLoader, tag: str, step: int, amp: str
 ) -> tuple[dict[str, float | None], float | None]:
-    """Metrics and loss over a dataset, of which every process has a loader of its share; all get the result."""
+    """Metrics and loss over a dataset; every process has a loader of its share, and all get the result."""
     settings, dataset = run.settings, loader.dataset
     progress = LossProgress(training.progress.epoch, step, settings.epochs, run.batches.steps)
     metric, histogram = build_metric(run.protocol), PixelHistogram()
@@ -100,7 +100,7 @@ def evaluate(
 
 
 def find_predictor(run: Run, training: Training, amp: str) -> Predictor:
-    """The predictor of the network, made when it is first asked for, in eval mode. Its clips come prepared."""
+    """The predictor of the network, in eval mode, built at the first call; its clips are already prepared."""
     if amp not in run.predictors:
         options = {"flip": run.settings.val_flip, "amp": amp, "batch_size": run.settings.val_batch_size}
         run.predictors[amp] = Predictor(training.weights(), torch.from_numpy, run.device, **options)
@@ -110,7 +110,7 @@ def find_predictor(run: Run, training: Training, amp: str) -> Predictor:
 
 @contextmanager
 def recalibrated(run: Run, training: Training) -> Iterator[None]:
-    """Give the weights batch-norm statistics of `norm_sets`, if there are any, and at the end those of training again.
+    """Within, the weights have batch-norm statistics of `norm_sets`, if there are any; afterwards those of training.
 
     Every process estimates them on all images, so that they are the same.
     """
@@ -125,7 +125,7 @@ def recalibrated(run: Run, training: Training) -> Iterator[None]:
 
 
 def norm_batches(run: Run, multiple: int) -> Iterator[torch.Tensor]:
-    """Clips of `norm_sets` on the device, those of equal size in batches as large as a training step's."""
+    """Clips of `norm_sets` on the device, by size, in batches as large as those of training."""
     waiting: dict[tuple[int, ...], list[torch.Tensor]] = {}
     for dataset in run.norm_sets:
         for item in spread(len(dataset), run.settings.recalibrate_norm):

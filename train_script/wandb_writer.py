@@ -10,9 +10,9 @@ from istd.utils.errors import InputError
 
 
 class WandbWriter:
-    """Curves and images of a run, sent to Weights & Biases, or kept in its folder where WANDB_MODE is offline.
+    """Sends curves and images of a run to Weights & Biases, or keeps them in its folder if WANDB_MODE is offline.
 
-    The identity of a run, under which it is continued, is a hash of its folder. Without the package: `InputError`.
+    The identity of a run, under which it is continued, is a hash of its folder. Raises `InputError` without wandb.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ class WeightAverage:
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.module, self.decay = deepcopy(network).eval().requires_grad_(False), decay
-        # Collected once, as going through both networks takes the host longer than the update takes a GPU.
+        # collected once: going through both networks takes the host longer than the update takes a GPU
         tensors = [list(chain(net.parameters(), net.buffers())) for net in (self.module, network)]
         self.averaged, self.original = ([value for value in side if value.is_floating_point()] for side in tensors)
         self.counts, self.original_counts = ([v for v in side if not v.is_floating_point()] for side in tensors)

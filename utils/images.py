@@ -3,7 +3,7 @@
 import codecs
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from operator import attrgetter
 from pathlib import Path
@@ -88,6 +88,16 @@ def read_list(path: Path) -> list[str]:
     entries = (line.strip().replace("\\", "/").removeprefix("./").strip("/") for line in lines)
     without_suffix = (entry.rsplit(".", 1)[0] if entry.lower().endswith(IMAGE_SUFFIXES) else entry for entry in entries)
     return [entry for entry in without_suffix if entry]
+
+
+def window_around(centre: Iterable[float], shape: tuple[int, int], side: int) -> tuple[slice, slice]:
+    """The window of `side` x `side` px around `centre` (row, column), moved, or cut, to lie in an image of `shape`."""
+
+    def along(middle: float, length: int) -> slice:
+        start = max(0, min(round(float(middle)) - side // 2, length - side))
+        return slice(start, min(start + side, length))
+
+    return tuple(map(along, centre, shape))
 
 
 def size_text(image: np.ndarray) -> str:

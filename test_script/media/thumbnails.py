@@ -7,6 +7,7 @@ import numpy as np
 
 from istd.test_script.predictor.detections import Detection
 from istd.utils.drawing import PREDICTED, SHEET_GREY, contact_sheet, enlarge, grey_to_rgb, outline, stretch_contrast
+from istd.utils.images import window_around
 from istd.utils.spread import spread
 
 SHEET_TILES = 24
@@ -78,8 +79,7 @@ def draw_crop(grey: np.ndarray, mask: np.ndarray, detection: Detection, side: in
     """The part of a frame around a detection in its contrast, with outlines, RGB uint8 [side, side, 3]."""
     size = max(MIN_CROP, max(detection.width, detection.height) + 2 * CROP_MARGIN)
     centre = (detection.top + detection.height // 2, detection.left + detection.width // 2)
-    starts = [max(0, min(middle - size // 2, length - size)) for middle, length in zip(centre, grey.shape, strict=True)]
-    window = tuple(slice(start, start + size) for start in starts)
+    window = window_around(centre, grey.shape, size)
     levels = grey[window]
     levels = (levels - levels.min()) / max(float(np.ptp(levels)), 1e-6)
     factor = max(1, side // size)

@@ -49,8 +49,7 @@ def draw_picture(frame: np.ndarray, mask: np.ndarray, truth: np.ndarray) -> np.n
         small = outline(small, _resized(regions, sides), color)
     if not (truth.any() or mask.any()):
         return small
-    top, left, height, width = crop_window(truth, mask.astype(np.uint8) * np.uint8(255))
-    window = slice(top, top + height), slice(left, left + width)
+    window = crop_window(truth, mask.astype(np.uint8) * np.uint8(255))
     crop = frame[window].astype(np.float32)
     crop = (crop - crop.min()) * (255 / max(float(np.ptp(crop)), 1.0))  # full contrast
     crop = enlarge(np.rint(crop).astype(np.uint8), CROP_FACTOR)

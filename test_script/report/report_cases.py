@@ -16,7 +16,7 @@ import numpy as np
 from istd.test_script.results.result_files import write_png
 from istd.utils.drawing import grey_to_rgb, stretch_contrast
 from istd.utils.errors import InputError
-from istd.utils.images import encode_png, read_grey
+from istd.utils.images import encode_png, read_grey, window_around
 from istd.utils.metrics.accumulator import ImageCounts
 from istd.utils.metrics.curves import logit_levels, matched_levels, matched_logits
 from istd.utils.metrics.regions import find_regions
@@ -112,13 +112,13 @@ def show_case(counts: ImageCounts, file: Path) -> dict[str, Any]:
     targets = find_regions(truth)
     matched, matched_pixels = target_curve(levels, targets, STEPS)
     predicted = _pixels_above(levels)
-    top, left, height, width = crop_window(truth, levels)
+    rows, columns = crop_window(truth, levels)
     return {
         "name": "/".join(part for part in (counts.sequence, counts.frame) if part),
         "frame": data_url(encode_png(_reduced(picture))),
-        "crop": data_url(encode_png(picture[top : top + height, left : left + width])),
+        "crop": data_url(encode_png(picture[rows, columns])),
         "data": {
-            "window": [top, left, height, width],
+            "window": [rows.start, columns.start, rows.stop - rows.start, columns.stop - columns.start],
             "size": truth.shape,
             "targets": len(targets.areas),
             "positives": int(truth.sum()),
@@ -130,8 +130,8 @@ def show_case(counts: ImageCounts, file: Path) -> dict[str, Any]:
     }
 
 
-def crop_window(truth: np.ndarray, levels: np.ndarray) -> tuple[int, int, int, int]:
-    """The part of a frame to enlarge, at most `CROP_SIDE` a side: top, left, height, width.
+def crop_window(truth: np.ndarray, levels: np.ndarray) -> tuple[slice, slice]:
+    """The rows and columns of the part of a frame to enlarge, at most `CROP_SIDE` a side.
 
     It lies around the target with the lowest peak score, else around the largest predicted region at threshold 0.5,
     else around the highest score.
@@ -140,17 +140,10 @@ def crop_window(truth: np.ndarray, levels: np.ndarray) -> tuple[int, int, int, i
     if not len(regions.areas):
         centre = np.unravel_index(np.argmax(levels), levels.shape)
     elif truth.any():
-        peaks = np.zeros(len(regions.areas))
-        np.maximum.at(peaks, regions.owners, levels.ravel()[regions.pixels])
-        centre = regions.centroids[np.argmin(peaks)]
+        centre = regions.centroids[np.argmin(regions.maxima(levels))]
     else:
         centre = regions.centroids[np.argmax(regions.areas)]
-    sizes = [min(CROP_SIDE, side) for side in levels.shape]
-    starts = [
-        min(max(0, round(float(middle)) - size // 2), side - size)
-        for middle, size, side in zip(centre, sizes, levels.shape, strict=True)
-    ]
-    return *starts, *sizes
+    return window_around(centre, levels.shape, CROP_SIDE)
 
 
 def data_url(png: bytes) -> str:

@@ -224,9 +224,10 @@ def test_the_window_lies_around_the_target_that_was_seen_worst():
     truth, levels = np.zeros((100, 200), bool), np.zeros((100, 200), np.uint8)
     truth[50:53, 60:63] = truth[10:12, 190:193] = True
     levels[51, 61] = 180
-    assert crop_window(truth, levels) == (0, 152, 48, 48)
-    assert crop_window(np.zeros_like(truth), levels) == (51 - 24, 61 - 24, 48, 48)  # no target: the false alarm
-    assert crop_window(np.zeros((20, 30), bool), np.zeros((20, 30), np.uint8)) == (0, 0, 20, 30)
+    assert crop_window(truth, levels) == (slice(0, 48), slice(152, 200))
+    no_target = crop_window(np.zeros_like(truth), levels)  # around the false alarm
+    assert no_target == (slice(51 - 24, 51 + 24), slice(61 - 24, 61 + 24))
+    assert crop_window(np.zeros((20, 30), bool), np.zeros((20, 30), np.uint8)) == (slice(0, 20), slice(0, 30))
 
 
 def test_a_kept_frame_has_the_curves_of_its_scores(tmp_path):

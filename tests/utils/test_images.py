@@ -9,7 +9,16 @@ from PIL import Image
 from istd.utils.errors import InputError
 from istd.utils.image_headers import read_size
 from istd.utils.image_scan import PNG_SIGNATURE
-from istd.utils.images import image_files, numeric_key, read_grey, read_mask, read_pixels, size_text
+from istd.utils.images import (
+    image_files,
+    last_number,
+    numeric_key,
+    read_grey,
+    read_mask,
+    read_pixels,
+    size_text,
+    window_around,
+)
 from tests.reference.datasets_folders import write_image
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
@@ -200,3 +209,13 @@ def test_image_files_are_found_by_name_in_numeric_order(tmp_path):
 
 def test_size_text_is_width_by_height():
     assert size_text(np.zeros((3, 5))) == "5 x 3"
+
+
+def test_a_window_lies_around_its_centre_and_inside_the_image():
+    assert window_around((50, 60.4), (100, 200), 21) == (slice(40, 61), slice(50, 71))
+    assert window_around((2.0, 199), (100, 200), 20) == (slice(0, 20), slice(180, 200)), "moved inside"
+    assert window_around((5, 9), (12, 200), 20) == (slice(0, 12), slice(0, 20)), "cut where the image is smaller"
+
+
+def test_the_last_number_of_a_name():
+    assert [last_number(name) for name in ("seq2_frame010", "1 (3)", "7", "sky")] == [10, 3, 7, None]
