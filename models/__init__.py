@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from istd.models.external import ExternalNetwork, read_interface, try_network
 from istd.models.network import Network
 from istd.models.sgmp_unet import SMALL, SGMPUNet
 from istd.models.user_code import choose_code, constructor_options, constructor_parameters, is_external, short_name
-from istd.models.weights import load_weights, mismatches, unknown_network
+from istd.models.weights import Undrawn, load_weights, mismatches, unknown_network
 from istd.utils.bare_names import share_with_istd
 from istd.utils.checkpoint import Checkpoint, read_checkpoint
 from istd.utils.config import convert_options
@@ -107,7 +107,8 @@ def load_model(
         name = name or network_of_names(checkpoint, options)
     if code and not is_external(name):
         print(f"note: {checkpoint.path} holds weights of {name}, which needs no --model; {', '.join(code)} is not used")
-    model = build_model(name, interface, **{**recorded, **options})
+    with nullcontext() if is_external(name) else Undrawn():
+        model = build_model(name, interface, **{**recorded, **options})
     load_weights(model, checkpoint)
     model.settings = checkpoint.settings if checkpoint.kind == "ours" else {}
     return model.eval()

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from istd.models.model_card import model_card
-from istd.models.weights import load_weights
+from istd.models.weights import Undrawn, load_weights
 from istd.utils.checkpoint import read_checkpoint, save_checkpoint
 from istd.utils.checkpoint_files import HUB_FILE
 from istd.utils.errors import InputError
@@ -89,7 +89,8 @@ class HubMixin:
             load = f'Network.from_pretrained("{source}"{code})'
             raise InputError(f"{source} holds a {checkpoint.model_name}; load it with models.{load}")
         options = {**checkpoint.options, **options}
-        network = cls(**options)
+        with Undrawn():
+            network = cls(**options)
         network.options = options
         network.settings = checkpoint.settings
         load_weights(network, checkpoint)

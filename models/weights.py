@@ -5,8 +5,10 @@ import urllib.error
 from collections.abc import Callable, Iterator
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from istd.utils.checkpoint import Checkpoint, read_checkpoint
 from istd.utils.errors import InputError
@@ -14,6 +16,21 @@ from istd.utils.ranks import barrier, is_main
 
 LISTED = 8  # names shown of each kind of mismatch
 DERIVED = "relative_position_index"  # a buffer that the window's size determines; shipped files leave it out
+
+
+class Undrawn(TorchFunctionMode):
+    """Within, new layers of this thread begin with zeros instead of random weights, for a checkpoint to fill.
+
+    Random numbers are most of the time in which SGMP-UNet is built. All else, such as computed buffers, is as ever.
+    """
+
+    def __torch_function__(self, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if function in (nn.init.kaiming_uniform_, nn.init.uniform_, nn.init.normal_):
+            return nn.init.zeros_(kwargs["tensor"])
+        if function in (Tensor.uniform_, Tensor.normal_):  # of the other functions of nn.init
+            return args[0].zero_()
+        return function(*args, **kwargs)
 
 
 def load_weights(model: nn.Module, source: str | Path | Checkpoint) -> None:

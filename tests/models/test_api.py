@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from istd.models import MODELS, build_model
+from istd.models import MODELS, build_model, load_model
 from istd.models.sgmp_unet import SMALL as SMALL_VARIANT
+from istd.models.weights import DERIVED
 from istd.utils.errors import InputError
 
 NARROW = {
@@ -170,6 +171,18 @@ def test_building_touches_neither_network_nor_disk(name, monkeypatch):
         patch.setattr(torch, "load", forbidden)
         patch.setattr(torch.hub, "load_state_dict_from_url", forbidden)
         build_model(name, **SMALL[name])
+
+
+def test_loading_draws_no_weights_and_keeps_computed_buffers(network, tmp_path):
+    """The derived buffers are left out of the file, as in those that ship with the repository."""
+    expected = network.state_dict()
+    torch.save({name: value for name, value in expected.items() if not name.endswith(DERIVED)}, tmp_path / "net.pth")
+    torch.manual_seed(3)
+    loaded = load_model(tmp_path / "net.pth", **SMALL[network.name]).state_dict()
+    assert torch.rand(()) == torch.rand((), generator=torch.Generator().manual_seed(3)), "loading drew random numbers"
+    assert loaded.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(loaded[name], value), name
 
 
 def test_backbone_parameters(networks):

@@ -106,6 +106,12 @@ class Fails(Net):
         raise KeyError("features")  # the line that the message names
 
 
+class RandomFeatures(Net):  # which no checkpoint holds
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("features", torch.empty(3).normal_(), persistent=False)
+
+
 class EndsTheProgram(Net):
     def forward(self, x):
         raise SystemExit(2)
@@ -394,6 +400,11 @@ def test_a_checkpoint_brings_no_code(net, tmp_path, capsys):
     torch.testing.assert_close(moved(clip()), model(clip()) + 1)
     alike = load_model(path, code=[f"{file}:Deep", net("Deep")])  # of two with this name, that which was trained
     torch.testing.assert_close(alike(clip()), model(clip()), rtol=0, atol=0)
+
+
+def test_a_network_is_loaded_as_its_code_builds_it(net, tmp_path):
+    save_checkpoint(tmp_path / "net.pth", build_model(net("RandomFeatures")), {})
+    assert load_model(tmp_path / "net.pth", code=net("RandomFeatures")).net.features.all()
 
 
 def test_weights_of_other_programs_are_loaded_into_named_code(net, tmp_path):
