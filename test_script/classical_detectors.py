@@ -19,7 +19,7 @@ PENALTY_GROWTH = 1.5
 
 
 def top_hat(grey: np.ndarray) -> np.ndarray:
-    """What is brighter than the opening of the image: narrower than 9 px.
+    """White top-hat: structures that are brighter than their surroundings and narrower than 9 px.
 
     Rivest and Fortin, Detection of dim targets in digital infrared imagery by morphological image processing,
     Optical Engineering 35(7), 1996.
@@ -29,10 +29,10 @@ def top_hat(grey: np.ndarray) -> np.ndarray:
 
 
 def mpcm(grey: np.ndarray) -> np.ndarray:
-    """Multiscale patch-based contrast: how a patch differs from those on both sides of it, in four directions.
+    """Multiscale patch-based contrast: how a patch differs from the patches on both sides of it, in four directions.
 
-    For patches of 3, 5, 7 and 9 px: the product of the differences to two opposite neighbours, the least of the four
-    directions; then the largest of the sizes. Negative values are set to 0.
+    For patches of 3, 5, 7 and 9 px: the minimum over the directions of the product of the differences to two opposite
+    neighbours; then the maximum over the sizes. Negative values are set to 0.
 
     Wei, You and Li, Multiscale patch-based contrast measure for small infrared target detection, Pattern Recognition
     58, 2016.
@@ -84,8 +84,8 @@ def low_rank_and_sparse(matrix: np.ndarray, weight: float) -> tuple[np.ndarray, 
     multiplier = matrix / max(largest, np.abs(matrix).max() / weight)
     penalty = FIRST_PENALTY / largest
     for _ in range(MAX_ITERATIONS):
-        rest = matrix - low + multiplier / penalty
-        sparse = np.sign(rest) * np.maximum(np.abs(rest) - weight / penalty, 0)
+        residual = matrix - low + multiplier / penalty
+        sparse = np.sign(residual) * np.maximum(np.abs(residual) - weight / penalty, 0)
         low = shrink_singular_values(matrix - sparse + multiplier / penalty, 1 / penalty)
         error = matrix - low - sparse
         multiplier += penalty * error

@@ -1,9 +1,9 @@
 """Measure saved score maps, masks, or boxes of any method.
 
 Predictions are probability maps, such as those of `inference --save_maps`: npy or mat [H, W], or png, bmp, or tiff of
-8 or 16 bits. Maps that are masks already are noticed. --normalize is for methods whose responses have another range.
-The true masks are those of a folder (--masks) or of a dataset (--dataset). The metrics are printed, and no file is
-written unless asked for: --output_dir writes what inference writes, report.html, tables, curves, detections, and for
+8 or 16 bits. Maps that are already masks are recognised. --normalize is for methods whose responses have another range.
+The true masks come from a folder (--masks) or a dataset (--dataset). The metrics are printed, and no file is written
+unless asked for: --output_dir writes the files that inference writes, report.html, tables, curves, detections, and for
 sequences tracks.
 
 --boxes and --detections measure the boxes of any detector in COCO's format: AP50, precision, recall, and F1.
@@ -200,7 +200,7 @@ def check_separate(args: argparse.Namespace) -> None:
 
 
 def method_name(predictions: Path) -> str:
-    """What the report calls the method: the folder of its maps, or its parent where the folder names their kind."""
+    """The name of the method in the report: the folder of its maps, or its parent if the folder names their kind."""
     folder = predictions.resolve()
     return folder.parent.name if folder.name in ("probabilities", "logits") else folder.name
 

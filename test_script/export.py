@@ -42,8 +42,8 @@ TOLERANCE = 1e-3  # of the probability
 ROUNDING = 4
 OPSET = 18
 THRESHOLD = 0.5  # that `predict` uses by default
-CHECK_BATCH = 3  # differs from that of the example, to see that the batch is dynamic
-OTHER_SIZE = (-3, 21)  # px by which a second size differs, to see that dynamic sides are
+CHECK_BATCH = 3  # differs from the batch of the example, to check that the batch is dynamic
+OTHER_SIZE = (-3, 21)  # px by which a second size differs, to check that dynamic sides are dynamic
 MAX_FOLDED = (1 << 13, 1 << 16)  # bytes of inputs and output of operations that are computed beforehand
 
 
@@ -52,9 +52,9 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     output = Path(args.output)
     check_writable(output, (".onnx", ".safetensors"))
-    output = output.with_suffix(output.suffix.lower())  # as all commands expect it of a checkpoint
+    output = output.with_suffix(output.suffix.lower())  # commands recognise checkpoints by it
     model, settings = load_recipe(args.model_path, args.image_size, code=code_options(args))
-    settings.pop("data", None)  # of the training's images: not a setting
+    settings.pop("data", None)  # the record of the training images is not a setting
     if output.suffix == ".safetensors":
         model.settings = settings
         save_checkpoint(output, model, settings)
@@ -111,7 +111,7 @@ def grey_network(model: nn.Module, settings: dict[str, Any], size: tuple[int, in
 
 
 def metadata(network: GreyNetwork) -> dict[str, str]:
-    """What a program needs to know of a network in a file, as text."""
+    """The metadata of an ONNX file: all that a program has to know about its network, as text."""
     model = network.model
     facts = {
         "network": model.name,
@@ -148,7 +148,7 @@ def export(network: GreyNetwork, path: Path, size: tuple[int, int], dynamic: boo
 
 
 def simplify(model: Any) -> None:
-    """Compute once what does not depend on the frames, and twice nothing; `model` is an `onnx_ir.Model`."""
+    """Fold what does not depend on the frames, and share equal computations; `model` is an `onnx_ir.Model`."""
     import onnx_ir.passes.common as passes  # optional
     from onnxscript import optimizer
 
@@ -168,9 +168,9 @@ def simplify(model: Any) -> None:
 def check(network: GreyNetwork, path: Path, size: tuple[int, int], dynamic: bool) -> float:
     """Largest difference of a probability between the file in onnxruntime and the network in PyTorch.
 
-    Tried with another batch size, and with `dynamic` another frame size, than the file was made with. Raises
-    `InputError` above `TOLERANCE`, or, where weights amplify rounding, above `ROUNDING` times what float32 in PyTorch
-    itself is away from float64.
+    Runs with another batch size, and with `dynamic` also another frame size, than the export. Raises `InputError` above
+    `TOLERANCE`, or, where weights amplify rounding, above `ROUNDING` times the difference between float32 and float64
+    in PyTorch.
     """
     import onnxruntime  # optional
 
@@ -183,12 +183,12 @@ def check(network: GreyNetwork, path: Path, size: tuple[int, int], dynamic: bool
     largest, rounding = 0.0, 0.0
     for height, width in sizes:
         frames = random.random((CHECK_BATCH, network.model.num_frames, height, width), dtype=np.float32)
-        (ours,) = session.run(None, {"frames": frames})
+        (exported,) = session.run(None, {"frames": frames})
         with torch.inference_mode():
-            theirs = network(torch.from_numpy(frames)).numpy()
+            expected = network(torch.from_numpy(frames)).numpy()
             exact = exact_network(torch.from_numpy(frames).double()).numpy()
-        largest = float(np.maximum(largest, np.abs(ours - theirs).max()))  # NaN stays NaN
-        rounding = max(rounding, float(np.abs(theirs - exact).max()))
+        largest = float(np.maximum(largest, np.abs(exported - expected).max()))  # NaN stays NaN
+        rounding = max(rounding, float(np.abs(expected - exact).max()))
     allowed = max(TOLERANCE, ROUNDING * rounding)
     if not largest <= allowed:
         raise InputError(f"{path} differs from PyTorch by {largest:.1e}, allowed {allowed:.0e}; do not use the file")

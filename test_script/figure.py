@@ -37,7 +37,7 @@ from istd.utils.tracking import TARGET_SPEED
 ANIMATED = (".webp", ".gif")
 GAP = 8  # px between the halves
 MAGNIFIED_SIDE = 21  # px of the frame
-MAX_MAGNIFICATION = 4  # of the magnified part, relative to the rest
+MAX_MAGNIFICATION = 4  # of the magnified part, relative to the enlarged frame
 FRAME_COLOR = (255, 255, 255)
 WEBP_QUALITY = 70
 
@@ -108,7 +108,7 @@ def picture_of(result: FrameResult, paths: list[np.ndarray]) -> np.ndarray:
 def add_magnifier(half: np.ndarray, pixels: np.ndarray, place: tuple[float, float], factor: int) -> None:
     """Draw the surroundings of `place` (x, y) in `pixels` [H, W, 3] into the lower corner of `half` further from it.
 
-    `half` is `pixels`, enlarged by `factor`, or something drawn onto that.
+    half: a picture of the size of `pixels` enlarged by `factor`.
     """
     height, width = pixels.shape[:2]
     side = min(MAGNIFIED_SIDE, height, width)

@@ -5,8 +5,8 @@ detections.csv, detections_coco.json, curves/, and masks/<sequence>/<frame>.png 
 writes a folder for each dataset, and per_dataset.csv.
 
 --save_maps adds probabilities/<sequence>/<frame>.npy, float32 (and logits/ if a protocol measures logits).
-`python -m test_script.evaluate` computes the same metrics from them to the last bit, except AP and AUC: they rank
-logits here, and there what float32 leaves of them near 1. pyirstdmetrics takes these files as its `prob`.
+`python -m test_script.evaluate` computes the same metrics from them to the last bit, except AP and AUC, which rank
+logits here and float32 probabilities there. pyirstdmetrics takes these files as its `prob`.
 
 In sequences, detections are linked into tracks: tracks.csv, with metrics of tracks in metrics.json and the report.
 --min_track N drops shorter tracks from the files of detections and tracks and from the masks; score maps, curves, and
@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def prepare_jobs(indices: list[DatasetIndex], args: argparse.Namespace, device: torch.device) -> list[Job]:
-    """One job for each dataset, with the network of `args`; `InputError` for whatever the user can have got wrong."""
+    """A job for each dataset, with the network of `args`; raises `InputError` for all mistakes in options and data."""
     model, settings = load_recipe(
         args.model_path, args.image_size, [index.info for index in indices], code_options(args)
     )
@@ -130,7 +130,7 @@ def prepare_jobs(indices: list[DatasetIndex], args: argparse.Namespace, device: 
 
 
 def measure_dataset(job: Job, output: Path, resume: bool) -> dict[str, dict]:
-    """Measure one dataset, write everything to `output` and print it; the main process returns the metrics."""
+    """Measure a dataset, write everything to `output` and print it; the main process returns the metrics."""
     if is_main():
         print(printable(job.frames.summary))
     measured = measure_set(job, output, resume)
@@ -161,7 +161,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def add_reading_options(parser: argparse.ArgumentParser) -> None:
-    """Add where the datasets are, which part of them is measured, and how they are read."""
+    """Add the options for where the datasets are, which part is measured, and how frames are read."""
     add_part_options(parser)
     add_range_option(parser)
     add_pictures_option(parser)
@@ -169,24 +169,24 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
 
 
 def choose_protocols(asked: list[str] | None, info: DatasetInfo) -> list[Protocol]:
-    """The protocols asked for, or standard and that of the dataset's paper; `InputError` for an unknown name."""
+    """The protocols `asked` for, else standard and that of the dataset's paper; `InputError` for an unknown name."""
     names = asked or ["standard", *([info.protocol] if info.protocol else [])]
     return [metric.protocol for metric in build_metrics(names).values()]
 
 
 def protocol_notes(facts: dict[str, Any]) -> list[str]:
-    """Notes on protocols whose published metrics rest on other test-time augmentation than this run."""
+    """Notes on protocols whose published metrics use another test-time augmentation than this run."""
 
     def described(augmentation: str) -> str:
         return f"with {augmentation}" if augmentation else "without --flip and --msc"
 
     options = (("--flip", facts["flip"]), ("--msc", facts["scales"] != [1.0]))
-    ours = " ".join(option for option, used in options if used)
+    present = " ".join(option for option, used in options if used)
     published = {name: PROTOCOLS[name].augmentation for name in facts["protocols"]}
     return [
-        f"note: the published metrics of {name} are measured {described(theirs)}, these {described(ours)}"
-        for name, theirs in published.items()
-        if theirs not in (None, ours)
+        f"note: the published metrics of {name} are measured {described(augmentation)}, these {described(present)}"
+        for name, augmentation in published.items()
+        if augmentation not in (None, present)
     ]
 
 

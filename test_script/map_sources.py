@@ -1,7 +1,7 @@
-"""Sources of score maps: a network that runs over a dataset, or files that somebody's method wrote.
+"""Sources of score maps: a network that runs over a dataset, or the files of any method.
 
-A source is called with lists of frame numbers, its shards, and yields a `MappedFrame` for each of these frames, in any
-order of the shards and in order within a shard. Whoever measures the maps does not know where they come from.
+A source is called with shards, which are lists of frame numbers, and yields a `MappedFrame` for each frame: shards in
+any order, the frames of a shard in order.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ class MappedFrame(NamedTuple):
     mask: np.ndarray
 
     def score(self, scale: str) -> np.ndarray:
-        """The map [H, W] on the scale "probability" or "logit", computed from the other one where only that is known.
+        """The map [H, W] on the scale "probability" or "logit", computed from the other scale if only that is known.
 
         "log_odds": the logit of the probability, which ranks pixels whose probabilities round to 1 as well.
         """

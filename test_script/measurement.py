@@ -1,6 +1,6 @@
-"""The one loop that measures score maps, and everything that is made of what it measures.
+"""The loop that measures score maps, and all results that are computed from its measurements.
 
-Nothing here knows whether the maps come from a network or from files: see `map_sources`.
+Nothing here depends on whether the maps come from a network or from files: see `map_sources`.
 """
 
 from collections.abc import Callable
@@ -33,10 +33,10 @@ from istd.utils.ranks import barrier, is_main, rank, world_size
 
 
 class Job(NamedTuple):
-    """A set of frames to measure: by which protocols, the source of its maps, and what is said of them.
+    """A set of frames to measure, the source of its maps, and the protocols.
 
-    `facts`: what decides the results, for run.json and metrics.json; `notes`: lines for the report. `with_curves`: not
-    where nobody asks for curves, AP or AUC. `pictures`: at most so many frames get a picture beside the report.
+    facts: everything that determines the results, for run.json and metrics.json. notes: lines for the report.
+    with_curves: whether curves, AP or AUC are wanted. pictures: at most so many frames get a picture beside the report.
     """
 
     frames: FrameSet
@@ -49,7 +49,7 @@ class Job(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """What was measured: counts, metrics by protocol, those of tracks (none for single images), and notes on them."""
+    """The counts of a measured set, its metrics by protocol and of tracks ([] for single images), and notes."""
 
     results: Results
     metrics: dict[str, dict]
@@ -64,7 +64,7 @@ def observe_maps(
     title: str,
     leave: bool = True,
 ) -> None:
-    """The loop: call `observe` with every frame of `shards` in the background, while the source makes the next maps.
+    """Call `observe` with every frame of `shards`, in the background while the source computes the next maps.
 
     `leave`: the progress bar stays on the terminal.
     """
@@ -77,7 +77,7 @@ def observe_maps(
 
 
 def count_frame(mapped: MappedFrame, frame: FrameRef, shard: Shard, job: Job) -> None:
-    """Add the counts of the next frame of a shard to it: those of every protocol, and of the curves."""
+    """Add the next frame of a shard to the shard's counts for every protocol and its curves."""
     names = frame.sequence, frame.name
     scores = {scale: mapped.score(scale) for scale in {protocol.scale for protocol in job.protocols}}
     for protocol in job.protocols:
@@ -90,7 +90,7 @@ def count_frame(mapped: MappedFrame, frame: FrameRef, shard: Shard, job: Job) ->
 
 
 def detect_targets(mapped: MappedFrame, frame: FrameRef, shard: Shard, protocol: Protocol) -> np.ndarray:
-    """Add the detections of the next frame, and in a sequence what tracks need; returns their mask, bool [H, W]."""
+    """Add the next frame's detections, and for tracks its targets and close pairs; returns the mask, bool [H, W]."""
     mask = protocol.iou_map(mapped.score(protocol.scale))
     detections = find_detections(mask, mapped.score("log_odds"))
     shard.detections += [detection_row(*frame.row_names, detection) for detection in detections]
@@ -128,9 +128,9 @@ class FrameFiles:
 
 
 def measure_shards(job: Job, shards: list[Shard], output: Path | None = None) -> None:
-    """Measure the frames of `shards`; with `output`, write the files of the frames there, and the shards.
+    """Measure the frames of `shards`; with `output`, write the files of the frames, and the shards, there.
 
-    Without, detections are counted where the set has boxes to compare them with.
+    Without `output`, targets are detected only if the set has boxes to compare the detections with.
     """
     frames, shard_of = job.frames.frames, {item: shard for shard in shards for item in shard.items}
     with_detections = output is not None or job.frames.has_boxes
@@ -159,10 +159,10 @@ def measure_maps(job: Job) -> Measured:
 
 
 def measure_set(job: Job, output: Path, resume: bool = False) -> Measured | None:
-    """Measure a job and write everything to `output`; called in each process, returns what the main one measured.
+    """Measure a job and write everything to `output`; called in each process, returns None in all but the main process.
 
-    `resume`: go on with the shards that an interrupted run of the same facts finished. `InputError` where another
-    command is writing to `output`.
+    `resume`: continue with the shards that an interrupted run of the same facts finished. Raises `InputError` where
+    another command is writing to `output`.
     """
     with locked_folder(output):
         shards = split_work(job.frames)
@@ -176,22 +176,22 @@ def measure_set(job: Job, output: Path, resume: bool = False) -> Measured | None
         barrier()
         if not is_main():
             return None
-        load_shards(output, shards, job.facts)  # those of the other processes
+        load_shards(output, shards, job.facts)  # of the other processes
         return _write_set(job, shards, output, record)
 
 
 def _write_set(job: Job, shards: list[Shard], output: Path, record: dict[str, Any]) -> Measured:
-    """Make and write everything that is made of the measured `shards`; `record`: what `start_run` returned."""
+    """Compute and write all results of the measured `shards`; `record`: what `start_run` returned."""
     frames, facts, results = job.frames, job.facts, merge_shards(shards)
     tracks, trails, notes = [], [], list(job.notes)
     if frames.in_sequences:
-        shortest = facts["min_track"]
+        min_length = facts["min_track"]
         sequences = link_shards(shards, frames, facts["track_speed"])
-        tracks, trails = measure_tracks(sequences, shortest), draw_trails(sequences, shortest)
+        tracks, trails = measure_tracks(sequences, min_length), draw_trails(sequences, min_length)
         if crowded := sum(bool((frame.tracks == 0).any()) for sequence in sequences for frame in sequence.frames):
             problem = f"note: too many detections to link in {counted(crowded, 'frame')}"
             notes.append(f"{problem}; they are in no track, and kept")
-        sequences = [keep_long_tracks(sequence, shortest, output / "masks") for sequence in sequences]
+        sequences = [keep_long_tracks(sequence, min_length, output / "masks") for sequence in sequences]
         write_tracks(output / "tracks.csv", sequences)
         single = [row for shard in shards if shard.sequence is None for row in shard.detections]
         results = results._replace(detections=single + [row for sequence in sequences for row in sequence.rows])

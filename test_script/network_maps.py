@@ -19,7 +19,7 @@ def network_maps(
     scales: set[str],
     num_workers: int = 0,
 ) -> Iterator[MappedFrame]:
-    """Run a network over the items of `shards` of a dataset of `ClipSample`; `scales`: of the maps that are needed."""
+    """Run a network over the items of `shards` of a dataset of `ClipSample`; `scales`: of the maps to compute."""
     batches = list(loader_batches(shards, predictor.batch_size, num_workers))
     if not batches:
         return
@@ -34,7 +34,7 @@ def network_maps(
 
 
 def loader_maps(loader: DataLoader, predictor: Predictor, scales: set[str]) -> Iterator[MappedFrame]:
-    """Run a network over the items that a loader's `batch_sampler` lists, of which it gives lists of `ClipSample`."""
+    """Run a network over the items in a loader's `batch_sampler`; the loader yields them as lists of `ClipSample`."""
     for items, samples in zip(loader.batch_sampler, loader, strict=True):
         masks = [sample.mask[0].numpy() > 0 for sample in samples]
         maps = predictor.score_maps(
@@ -56,7 +56,7 @@ def loader_maps(loader: DataLoader, predictor: Predictor, scales: set[str]) -> I
 def loader_batches(shards: list[list[int]], batch_size: int, num_workers: int) -> Iterator[list[int]]:
     """Batches of items for a `DataLoader`, which deals them to its workers in turn.
 
-    A worker gets complete shards, so that it decodes the frames that neighbouring clips share once.
+    A worker gets complete shards, so that it decodes frames that neighbouring clips share only once.
     """
     step = max(1, num_workers)
     shares = (shards[worker::step] for worker in range(step))

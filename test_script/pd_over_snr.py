@@ -57,7 +57,7 @@ RATE = Annotated[float, lambda rate: 0 < rate < 1, "a rate between 0 and 1"]
 
 
 class ScoredFrame(NamedTuple):
-    """Logits and true mask [H, W] of a frame, and of its targets, in raster order, the SNR (NaN if unknown)."""
+    """Logits and true mask [H, W] of a frame, and the SNR of its targets, in raster order (NaN if unknown)."""
 
     logits: np.ndarray
     mask: np.ndarray
@@ -125,14 +125,14 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def load(
     path: str, sequences: list[Sequence], info: DatasetInfo, device: torch.device
 ) -> tuple[ClipDataset, Predictor]:
-    """The clips as a checkpoint's network takes them, and its predictor."""
+    """The clips for a checkpoint's network, and its predictor."""
     model, settings = load_recipe(path, None, [info])
     dataset = eval_dataset(sequences, model, settings, info.name)
     return dataset, Predictor(model, frame_preparation(dataset.transform), device)
 
 
 def score_frames(source: MapSource, targets: dict[int, list[TargetRow]], title: str) -> list[ScoredFrame]:
-    """The frames of these items, whose `targets` are rows of targets.csv, matched by centroids < 3 px apart."""
+    """Score the items in `targets`, whose rows of targets.csv belong to true regions with centroids < 3 px away."""
     scored = []
 
     def add(mapped: MappedFrame) -> None:

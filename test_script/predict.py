@@ -7,7 +7,7 @@ URL of a camera that OpenCV opens. Without --weights or --model_path, the networ
 The output folder receives detections.csv and .json, detections_coco.json (the list that pycocotools' `loadRes` takes;
 images are numbered from 1 in the order they are read), tracks.csv (the detections linked into tracks),
 masks/<sequence>/<frame>.png, and for each sequence overlays/<sequence>.mp4, which browsers play, and
-contact_sheets/<sequence>.png. Unrelated images have no tracks, and a picture overlays/<image>.png each
+contact_sheets/<sequence>.png. Unrelated images have no tracks, and each has a picture overlays/<image>.png
 (overlays/<folder>/<image>.png if the input is several folders). An earlier prediction in that folder is removed.
 
 Frames are streamed: a long input needs no more memory than a short one. A live input is processed frame by frame, and
@@ -110,13 +110,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--output_dir", metavar="DIR", help=folder)
     folder = "frames of a sequence, or unrelated images; default: as their sizes and the likeness of neighbours suggest"
     add("--folder_of", dest="sequence", choices=("frames", "images"), help=f"what a folder contains: {folder}")
-    add(
-        "--threshold",
-        type=float,
-        default=0.5,
-        metavar="P",
-        help="pixels of a higher probability are target; default 0.5",
-    )
+    target = "pixels of a higher probability are target; default 0.5"
+    add("--threshold", type=float, default=0.5, metavar="P", help=target)
     add_track_options(parser)
     add_range_option(parser)
     rate = "frame rate of the overlay video; default that of the input, otherwise 25"
@@ -142,10 +137,11 @@ def predict_source(
     args: argparse.Namespace,
     subfolders: bool,
 ) -> tuple[int, BaseException | None]:
-    """Predict one sequence and write its files; returns the number of frames, and a late error.
+    """Predict a sequence and write its files; returns the number of frames, and a late error.
 
-    Unreadable frames are appended to `bad`. Where a live source fails, or the command is terminated, after frames have
-    been predicted, these are written, and the error is returned for after that. `subfolders`: see `sequence_writer`.
+    Unreadable frames are appended to `bad`. If a live source fails, or the command is terminated, after frames have
+    been predicted, these are written, and the error is returned, to be raised later. `subfolders`: see
+    `sequence_writer`.
     """
     live, count, late = source.kind == "live", 0, None
     waiting: deque[tuple[str, float]] = deque()  # names of the frames not predicted yet, and when they were read

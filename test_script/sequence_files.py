@@ -1,4 +1,4 @@
-"""What `predict` writes of a sequence, frame by frame: masks, tables, overlays, and the contact sheet."""
+"""The files that `predict` writes for a sequence, frame by frame: masks, tables, overlays, and the contact sheet."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,8 +20,8 @@ def sequence_writer(
 ) -> Iterator[Callable[[str, FrameResult, list[int]], None]]:
     """Yield `write(name, result, tracks)` for the frames in order, which works in the background.
 
-    A sequence has an overlay video of `fps`; unrelated images have a picture each, with `subfolders` in a folder of
-    their source. The contact sheet is written when the block succeeds.
+    A sequence has an overlay video of `fps`; each of unrelated images has a picture, with `subfolders` in a folder
+    named after its source. The contact sheet is written when the block succeeds.
     """
     unrelated, thumbnails, trails = source.kind in UNRELATED, Thumbnails(), Trails()
     masks, overlays = output / "masks", output / "overlays"

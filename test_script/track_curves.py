@@ -93,7 +93,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def link_levels(
     maps: MapSource, items: list[int], frames: list[FrameRef], known: dict | None, speed: float
 ) -> list[list[TrackedFrame]]:
-    """The frames of a sequence, which are `items` of `maps`, with the detections at each of the `THRESHOLDS` linked.
+    """Link the detections in the frames of a sequence, the `items` of `maps`, at each of the `THRESHOLDS`.
 
     `known`: the positions of its targets, see `read_identities`.
     """

@@ -37,10 +37,10 @@ Frames = Iterator[tuple[str, np.ndarray]]  # the name of each frame, and its gre
 
 
 class Source(NamedTuple):
-    """One sequence: `frames(on_bad)` streams it, calling `on_bad(name, reason)` for each unreadable frame it skips."""
+    """A sequence: `frames(on_bad)` streams it, calling `on_bad(name, reason)` for each unreadable frame it skips."""
 
     name: str
-    kind: str  # "image", "images" (unrelated ones), "folder" (a sequence), "video" or "live"
+    kind: str  # "image", "images" (unrelated images), "folder" (a sequence), "video" or "live"
     length: int | None  # number of frames, if known
     fps: float
     frames: Callable[[OnBad], Frames]
@@ -51,8 +51,8 @@ def find_sources(path: str | Path, folder_of: str | None = None) -> list[Source]
     """The sequences at `path`: an image, a video, a folder of images, or a folder of such folders (in numeric order).
 
     Live sources are "-" (images on standard input) and what OpenCV opens: the number of a camera, a device, a URL.
-    `folder_of`: "frames" or "images", of which a folder holds; None finds it out. Raises `InputError` if `path` is none
-    of these.
+    `folder_of`: the contents of a folder, "frames" or "images"; None: `is_sequence` decides. Raises `InputError` for
+    any other `path`.
     """
     if str(path) == PIPE:
         return [pipe_source()]
@@ -78,7 +78,7 @@ def find_sources(path: str | Path, folder_of: str | None = None) -> list[Source]
 
 
 def image_folder(name: str, images: list[Path], folder_of: str | None) -> Source:
-    """The images of a folder as one sequence or as unrelated images; where `folder_of` leaves it open, this is said."""
+    """The images of a folder as a sequence or as unrelated images; a guess that they are unrelated is printed."""
     unrelated = folder_of == "images" or (folder_of is None and not is_sequence(images))
     if unrelated and not folder_of:
         print(printable(f"{name}: {len(images)} unrelated images; for frames of one sequence give --folder_of frames"))
@@ -86,13 +86,13 @@ def image_folder(name: str, images: list[Path], folder_of: str | None) -> Source
 
 
 def is_sequence(images: list[Path]) -> bool:
-    """Whether images are the frames of one sequence: of one size, and most neighbours alike.
+    """Whether images are the frames of a sequence: of equal size, and most neighbours alike.
 
-    Up to COMPARED pairs are compared as thumbnails: alike are those that correlate or hardly change.
+    Up to COMPARED pairs are compared as thumbnails, which are alike if they correlate or hardly change.
     """
     unlike, sizes = [], set()
     for index in range(0, len(images) - 1, max(1, (len(images) - 1) // COMPARED)):
-        with suppress(InputError):  # it is said when its turn comes
+        with suppress(InputError):  # reported when the image is read for prediction
             pair = [read_pixels(path) for path in images[index : index + 2]]
             sizes |= {pixels.shape for pixels in pair}
             small = [cv2.resize(p.astype(np.float32), THUMBNAIL, interpolation=cv2.INTER_AREA).ravel() for p in pair]
@@ -104,7 +104,7 @@ def is_sequence(images: list[Path]) -> bool:
 
 
 def folder_source(name: str, images: list[Path], kind: str = "folder") -> Source:
-    """Image files as one sequence; a file that cannot be read is bad."""
+    """Image files as a sequence; files that cannot be read are bad."""
     scale = GreyScale(sample=partial(sample_files, images))
 
     def frames(on_bad: OnBad) -> Frames:
@@ -114,8 +114,8 @@ def folder_source(name: str, images: list[Path], kind: str = "folder") -> Source
             except InputError as error:
                 on_bad(image.stem, str(error))
                 continue
-            has_range = kind == "images" and scale.rule == SEQUENCE  # every image by itself
-            yield image.stem, to_unit(pixels) if has_range else scale(pixels)
+            by_itself = kind == "images" and scale.rule == SEQUENCE
+            yield image.stem, to_unit(pixels) if by_itself else scale(pixels)
 
     return Source(folder_name(name), kind, len(images), DEFAULT_FPS, frames, scale)
 
@@ -123,7 +123,7 @@ def folder_source(name: str, images: list[Path], kind: str = "folder") -> Source
 def sample_files(images: list[Path]) -> Iterator[np.ndarray]:
     """The stored pixels of images spread over a sequence, without those that cannot be read."""
     for index in range_frames(len(images)):
-        with suppress(InputError):  # it is said when its turn comes
+        with suppress(InputError):  # reported when the image is read for prediction
             yield read_pixels(images[index])
 
 
@@ -148,11 +148,11 @@ def pipe_source() -> Source:
 def camera_source(address: str) -> Source:
     """A camera by its number, a device or a URL, read by OpenCV; named by the host and the path of a URL."""
     capture = cv2.VideoCapture(int(address) if address.isdecimal() else address)
-    shown = public_address(address)
+    public = public_address(address)
     if not capture.isOpened():
-        raise InputError(f"cannot open camera {shown}; check its number or URL, and that nothing else uses it")
+        raise InputError(f"cannot open camera {public}; check its number or URL, and that nothing else uses it")
     if capture.get(cv2.CAP_PROP_CODEC_PIXEL_FORMAT) == GREY_16_BIT:
-        capture.set(cv2.CAP_PROP_CONVERT_RGB, 0)  # else its frames become 8 bits
+        capture.set(cv2.CAP_PROP_CONVERT_RGB, 0)  # by default, its frames become 8 bits
     count, fps = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), usable_fps(capture.get(cv2.CAP_PROP_FPS))
     scale = GreyScale()
 
@@ -166,9 +166,9 @@ def camera_source(address: str) -> Source:
             capture.release()
         # without a count, a stream does not end by itself; some counts are estimates
         if count <= 0 or count - number > max(END_FRAMES, END_TOLERANCE * count):
-            on_bad(f"{number:06d}", f"{shown} gave no further frame after {number}: it ended, or was cut off")
+            on_bad(f"{number:06d}", f"{public} gave no further frame after {number}: it ended, or was cut off")
 
-    url = urlsplit(shown)
+    url = urlsplit(public)
     name = re.sub(r"\W+", "_", f"{url.hostname}{url.path}" if url.hostname else f"camera{url.path}").strip("_")
     return Source(name, "live", count if count > 0 else None, fps, frames, scale)
 
@@ -176,10 +176,10 @@ def camera_source(address: str) -> Source:
 def public_address(address: Path | str) -> str:
     """The input as messages and result files name it: a URL without user name, password and query, which may be secret.
 
-    Anything else stays as it is.
+    Other inputs stay as they are.
     """
-    scheme, separator, rest = str(address).partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}" if separator else scheme
+    scheme, separator, location = str(address).partition("://")
+    return f"{scheme}://{location.rpartition('@')[2].partition('?')[0]}" if separator else scheme
 
 
 def video_source(path: Path) -> Source:

@@ -12,10 +12,10 @@ EXPECTED = "expected PNG or JPEG images one after the other, as `ffmpeg -f image
 
 
 def split_images(stream: BinaryIO) -> Iterator[bytes]:
-    """The bytes of each image, as soon as its last byte has arrived.
+    """Yield the bytes of each image, as soon as its last byte has arrived.
 
-    What is damaged comes as it is, up to the start of the next image, for the decoder to refuse. Raises `InputError`
-    where the stream does not begin with a PNG or JPEG image, or has none in `MAX_IMAGE` bytes.
+    Damaged data come as they are, up to the start of the next image, for the decoder to refuse. Raises `InputError`
+    where the stream does not begin with a PNG or JPEG image, or has no image in `MAX_IMAGE` bytes.
     """
     data, scan, first = bytearray(), ImageScan(), True
     while chunk := stream.read1(CHUNK):

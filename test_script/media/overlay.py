@@ -21,7 +21,7 @@ MAX_BOXES = 50  # more boxes or trails would hide the frame, so none is drawn
 TRAIL_FRAMES = 30  # for which the path of a track stays visible
 TRAIL = (255, 205, 60)
 MAX_FPS_DENOMINATOR = 1001  # as in 30000/1001
-CODECS = {  # that browsers play, the first that PyAV has; with the options of good quality
+CODECS = {  # played by browsers, with options for good quality; the first that PyAV has is used
     "libx264": {"crf": "18", "preset": "veryfast"},
     "libvpx-vp9": {"crf": "24", "b": "0", "deadline": "realtime", "cpu-used": "6"},
     "libsvtav1": {"crf": "24", "preset": "10"},
@@ -63,7 +63,7 @@ def draw_overlay(
 
 
 class Trails:
-    """The paths of the tracks of one sequence that were seen within the last `TRAIL_FRAMES` frames."""
+    """The paths of the tracks of a sequence that were seen within the last `TRAIL_FRAMES` frames."""
 
     def __init__(self) -> None:
         self._recent: deque[list[tuple[int, float, float]]] = deque(maxlen=TRAIL_FRAMES)  # of each frame: track, x, y
@@ -79,7 +79,7 @@ class Trails:
 
 
 class OverlayVideo:
-    """An mp4 file of RGB pictures that browsers play; the first picture sets the size, and others are fitted to it."""
+    """An mp4 file of RGB pictures that browsers play; the first picture sets the size, to which others are fitted."""
 
     def __init__(self, path: Path, fps: float):
         self.path, self.rate = path, Fraction(fps).limit_denominator(MAX_FPS_DENOMINATOR)
@@ -104,7 +104,7 @@ class OverlayVideo:
         self._container.mux(self._stream.encode(frame))
 
     def close(self) -> None:
-        """Write what is still being encoded, and the index, with which a browser can begin at once."""
+        """Write what is still being encoded, and the index, by which browsers start to play at once."""
         if self._stream is not None:
             container, stream, self._stream = self._container, self._stream, None
             with container:

@@ -54,7 +54,7 @@ def tile_label(name: str, detections: Sequence[Detection]) -> str:
 def draw_tile(grey: np.ndarray, mask: np.ndarray, detections: Sequence[Detection]) -> np.ndarray:
     """A frame at `FRAME_SIDE` with a box around every detection, and beside it crops around the best of them.
 
-    A single detection fills the square; of several, up to `MAX_CROPS` are shown, those with the highest scores.
+    A single detection fills the square; of several, up to `MAX_CROPS` with the highest scores are shown.
     """
     scale = FRAME_SIDE / max(grey.shape)
     height, width = (max(1, round(side * scale)) for side in grey.shape)
@@ -76,7 +76,7 @@ def draw_tile(grey: np.ndarray, mask: np.ndarray, detections: Sequence[Detection
 
 
 def draw_crop(grey: np.ndarray, mask: np.ndarray, detection: Detection, side: int) -> np.ndarray:
-    """The part of a frame around a detection in its contrast, with outlines, RGB uint8 [side, side, 3]."""
+    """The part of a frame around a detection at full contrast, with outlines, RGB uint8 [side, side, 3]."""
     size = max(MIN_CROP, max(detection.width, detection.height) + 2 * CROP_MARGIN)
     centre = (detection.top + detection.height // 2, detection.left + detection.width // 2)
     window = window_around(centre, grey.shape, size)

@@ -1,6 +1,6 @@
 """Detections: the connected regions of a predicted mask, with their positions and scores, and as rows of files.
 
-A score is made of log-odds, ln(p / (1 - p)), which for one pass of a network are its logits: x becomes
+The score of log-odds x = ln(p / (1 - p)), which for a single pass of a network are its logits, is
 1/2 + x / (2 (1 + |x|)). It is 0.5 where the probability is 0.5, 0.75 at p = 0.73, 0.91 at p = 0.99, and approaches 1
 slowly enough to rank: probabilities do not, since most peaks of a confident network round to 1.
 """

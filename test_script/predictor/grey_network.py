@@ -67,6 +67,6 @@ def local_contrast(frames: Tensor) -> Tensor:
     for axis, window in ((-2, (CONTRAST_WINDOW, 1)), (-1, (1, CONTRAST_WINDOW))):
         around = around.index_select(axis, reflected_index(frames.shape[axis], reach, reach, frames.device))
         around = F.avg_pool2d(around, window, stride=1)
-    rest = frames - around
-    deviation = rest.var(dim=(-2, -1), correction=0, keepdim=True).sqrt()
-    return rest / deviation.clamp(min=MIN_CONTRAST)
+    difference = frames - around
+    deviation = difference.var(dim=(-2, -1), correction=0, keepdim=True).sqrt()
+    return difference / deviation.clamp(min=MIN_CONTRAST)

@@ -1,4 +1,4 @@
-"""What a `Predictor` gives: score maps, and the results of several frames or of a frame of a stream."""
+"""The outputs of a `Predictor`: score maps, and the results for several frames or for a frame of a stream."""
 
 from typing import NamedTuple
 

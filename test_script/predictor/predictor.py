@@ -44,7 +44,7 @@ class Predictor:
         batch_size: clips processed at a time. None: 4, and on a CPU at least as many as occupy its cores.
         threshold: a pixel is target where its probability is above it.
         deterministic: give a single frame one thread per pass as well, see below.
-        grey_range: how frames deeper than 8 bits become 0..1: one range a call (None), "frame", or the range.
+        grey_range: of frames deeper than 8 bits: a range per call (None), a range per "frame", or a fixed range.
 
     On a CPU each pass (a clip, a scale, a flip) runs on one thread, and as many passes side by side as torch has
     threads. CPU kernels round differently for other batch sizes and numbers of threads; therefore results do not depend
@@ -104,7 +104,7 @@ class Predictor:
         code: dict[str, Any] | None = None,
         **options: Any,
     ) -> "Predictor":
-        """Build the predictor of a checkpoint file, ours or a published one; `options` are those of the class.
+        """Build the predictor of a checkpoint file, ours or published; `options`: arguments of the class.
 
         `device`: auto, cpu, cuda, cuda:N or mps. `image_size`: for DATransNet files that do not record it (256 for
         NUDT-SIRST, 512 for IRSTD-1K). `code`: for a network of yours, the arguments `code`, `interface` and options of
@@ -197,7 +197,7 @@ class Predictor:
         return [dict(zip(passes, logits, strict=True)) for logits in batched(maps, len(passes))]
 
     def _passes_on_gpu(self, clips: list[Tensor], sizes: list[Size], passes: list[Pass]) -> list[Logits]:
-        """The same with clips of equal size, and their flips, in one batch."""
+        """The same on a GPU, with clips of equal size, and their flips, in a batch."""
         by_shape: dict[tuple[int, ...], list[int]] = {}
         for i, clip in enumerate(clips):
             by_shape.setdefault(tuple(clip.shape), []).append(i)
@@ -220,7 +220,7 @@ class Predictor:
     def _combine(
         self, logits: Logits, probability: bool, logit: bool, log_odds: bool
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """The maps of one clip from the logits [h, w] of its passes; flipped ones are flipped back."""
+        """The maps of a clip from the logits [h, w] of its passes; flipped logits are flipped back."""
 
         def over_flips(average: Callable[[bool], Tensor]) -> Tensor:
             return (average(False) + average(True).flip(-1)) / 2 if self.flip else average(False)

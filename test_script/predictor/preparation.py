@@ -1,5 +1,4 @@
-"""From frames of any kind to a network's input, as the network was trained; the same for training's validation,
-inference and prediction."""
+"""Prepare frames of any kind for a network, as in its training; the same for validation, inference, and prediction."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -24,7 +23,7 @@ from istd.utils.images import one_channel
 
 T = TypeVar("T")
 CHANNELS = (1, 3, 4)  # of a frame [H, W, C]: grey, RGB, RGBA
-DEFAULT_PRESET = "grey"  # of a network without a preset of its own: frames as they are
+DEFAULT_PRESET = "grey"  # for networks without a preset: frames as they are
 
 
 def load_recipe(
@@ -33,11 +32,11 @@ def load_recipe(
     datasets: Iterable[DatasetInfo] = (),
     code: dict[str, Any] | None = None,
 ) -> tuple[Network, dict[str, Any]]:
-    """The network of a checkpoint file, and the settings it was trained with (none where the file is a published one).
+    """The network of a checkpoint file, and the settings of its training ({} for a published file).
 
     `image_size` and `code` as in `Predictor.from_checkpoint`. Without `image_size`, a published file that does not
-    record it has the size published for these `datasets`; raises `InputError` where they have several. A network from
-    the user's code is first tried on noise. In the settings, "data" is the run's record of its images, if it has one.
+    record it has the size published for these `datasets`; raises `InputError` if their sizes differ. A network from the
+    user's code is first tried on noise. In the settings, "data" is the run's record of its images, if it has one.
     """
     checkpoint = read_checkpoint(path)
     model = load_model(checkpoint, **(code or {}) | ({} if image_size is None else {"image_size": image_size}))
@@ -57,14 +56,14 @@ def load_recipe(
 
 
 def preset_of(model: nn.Module, settings: dict[str, Any]) -> str:
-    """The preset a network was trained with; without one in its `settings`, that of its paper."""
+    """The preset that a network was trained with, by its `settings`, else the preset of its paper."""
     return settings.get("preset") or (model.name if model.name in PRESETS else DEFAULT_PRESET)
 
 
 def eval_transform(model: nn.Module, settings: dict[str, Any], tiled: bool = False) -> Transform:
-    """The evaluation of the preset in the `settings` of a network's training, at the `val_size` of its validation.
+    """The evaluation transform of a network's preset, at the `val_size` in the `settings` of its training.
 
-    A network that works in tiles sees frames at their own size.
+    In tiles, a network sees frames at their stored size.
     """
     preset = preset_of(model, settings)
     size = None if tiled else settings.get("val_size") or find_preset(preset).size
@@ -72,9 +71,9 @@ def eval_transform(model: nn.Module, settings: dict[str, Any], tiled: bool = Fal
 
 
 def range_rule(settings: dict[str, Any], asked: RangeRule | None = None) -> RangeRule:
-    """The rule by which raw frames become 0..1: the rule `asked` for, else that of the training's `settings`.
+    """The rule that scales raw frames to 0..1: the rule `asked` for, else the rule in the `settings` of the training.
 
-    Settings without a rule are of 8-bit data, or of a version that scaled every frame by itself: they get the default.
+    Settings without a rule come from 8-bit data, or from a version that scaled every frame by itself: the default.
     """
     return asked or parse_range(settings.get("range") or SEQUENCE)
 
@@ -98,7 +97,7 @@ def eval_dataset(
 
 
 def frame_preparation(transform: Transform) -> Callable[[np.ndarray], Tensor]:
-    """The transform for one grey frame [H, W] at a time: float32 in 0..1 -> [C, h, w]."""
+    """The transform as a function of a single grey frame: float32 [H, W] in 0..1 -> [C, h, w]."""
     random = np.random.default_rng(0)  # evaluation draws nothing from it
 
     def prepare(frame: np.ndarray) -> Tensor:
@@ -109,7 +108,7 @@ def frame_preparation(transform: Transform) -> Callable[[np.ndarray], Tensor]:
 
 
 def as_grey_frames(frames: np.ndarray | Iterable[np.ndarray], rule: RangeRule = SEQUENCE) -> Iterator[np.ndarray]:
-    """Convert frames as `Predictor` takes them to grey frames, float32 [H, W] in 0..1, by the `rule` for raw frames.
+    """Convert the input of a `Predictor` to grey frames, float32 [H, W] in 0..1, by the `rule` for raw frames.
 
     Raises `InputError` for other shapes and types.
     """

@@ -39,7 +39,7 @@ def pad_to_multiple(clip: Tensor, multiple: int) -> Tensor:
 
 
 def resize_clips(clips: Tensor, scale: float, multiple: int) -> Tensor:
-    """Resize clips [B, T, C, H, W] by `scale` as SGMP-UNet's 2026 release: int(scale * side) rounded up to `multiple`.
+    """Resize clips [B, T, C, H, W] as SGMP-UNet's 2026 release does: int(scale * side) rounded up to `multiple`.
 
     Scale 1 leaves the clips as they are; they are padded to the multiple later.
     """
@@ -51,7 +51,7 @@ def resize_clips(clips: Tensor, scale: float, multiple: int) -> Tensor:
 
 
 def resize_map(values: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize one map [H, W] bilinearly to `size`."""
+    """Resize a map [H, W] bilinearly to `size`."""
     if values.shape == torch.Size(size):
         return values
     return F.interpolate(values[None, None], size=tuple(size), mode="bilinear", align_corners=False)[0, 0]

@@ -22,7 +22,7 @@ QUALITY = (cv2.IMWRITE_JPEG_QUALITY, 88)
 
 
 def picture_stride(frames: int, pictures: int) -> int:
-    """N where every N-th frame gets a picture, so that there are at most `pictures`; 0 for none."""
+    """The N for which pictures of every N-th frame are at most `pictures`; 0 for no pictures."""
     return -(-frames // pictures) if pictures else 0
 
 
@@ -63,7 +63,7 @@ def draw_picture(frame: np.ndarray, mask: np.ndarray, truth: np.ndarray) -> np.n
 
 
 def picture_rows(folder: Path, rows: Iterable[ImageCounts]) -> dict[str, list[list]]:
-    """For each row of the report's table, the pictures that `folder` holds of it: name of the frame, file, counts."""
+    """The pictures in `folder` for each row of the report's table: name of the frame, file, counts."""
     written = {file.name for file in folder.glob("*.jpg")}
     pictures: dict[str, list[list]] = {}
     for item, row in enumerate(rows):
@@ -78,5 +78,5 @@ def picture_rows(folder: Path, rows: Iterable[ImageCounts]) -> dict[str, list[li
 
 
 def _resized(regions: np.ndarray, sides: list[int]) -> np.ndarray:
-    """Regions bool [H, W] at another size, [width, height]; none of them vanishes."""
+    """Regions bool [H, W] at another size, [width, height]; no region vanishes."""
     return cv2.resize(regions.astype(np.float32), sides, interpolation=cv2.INTER_AREA) > 0

@@ -31,7 +31,7 @@ PAGES = Environment(loader=TEMPLATES, autoescape=True, trim_blocks=True, lstrip_
 
 
 class Cell(NamedTuple):
-    """The text of a table's cell, the value to sort by, and what stands below the text."""
+    """The text of a table's cell, the value to sort by, and the interval below the text."""
 
     text: str
     value: Any
@@ -50,12 +50,12 @@ def write_report(
 ) -> None:
     """Write report.html into `output`, whose curves/ and `REPORT_FRAMES` it shows, and delete the frames not shown.
 
-    `metrics` are those of `write_results`, `run` the settings of the run; `tracks` and `trails` those of
-    `measure_tracks` and `draw_trails`, empty for single images.
+    metrics: from `write_results`; run: the facts of the run; tracks, trails: from `measure_tracks` and `draw_trails`,
+    [] for single images.
     """
     kept = output / REPORT_FRAMES
     first, metric = next(iter(results.metrics.items()))
-    shown = metrics[first]
+    main = metrics[first]
     items = choose_items(dict(enumerate(metric.rows)))
     worst, best = ([show_case(metric.rows[item], frame_picture(kept, item)) for item in chosen] for chosen in items)
     for file in set(kept.glob("*.png")) - {frame_picture(kept, item) for chosen in items for item in chosen}:
@@ -64,16 +64,16 @@ def write_report(
     def target_counts(values: Mapping) -> dict[str, int]:
         return {"targets": values["targets"], "found": values["matched"]}
 
-    areas = [(f"{name} px", {"pd": values["pd"]}, target_counts(values)) for name, values in shown["by_area"].items()]
+    areas = [(f"{name} px", {"pd": values["pd"]}, target_counts(values)) for name, values in main["by_area"].items()]
     if None in results.curves:  # single images
         details = table("image", [(row["frame"], row, target_counts(row)) for row in metric.image_metrics()])
     else:
-        details = table("sequence", sequence_rows(metric, shown["sequences"]))
+        details = table("sequence", sequence_rows(metric, main["sequences"]))
     protocols = [(name, values, {}) for name, values in (metrics | published_lines(published)).items()]
     intervals = {name: values["intervals"]["metrics"] for name, values in metrics.items()}
     page = PAGES.get_template("report.html").render(
         run=run,
-        metrics=shown,
+        metrics=main,
         format_metric=format_metric,
         sequences=0 if None in results.curves else len(results.curves),
         first=first,
@@ -92,8 +92,8 @@ def write_report(
         notes=notes,
         protocols=table("protocol", protocols, intervals),
         measured=len(metrics),
-        intervals=interval_facts(shown["intervals"]),
-        boxes=text_cells(box_rows(shown)),
+        intervals=interval_facts(main["intervals"]),
+        boxes=text_cells(box_rows(main)),
         errors=error_rows(results.metrics, metrics),
         areas=table("target area", areas),
         tracks=text_cells(track_cells(tracks)) if tracks else None,
@@ -106,12 +106,12 @@ def write_report(
 
 
 def css_color(color: tuple[int, int, int]) -> str:
-    """An RGB colour as CSS writes it."""
+    """An RGB colour in the notation of CSS."""
     return "#" + bytes(color).hex()
 
 
 def curve_lists(curves: Curves) -> dict[str, Any]:
-    """What the page draws: the `COLUMNS` of the curves, `best_pd`, and whether the scores rank pixels at all."""
+    """The curves that the page draws: their `COLUMNS`, `best_pd`, and whether the scores rank pixels at all."""
     lists = {name: getattr(curves, name).tolist() for name in COLUMNS}
     fa, pd = best_pd(curves)
     return json_ready(lists | {"best_fa": fa.tolist(), "best_pd": pd.tolist(), "ranks": curves.ap is not None})
@@ -124,23 +124,23 @@ def table(
 ) -> dict[str, list]:
     """Rows of (name, metrics, counts) as `head` and `rows` of `Cell`; `intervals`: [low, high] by name and metric."""
     intervals = intervals or {}
-    shown = [name for name in HEADINGS if any(values.get(name) is not None for _, values, _ in rows)]
-    head = [title, *(HEADINGS[name][0] for name in shown), *(rows[0][2] if rows else ())]
+    keys = [key for key in HEADINGS if any(values.get(key) is not None for _, values, _ in rows)]
+    head = [title, *(HEADINGS[key][0] for key in keys), *(rows[0][2] if rows else ())]
     cells = []
     for name, values, counts in rows:
-        ends = [intervals.get(name, {}).get(key, ()) for key in shown]
+        ends = [intervals.get(name, {}).get(key, ()) for key in keys]
         metrics = [
             Cell(format_metric(key, values.get(key)), json_ready(values.get(key)), format_interval(key, pair, "–"))
-            for key, pair in zip(shown, ends, strict=True)
+            for key, pair in zip(keys, ends, strict=True)
         ]
         cells.append([Cell(name, name), *metrics, *(Cell(str(count), count) for count in counts.values())])
     return {"head": head, "rows": cells}
 
 
 def error_rows(accumulators: Mapping[str, MetricAccumulator], metrics: Mapping[str, dict]) -> list[dict[str, Any]]:
-    """hIoU and the share of each error, by the first protocol that has them; the number of objects where it counts any.
+    """hIoU, and the share of each error with its number of objects, by the first protocol that defines hIoU.
 
-    Empty if no protocol has them, and if there are neither targets nor predicted regions.
+    [] if no protocol does, or if there are neither targets nor predicted regions.
     """
     name = next((name for name, values in metrics.items() if values["hiou"] is not None), None)
     if name is None or math.isnan(metrics[name]["hiou"]):
@@ -155,7 +155,7 @@ def error_rows(accumulators: Mapping[str, MetricAccumulator], metrics: Mapping[s
 
 
 def text_cells(lines: list[list[str]]) -> dict[str, list]:
-    """Lines of text, the heading first, as `table` returns them; metrics as `with_interval` writes them."""
+    """Lines of text, the heading first, in the form that `table` returns; metrics are texts of `with_interval`."""
     rows = []
     for name, *metrics in lines[1:]:
         parts = [text.rstrip(")").partition(" (") for text in metrics]
@@ -164,7 +164,7 @@ def text_cells(lines: list[list[str]]) -> dict[str, list]:
 
 
 def box_rows(metrics: Mapping) -> list[list[str]]:
-    """The metrics of boxes, the heading first; none where the dataset has no annotated boxes."""
+    """The metrics of boxes, the heading first; [] if the dataset has no annotated boxes."""
     if "boxes" not in metrics:
         return []
     boxes = metrics["boxes"]

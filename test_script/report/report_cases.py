@@ -1,4 +1,4 @@
-"""The frames that a report shows: kept while they are measured, and what the page draws of them.
+"""The frames that a report shows: they are kept while the set is measured, and drawn by the page.
 
 A kept frame is a png with three channels: the grey image, the score levels, and the true mask. Score level n means that
 the score exceeds n of the `THRESHOLDS`, so the page can move the threshold exactly.
@@ -24,9 +24,9 @@ from istd.utils.metrics.rules import image_iou
 from istd.utils.metrics.target_curve import target_curve
 
 WORST, BEST = 8, 4
-MAX_PER_SEQUENCE = 2  # of each kind, as long as there are others
+MAX_PER_SEQUENCE = 2  # worst, and best, frames of a sequence, as long as there are other sequences
 GOOD_IOU = 0.5
-THRESHOLDS = matched_logits()  # those of the curves of the whole set; the levels fit into 8 bits
+THRESHOLDS = matched_logits()  # the same as for the curves of the set; the levels fit into 8 bits
 STEPS = len(THRESHOLDS) - 1
 MIDDLE_STEP = int(np.searchsorted(THRESHOLDS, 0.0))  # of the threshold 0.5
 CROP_SIDE = 48  # px of the part of the frame that is shown enlarged
@@ -34,10 +34,10 @@ MAX_SIDE = 512  # px; larger frames are embedded at a reduced size
 
 
 class KeptFrames:
-    """Keeps the frames that a report of those measured so far would show: at most `WORST` + `BEST` files in `folder`.
+    """Keeps the frames that a report on the frames so far would show: at most `WORST` + `BEST` files in `folder`.
 
-    A frame among the worst or best of a set is also among those of any part of it that has the frame. So processes
-    that share a set, and interrupted runs, never drop a frame that the final report needs.
+    A frame among the worst or best of a set is also among the worst or best of any part of it that has the frame. So
+    processes that share a set, and interrupted runs, never drop a frame that the final report needs.
     """
 
     def __init__(self, folder: Path):
@@ -49,7 +49,7 @@ class KeptFrames:
     ) -> None:
         """Keep a frame if it belongs to the worst or best so far; log_odds float, truth bool [H, W]."""
         self._rows[item] = counts
-        kept = {shown for kind in choose_items(self._rows) for shown in kind}
+        kept = set().union(*choose_items(self._rows))
         if item in kept:
             picture = read_background(image, truth.shape)
             picture[..., 1] = matched_levels(logit_levels(log_odds, "logit"))
@@ -61,7 +61,7 @@ class KeptFrames:
 
 
 def read_background(image: Path | None, size: tuple[int, int]) -> np.ndarray:
-    """The picture uint8 [H, W, 3] of a frame, black and of `size` where its image is not known."""
+    """The picture uint8 [H, W, 3] of a frame, black and of `size` if its image is not known."""
     return np.zeros((*size, 3), np.uint8) if image is None else grey_to_rgb(stretch_contrast(read_grey(image)))
 
 
@@ -70,7 +70,7 @@ def frame_picture(folder: Path, item: int) -> Path:
 
 
 def choose_items(rows: Mapping[int, ImageCounts]) -> tuple[list[int], list[int]]:
-    """Items of the worst and of the best frames, the most extreme first, spread over the sequences; none is in both.
+    """Items of the worst and of the best frames, the most extreme first, spread over the sequences, without overlap.
 
     Worst: lowest IoU, then most missed targets, then most false-alarm pixels. Best: highest IoU, targets hit only.
     """
@@ -99,10 +99,10 @@ def _spread(order: list[int], rows: Mapping, count: int, is_clear: Callable[[int
 
 
 def show_case(counts: ImageCounts, file: Path) -> dict[str, Any]:
-    """What the page needs of a kept frame: pictures as data URLs, and its counts at each threshold.
+    """A kept frame for the page: pictures as data URLs, and its counts at each threshold.
 
     `data` is for the page's script. Its lists hold a count for each of the `STEPS` + 1 thresholds: predicted pixels,
-    those of them in targets, matched targets and false-alarm pixels by the standard protocol.
+    predicted target pixels, matched targets, and false-alarm pixels by the standard protocol.
     """
     picture = cv2.imread(str(file), cv2.IMREAD_COLOR)
     if picture is None:
@@ -157,7 +157,7 @@ def _pixels_above(levels: np.ndarray) -> np.ndarray:
 
 
 def _reduced(picture: np.ndarray) -> np.ndarray:
-    """The picture with its longer side at most `MAX_SIDE`; the maxima of scores and mask stay, so none vanishes."""
+    """The picture with its longer side at most `MAX_SIDE`; maxima of scores and mask stay, so no target vanishes."""
     factor = -(-max(picture.shape[:2]) // MAX_SIDE)
     if factor == 1:
         return picture

@@ -1,4 +1,4 @@
-"""The paths of targets and tracks over a frame of their sequence, as the report shows them."""
+"""The paths of targets and tracks, drawn over a frame of their sequence for the report."""
 
 from typing import Any
 
@@ -11,18 +11,18 @@ from istd.utils.metrics.track_metrics import NO_IDENTITY, count_tracks, long_tra
 from istd.utils.names import counted
 
 MAX_SEQUENCES = 6
-MAX_PATHS = 200  # of a sequence, the first ones; more would hide the frame
+MAX_PATHS = 200  # of a sequence; more would hide the frame
 
 
 def draw_trails(sequences: list[SequenceTracks], min_length: int) -> list[dict[str, Any]]:
-    """What the page needs of the sequences with the most false tracks, then the most targets never found.
+    """The sequences with the most false tracks, then the most targets never found, for the page.
 
-    `picture` is the frame in the middle, black where its image is not known, with its `height` and `width`; `targets`
-    and `tracks` (of at least `min_length` detections and at least two, to be a line) are lists of SVG points.
+    `picture` is the frame in the middle, black if its image is not known, with its `height` and `width`; `targets` and
+    `tracks` (of at least `min_length` detections and at least two, to be a line) are lists of SVG points.
     """
     counts = [count_tracks(tracked.frames, min_length) for tracked in sequences]
     order = sorted(range(len(counts)), key=lambda i: (-counts[i].false_tracks, counts[i].found - counts[i].targets, i))
-    shown = []
+    trails = []
     for number in order[:MAX_SEQUENCES]:
         tracked, count = sequences[number], counts[number]
         picture = read_background(tracked.middle.image, tracked.size)
@@ -30,7 +30,7 @@ def draw_trails(sequences: list[SequenceTracks], min_length: int) -> list[dict[s
         long = long_tracks([tracked.tracks], max(2, min_length))
         identities = np.concatenate([frame.targets for frame in tracked.frames])
         centroids = np.concatenate(tracked.targets)
-        shown.append(
+        trails.append(
             {
                 "name": tracked.name,
                 "picture": data_url(encode_png(picture[..., 0])),
@@ -42,7 +42,7 @@ def draw_trails(sequences: list[SequenceTracks], min_length: int) -> list[dict[s
                 f"{counted(count.false_tracks, 'false track')}",
             }
         )
-    return shown
+    return trails
 
 
 def _paths(owners: np.ndarray, places: np.ndarray, chosen: np.ndarray) -> list[str]:

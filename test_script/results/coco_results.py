@@ -1,4 +1,4 @@
-"""Detections in COCO's format for results, and the metrics of their boxes where a dataset has annotated ones."""
+"""Detections in COCO's format for results, and the metrics of their boxes if a dataset has annotated boxes."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -52,7 +52,7 @@ def set_entries(frames: FrameSet, rows: Iterable[list], masks: Path | None = Non
 def box_metrics(frames: FrameSet, rows: Iterable[list]) -> dict[str, dict]:
     """{"boxes": `BoxMetrics` as a dict} of a dataset with boxes.json, over the frames that were measured; else {}.
 
-    `rows`: those of detections.csv.
+    rows: of detections.csv.
     """
     if not frames.has_boxes:
         return {}

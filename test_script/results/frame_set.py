@@ -17,7 +17,7 @@ class FrameRef(NamedTuple):
 
     sequence: str | None
     name: str
-    time: int  # number within the sequence, in which frames without a mask count
+    time: int  # number within the sequence, counting frames without a mask
     mask: Path
     image: Path | None  # None where only the map and the mask are known
     image_id: int  # in files of detections in COCO's format
@@ -32,7 +32,7 @@ class FrameRef(NamedTuple):
 class FrameSet(NamedTuple):
     """The frames of a dataset in the order of their results.
 
-    `root` is its folder, which may hold targets.csv and boxes.json; `summary` what is said of it before the work.
+    `root` is its folder, which may hold targets.csv and boxes.json; `summary` is printed before the work.
     """
 
     name: str
@@ -63,7 +63,7 @@ def dataset_frames(index: DatasetIndex, sequences: list[Sequence]) -> FrameSet:
 
 
 def read_names(path: Path) -> set[str]:
-    """The names in the file of --list; `InputError` if it has none."""
+    """The names in the file of --list; raises `InputError` if it is empty."""
     names = set(read_list(path))
     if not names:
         raise InputError(f"--list {path} is empty; expected a name in each line")
@@ -71,7 +71,7 @@ def read_names(path: Path) -> set[str]:
 
 
 def choose_frames(frames: FrameSet, names: set[str]) -> FrameSet:
-    """The frames that `names` (NAME, SEQUENCE or SEQUENCE/NAME) name; `InputError` for a name of no frame."""
+    """The frames that `names` (NAME, SEQUENCE or SEQUENCE/NAME) select; `InputError` for a name without a frame."""
     keys = {frame: set(key_names((frame.sequence, frame.name))) for frame in frames.frames}
     wanted = {file_key(name) for name in names}
     if missing := sorted(wanted - set().union(*keys.values())):
@@ -94,7 +94,7 @@ def dataset_pairs(predictions: Path, frames: list[FrameRef], ending: str = "") -
 
 
 def pair_frames(name: str, pairs: list[Pair], images: list[Path] | list[None]) -> FrameSet:
-    """The frames of saved maps and masks, with their images, as far as these are known."""
+    """The frames of saved maps and masks, with their images, None if these are not known."""
     frames, times = [], {}
     for number, (pair, image) in enumerate(zip(pairs, images, strict=True), start=1):
         time = times[pair.sequence] = times.get(pair.sequence, -1) + 1

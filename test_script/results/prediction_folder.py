@@ -20,19 +20,19 @@ from istd.utils.folder_lock import locked_folder
 from istd.utils.names import printable
 from istd.utils.provenance import provenance
 
-COMMAND = "predict"  # in `RUN`, which is written first: it marks the folder as one of `predict`
+COMMAND = "predict"  # in `RUN`, which is written first and marks a folder of `predict`
 TABLES = ("detections.csv", "tracks.csv", "detections.json", "detections_coco.json")
 LATENCY_COLUMNS = ("sequence", "frame", "latency_ms")
-MAX_SUMMARIZED = 100_000  # frames of a live input, the last ones, so that memory is bounded
+MAX_SUMMARIZED = 100_000  # latest frames of a live input, which bounds memory
 RESULTS = ("masks", "overlays", "contact_sheets", "latency.csv", *TABLES)
 
 
 @contextmanager
 def prediction_folder(folder: Path, run: dict[str, Any]) -> Iterator["DetectionFiles"]:
-    """Hold `folder` for this run, without the results of an earlier one, and yield its tables.
+    """Lock `folder` for this run, remove the results of an earlier run, and yield its tables.
 
-    The tables appear when the block succeeds. `run`, and what made it, go into run.json. Raises `InputError` where
-    another command holds the folder, or it has results that `predict` did not write.
+    The tables appear when the block succeeds. run.json receives `run` and its provenance. Raises `InputError` where
+    another command has locked the folder, or it has results that `predict` did not write.
     """
     with locked_folder(folder), ExitStack() as stack:
         present = [name for name in RESULTS if (folder / name).exists()]
@@ -47,7 +47,7 @@ def prediction_folder(folder: Path, run: dict[str, Any]) -> Iterator["DetectionF
 
 
 def is_prediction(folder: Path) -> bool:
-    """Whether `predict` wrote this folder; before it had a run.json, its detections.json began with the detections."""
+    """Whether `predict` wrote this folder, by its run.json, or in earlier versions by the start of detections.json."""
     try:
         if (folder / RUN).exists():
             return json.loads((folder / RUN).read_text(encoding="utf-8")).get("kind") == COMMAND

@@ -1,4 +1,4 @@
-"""Result files: masks, score maps and tables, written in the background; none is ever seen half written."""
+"""Result files: masks, score maps and tables, written in the background; no file is ever seen half written."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -64,7 +64,7 @@ def write_table(path: Path, rows: Iterable[dict]) -> None:
 
 
 def single_numbers(metrics: Mapping) -> dict:
-    """The metrics of a set, without those of its parts (sequences, classes of area)."""
+    """The metrics of a set, without the metrics of its parts (sequences, classes of area)."""
     return {name: value for name, value in metrics.items() if not isinstance(value, dict)}
 
 

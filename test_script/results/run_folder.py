@@ -1,4 +1,4 @@
-"""The output folder of a run: what decides its results, and what an earlier run may leave in it."""
+"""The output folder of a run: the facts that determine its results, and the results of earlier runs in it."""
 
 import hashlib
 import json
@@ -19,33 +19,33 @@ RESULTS = (
     *("parts", "masks", "probabilities", "logits", "curves", REPORT_FRAMES, "report.html", "metrics.json"),
     *("per_image.csv", "per_sequence.csv", "detections.csv", "detections_coco.json", "tracks.csv"),
 )
-NOT_COMPARED = ("checkpoint", "split_source")  # facts that may change without another result: where things lie
+NOT_COMPARED = ("checkpoint", "split_source")  # facts without effect on the results: where files lie
 OF_DATA = ("data", "frames", "ranges", "left_out")  # facts that differ where the images or masks do
 
 
 def run_key(facts: dict[str, Any]) -> str:
-    """A short text for the facts that decide the results, the same for the same results."""
+    """A short text for the facts that determine the results, the same for the same results."""
     deciding = {name: value for name, value in facts.items() if name not in NOT_COMPARED}
     return hashlib.sha256(json.dumps(deciding, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def default_folder(dataset: str, checkpoint: str | Path) -> Path:
-    """Where results of a checkpoint on a dataset go by default: predict/DATASET/CHECKPOINT."""
+    """The default folder for the results of a checkpoint on a dataset: predict/DATASET/CHECKPOINT."""
     return Path("predict").joinpath(*map(folder_name, (dataset, checkpoint_label(checkpoint).replace("/", "_"))))
 
 
 def checkpoint_label(path: str | Path) -> str:
-    """What tables call a checkpoint: the name of its file, and RUN/checkpoint_best for one in the folder of a run."""
+    """The name of a checkpoint in tables: that of its file, or RUN/checkpoint_best in the folder of a run."""
     path = Path(path).absolute()
     run = path.parent.parent.name if path.parent.name == "train" else path.parent.name
     return f"{run}/{path.stem}" if run and path.stem.startswith("checkpoint") else path.stem
 
 
 def start_run(output: Path, facts: dict[str, Any], resume: bool) -> dict[str, Any]:
-    """Save what decides the results, `facts`, in `output`/run.json, with what made them; returns the latter.
+    """Write `facts`, which determine the results, and their provenance to `output`/run.json; returns the provenance.
 
-    What an earlier run wrote is removed, unless its results can be continued. Raises `InputError` as `check_run` does,
-    and where `output` holds such files of something else, which are not ours to remove.
+    The results of an earlier run are removed unless they can be continued. Raises `InputError` as `check_run` does, and
+    where `output` holds such files without a run.json, which are not ours to remove.
     """
     state = check_run(output, facts, resume)
     if state == "none":
@@ -61,7 +61,7 @@ def start_run(output: Path, facts: dict[str, Any], resume: bool) -> dict[str, An
 
 
 def remove_results(output: Path, names: Iterable[str]) -> None:
-    """Remove the files and folders of these names from `output`, and nothing else."""
+    """Remove the files and folders with these names from `output`."""
     for path in map(output.joinpath, names):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -72,7 +72,7 @@ def remove_results(output: Path, names: Iterable[str]) -> None:
 def check_run(output: Path, facts: dict[str, Any], resume: bool) -> str:
     """Whether `output` holds an earlier run: "none", "same", or of "other data".
 
-    Raises `InputError` if it is of another dataset, or if it is to be resumed and had other settings. The checkpoint
+    Raises `InputError` if it measured another dataset, or if it is to be resumed and had other settings. The checkpoint
     may have moved: its content counts.
     """
     file = output / RUN
@@ -92,7 +92,7 @@ def check_run(output: Path, facts: dict[str, Any], resume: bool) -> str:
 
 
 def read_finished(output: Path, facts: dict[str, Any]) -> dict[str, dict] | None:
-    """The metrics by protocol that a run of the same `facts` wrote to `output`, NaN as None; None if it did not end."""
+    """The metrics by protocol of a finished run of the same `facts` in `output`, NaN as None; None if there is none."""
     try:
         content = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
         saved = content | {"protocols": list(content["protocols"])}

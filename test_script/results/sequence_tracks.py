@@ -27,14 +27,14 @@ from istd.utils.metrics.track_metrics import (
 )
 from istd.utils.tracking import link
 
-LENGTHS = (1, 2, 3, 5)  # of tracks, whose metrics are always given
+LENGTHS = (1, 2, 3, 5)  # lengths of tracks for which metrics are always computed
 PAIR_TYPES = (np.int64, np.int64, np.float64)  # of the columns of `close_pairs`
 
 
 class FrameDetections(NamedTuple):
     """The detections of a frame of `pixels` px, before they are linked.
 
-    `points`: (x, y) float [d, 2]. `areas`: px, int64 [d]. `pairs`: `close_pairs` of the frame's targets and them.
+    `points`: (x, y) float [d, 2]. `areas`: px, int64 [d]. `pairs`: `close_pairs` of the targets and the detections.
     """
 
     points: np.ndarray
@@ -109,23 +109,23 @@ def _link_sequence(
     )
 
 
-def measure_tracks(sequences: list[SequenceTracks], shortest: int) -> list[dict[str, float]]:
-    """`TRACK_METRICS` and their counts over all sequences, a row for each length in `LENGTHS` and for `shortest`.
+def measure_tracks(sequences: list[SequenceTracks], min_length: int) -> list[dict[str, float]]:
+    """`TRACK_METRICS` and their counts over all sequences, a row for each length in `LENGTHS` and for `min_length`.
 
-    `min_track` of a row is the number of detections that a track must have for its detections to count; "intervals" are
-    those of a bootstrap over the sequences.
+    `min_track` of a row is the number of detections that a track must have for its detections to count; "intervals"
+    come from a bootstrap over the sequences.
     """
     rows = []
-    for length in sorted({*LENGTHS, shortest}):
+    for length in sorted({*LENGTHS, min_length}):
         counts = [count_tracks(sequence.frames, length) for sequence in sorted(sequences, key=lambda s: s.name)]
         total, intervals = add_counts(counts), ratio_intervals(list(map(track_terms, counts)), "sequences")
         rows.append({"min_track": length} | track_metrics(total) | total._asdict() | {"intervals": intervals})
     return rows
 
 
-def keep_long_tracks(sequence: SequenceTracks, shortest: int, masks: Path) -> SequenceTracks:
-    """The sequence without the detections of tracks of fewer than `shortest`, which are erased from `masks`, too."""
-    long = np.isin(sequence.tracks, long_tracks([sequence.tracks], shortest))
+def keep_long_tracks(sequence: SequenceTracks, min_length: int, masks: Path) -> SequenceTracks:
+    """The sequence without tracks of fewer than `min_length` detections, which are also erased from the `masks`."""
+    long = np.isin(sequence.tracks, long_tracks([sequence.tracks], min_length))
     dropped = [row for row, is_long in zip(sequence.rows, long, strict=True) if not is_long]
     for frame, rows in group_rows(dropped, lambda row: row[1]).items():
         file = frame_file(masks, sequence.name, frame)

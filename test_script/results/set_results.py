@@ -1,4 +1,4 @@
-"""The metrics of a measured set of frames, and the files and the lines that tell them."""
+"""The metrics of a measured set of frames, and the files and lines that report them."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -27,8 +27,8 @@ from istd.utils.plots import write_curves
 def set_metrics(results: Results, frame_set: FrameSet) -> dict[str, dict]:
     """All metrics of each protocol, with their bootstrap intervals.
 
-    With the first protocol come those of the detections' boxes, where the set has boxes.json. Where it has targets.csv,
-    "by_snr" are the metrics of `halves_by_snr`.
+    The first protocol also has `box_metrics` if the set has boxes.json. If it has targets.csv, "by_snr" holds the
+    metrics of `halves_by_snr`.
     """
     metrics = {name: collect_metrics(metric, results.curves) for name, metric in results.metrics.items()}
     metrics[next(iter(metrics))] |= box_metrics(frame_set, results.detections)
@@ -44,7 +44,7 @@ def write_results(
 ) -> dict[str, dict]:
     """Write metrics.json (which begins with `run`), the tables and the curves; returns the metrics by protocol.
 
-    `tracks` are the rows of `measure_tracks`, none for single images, which count as one sequence, "all images".
+    `tracks`: the rows of `measure_tracks`, [] for single images, which count as a sequence "all images".
     """
     metrics = set_metrics(results, frame_set)
     sequences = {
@@ -75,7 +75,7 @@ def write_set_curves(folder: Path, results: Results, run: Mapping[str, Any]) -> 
 
 
 def run_name(run: Mapping[str, Any]) -> str:
-    """What pictures and the report call the network of a run: the name of its checkpoint, else that of the method."""
+    """The name of a run's network in pictures and the report: that of its checkpoint, else of the method."""
     return checkpoint_label(run["checkpoint"]) if run.get("checkpoint") else run["model"]
 
 
@@ -110,7 +110,7 @@ def print_metrics(
     notes: Iterable[str] = (),
     tracks: list[dict] | None = None,
 ) -> None:
-    """Print the metrics of all protocols beside published ones, what belongs to them, notes, and those of tracks."""
+    """Print the metrics of all protocols beside published metrics, with their details, notes, and metrics of tracks."""
     protocol, first = next(iter(metrics.items()))
     print(f"{counted(first['images'], 'image')}, {counted(first['targets'], 'target')}")
     print(metrics_table(metrics | published_lines(published), "protocol"))

@@ -45,7 +45,7 @@ class Shard:
 class Results(NamedTuple):
     """What was measured over a set, in the order of its frames."""
 
-    metrics: dict[str, MetricAccumulator]  # by protocol; the first is that of the masks
+    metrics: dict[str, MetricAccumulator]  # by protocol; the first protocol also makes the masks
     curves: dict[str | None, CurveAccumulator]  # by sequence, None for single images
     detections: list[list]  # rows of detections.csv
 
@@ -71,16 +71,16 @@ def merge_shards(shards: list[Shard]) -> Results:
 
 
 def save_shard(output: Path, shard: Shard, facts: dict[str, Any]) -> None:
-    """Save a measured shard in the folder `output` of the run that `facts` decide."""
+    """Save a measured shard in the folder `output` of the run with these `facts`."""
     content = {"run": run_key(facts), "rows": shard.rows, "curves": shard.curves.counts()}
     content |= {name: getattr(shard, name) for name in FRAME_LISTS}
     write_json(_shard_file(output, shard), content, indent=None)
 
 
 def load_shards(output: Path, shards: list[Shard], facts: dict[str, Any]) -> list[Shard]:
-    """Fill the shards that are not measured from their files in the folder `output` of a run; returns those without.
+    """Fill unmeasured shards from their files in the folder `output` of a run; returns the shards without a file.
 
-    A file of another run than that of `facts` does not count, nor does a damaged file, which is said.
+    Files of a run with other `facts` do not count, nor do damaged files, which are reported.
     """
     return [shard for shard in shards if not shard.done and not _load_shard(output, shard, run_key(facts))]
 

@@ -1,4 +1,4 @@
-"""Tracks of detections in a stream of frames: linked, written, and dropped where they are too short."""
+"""Tracks of detections in a stream of frames: linked, written, and dropped if they are too short."""
 
 from collections import deque
 from collections.abc import Collection, Iterator
@@ -17,14 +17,14 @@ TRACK_COLUMNS = ("sequence", "frame", "track", "id", "x", "y", "area", "mean_sco
 def track_row(row: list, track: int) -> list:
     """The row of tracks.csv for a row of detections.csv, to which `id` refers.
 
-    Tracks are numbered from 1 in each sequence, dropped ones included; 0 is no track (see `Linker.update`).
+    Tracks are numbered from 1 in each sequence, including dropped tracks; 0 is no track (see `Linker.update`).
     """
     values = dict(zip(DETECTION_COLUMNS, row, strict=True)) | {"track": track}
     return [values[name] for name in TRACK_COLUMNS]
 
 
 def erase_regions(mask: np.ndarray, detections: Collection[Detection]) -> np.ndarray:
-    """The mask bool [H, W] without the 8-connected regions that have the box and the area of one of `detections`."""
+    """The mask bool [H, W] without the 8-connected regions that have the box and the area of any of `detections`."""
     regions = find_regions(np.ascontiguousarray(mask))
     keys = np.column_stack([regions.boxes(mask.shape[1]), regions.areas]).tolist()
     dropped = [[region.left, region.top, region.width, region.height, region.area] for region in detections]
@@ -43,7 +43,7 @@ class TrackedResult(NamedTuple):
 
 
 class TrackFilter:
-    """Links the detections of one sequence frame by frame, and drops tracks of fewer than `min_length` detections.
+    """Links the detections of a sequence frame by frame, and drops tracks of fewer than `min_length` detections.
 
     A frame is released once each of its detections belongs to a track that is either long enough or has ended: at once
     if `min_length` is 1, else at most (min_length - 1) * (MAX_GAP + 1) frames later. No more frames than that wait.
@@ -55,7 +55,7 @@ class TrackFilter:
         self._known: dict[int, tuple[int, int]] = {}  # track -> number of detections, frame of the last
 
     def add(self, name: str, result: FrameResult) -> Iterator[TrackedResult]:
-        """Add the next frame; yields those that are decided now, in order."""
+        """Add the next frame; yields the frames that are decided now, in order."""
         points = np.array([(detection.x, detection.y) for detection in result.detections]).reshape(-1, 2)
         tracks = self._linker.update(points, self._time).tolist()
         for track in tracks:
