@@ -39,7 +39,10 @@ def load_recipe(
     user's code is first tried on noise. In the settings, "data" is the run's record of its images, if it has one.
     """
     checkpoint = read_checkpoint(path)
-    model = load_model(checkpoint, **(code or {}) | ({} if image_size is None else {"image_size": image_size}))
+    code = code or {}
+    if code.get("code") and checkpoint.kind == "ours" and not checkpoint.code:
+        code = {"code": code["code"]}  # which `load_model` says is not used; nor are its interface and its options
+    model = load_model(checkpoint, **code | ({} if image_size is None else {"image_size": image_size}))
     settings = checkpoint.settings if checkpoint.kind == "ours" else {}
     if "data" in checkpoint.training:
         settings = settings | {"data": checkpoint.training["data"]}

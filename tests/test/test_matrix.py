@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from istd.models import build_model, load_model
 from istd.test_script import inference, matrix, measurement
@@ -158,3 +159,18 @@ def test_code_that_a_checkpoint_of_ours_does_not_need_is_mentioned(world, capsys
     assert capsys.readouterr().out == ""
     with pytest.raises(InputError, match="the interface of datransnet is known; leave out"):
         load_model(path, interface={"frames": "1"})
+
+
+def test_checkpoints_of_ours_beside_weights_of_the_users_network(world, tmp_path, capsys):
+    """--model, --interface and --model_options concern the second alone, whose `width` ours has as well."""
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n\nclass Net(nn.Sequential):\n    def __init__(self, width: int):\n"
+        "        super().__init__(nn.Conv2d(3, width, 1), nn.Conv2d(width, 1, 1))\n"
+    )
+    torch.save(nn.Sequential(nn.Conv2d(3, 2, 1), nn.Conv2d(2, 1, 1)).state_dict(), tmp_path / "theirs.pth")
+    models = [str(world / "first" / "best.pth"), str(tmp_path / "theirs.pth")]
+    matrix.main(["--models", *models, "--datasets", str(world / "X"), "--output_dir", str(tmp_path / "out"),
+                 "--device", "cpu", "--model", f"{tmp_path / 'net.py'}:Net", "--interface", "channels=3",
+                 "--model_options", "width=2"])  # fmt: skip
+    assert {row["checkpoint"] for row in table(tmp_path / "out" / "matrix.csv")} == {"best", "theirs"}
+    assert f"note: {models[0]} holds weights of datransnet, which needs no --model" in capsys.readouterr().out
