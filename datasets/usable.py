@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from istd.datasets.fingerprint import fingerprint
+from istd.datasets.fingerprint import fingerprint, image_digests
 from istd.datasets.index import DatasetIndex, split_names
 from istd.datasets.layouts import Frame, Sequence
 from istd.datasets.split_lists import PUBLISHED_SPLITS
@@ -127,19 +127,24 @@ def usable_index(index: DatasetIndex, parts: Iterable[str], skip: bool = False, 
 def trained_on_line(index: DatasetIndex, part: str, settings: Mapping[str, Any]) -> str | None:
     """A warning if the images of `part` are not new to weights that were trained with these `settings`.
 
-    Either `settings["data"]` (see `train_script.run_record`) has the fingerprint of these very images, for training or
-    selection, or some of them are in the published training list of a dataset that `settings["dataset"]` names.
+    Either `settings["data"]` (see `train_script.run_record`) has the fingerprint of these very images, or the digests
+    of some of them, for training or selection, or some are in the published training list of a dataset that
+    `settings["dataset"]` names. A sequence is recognised by its first image.
     """
     name, tested = index.info.name, index.parts[part]
-    images, digest = f"the {index.info.kind} of {part}", fingerprint(tested)
+    images, digest = f"{index.info.kind} of {part}", fingerprint(tested)
     for role, use in (("train", "on which these weights were trained"), ("val", "by which these weights were chosen")):
-        if any(dataset.get(role, {}).get("fingerprint") == digest for dataset in settings.get("data", ())):
-            return f"warning: {images} are those {use}: the metrics are too good"
+        record = settings.get("data", ())
+        if any(dataset.get(role, {}).get("fingerprint") == digest for dataset in record):
+            return f"warning: the {images} are those {use}: the metrics are too good"
+        known = {image for dataset in record for image in dataset.get("images", {}).get(role, "").split()}
+        if count := sum(image in known for image in image_digests(tested if known else ())):
+            return f"warning: {count} of the {len(tested)} {images} are among those {use}: the metrics are too good"
     known = {Path(trained).name.lower() for trained in split_names(settings.get("dataset") or "")}
     file = PUBLISHED_SPLITS / name / "train.txt"
     trained = set(read_list(file)) if name.lower() in known and file.is_file() else set()
     count = sum(sequence.name in trained for sequence in tested)
-    where = f"{count} of the {len(tested)} {index.info.kind} of {part} are in the published training list of {name}"
+    where = f"{count} of the {len(tested)} {images} are in the published training list of {name}"
     return f"warning: {where}, on which these weights were trained: the metrics are too good" if count else None
 
 

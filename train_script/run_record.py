@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from istd.datasets import DatasetIndex
-from istd.datasets.fingerprint import fingerprint
+from istd.datasets.fingerprint import fingerprint, image_digests
 from istd.train_script.data import Splits
 from istd.utils.checkpoint import Checkpoint
 from istd.utils.errors import InputError
@@ -15,12 +15,13 @@ from istd.utils.names import counted
 from istd.utils.provenance import provenance
 
 RECORD = "run.json"
+LEARNED = ("train", "val")  # parts that weights depend on
 PARTS = {"train": "training images", "val": "held-out images", "test": "test images"}
 
 
 def describe_data(indices: list[DatasetIndex], splits: Splits) -> list[dict[str, Any]]:
     """For every dataset: its name, the source of its split, what was left out as unusable, and the number of frames and
-    the fingerprint of each part that the run uses."""
+    the fingerprint of each part that the run uses, and the digests of the images that its weights come from."""
     record = []
     for index in indices:
         parts = {
@@ -28,7 +29,8 @@ def describe_data(indices: list[DatasetIndex], splits: Splits) -> list[dict[str,
             for part, sequences in splits[index.info.name].items()
             if sequences
         }
-        source = {"split_source": index.split_source, "left_out": list(index.left_out)}
+        images = {part: " ".join(image_digests(splits[index.info.name].get(part, ()))) for part in LEARNED}
+        source = {"split_source": index.split_source, "left_out": list(index.left_out), "images": images}
         record.append({"name": index.info.name, **source, **parts})
     return record
 

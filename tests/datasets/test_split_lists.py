@@ -1,6 +1,7 @@
 """Lists of training and test images in all the forms in which people have them."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -75,9 +76,28 @@ def test_a_test_on_the_very_images_of_the_training_is_said(tmp_path):
     assert trained_on_line(index, "train", settings) == (
         "warning: the images of train are those on which these weights were trained: the metrics are too good"
     )
-    assert trained_on_line(index, "test", settings) is None
+    assert trained_on_line(index, "test", settings) == (
+        "warning: 1 of the 2 images of test are among those by which these weights were chosen: the metrics are too "
+        "good"
+    )
     write_lists(tmp_path / "set", train=["a", "b"], test=["c"])
     assert "by which these weights were chosen" in trained_on_line(open_dataset(tmp_path / "set"), "test", settings)
+
+
+def test_a_test_on_some_images_of_the_training_under_other_names_is_said(tmp_path):
+    write_sequences(tmp_path / "trained", ["one", "two", "three"], frames=2)
+    write_sequences(tmp_path / "tested", ["a", "b", "c", "d"], frames=2)  # of which three are the same
+    trained, tested = open_dataset(tmp_path / "trained"), open_dataset(tmp_path / "tested")
+    splits = {"trained": {"train": [sequence for part in trained.parts.values() for sequence in part]}}
+    (record,) = describe_data([trained], splits)
+    index = replace(tested, parts={"test": [sequence for part in tested.parts.values() for sequence in part]})
+    assert trained_on_line(index, "test", {"data": [record]}) == (
+        "warning: 3 of the 4 sequences of test are among those on which these weights were trained: the metrics are "
+        "too good"
+    )
+    assert len(record["images"]["train"]) == 3 * 9 - 1, "a few bytes for each image"
+    record.pop("images")  # as in checkpoints of earlier versions
+    assert trained_on_line(index, "test", {"data": [record]}) is None
 
 
 def test_other_lists_of_a_known_dataset_are_said(root):
