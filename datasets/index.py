@@ -102,9 +102,9 @@ def open_datasets(
 ) -> list[DatasetIndex]:
     """`open_dataset` of names or folders joined by '+'; raises `InputError` where two datasets have the same name."""
     indices = [open_dataset(name, data_root, split_folder) for name in split_names(names)]
-    names_found = [index.info.name for index in indices]
-    if len(set(names_found)) < len(names_found):
-        raise InputError(f"{names} has datasets called {names_found}; expected datasets of different names")
+    called = [index.info.name for index in indices]
+    if len(set(called)) < len(called):
+        raise InputError(f"{names} has datasets called {called}; expected datasets of different names")
     return indices
 
 

@@ -176,8 +176,8 @@ def _paired(root: Path, images: Path, masks: Path) -> Layout:
 
 
 def _stacks(images: Path, masks: Path) -> tuple[list[Sequence], list[Path]]:
-    """A sequence for every stack of images, and the masks without one; masks are the pages of a stack of equal name, or
-    the files of a folder."""
+    """A sequence for every stack of images, and the masks without images. Masks are the pages of a stack, or the files
+    of a folder, of the same name."""
     sequences, mask_stacks = [], image_files(masks, STACK_SUFFIXES)
     for name, path in image_files(images, STACK_SUFFIXES).items():
         if not (pages := stack_pages(path)):

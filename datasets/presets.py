@@ -36,7 +36,7 @@ ENLARGE_SHARE = 0.5  # of the crops
 MAX_SCALE = 1.5
 GAIN = (0.7, 1.4)
 OFFSET = 0.1
-TARGET_SHARE = 0.75  # of the crops contain a target for certain, where the frame has one
+TARGET_SHARE = 0.75  # of the crops contain a target for certain, if the frame has any
 TARGET_MARGIN = 8  # pixels that a target keeps from the edge of its crop, where the image allows
 
 

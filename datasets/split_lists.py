@@ -65,7 +65,7 @@ def find_split(
             return split
     if unknown := _unrecognised_list(layout):
         raise InputError(
-            f"{unknown} lists images, but its name says not of which part; rename it to train.txt or test.txt, or "
+            f"{unknown} lists images, but its name does not tell the part; rename it to train.txt or test.txt, or "
             "remove it, and the split will be random"
         )
     return _split_at_random(layout)

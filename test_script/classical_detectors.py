@@ -96,7 +96,7 @@ def low_rank_and_sparse(matrix: np.ndarray, weight: float) -> tuple[np.ndarray, 
 
 
 def shrink_singular_values(matrix: np.ndarray, threshold: float) -> np.ndarray:
-    """The matrix with its singular values lowered by `threshold`, those below it 0.
+    """The matrix with its singular values lowered by `threshold`, but not below 0.
 
     From the eigenvectors of the smaller Gram matrix, several times as fast as a singular value decomposition.
     """

@@ -159,9 +159,10 @@ def prepare_job(args: argparse.Namespace, frames: FrameSet, pairs: list[Pair], o
         low, high = two_values
         masks = f"note: the predictions are masks of the values {low:g} and {high:g}, which rank nothing"
         notes.append(f"{masks}: no AP and AUC, and a point for each curve")
+    folder = args.predictions.resolve()  # names the method, unless it names the kind of maps
     facts = {
         **origin,
-        "model": method_name(args.predictions),
+        "model": folder.parent.name if folder.name in ("probabilities", "logits") else folder.name,
         "predictions": str(args.predictions),
         "logits": args.logits,
         "normalize": args.normalize,
@@ -192,17 +193,11 @@ def evaluate_boxes(args: argparse.Namespace) -> None:
 
 
 def check_separate(args: argparse.Namespace) -> None:
-    """Raise `InputError` if --output_dir, in which old results are replaced, holds what is measured."""
+    """Raise `InputError` if --output_dir, in which old results are replaced, contains the files to measure."""
     for option in ("predictions", "masks", "images"):
         folder = getattr(args, option)
         if folder and folder.resolve().is_relative_to(args.output_dir.resolve()):
             raise InputError(f"--output_dir {args.output_dir} holds --{option} {folder}; choose another folder")
-
-
-def method_name(predictions: Path) -> str:
-    """The name of the method in the report: the folder of its maps, or its parent if the folder names their kind."""
-    folder = predictions.resolve()
-    return folder.parent.name if folder.name in ("probabilities", "logits") else folder.name
 
 
 def find_images(folder: Path | None, pairs: list[Pair]) -> list[Path] | list[None]:

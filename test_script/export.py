@@ -3,7 +3,7 @@
 An ONNX file takes `frames`, float32 [batch, T, H, W], grey in 0..1, and gives `probability`, float32 [batch, 1, H, W],
 of the target frame, T // 2 for most networks. It contains the preprocessing of the preset (normalisation, local
 contrast, resizing) and the padding to the sizes that the network takes. The batch is dynamic; with --dynamic (networks
-whose attention has no windows), height and width are too, otherwise they are those of --size. The metadata of the file
+whose attention has no windows), height and width are too, otherwise --size sets them. The metadata of the file
 name the network, its preset, and what else a program has to know: `frames` (T), `target`, `stride`, `threshold`,
 `multiple`, `padding`, `version`. This needs torch 2.8, onnx, onnxruntime, and onnxscript.
 
@@ -25,7 +25,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from istd.datasets.presets import find_preset
 from istd.models.model_card import model_card
 from istd.test_script.options import add_checkpoint_option, add_code_options, code_options
 from istd.test_script.predictor.grey_network import GreyNetwork
@@ -99,7 +98,6 @@ def check_packages() -> None:
 def grey_network(model: nn.Module, settings: dict[str, Any], size: tuple[int, int], dynamic: bool) -> GreyNetwork:
     """The network behind the preprocessing of its preset, for frames of `size` (H, W), or of any with `dynamic`."""
     preset = preset_of(model, settings)
-    find_preset(preset)
     if dynamic and not model.any_size_onnx:
         raise InputError(f"{model.name} can be exported for one size only; leave --dynamic out and give --size")
     frame = np.zeros((1, *size), np.float32)

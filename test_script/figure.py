@@ -27,7 +27,7 @@ from istd.test_script.results.result_files import write_png
 from istd.test_script.results.stream_tracks import TrackFilter
 from istd.utils.checkpoint_files import find_checkpoint
 from istd.utils.command_line import command_parser
-from istd.utils.drawing import enlarge
+from istd.utils.drawing import enlarge, grey_to_rgb
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import atomic_path
 from istd.utils.images import window_around
@@ -99,8 +99,7 @@ def picture_of(result: FrameResult, paths: list[np.ndarray]) -> np.ndarray:
     right = enlarge(colors, factor)
     if result.detections:
         strongest = max(result.detections, key=lambda detection: (detection.peak_score, detection.area))
-        grey = np.repeat(np.rint(result.frame * 255).astype(np.uint8)[..., None], 3, axis=2)
-        for half, pixels in ((left, grey), (right, colors)):
+        for half, pixels in ((left, grey_to_rgb(result.frame)), (right, colors)):
             add_magnifier(half, pixels, (strongest.x, strongest.y), factor)
     return np.hstack([left, np.full((left.shape[0], GAP, 3), 255, np.uint8), right])
 

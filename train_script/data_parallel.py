@@ -58,11 +58,11 @@ class ProcessAverage:
 
 @torch.no_grad()
 def average(tensors: Iterable[Tensor]) -> None:
-    """Replace tensors of one device by their means over all processes: one all-reduce for each number format."""
-    by_format: dict[torch.dtype, list[Tensor]] = {}
+    """Replace tensors on a device by their means over all processes, with an all-reduce for each dtype."""
+    by_dtype: dict[torch.dtype, list[Tensor]] = {}
     for tensor in tensors:
-        by_format.setdefault(tensor.dtype, []).append(tensor)
-    for group in by_format.values():
+        by_dtype.setdefault(tensor.dtype, []).append(tensor)
+    for group in by_dtype.values():
         flat = torch.cat([tensor.reshape(-1) for tensor in group])
         dist.all_reduce(flat)
         means = (flat / world_size()).split([tensor.numel() for tensor in group])

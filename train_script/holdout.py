@@ -60,7 +60,7 @@ def hold_out_frames(sequence: Sequence, num_frames: int) -> tuple[list[Sequence]
 
 
 def has_target(frames: tuple[Frame, ...]) -> bool:
-    """Whether the mask of any frame has a target; reads masks until one has."""
+    """Whether the mask of any frame has a target; reads no further masks once it finds a target."""
     return any(bool(read_mask(frame.mask).any()) for frame in frames if frame.mask is not None)
 
 

@@ -82,8 +82,7 @@ def keep_last(run: Run, training: Training, epoch: int) -> str:
 def save_weights(run: Run, training: Training, names: list[str], **note: Any) -> None:
     """Write the weights under several names, on the main process; `note`: what the files record besides the data."""
     for name in names if is_main() else []:
-        note |= {"data": run.data_record}
-        save_checkpoint(run.folder / name, training.weights(), asdict(run.settings), note)
+        save_checkpoint(run.folder / name, training.weights(), asdict(run.settings), note | {"data": run.data_record})
 
 
 def result_epoch(run: Run, training: Training) -> int:

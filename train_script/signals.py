@@ -28,7 +28,7 @@ class StopSignal:
 
 @contextmanager
 def caught_signals() -> Iterator[StopSignal]:
-    """SIGNALS mark the yielded `StopSignal`, to be acted on at the next place where nothing is half done."""
+    """Within, SIGNALS only mark the yielded `StopSignal`, on which the run acts at the next safe place."""
     stop = StopSignal()
     before = {number: signal.signal(number, stop.note) for number in SIGNALS}
     try:

@@ -37,11 +37,11 @@ def run_epochs(run: Run, training: Training) -> None:
     if best and best[0][0] <= 0:
         run.log(
             f"warning: {run.select_by} was zero or undefined in every validated epoch, which chooses nothing: {BEST} "
-            "holds the weights of the last of them"
+            "holds the weights of the last of these epochs"
         )
     if run.settings.final_test:
         report = run.folder / "test.json"
-        # a run may go on after its test
+        # a run may be continued after its test
         measured = json.loads(report.read_text()).get("epoch") if report.exists() else None
         if result_epoch(run, training) != measured:
             evaluate_test(run, training, report)

@@ -27,7 +27,7 @@ from istd.utils.metrics import build_metric
 from istd.utils.metrics.accumulator import mean_metrics
 from istd.utils.spread import spread
 
-LOSS_DIGITS = 5  # significant; the last ones depend on the number of threads
+LOSS_DIGITS = 5  # significant digits; further digits depend on the number of threads
 
 
 class Evaluation(NamedTuple):

@@ -46,7 +46,7 @@ class PlainLoader(yaml.SafeLoader):
         names = [key.value for key, _ in node.value]
         for place, (key, _) in enumerate(node.value):
             if isinstance(key.value, str) and key.value in names[:place]:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands there twice", key.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} appears twice", key.start_mark)
         return super().construct_mapping(node, deep)
 
 

@@ -17,8 +17,8 @@ T = TypeVar("T")
 # In torch 2.6 the end of a gloo group holds Python's lock while it waits for its threads, which may need that lock to
 # release the last collective's tensors: a deadlock, unless they have had the time to release them.
 SETTLING_SECONDS = 0.1
-# Processes wait while the main one writes a report or checks a dataset; nccl's default, ten minutes, would end sound
-# runs. torchrun notices at once when a process has ended.
+# Processes wait while the main process writes a report or checks a dataset; nccl's default of ten minutes would end
+# sound runs. torchrun notices at once when a process has ended.
 MAX_WAIT = timedelta(hours=12)
 
 

@@ -13,7 +13,7 @@ from istd.utils.spread import spread
 RANGE_FRAMES = 16  # frames of a sequence, evenly spread, from which its range is taken
 MAX_SAMPLES = 1 << 17  # pixels of these frames from which percentiles are taken
 TAILS = (0.5, 99.5)  # percentiles of the scene: in 320 x 256 px, 400 px lie beyond either
-MARGIN = 0.25  # of the scene's span, kept free on either side for what the sampled frames do not show
+MARGIN = 0.25  # of the scene's span, kept free on either side for levels that the sampled frames do not show
 MAX_REACH = 4.0  # spans of the scene up to which bright and dark regions widen the range
 PEAK_FACTOR = 3.0  # by which a target's peak may stand out of the scene further than the pixel beside it
 DEFECT_REACH = 1.0  # spans of the range beyond which an isolated pixel is a defect of the sensor
@@ -142,7 +142,8 @@ class MovingRange:
         if self.range == UNIT and _in_unit(pixels):
             return UNIT
         now = sequence_range(self._recent)
-        if self.range is None or _mostly_outside(pixels, self.range):
+        # anew where most of the frame lies outside the range
+        if self.range is None or np.mean((pixels < self.range.low) | (pixels > self.range.high)) > 0.5:
             self._recent = deque([pixels], maxlen=LIVE_FRAMES)
             self.range = sequence_range(self._recent)
         else:
@@ -219,10 +220,6 @@ def _without_filling(samples: np.ndarray) -> np.ndarray:
             if min(abs(extreme - low), abs(extreme - high)) > high - low > 0:
                 samples = others
     return samples
-
-
-def _mostly_outside(pixels: np.ndarray, grey_range: GreyRange) -> bool:
-    return np.mean((pixels < grey_range.low) | (pixels > grey_range.high)) > 0.5
 
 
 def _pair_extremes(frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -156,7 +156,7 @@ def plot(path: Path, title: str = "", width: float = 5.0, lines: int = 0, **sett
 
 
 def write_heat_map(path: Path, table: list[list[str]], lower_is_better: bool = False) -> None:
-    """Draw a table of numbers ('-' for none), whose first row has the title and the columns' names, the others a name.
+    """Draw a table of numbers ('-' for none) with the columns' names, after the title, and the rows' names.
 
     The largest numbers are the darkest: blue where higher is better; red, and logarithmic, where lower is better.
     """

@@ -18,13 +18,9 @@ def set_up_command(package: str) -> None:
 
     For a package's `__init__.py`, which Python then runs before the command and its import of torch.
     """
-    if sys.argv[0] == "-m" and started_module().startswith(f"{package}."):
+    # while Python imports the package, `sys.argv` begins with "-m" in place of the module's name
+    if sys.argv[0] == "-m" and sys.orig_argv[-len(sys.argv)].removeprefix("-m").startswith(f"{package}."):
         set_up_process()
-
-
-def started_module() -> str:
-    """MODULE of `python -m MODULE` while Python imports its package, when `sys.argv` begins with "-m"."""
-    return sys.orig_argv[-len(sys.argv)].removeprefix("-m")
 
 
 def set_up_process() -> None:

@@ -89,7 +89,7 @@ def read_annotations(path: Path) -> Annotations:
 
 
 def recognise(file: AnnotationFile) -> Format | None:
-    """The format of a file by its content, None if it is none of ours."""
+    """The format of a file by its content, None for other files."""
     suffix = file.path.suffix.lower()
     if suffix == ".json":
         content = file.content if isinstance(file.content, dict) else {}

@@ -44,9 +44,9 @@ class Box(NamedTuple):
 class AnnotatedImage(NamedTuple):
     """An image as annotations name it.
 
-    `name` is its path, of which only the end counts, or its path without suffix. With `number`, the image is that
-    frame, counted from 0, of the sequence `name`. `shares`: the boxes are shares of the image's size. `size` (width,
-    height) as annotated; `part`: train, val or test; `id`: in a COCO file.
+    `name`: the end of its path, with or without suffix. With `number`, the image is that frame, counted from 0, of the
+    sequence `name`. `shares`: the boxes are shares of the image's size. `size` (width, height) as annotated; `part`:
+    train, val or test; `id`: in a COCO file.
     """
 
     name: str

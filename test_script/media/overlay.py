@@ -42,8 +42,7 @@ def draw_overlay(
     frame is small.
     """
     factor = max(1, DISPLAY_SIDE // max(grey.shape))
-    picture = enlarge(grey_to_rgb(grey), factor)
-    picture = outline(picture, enlarge(mask.astype(np.uint8), factor).astype(bool), PREDICTED)
+    picture = outline(enlarge(grey_to_rgb(grey), factor), enlarge(mask, factor), PREDICTED)
     if name:
         place = (4, picture.shape[0] - 5)
         cv2.putText(picture, drawn(name), place, cv2.FONT_HERSHEY_SIMPLEX, 0.42, TRAIL, 1, cv2.LINE_AA)

@@ -9,7 +9,7 @@ from istd.utils.names import counted
 
 
 class ScoreMaps(NamedTuple):
-    """Scores of one target frame, float32 [h, w] at the requested size; None where not requested."""
+    """Scores of a target frame, float32 [h, w] at the requested size; None where not requested."""
 
     probability: np.ndarray | None  # mean over scales and flips of sigmoid(logits)
     logit: np.ndarray | None  # mean over flips of the logits at scale 1
@@ -23,7 +23,7 @@ class ScoreMaps(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """Results for N frames, at their own size."""
+    """Results for N frames, at the size of the frames."""
 
     probability: np.ndarray  # float32 [N, H, W], 0..1
     mask: np.ndarray  # bool [N, H, W], probability > threshold
@@ -36,7 +36,7 @@ class Prediction(NamedTuple):
 
 
 class FrameResult(NamedTuple):
-    """Result for one frame of a stream."""
+    """Result for a frame of a stream."""
 
     frame: np.ndarray  # the grey frame itself, float32 [H, W] in 0..1
     probability: np.ndarray  # float32 [H, W]

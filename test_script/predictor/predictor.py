@@ -26,8 +26,8 @@ TILE_OVERLAP = 64  # pixels by which neighbouring tiles overlap, at least
 DEFAULT_BATCH = 4  # clips
 
 Size = tuple[int, int]  # height, width
-Pass = tuple[float, bool]  # one run of the network over a clip: its scale, and whether it is flipped
-Logits = dict[Pass, Tensor]  # [h, w] of each pass over one clip
+Pass = tuple[float, bool]  # a run of the network over a clip: its scale, and whether it is flipped
+Logits = dict[Pass, Tensor]  # [h, w] of each pass over a clip
 
 
 class Predictor:
@@ -263,7 +263,7 @@ def mean_log_odds(logits: list[Tensor]) -> Tensor:
 
 
 def copy_to_host(maps: list[tuple[Tensor | None, ...]]) -> list[ScoreMaps]:
-    """The maps of several frames, from a GPU in one copy, since a copy waits for everything before it."""
+    """The maps of several frames, copied from a GPU at once, since a copy waits for everything before it."""
     tensors = [values for pair in maps for values in pair if values is not None]
     flat = torch.cat([values.flatten() for values in tensors]).cpu().split([values.numel() for values in tensors])
     arrays = (part.view(values.shape).numpy() for part, values in zip(flat, tensors, strict=True))

@@ -146,7 +146,7 @@ def test_a_list_whose_part_is_unknown_is_an_error_instead_of_a_random_split(tmp_
     write_lists(tmp_path, readme=["Thermal images of ships.", "Please cite us."])
     assert open_dataset(tmp_path).split_source.startswith("no list found")
     write_lists(tmp_path / "lists", part1=NAMES[:3])
-    with pytest.raises(InputError, match=r"part1\.txt lists images, but its name says not of which part"):
+    with pytest.raises(InputError, match=r"part1\.txt lists images, but its name does not tell the part"):
         open_dataset(tmp_path)
 
 

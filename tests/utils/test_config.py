@@ -95,7 +95,7 @@ def test_mistakes_on_the_command_line_are_named(defaults, argv, message):
         ("size: null", "expected integer"),
         ("- 1", "holds a list, expected lines of the form"),
         ("a: [", "is no valid yaml"),
-        ("size: 3\nsize: 4", "'size' stands there twice"),
+        ("size: 3\nsize: 4", "'size' appears twice"),
         ("a: &a [1, 1]\nb: [*a, *a]", "an alias"),
         ("a: " + 5000 * "[", "nested too deeply"),
         ("size: .nan", "size in"),
