@@ -11,7 +11,7 @@ from typing import Any
 from istd.models.model_card import model_card
 from istd.models.weights import Undrawn, load_weights
 from istd.utils.checkpoint import read_checkpoint, save_checkpoint
-from istd.utils.checkpoint_files import HUB_FILE
+from istd.utils.checkpoint_paths import HUB_FILE
 from istd.utils.errors import InputError
 from istd.utils.files import write_json, write_text
 

@@ -18,14 +18,15 @@ import cv2
 import numpy as np
 from PIL import Image
 
+import istd  # whose names are imported at their first use: the help need not wait for PyTorch
 from istd.test_script.media.frame_sources import find_sources
 from istd.test_script.media.overlay import Trails, draw_overlay
 from istd.test_script.options import COUNT, add_model_options, add_number, code_options, predictor_options
 from istd.test_script.predict import DEFAULT_WEIGHTS
-from istd.test_script.predictor import FrameResult, Predictor
+from istd.test_script.predictor import FrameResult
 from istd.test_script.results.result_files import write_png
 from istd.test_script.results.stream_tracks import TrackFilter
-from istd.utils.checkpoint_files import find_checkpoint
+from istd.utils.checkpoint_paths import find_checkpoint
 from istd.utils.command_line import command_parser
 from istd.utils.drawing import enlarge, grey_to_rgb
 from istd.utils.errors import InputError, run_main
@@ -50,7 +51,8 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(f"--input {args.input} has {len(others) + 1} sequences; give the folder of a single sequence")
     checkpoint = args.model_path or find_checkpoint(DEFAULT_WEIGHTS)
     options = predictor_options(args) | {"threshold": args.threshold}
-    predictor = Predictor.from_checkpoint(checkpoint, args.device, args.image_size, code_options(args), **options)
+    code = code_options(args)
+    predictor = istd.Predictor.from_checkpoint(checkpoint, args.device, args.image_size, code, **options)
     animated = args.output.suffix in ANIMATED
     greys = (grey for _, grey in islice(source.frames(refuse), args.frames if animated else 1))
     trails, pictures = Trails(), []

@@ -9,6 +9,8 @@ from istd.datasets.index import DATA_ROOT_HELP, SPLIT_FOLDER_HELP
 from istd.datasets.usable import usable_index
 from istd.test_script.predictor import PUBLISHED_SCALES
 from istd.test_script.report.frame_pictures import MAX_PICTURES
+from istd.utils.amp_names import AMP_HELP, AMP_NAMES
+from istd.utils.checkpoint_paths import find_checkpoint, shipped_weights
 from istd.utils.config import add_pairs_option, convert
 from istd.utils.grey_levels import parse_range
 from istd.utils.tracking import TARGET_SPEED
@@ -26,8 +28,6 @@ def add_number(parser: argparse.ArgumentParser, name: str, kind: Any, **settings
 
 def add_device_options(parser: argparse.ArgumentParser, amp: bool = True) -> None:
     """Add --device and, unless `amp` is False, --amp."""
-    from istd.utils.device import AMP_HELP, AMP_NAMES  # imported here, since only networks need PyTorch
-
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, or mps; default auto")
     if amp:
         choices, text = "|".join(AMP_NAMES), f"{AMP_HELP}; default none; --amp alone: auto"
@@ -66,8 +66,6 @@ def add_checkpoint_option(
 
     The namespace has the value under `name`: a path, a list of them if `several`, or None.
     """
-    from istd.utils.checkpoint_files import find_checkpoint, shipped_weights  # imported here, like PyTorch above
-
     text = "checkpoint (ours, published, or safetensors), or the name of weights that ship with this repository: "
     text += ", ".join(shipped_weights())
     shared = {"type": find_checkpoint, "nargs": "+" if several else None, "metavar": "FILE|NAME"}

@@ -33,6 +33,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+import istd  # whose names are imported at their first use: the help need not wait for PyTorch
 from istd.test_script.media.frame_sources import MAX_FPS, UNRELATED, Source, find_sources, public_address
 from istd.test_script.options import (
     TRACK_OPTIONS,
@@ -42,11 +43,10 @@ from istd.test_script.options import (
     code_options,
     predictor_options,
 )
-from istd.test_script.predictor import Predictor
 from istd.test_script.results.prediction_folder import RESULTS, DetectionFiles, Latency, prediction_folder
 from istd.test_script.results.stream_tracks import TrackedResult, TrackFilter
 from istd.test_script.sequence_files import sequence_writer
-from istd.utils.checkpoint_files import find_checkpoint, shipped_weights
+from istd.utils.checkpoint_paths import find_checkpoint, shipped_weights
 from istd.utils.command_line import command_parser
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import open_atomic
@@ -66,7 +66,8 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(f"--min_track {args.min_track}: {args.input} is no sequence; give a video or its frames")
     options = {name: getattr(args, name) for name in ("threshold", "deterministic")} | {"grey_range": args.range}
     options |= predictor_options(args)
-    predictor = Predictor.from_checkpoint(args.model_path, args.device, args.image_size, code_options(args), **options)
+    code = code_options(args)
+    predictor = istd.Predictor.from_checkpoint(args.model_path, args.device, args.image_size, code, **options)
     for source in sources:
         source.scale.rule = predictor.grey_range
     output = Path(args.output_dir) if args.output_dir else default_output(sources, args.input)
@@ -130,7 +131,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def predict_source(
     source: Source,
-    predictor: Predictor,
+    predictor: "istd.Predictor",
     tables: DetectionFiles,
     bad: list[dict],
     output: Path,

@@ -11,9 +11,9 @@ from istd.datasets.index import split_names
 from istd.datasets.presets import PRESETS
 from istd.models import MODELS, check_options, is_external, model_options
 from istd.train_script.losses import LOSSES, check_loss_options
+from istd.utils.amp_names import AMP_NAMES
 from istd.utils.checkpoint import current_preset
 from istd.utils.config import check_values, convert, nearest, parse_arguments, read_values
-from istd.utils.device import AMP_NAMES
 from istd.utils.errors import InputError
 from istd.utils.grey_levels import parse_range
 from istd.utils.names import counted

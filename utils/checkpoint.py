@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from istd.utils.checkpoint_files import find_checkpoint, read_content, write_safetensors
+from istd.utils.checkpoint_files import read_content, write_safetensors
+from istd.utils.checkpoint_paths import find_checkpoint
 from istd.utils.errors import InputError
 from istd.utils.files import atomic_path
 

@@ -19,12 +19,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from istd.utils.checkpoint_paths import shipped_weights
 from istd.utils.errors import InputError
 from istd.utils.files import atomic_path
 
-WEIGHTS = Path(__file__).resolve().parents[1] / "weights"  # the checkpoints that ship with the repository
-SUFFIXES = (".pth", ".safetensors")
-HUB_FILE = "model.safetensors"  # the weights in a folder of the Hugging Face Hub
 POINTER_START = b"version https://git-lfs.github.com/spec/"
 PAGE_STARTS = (b"<!doctype html", b"<html")
 START_BYTES = 512  # of a file, in which these are looked for
@@ -43,24 +41,6 @@ SAFE_TYPES = [
     (NUMPY_SCALAR, "numpy._core.multiarray.scalar"),
     (NUMPY_SCALAR, "numpy.core.multiarray.scalar"),  # as numpy 1 wrote it
 ]
-
-
-def shipped_weights() -> dict[str, Path]:
-    """The checkpoints in weights/, by the names that `--weights` and `load_model` take."""
-    return {file.stem: file for file in sorted(WEIGHTS.glob("*")) if file.suffix in SUFFIXES}
-
-
-def find_checkpoint(source: str | Path) -> Path:
-    """The file that `source` means: a file, a folder of the Hugging Face Hub, or the name of shipped weights.
-
-    A file of that name comes first. Whatever is none of these stays as it is, for `read_content` to explain.
-    """
-    path = Path(source)
-    if path.is_file():
-        return path
-    if (path / HUB_FILE).is_file():
-        return path / HUB_FILE
-    return shipped_weights().get(str(source), path)
 
 
 def read_content(path: Path) -> Any:

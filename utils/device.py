@@ -5,13 +5,12 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
+from istd.utils.amp_names import AMP_NAMES
 from istd.utils.errors import InputError
 from istd.utils.names import counted
 
 KINDS = ("cpu", "cuda", "mps")  # of devices
-AMP_DTYPES = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-AMP_NAMES = ("auto", *AMP_DTYPES)
-AMP_HELP = "mixed precision: none (float32), bf16, fp16, or auto (bf16 where the hardware supports it natively)"
+AMP_DTYPES = dict(zip(AMP_NAMES[1:], (None, torch.bfloat16, torch.float16), strict=True))  # without "auto"
 
 
 def choose_device(name: str, local_rank: int | None = None) -> torch.device:

@@ -5,28 +5,22 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-WITHOUT_NETWORK = (
+WITHOUT_TORCH = (  # commands that only read files, and two that import the network with its weights
     "datasets.check", "datasets.from_boxes", "datasets.synthetic", "datasets.dim", "datasets.links",
-    "test_script.evaluate", "test_script.classical",
+    "test_script.evaluate", "test_script.classical", "test_script.predict", "test_script.figure",
 )  # fmt: skip
-WITH_NETWORK = ("test_script.predict", "test_script.inference", "train_script.train")
+WITH_TORCH = ("test_script.inference", "test_script.export", "train_script.train")
 SLOW = (
-    "torch._dynamo",
-    "torchvision",
-    "timm",
-    "huggingface_hub",
-    "matplotlib",
-    "scipy.optimize",
-    "scipy.sparse",
-    "scipy.io",
-)
+    "torch._dynamo", "torchvision", "timm", "huggingface_hub", "matplotlib",
+    "scipy.optimize", "scipy.sparse", "scipy.io",
+)  # fmt: skip
 
 
 def test_slow_libraries_are_imported_where_they_are_used():
-    """In a process of its own; commands without a network need no PyTorch, and a start needs nothing of `SLOW`."""
+    """In a process of its own; most commands start without PyTorch, and all of them without the libraries of `SLOW`."""
     code = f"""
 import importlib, sys
-for commands, slow in (({WITHOUT_NETWORK}, {("torch", *SLOW)}), ({WITH_NETWORK}, {SLOW})):
+for commands, slow in (({WITHOUT_TORCH}, {("torch", *SLOW)}), ({WITH_TORCH}, {SLOW})):
     for command in commands:
         importlib.import_module(f"istd.{{command}}")
         print(*[f"{{command}} imports {{name}}" for name in slow if name in sys.modules], sep="\\n", end="")

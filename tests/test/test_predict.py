@@ -21,9 +21,9 @@ from istd.test_script.media.overlay import OverlayVideo, draw_overlay
 from istd.test_script.media.thumbnails import CROPS_SIDE, SHEET_TILES, Thumbnails, draw_crop, tile_label
 from istd.test_script.predictor import Predictor
 from istd.test_script.predictor.detections import find_detections
-from istd.utils import checkpoint_files
+from istd.utils import checkpoint_paths
 from istd.utils.checkpoint import save_checkpoint
-from istd.utils.checkpoint_files import WEIGHTS, shipped_weights
+from istd.utils.checkpoint_paths import WEIGHTS, shipped_weights
 from istd.utils.drawing import PREDICTED
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import atomic_path
@@ -174,7 +174,7 @@ def test_weights_are_named_and_given_once(tmp_path, capsys):
 def test_a_multi_frame_network_takes_videos_and_folders(tmp_path, monkeypatch):
     """A small SGMP-UNet of random weights, chosen by --weights, finds the same in a video and in its frames."""
     monkeypatch.setattr(Predictor, "from_checkpoint", FROM_CHECKPOINT)
-    monkeypatch.setattr(checkpoint_files, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(checkpoint_paths, "WEIGHTS", tmp_path)
     torch.manual_seed(0)
     settings = {"model": "sgmp_unet_small", "preset": "local_contrast"}
     shallow = {"depths": (1, 1, 1, 1), "spatial_depths": (1, 1, 1, 1), "decoder_depths": (1, 1, 1)}

@@ -12,7 +12,7 @@ import torch
 
 from istd.models import DATransNet, Network, build_model, load_model, load_weights
 from istd.utils.checkpoint import WEIGHT_KEYS, read_checkpoint, save_checkpoint
-from istd.utils.checkpoint_files import WEIGHTS, shipped_weights
+from istd.utils.checkpoint_paths import WEIGHTS, shipped_weights
 from istd.utils.errors import InputError
 
 DAMAGED = 1000  # bytes
