@@ -1,4 +1,4 @@
-"""The networks: `build_model(name, **options)` with fresh weights, `load_model(path)` with those of a checkpoint."""
+"""The networks: `build_model(name, **options)` has fresh weights, `load_model(path)` the weights of a checkpoint."""
 
 import functools
 import inspect
@@ -40,9 +40,9 @@ MODELS = {network.name: network for network in NETWORKS} | {"sgmp_unet_small": f
 
 
 def check_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
-    """`options`, whose values may be text, converted to the types in the signature of the model's constructor.
+    """Convert `options`, whose values may be text, to the types in the signature of the model's constructor.
 
-    Raises InputError for a model or an option that does not exist, listing those that do, or a value of another type.
+    Raises InputError for an unknown model or option, with a list of the known names, and for a value of another type.
     """
     if is_external(name):
         return constructor_options(name, options)
@@ -59,11 +59,11 @@ def model_options(name: str) -> dict[str, inspect.Parameter]:
 
 
 def build_model(name: str, /, interface: dict[str, Any] | None = None, **options) -> Network:
-    """A network with fresh weights, whose `options` hold the values of all options of a network of `MODELS`.
+    """Build a network with fresh weights. For a network of `MODELS`, its `options` hold the values of all options.
 
     `name`: of `MODELS`, or code, as `path/to/net.py:ClassName` or a dotted name, which is imported; `interface` then
-    says what that network takes and gives (see `models.external.Interface`). Raises InputError for a name or an option
-    that does not exist, listing those that do, and for a value that does not fit.
+    describes the network's inputs and outputs (see `models.external.Interface`). Raises InputError for an unknown name
+    or option, with a list of the known names, and for a value that does not fit.
     """
     options = check_options(name, options)
     if is_external(name):
@@ -76,7 +76,7 @@ def build_model(name: str, /, interface: dict[str, Any] | None = None, **options
 
 
 def complete_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
-    """The values of all options of a model: `options`, and the defaults of those that they leave out."""
+    """The values of all options of a model: `options`, and the defaults of the options that they leave out."""
     return {option: parameter.default for option, parameter in model_options(name).items()} | options
 
 
@@ -86,13 +86,13 @@ def load_model(
     """The network of a checkpoint, ours or published, with its weights, in eval mode.
 
     `source` is the file, a folder of the Hugging Face Hub, the name of weights that ship with the repository, such as
-    "datransnet", or a checkpoint already read with `utils.checkpoint.read_checkpoint`. Name and options are those of
-    the file; `options` override them (e.g. `image_size` for a published DATransNet file, which does not record it).
+    "datransnet", or a checkpoint already read with `utils.checkpoint.read_checkpoint`. `options` override the options
+    in the file (e.g. `image_size` for a published DATransNet file, which does not record it).
 
-    A network from the user's code needs that code, since a checkpoint never brings any: `code` holds names as
-    `build_model` takes them, of which that with the class of the checkpoint is used. `interface` and `options` override
-    those in the file; weights that other programs saved have none. Raises InputError where the file is no checkpoint of
-    a known network.
+    A network from the user's code needs that code, since a checkpoint never contains code: `code` holds names as for
+    `build_model`, and the name with the class of the checkpoint is used. `interface` overrides the interface in the
+    file; weights that other programs saved have none. Raises InputError if the file is no checkpoint of a known
+    network.
     """
     checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(source)
     code = [code] if isinstance(code, str) else list(code)
@@ -115,10 +115,10 @@ def load_model(
 
 
 def network_of_names(checkpoint: Checkpoint, options: dict[str, Any]) -> str:
-    """The name of our network whose weights have the names in a checkpoint: a plain `state_dict()`.
+    """The name of our network whose weights have the names in a checkpoint, a plain `state_dict()`.
 
-    Where several have them, that whose weights, built with these `options`, have the shapes as well. Raises InputError
-    where the names are of no network.
+    If several networks have these names, the network whose weights, built with these `options`, also have the shapes.
+    Raises InputError if the names belong to no network.
     """
     alike = []
     for name in MODELS:

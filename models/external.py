@@ -1,4 +1,4 @@
-"""Networks from the user's code behind the interface of ours."""
+"""Networks from the user's code, wrapped to have the interface of our networks."""
 
 import re
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from istd.models.user_code import describe_code, find_factory, short_name, user_
 from istd.utils.config import convert, nearest
 from istd.utils.errors import InputError
 
-LAST_LAYER = re.compile(r"(Sigmoid|Softmax)Backward")  # by the name of a gradient's function
+LAST_LAYER = re.compile(r"(Sigmoid|Softmax)Backward")  # matches the name of a gradient's function
 PROBABILITY_MARGIN = 1e-6  # probabilities are clamped to this distance from 0 and 1 before they become logits
 TRIAL_SIDE = 256  # of the clip that a network is tried on, px
 Count = Annotated[int, lambda number: number >= 1, "at least 1"]
@@ -24,18 +24,18 @@ MAP_CHANNELS = {"logits": (1,), "probability": (1, 2), "softmax": (2,)}  # of ea
 
 @dataclass(frozen=True)
 class Interface:
-    """What a network takes and gives, as far as its code does not tell.
+    """The inputs and outputs of a network, as far as its code does not tell.
 
     frames: T, the frames of a clip.
     stride: distance of these frames within the sequence.
-    target: the frame whose map it gives: middle (number T // 2) or last (causal, without latency).
+    target: the frame of the predicted map: middle (number T // 2) or last (causal, without latency).
     channels: 1 for grey, 3 for grey replicated to RGB.
     layout: axes of its input, BCHW (one frame), BTCHW or BCTHW; auto: BCHW for one frame, else BTCHW.
     size_multiple: height and width of its input are padded to multiples of it.
-    output: what its maps hold: logits [B, 1, H, W], probability (a sigmoid is its last layer, or a softmax over
+    output: the values of its maps: logits [B, 1, H, W], probability (its last layer is a sigmoid, or a softmax over
         [B, 2, H, W]), or softmax (logits [B, 2, H, W] of background and target).
-    main: which of several outputs is the prediction: an index, such as 0 or -1, or a key of a dict. Those of the others
-        that are maps are auxiliary outputs.
+    main: which of several outputs is the prediction: an index, such as 0 or -1, or a key of a dict. Other outputs are
+        auxiliary outputs if they are maps.
     """
 
     frames: Count = 1
@@ -49,7 +49,7 @@ class Interface:
 
 
 def read_interface(values: dict[str, Any]) -> Interface:
-    """An interface from names and texts; `InputError` for what it does not have."""
+    """An interface from names and texts; raises `InputError` for unknown names and wrong values."""
     types = get_type_hints(Interface, include_extras=True)
     for name in values:
         if name not in types:
@@ -61,7 +61,7 @@ def read_interface(values: dict[str, Any]) -> Interface:
 
 
 class ExternalNetwork(Network):
-    """A network from the user's code behind the interface of ours: clip [B, T, C, H, W] to logits [B, 1, H, W]."""
+    """A network from the user's code with the interface of ours: clip [B, T, C, H, W] to logits [B, 1, H, W]."""
 
     def __init__(self, name: str, interface: Interface, options: dict[str, Any]):
         super().__init__()
@@ -86,14 +86,14 @@ class ExternalNetwork(Network):
         return {f"net.{name}": weight for name, weight in weights.items()}
 
     def forward(self, clip: Tensor, with_aux: bool = False) -> Tensor | list[Tensor]:
-        """clip [B, T, C, H, W] to logits [B, 1, H, W]; `with_aux`: a list with those of all maps, main first."""
+        """clip [B, T, C, H, W] to logits [B, 1, H, W]; `with_aux`: a list of the logits of all maps, main first."""
         self.check_clip(clip)
         outputs = list(self.outputs(clip).items())
         logits = list(self.as_logits(dict(outputs if with_aux else outputs[:1]), clip).values())
         return logits if with_aux else logits[0]
 
     def outputs(self, clip: Tensor) -> dict[str, Tensor]:
-        """All tensors that the network gives, as it gives them, the prediction first."""
+        """All tensors that the network returns, unchanged, the prediction first."""
         frames = clip.clone()  # networks may change their input
         layout = self.interface.layout
         if layout == "BCTHW":
@@ -119,9 +119,9 @@ class ExternalNetwork(Network):
         return {main: tensors.pop(main)} | tensors
 
     def as_logits(self, outputs: dict[str, Tensor], clip: Tensor) -> dict[str, Tensor]:
-        """Those of the outputs that are maps, as logits [B, 1, H, W], resized (bilinear) where they have another size.
+        """The outputs that are maps, as logits [B, 1, H, W], resized (bilinear) to the size of the clip.
 
-        Raises `InputError` if the first, the prediction, is none.
+        Raises `InputError` if the first output, the prediction, is no map.
         """
         kind, size = self.interface.output, clip.shape[-2:]
         channels = MAP_CHANNELS[kind]
@@ -148,7 +148,7 @@ class ExternalNetwork(Network):
 
 
 def _flatten(outputs: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """(key, tensor) of nested lists, tuples and dicts; keys of nested ones are joined by dots."""
+    """(key, tensor) of nested lists, tuples and dicts; nested keys are joined by dots."""
     if isinstance(outputs, Tensor):
         yield prefix, outputs
     elif isinstance(outputs, dict | list | tuple):
@@ -159,12 +159,12 @@ def _flatten(outputs: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
 
 @torch.enable_grad()
 def try_network(network: ExternalNetwork, side: int = TRIAL_SIDE) -> list[str]:
-    """Run a network on noise of about `side` px; returns what is odd about its output, a sentence each.
+    """Run a network on noise of about `side` px; returns a sentence for everything that is odd about its output.
 
-    It runs in eval mode and, if it is in training mode, in that as well, and keeps its weights; its `thread_safe` then
-    says whether its modules keep anything of a pass. Raises `InputError` that says what came if it fails, gives
-    anything but a map of the clip's target frame, or ends in a sigmoid or softmax although its output was said to be
-    logits (or the other way round).
+    It runs in eval mode, and also in training mode if that is set, and keeps its weights; afterwards `thread_safe`
+    tells whether its modules keep anything of a pass. Raises `InputError`, which says what came, if the network fails,
+    returns anything but a map of the clip's target frame, or ends in a sigmoid or softmax although the interface
+    declares logits (or the other way round).
     """
     name, kind, training = network.name, network.interface.output, network.training
     side = -(-side // network.size_multiple) * network.size_multiple

@@ -23,7 +23,7 @@ class HubMixin:
     """
 
     def save_pretrained(self, save_directory: str | Path) -> None:
-        """Write the folder of the network; a README.md that is there already stays."""
+        """Write the folder of the network; an existing README.md stays."""
         folder = Path(save_directory)
         save_checkpoint(folder / HUB_FILE, self, dict(self.settings))
         write_json(folder / "config.json", self.options)
@@ -39,7 +39,7 @@ class HubMixin:
         branch: str | None = None,
         **upload,
     ) -> str:
-        """Upload the folder of the network to a repository of the Hub, which is created if there is none.
+        """Upload the folder of the network to a repository of the Hub, which is created if it does not exist.
 
         `upload`: further arguments of `huggingface_hub.HfApi.upload_folder`, such as `commit_message`. Returns the URL
         of the commit.
@@ -67,9 +67,9 @@ class HubMixin:
     ) -> "HubMixin":
         """The network of a folder or a repository of the Hub, with its weights, in eval mode.
 
-        `options` override those of the network. `Network.from_pretrained` loads any network, and takes what
-        `models.load_model` does: `code="path/to/net.py:ClassName"` for a network from the user's code. The other
-        arguments are those of `huggingface_hub.hf_hub_download`. Raises InputError for a network of another class.
+        `options` override the network's options. `Network.from_pretrained` loads any network, with the arguments of
+        `models.load_model`: `code="path/to/net.py:ClassName"` for a network from the user's code. The other arguments
+        are those of `huggingface_hub.hf_hub_download`. Raises InputError for a network of another class.
         """
         path = Path(source) / HUB_FILE
         if not Path(source).is_dir():

@@ -1,4 +1,4 @@
-"""The model card of a network: what it is, what it was trained on, and how it is used; for the Hugging Face Hub."""
+"""The model card of a network for the Hugging Face Hub: what it is, what it was trained on, and how it is used."""
 
 from torch import nn
 
@@ -45,7 +45,7 @@ The licence above is that of the code. Whether it extends to the weights depends
 
 
 def model_card(network: nn.Module) -> str:
-    """The model card of a network of `models`, in Markdown, from what the network and its `settings` say."""
+    """The model card of a network of `models`, in Markdown, made from its attributes and `settings`."""
     settings, unknown = network.settings, "not recorded"
     frames = network.num_frames
     return CARD.format(

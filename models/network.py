@@ -19,8 +19,8 @@ class Network(HubMixin, nn.Module):
     """Base class of the networks: a clip [B, T, C, H, W] to logits [B, 1, H, W] of its target frame.
 
     A subclass sets the attributes below, implements `forward(clip, with_aux=False)`, which with `with_aux` returns a
-    list of logits, the main ones first, and overrides what applies to it. Its options are the parameters of its
-    constructor, annotated with their types; `models.build_model` checks them and records them in `options`.
+    list of logits, the main logits first, and overrides the methods that apply to it. Its options are the parameters of
+    its constructor, annotated with their types; `models.build_model` checks them and records them in `options`.
     """
 
     name: str
@@ -30,12 +30,12 @@ class Network(HubMixin, nn.Module):
     in_channels: int = 1  # C: grey, or 3 for grey replicated to RGB
     size_multiple: int = 1  # H and W are multiples of it
     thread_safe: bool = True  # whether several threads may run it side by side: its modules keep nothing of a pass
-    any_size_onnx: bool = True  # whether one ONNX file can serve every size
+    any_size_onnx: bool = True  # whether a single ONNX file can serve every size
     pretrained: str = ""  # name of torchvision's weights that `--pretrained_backbone` loads
-    pretrained_part: str = ""  # regular expression of the names of the parameters that start from them
+    pretrained_part: str = ""  # regular expression for the names of the parameters that start from these weights
     recomputable: tuple[type[nn.Module], ...] = ()  # blocks without batch norms, for `--grad_checkpoint`
     options: dict
-    settings: Mapping[str, Any] = MappingProxyType({})  # of the training run that its weights come from, where known
+    settings: Mapping[str, Any] = MappingProxyType({})  # of the training run that its weights come from, if known
 
     @property
     def target_index(self) -> int:
@@ -52,7 +52,7 @@ class Network(HubMixin, nn.Module):
 
     @staticmethod
     def published_options(weights: dict[str, Tensor]) -> dict | None:
-        """The options of a published checkpoint of this network, read from its weights; None for any other weights."""
+        """The options of a published checkpoint of this network, read from its weights; None for other weights."""
         return None
 
     @staticmethod
@@ -62,7 +62,7 @@ class Network(HubMixin, nn.Module):
 
     @staticmethod
     def from_backbone(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The weights of `pretrained` under the names of this network, without those that it does not have."""
+        """The weights of `pretrained` that this network has, under its names."""
         return weights
 
     def check_clip(self, clip: Tensor) -> None:

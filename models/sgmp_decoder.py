@@ -12,7 +12,7 @@ WINDOW = (7, 7)
 
 
 class Skip(nn.Module):
-    """MSMU: the time tokens of a feature [B, T/2, H, W, C] gated and mixed into one map [B, H, W, out]."""
+    """MSMU: the time tokens of a feature [B, T/2, H, W, C] gated and mixed into a map [B, H, W, out]."""
 
     def __init__(self, channels: int, out_channels: int, time_tokens: int):
         super().__init__()
@@ -53,7 +53,7 @@ def _initialise(module: nn.Module) -> None:
 
 
 class Decoder(nn.Module):
-    """Four skips (strides 4, 8, 16, 32; C/2, C, 2C, 8C channels for C = width) to one map [B, H/4, W/4, width]."""
+    """Four skips (strides 4, 8, 16, 32; C/2, C, 2C, 8C channels for C = width) to a map [B, H/4, W/4, width]."""
 
     def __init__(self, width: int, depths: tuple[int, ...], heads: tuple[int, ...]):
         super().__init__()
@@ -72,7 +72,7 @@ class Decoder(nn.Module):
 
 
 class Head(nn.Module):
-    """Decoder map [B, H/4, W/4, C] to logits [B, 1, H, W]: the main ones, then those of strides 1, 2 and 4."""
+    """Decoder map [B, H/4, W/4, C] to logits [B, 1, H, W]: the main logits, then the logits of strides 1, 2 and 4."""
 
     def __init__(self, width: int, depths: tuple[int, ...], heads: tuple[int, ...]):
         super().__init__()

@@ -1,6 +1,6 @@
 """The encoder of SGMP-UNet: a spatial branch of the target frame guides a Video Swin branch of the clip.
 
-Maps of the spatial branch are [B, C, H, W] in channels-last memory, those of the temporal branch [B, T/2, H, W, C].
+Maps of the spatial branch are [B, C, H, W] in channels-last memory, maps of the temporal branch [B, T/2, H, W, C].
 """
 
 import torch
@@ -70,7 +70,7 @@ class SpatialStem(nn.Sequential):
     """Convolution and norm, ReLU, pooling: [B, 3, H, W] -> [B, C, H/2, W/2]."""
 
     def forward(self, x: Tensor) -> Tensor:
-        # ReLU after the pooling gives the same, of a quarter of the pixels
+        # ReLU after the pooling gives the same result from a quarter of the pixels
         return F.max_pool2d(conv_norm(x, *self), 3, stride=2, padding=1).relu_()
 
 
@@ -100,7 +100,7 @@ class Fusion(nn.Module):
 
 
 class Stage(nn.Module):
-    """One encoder stage: spatial blocks; patch merging (but for the first stage) and Swin blocks; their fusion."""
+    """An encoder stage: spatial blocks; patch merging (except in the first stage) and Swin blocks; their fusion."""
 
     def __init__(self, spatial: nn.Module, merge: nn.Module, temporal: nn.Module, fusion: nn.Module):
         super().__init__()

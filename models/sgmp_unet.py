@@ -28,7 +28,7 @@ class SGMPUNet(Network):
 
     Args:
         num_frames: T, even.
-        frame_stride: a clip is made of every `frame_stride`-th frame: slow targets then move further.
+        frame_stride: a clip consists of every `frame_stride`-th frame, so that slow targets move further.
         causal: the target frame is the last of the clip, so that a live prediction need not wait for later frames.
         width: channels of the first temporal stage.
         depths, heads: of the four temporal stages.
@@ -42,7 +42,7 @@ class SGMPUNet(Network):
     name = "sgmp_unet"
     in_channels = 3
     size_multiple = 32
-    any_size_onnx = False  # windows, their padding and their masks are laid out for one size
+    any_size_onnx = False  # windows, their padding and their masks are laid out for a fixed size
     pretrained = "Swin3D_T_Weights.KINETICS400_V1"
     pretrained_part = r"encoder\.(patch_embed|norm|stages\.\d\.(merge|temporal))\."  # the temporal branch
 
@@ -95,11 +95,11 @@ class SGMPUNet(Network):
 
     @torch.no_grad()
     def init_low_prior(self) -> None:
-        """Initialise for training without pretraining, which then converges sooner than from the published init.
+        """Initialise for training without pretraining, which then converges sooner than with the published init.
 
-        Decoder blocks begin as the identity: Swin V2 scales its residual branches by layer norms, whose gains are 0 at
-        first in its authors' code (Liu et al. 2022) and 1 in torchvision's, where they blow up branches that are almost
-        zero. The biases of all outputs are set to PRIOR_LOGIT, of which the main output begins as the mean.
+        Decoder blocks begin as the identity: Swin V2 scales its residual branches by layer norms, whose gains are
+        initially 0 in its authors' code (Liu et al. 2022), but 1 in torchvision's, where they amplify branches that are
+        almost zero. The biases of all outputs are set to PRIOR_LOGIT; the main output begins as their mean.
         """
         for block in chain(*self.decoder.blocks, *self.head.blocks):
             nn.init.zeros_(block.norm1.weight)
@@ -110,7 +110,7 @@ class SGMPUNet(Network):
 
     @staticmethod
     def published_options(weights: dict[str, Tensor]) -> dict | None:
-        """The number of frames, if these weights are those of a published checkpoint."""
+        """The number of frames, if the weights are those of a published checkpoint."""
         key = weights.get("encoder.model.1.fusionst.proj_k.weight")  # [1, T / 2, 1, 1]
         return None if key is None or key.dim() < 2 else {"num_frames": 2 * key.shape[1]}
 
@@ -131,7 +131,7 @@ class SGMPUNet(Network):
     def forward(self, clip: Tensor, with_aux: bool = False) -> Tensor | list[Tensor]:
         """clip [B, T, 3, H, W], ImageNet-normalised, to logits [B, 1, H, W].
 
-        `with_aux`: a list of the main logits and the auxiliary ones of strides 1, 2 and 4, all at full size.
+        `with_aux`: a list of the main logits and the auxiliary logits of strides 1, 2 and 4, all at full size.
         """
         self.check_clip(clip)
         features = self.encoder(clip, clip[:, self.target_index])
@@ -141,7 +141,7 @@ class SGMPUNet(Network):
 
 
 def _check_stages(part: str, channels: list[int], depths: tuple[int, ...], heads: tuple[int, ...]) -> None:
-    """Raise InputError unless there is a depth and a number of heads for each stage that its channels can have."""
+    """Raise InputError unless each stage has a depth and a number of heads that divides its channels."""
     fits = len(depths) == len(heads) == len(channels) and min(*depths, *heads) >= 1
     if not fits or any(c < 1 or c % h for c, h in zip(channels, heads, strict=True)):
         raise InputError(

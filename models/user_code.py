@@ -1,7 +1,7 @@
 """The user's code: `path/to/net.py:ClassName`, or the dotted name of an importable class.
 
-The user names the code that runs, on the command line or in a call, and a checkpoint never does: it records the file,
-the class, its options and the file's hash, and nothing of it is executed.
+Only the user names the code that runs, on the command line or in a call. A checkpoint records the file, the class, its
+options and the file's hash, but nothing of it is executed.
 """
 
 import hashlib
@@ -31,16 +31,16 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 CALLERS = (str(Path(torch.__file__).parent), importlib.__file__, __file__, str(CHECKOUT / "models" / "external.py"))
 PLAIN_TYPES = {kind.__name__: kind for kind in (bool, int, float, str)}
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-imported_folders: list[str] = []  # of the user's files; what lies in them stays importable
+imported_folders: list[str] = []  # of the user's files; their modules stay importable
 
 
 def is_external(name: str) -> bool:
-    """Whether a model's name is that of code, by its form, rather than a name of the table of networks."""
+    """Whether the name of a model has the form of code, instead of naming a network of `MODELS`."""
     return "." in name or ":" in name
 
 
 def short_name(name: str) -> str:
-    """The class of an external network, or the name of any other."""
+    """The class of an external network, or the name of a network of `MODELS`."""
     return re.split(r"[.:]", name)[-1]
 
 
@@ -79,7 +79,7 @@ def import_file(path: Path) -> ModuleType:
     folders = list(dict.fromkeys([str(path.parent), str(root)]))
     forget_namesakes(folders)
     before = list(sys.path)
-    # Its `models` and `utils` are those beside it, not the folders of this checkout or of another network.
+    # its `models` and `utils` are the folders beside it, not the folders of this checkout or of another network
     others = {str(CHECKOUT), *imported_folders}
     meanwhile = folders + [entry for entry in before if str(Path(entry).resolve()) not in others]
     sys.path[:] = meanwhile
@@ -102,9 +102,9 @@ def import_file(path: Path) -> ModuleType:
 
 
 def forget_namesakes(folders: list[str]) -> None:
-    """Forget the modules that other networks imported from beside their files, where `folders` have such modules too.
+    """Forget modules that other networks imported from beside their files, if `folders` have modules of these names.
 
-    Those networks keep what they imported.
+    Those networks keep their modules.
     """
     for name in [name for name in sys.modules if "." not in name and name != "istd"]:
         places = [*getattr(sys.modules[name], "__path__", ()), getattr(sys.modules[name], "__file__", None)]
@@ -116,7 +116,7 @@ def forget_namesakes(folders: list[str]) -> None:
 
 @contextmanager
 def user_code(action: str) -> Iterator[None]:
-    """Make an `InputError` of whatever goes wrong in the user's code: what failed, why, and in which line."""
+    """Raise any error in the user's code as an `InputError`, which says what failed, why, and in which line."""
     try:
         yield
     except InputError:
@@ -145,7 +145,7 @@ def constructor_parameters(name: str) -> dict[str, inspect.Parameter]:
 
 
 def constructor_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
-    """`options`, whose values may be text, as the parameters of an external network's constructor take them.
+    """Convert `options`, whose values may be text, for the constructor of an external network.
 
     Raises `InputError` for unknown and for missing options.
     """
@@ -161,7 +161,7 @@ def constructor_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _convert_option(title: str, value: Any, parameter: inspect.Parameter | None) -> Any:
-    """A text as the type that annotates the parameter, if that is one of PLAIN_TYPES, else read as yaml."""
+    """Convert text to the parameter's annotated type if that is in PLAIN_TYPES, else read it as yaml."""
     if not isinstance(value, str):
         return value
     annotation = parameter.annotation if parameter else ""
@@ -189,9 +189,9 @@ def describe_code(name: str) -> dict[str, str]:
 
 
 def choose_code(checkpoint: Checkpoint, code: list[str]) -> str:
-    """Of the names in `code`, that of the network whose weights a checkpoint holds.
+    """The name in `code` of the network whose weights a checkpoint holds.
 
-    Says in a line if the file has changed since the training. Raises `InputError` without code of that class.
+    Prints a note if the file has changed since the training. Raises `InputError` without code of that class.
     """
     recorded = checkpoint.code
     if not recorded:

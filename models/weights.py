@@ -1,4 +1,4 @@
-"""The weights of a checkpoint, ours, published or pretrained, put into a network."""
+"""Load the weights of a checkpoint, ours, published or pretrained, into a network."""
 
 import re
 import urllib.error
@@ -12,16 +12,17 @@ from torch.overrides import TorchFunctionMode
 
 from istd.utils.checkpoint import Checkpoint, read_checkpoint
 from istd.utils.errors import InputError
+from istd.utils.names import list_names
 from istd.utils.ranks import barrier, is_main
 
-LISTED = 8  # names shown of each kind of mismatch
+MAX_NAMES = 8  # listed for each kind of mismatch
 DERIVED = "relative_position_index"  # a buffer that the window's size determines; shipped files leave it out
 
 
 class Undrawn(TorchFunctionMode):
     """Within, new layers of this thread begin with zeros instead of random weights, for a checkpoint to fill.
 
-    Random numbers are most of the time in which SGMP-UNet is built. All else, such as computed buffers, is as ever.
+    Random numbers take most of the time to build SGMP-UNet. Everything else, such as computed buffers, stays the same.
     """
 
     def __torch_function__(self, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
@@ -34,10 +35,10 @@ class Undrawn(TorchFunctionMode):
 
 
 def load_weights(model: nn.Module, source: str | Path | Checkpoint) -> None:
-    """Fill `model` with the weights of a checkpoint file, or of one already read.
+    """Fill `model` with the weights of a checkpoint, given as a file or already read.
 
-    Raises InputError if it is of another network, if any weight is missing, left over or of another shape or type, or
-    if any is not finite.
+    Raises InputError for a checkpoint of another network, and for weights that are missing, left over, of another shape
+    or type, or not finite.
     """
     checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(source)
     if checkpoint.kind == "ours" and checkpoint.model_name != model.name:
@@ -54,7 +55,7 @@ def load_weights(model: nn.Module, source: str | Path | Checkpoint) -> None:
 
 
 def _namings(model: nn.Module, checkpoint: Checkpoint) -> Iterator[dict[str, Tensor]]:
-    """The weights without wrappers' prefixes, then with those that may be a part of the network's names.
+    """Yield the weights without the prefixes of wrappers, then with prefixes, which may be part of the network's names.
 
     Published weights of the network get its names.
     """
@@ -70,19 +71,15 @@ def check_finite(weights: dict[str, Tensor], path: Path) -> None:
     bad = [name for name, weight in weights.items() if weight.is_floating_point() and not weight.isfinite().all()]
     if bad:
         raise InputError(
-            f"{path} has weights that are not finite ({_listing(bad)}); the file is damaged or its training diverged: "
-            "use another checkpoint"
+            f"{path} has weights that are not finite ({list_names(bad, MAX_NAMES)}); the file is damaged or its "
+            "training diverged: use another checkpoint"
         )
 
 
-def _listing(names: list[str]) -> str:
-    return ", ".join(names[:LISTED]) + (f", and {len(names) - LISTED} more" if len(names) > LISTED else "")
-
-
 def load_fitting(model: nn.Module, source: str | Path | Checkpoint) -> str:
-    """Fill `model` with those weights of a checkpoint, of any network, whose names and shapes fit.
+    """Fill `model` with the weights of a checkpoint, of any network, whose names and shapes fit.
 
-    Returns what does not match, by name; empty if everything does. Raises InputError where nothing fits.
+    Returns the `mismatches`. Raises InputError if nothing fits.
     """
     checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(source)
     weights, expected = next(_namings(model, checkpoint)), model.state_dict()
@@ -104,7 +101,7 @@ def unknown_network(checkpoint: Checkpoint, expected: list[str]) -> InputError:
 
 
 def mismatches(expected: dict[str, Tensor], weights: dict[str, Tensor]) -> str:
-    """The names of `expected` and `weights` that do not match, by the kind of mismatch; empty if all do."""
+    """The names of `expected` and `weights` that do not match, by the kind of mismatch; "" if all match."""
     shared = [(name, weights[name], weight) for name, weight in expected.items() if name in weights]
     problems = {
         "missing": [name for name in expected if name not in weights and not name.endswith(DERIVED)],
@@ -120,11 +117,13 @@ def mismatches(expected: dict[str, Tensor], weights: dict[str, Tensor]) -> str:
             if weight.is_floating_point() != wanted.is_floating_point() or weight.layout != wanted.layout
         ],
     }
-    return "; ".join(f"{len(names)} weights {kind}: {_listing(names)}" for kind, names in problems.items() if names)
+    return "; ".join(
+        f"{len(names)} weights {kind}: {list_names(names, MAX_NAMES)}" for kind, names in problems.items() if names
+    )
 
 
 def load_pretrained_backbone(model: nn.Module, source: str) -> None:
-    """Fill `model` from `source`: a file of torchvision's weights that its class names as `pretrained`, or `download`.
+    """Fill `model` with torchvision's weights, named by its attribute `pretrained`; `source`: a file, or `download`.
 
     Raises `InputError` for a network without such a part, a failed download, or weights that do not fit.
     """
@@ -161,7 +160,7 @@ def _download(pretrained: Enum) -> dict[str, Tensor]:
 def rename_weights(weights: dict[str, Tensor], table, unused: tuple[str, ...] = ()) -> dict[str, Tensor]:
     """A published checkpoint's weights under our names.
 
-    The rows of `table`, a regular expression and its replacement, are applied to a name in their order. Weights whose
+    The rows of `table`, a regular expression and its replacement, are applied to each name in order. Weights whose
     published name starts with a word of `unused` are left out.
     """
     renamed = {}
@@ -174,5 +173,5 @@ def rename_weights(weights: dict[str, Tensor], table, unused: tuple[str, ...] = 
 
 
 def to_zero_based(before: str, after: str) -> Callable[[re.Match], str]:
-    """Replacement that counts from 0 what the published name counts from 1."""
+    """A replacement in which a number of the published name, counted from 1, counts from 0."""
     return lambda match: f"{before}{int(match[1]) - 1}{after}"

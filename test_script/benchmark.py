@@ -1,11 +1,11 @@
 """Measure the size and speed of a network on this machine.
 
-The network is that of a checkpoint (--weights), or --model with random weights, on which no metric depends. FLOPs are
-those of matrix products, convolutions, and attention as PyTorch carries them out (an addition and a multiplication are
+The network comes from a checkpoint (--weights), or is --model with random weights, on which no metric depends. FLOPs
+count matrix products, convolutions, and attention as PyTorch carries them out (an addition and a multiplication are
 two); normalisations, activations, and sums are left out. Latency is the wall time of a forward pass of a batch that
-already lies on the device, in eval mode. Memory is its peak, and what the forward pass added to the weights and the
-input: of PyTorch's allocator on a CUDA device, and the resident memory of a fresh process on a CPU (Linux only; the
-peak includes the code of Python and PyTorch).
+already lies on the device, in eval mode. Memory is the peak in a forward pass, and what the pass added to the weights
+and the input: of PyTorch's allocator on a CUDA device, and the resident memory of a fresh process on a CPU (Linux only;
+the peak includes the code of Python and PyTorch).
 
 Examples:
 
@@ -46,7 +46,7 @@ MEMORY_ADVICE = "lower --batch_size or --size"  # of `run_main`
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Measure a network, print the metrics and write them to the file asked for."""
+    """Measure a network, print the metrics, and write them to --output."""
     args = parse_arguments(argv)
     device = choose_device(args.device)
     choose_amp(args.amp, device)  # an unknown name is reported before long work
@@ -122,7 +122,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:
-    """Numbers of parameters that the logits depend on, and that they do not: those that no gradient reaches."""
+    """The numbers of parameters on which the logits depend, and of parameters that no gradient reaches."""
     side = round_up(64, model.size_multiple)
     with torch.enable_grad():
         total = model(torch.rand(1, model.num_frames, model.in_channels, side, side)).sum()
@@ -140,7 +140,7 @@ UNCOUNTED = {CPU_ATTENTION: lambda query, key, value, *rest, **named: sdpa_flop_
 
 @torch.inference_mode()
 def count_flops(model: nn.Module, shape: tuple[int, ...]) -> int:
-    """Floating-point operations of matrix products, convolutions and attention for one clip [B, T, C, H, W]."""
+    """Floating-point operations of matrix products, convolutions and attention for a clip, [1, T, C, H, W]."""
     with FlopCounterMode(display=False, custom_mapping=UNCOUNTED) as counter:
         model(torch.rand(1, *shape[1:]))
     return counter.get_total_flops()
@@ -159,7 +159,7 @@ def latency(network: nn.Module, clip: Tensor, amp: str, warmup: int, runs: int) 
 
 
 def forward(network: nn.Module, clip: Tensor, amp: str) -> None:
-    """A forward pass, under autocast unless `amp` is none, to the end of what the device does for it."""
+    """A forward pass, under autocast unless `amp` is none; waits until the device has finished it."""
     with autocast(clip.device, choose_amp(amp, clip.device)), float32_precision(tf32=False):
         network(clip)
     if clip.device.type != "cpu":
@@ -169,7 +169,7 @@ def forward(network: nn.Module, clip: Tensor, amp: str) -> None:
 @torch.inference_mode()
 def forward_memory_cuda(model: nn.Module, clip: Tensor, amp: str) -> dict[str, int]:
     """Bytes that the allocator held at the peak of a forward pass, and how much of that the pass added."""
-    forward(model, clip, amp)  # the first pass makes workspaces that stay
+    forward(model, clip, amp)  # the first pass allocates workspaces that stay
     torch.cuda.reset_peak_memory_stats(clip.device)
     before = torch.cuda.memory_allocated(clip.device)
     forward(model, clip, amp)
@@ -181,7 +181,7 @@ def forward_memory_cuda(model: nn.Module, clip: Tensor, amp: str) -> dict[str, i
 def forward_memory_cpu(build: Callable[[], nn.Module], shape: tuple[int, ...], amp: str) -> dict[str, int] | None:
     """Bytes resident in this process at the peak of a forward pass, and how much the pass added; None off Linux.
 
-    To be called in a fresh process, since memory that was freed before would be filled again unseen.
+    To be called in a fresh process, since reused memory that was freed before would not be counted.
     """
     if not STATUS.exists():
         return None
@@ -199,13 +199,13 @@ def forward_memory_cpu(build: Callable[[], nn.Module], shape: tuple[int, ...], a
 def resident_bytes(field: str) -> int:
     """Memory of this process on Linux: VmRSS, resident now, or VmHWM, at its peak.
 
-    `resource.getrusage` would not do: its peak includes that of the process that started this one.
+    `resource.getrusage` would not do: its peak includes the peak of the parent process.
     """
     return int(re.search(rf"^{field}:\s+(\d+)", STATUS.read_text(encoding="ascii"), re.MULTILINE)[1]) * 1024
 
 
 def in_fresh_process(function, *arguments):
-    """`function(*arguments)` computed in a process of its own with as many threads."""
+    """Compute `function(*arguments)` in a new process with as many threads."""
     with ProcessPoolExecutor(1, get_context("spawn"), torch.set_num_threads, (torch.get_num_threads(),)) as pool:
         try:
             return pool.submit(function, *arguments).result()
@@ -215,7 +215,7 @@ def in_fresh_process(function, *arguments):
 
 
 def as_text(settings: dict, metrics: dict) -> str:
-    """The metrics as a table for people."""
+    """The metrics as a text table."""
     batch, frames, _, height, width = settings["clip"]
     times = metrics["latency"]
     memory = metrics.get("memory")

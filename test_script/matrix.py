@@ -66,7 +66,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def prepare_pairs(args: argparse.Namespace, device: torch.device) -> dict[tuple[str, str], Job]:
-    """Open every dataset and every checkpoint: the job of each pair (checkpoint, dataset)."""
+    """Open every dataset and every checkpoint; returns the job of each pair (checkpoint, dataset)."""
     names = checkpoint_names(args.models)
     check_writable(args.output_dir / "matrix.md")
     indices = open_datasets("+".join(args.datasets), args.data_root, args.split_folder)
@@ -78,7 +78,7 @@ def prepare_pairs(args: argparse.Namespace, device: torch.device) -> dict[tuple[
 
 
 def measure_pairs(jobs: dict[tuple[str, str], Job], output: Path) -> None:
-    """Measure the pairs that are not finished in `output`, and write what is made of all."""
+    """Measure the pairs that are not finished in `output`, and write the tables and pictures of all pairs."""
     results = {}
     for pair, job in jobs.items():
         folder = output.joinpath(*pair)
@@ -97,7 +97,7 @@ def measure_pairs(jobs: dict[tuple[str, str], Job], output: Path) -> None:
 
 
 def write_dataset_curves(output: Path, jobs: dict[tuple[str, str], Job]) -> None:
-    """Write curves/DATASET/ with a line for each checkpoint in every picture, where there are several checkpoints."""
+    """Write curves/DATASET/ with a line for each checkpoint in every picture, if there are several checkpoints."""
     by_dataset: dict[str, dict[str, Curves]] = {}
     for (model, dataset), job in jobs.items():
         if (curves := read_curves(job, output / model / dataset)) is not None:
@@ -108,10 +108,10 @@ def write_dataset_curves(output: Path, jobs: dict[tuple[str, str], Job]) -> None
 
 
 def checkpoint_names(paths: list[Path]) -> list[str]:
-    """Names that differ: file names, with as many folders as it takes, without the end that all paths share.
+    """Different names: file names, with as many folders as necessary, without the end that all paths share.
 
     For instance, runs/a/train/best.pth and runs/b/train/best.pth are a and b. Names that would begin with "checkpoint"
-    are preceded by that of their run.
+    are preceded by the name of their run.
     """
     files = [os.path.abspath(path) for path in paths]
     if len(set(files)) < len(files):
@@ -158,7 +158,7 @@ def write_matrix(output: Path, results: Results) -> None:
 
 
 def metric_table(results: Results, protocol: str, metric: str) -> list[list[str]] | None:
-    """One metric, a row for each checkpoint and a column for each dataset; None if no pair has it."""
+    """A table of a metric, a row for each checkpoint and a column for each dataset; None if no pair has the metric."""
     values = {pair: by_protocol[protocol].get(metric) for pair, by_protocol in results.items()}
     if all(value is None for value in values.values()):
         return None

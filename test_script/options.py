@@ -1,4 +1,4 @@
-"""What the commands' options share: the data, the network with the way it is run, and tracks."""
+"""Options that several commands share: for the data, the network and how it is run, and tracks."""
 
 import argparse
 from functools import partial
@@ -22,7 +22,7 @@ TRACK_OPTIONS = ("min_track", "track_speed")
 
 
 def add_number(parser: argparse.ArgumentParser, name: str, kind: Any, **settings: Any) -> None:
-    """Add the option `name`, whose values `convert` makes a number of this `kind`; `InputError` where they are none."""
+    """Add the option `name`, whose values are numbers of this `kind`; `convert` raises `InputError` for others."""
     parser.add_argument(name, type=partial(convert, name, annotation=kind), **settings)
 
 
@@ -35,7 +35,7 @@ def add_device_options(parser: argparse.ArgumentParser, amp: bool = True) -> Non
 
 
 def add_model_options(parser: argparse.ArgumentParser, path_required: bool = True, several: bool = False) -> None:
-    """Add --model_path or --weights (--models if `several`), of which `path_required` asks, and the way it is run."""
+    """Add --model_path (--models if `several`) and --weights, required or not, and the options for running networks."""
     add = parser.add_argument
     add_checkpoint_option(parser, "--models" if several else "--model_path", path_required, several)
     sizes = "for DATransNet checkpoints that do not record their image size; default 256, or 512 on IRSTD-1K"
@@ -62,9 +62,9 @@ def predictor_options(args: argparse.Namespace) -> dict[str, Any]:
 def add_checkpoint_option(
     parser: argparse.ArgumentParser, name: str = "--model_path", required: bool = True, several: bool = False
 ) -> None:
-    """Add the option `name` or, instead, --weights, as `utils.checkpoint_files.find_checkpoint` reads them.
+    """Add the option `name` and its alternative --weights, whose values `find_checkpoint` turns into paths.
 
-    The namespace has the value under `name`: a path, a list of them if `several`, or None.
+    The namespace has the value under `name`: a path, a list of paths if `several`, or None.
     """
     text = "checkpoint (ours, published, or safetensors), or the name of weights that ship with this repository: "
     text += ", ".join(shipped_weights())
@@ -75,7 +75,7 @@ def add_checkpoint_option(
 
 
 def add_code_options(parser: argparse.ArgumentParser) -> None:
-    """Add --model, --interface and --model_options, which a network from the user's code needs; see `code_options`."""
+    """Add --model, --interface and --model_options, for networks from the user's code; see `code_options`."""
     code = "code of your own network, whose weights the checkpoint holds; a checkpoint brings no code"
     parser.add_argument("--model", nargs="+", default=[], metavar="FILE.py:CLASS", help=code)
     takes = "what your network takes and gives, if the checkpoint does not record it: frames, channels, layout, "
@@ -90,7 +90,7 @@ def code_options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def add_part_options(parser: argparse.ArgumentParser) -> None:
-    """Add where the datasets are, which part of them is taken, and what of it is left out; see `open_part`."""
+    """Add the options for where the datasets are, which part is used, and what is left out; see `open_part`."""
     add = parser.add_argument
     add("--data_root", metavar="FOLDER", help=DATA_ROOT_HELP)
     add("--split_folder", metavar="NAME", help=SPLIT_FOLDER_HELP)
@@ -100,7 +100,7 @@ def add_part_options(parser: argparse.ArgumentParser) -> None:
 
 
 def open_part(args: argparse.Namespace) -> DatasetIndex:
-    """The dataset of --dataset with what can be used of its part --split; `InputError` as `usable_index` raises it."""
+    """The dataset of --dataset with the usable files of its part --split; for errors see `usable_index`."""
     index = open_dataset(args.dataset, args.data_root, args.split_folder)
     return usable_index(index, [args.split], args.skip_unusable)
 

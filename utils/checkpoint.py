@@ -1,7 +1,7 @@
-"""Checkpoint files: ours written and read, published ones read, no code of a file ever run.
+"""Write and read our checkpoint files, and read published files; no code in a file is ever run.
 
-Ours is a dict {"format", "version", "model": {"name", "options"}, "weights", "settings", "training"}. Of which network
-a published file is, `models.load_model` tells from the names of its weights.
+Our files hold a dict {"format", "version", "model": {"name", "options"}, "weights", "settings", "training"}.
+`models.load_model` recognises the network of a published file by the names of its weights.
 """
 
 import argparse
@@ -20,27 +20,27 @@ from istd.utils.files import atomic_path
 FORMAT = "istd-checkpoint"
 VERSION = 1
 
-# Under which other programs save weights, in the order in which they are looked for
+# keys under which other programs save weights, in the order of the search
 WEIGHT_KEYS = (
     "state_dict", "model", "model_state_dict", "net", "network", "params", "weights", "ema_state_dict",
 )  # fmt: skip
-# of DataParallel, a Lightning-like holder, a class around a network, torch.compile
+# prefixes by DataParallel, a Lightning-like holder, a class around a network, and torch.compile
 WRAPPER_PREFIXES = ("module.", "model.", "net.", "_orig_mod.")
-COUNTERS = ("total_ops", "total_params")  # that thop leaves in every layer it has counted
-PARTS = {"version": int, "model": dict, "weights": dict, "settings": dict, "training": dict}  # of a file of ours
+COUNTERS = ("total_ops", "total_params")  # buffers that thop leaves in every layer it has counted
+PARTS = {"version": int, "model": dict, "weights": dict, "settings": dict, "training": dict}  # of our files
 MODEL_PARTS = {"name": str, "options": dict, "code": dict}
 CODE_PARTS = {"class": str, "file": str, "sha256": str, "interface": dict}
-SETTINGS = {"preset": str, "model": str, "train_size": int, "val_size": int}  # that loading uses, if recorded
-FORMER_PRESETS = {"fast": "grey", "contrast": "local_contrast"}  # names that files of earlier versions hold
+SETTINGS = {"preset": str, "model": str, "train_size": int, "val_size": int}  # used in loading, if recorded
+FORMER_PRESETS = {"fast": "grey", "contrast": "local_contrast"}  # names in files of earlier versions
 
 
 @dataclass
 class Checkpoint:
-    """What a checkpoint file holds.
+    """The content of a checkpoint file.
 
-    kind is "ours" or "published"; name and options (those of `models.build_model`) are known of ours only. Weights are
+    kind is "ours" or "published"; only our files have a name and options (as for `models.build_model`). Weights are
     named as in the file, without the prefixes of wrappers, which `prefixes` lists, the outermost first. training is
-    empty where the file has no training state of ours, code (`models.external.describe_code`) for networks of ours.
+    empty if the file has no training state of ours; code (`models.user_code.describe_code`) is empty for our networks.
     """
 
     path: Path
@@ -55,15 +55,15 @@ class Checkpoint:
 
 
 def current_preset(name: Any) -> Any:
-    """The name of a preset of `datasets.presets` for one that it had in earlier versions; anything else as it is."""
+    """The present name of a preset of `datasets.presets`, which may have had another name in earlier versions."""
     return FORMER_PRESETS.get(name, name) if isinstance(name, str) else name
 
 
 def save_checkpoint(path: str | Path, model: nn.Module, settings: dict, training: dict | None = None) -> None:
     """Write `model` (with its `name` and `options`), the run's settings and its training state, atomically.
 
-    All of it must be tensors, numbers, strings, None, lists, tuples and dicts, which can be read back safely. A path
-    that ends in .safetensors becomes a safetensors file, which has no training state.
+    They must consist of tensors, numbers, strings, None, lists, tuples and dicts, which can be read back safely. A path
+    that ends in .safetensors becomes a safetensors file, without the training state.
     """
     content = {
         "format": FORMAT,
@@ -78,12 +78,12 @@ def save_checkpoint(path: str | Path, model: nn.Module, settings: dict, training
     with atomic_path(path) as temporary:
         try:
             torch.save(content, temporary)
-        except RuntimeError as error:  # of a disk that is full
+        except RuntimeError as error:  # the disk is full
             raise OSError(str(error)) from error
 
 
 def read_checkpoint(source: str | Path) -> Checkpoint:
-    """Read a checkpoint of ours or a published one onto the CPU.
+    """Read a checkpoint, ours or published, onto the CPU.
 
     `source`: a file, a folder of the Hugging Face Hub, or the name of weights that ship with the repository. Raises
     InputError for a file that is missing, damaged, not a checkpoint, or that asks for anything but plain data.
@@ -137,7 +137,7 @@ def _wrong_part(path: Path, came: str, expected: str) -> InputError:
 
 
 def _find_weights(content: Any, path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The dict of tensors in a checkpoint, whatever it is called there, as `_without_prefixes` gives it."""
+    """The dict of tensors in a checkpoint, whatever its key, and its prefixes; see `_without_prefixes`."""
     if isinstance(content, dict):
         named = {key: content[key] for key in WEIGHT_KEYS if _is_weights(content.get(key))}
         if named or _is_weights(content):
@@ -160,7 +160,7 @@ def _is_weights(content: Any) -> bool:
 
 
 def _without_prefixes(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Weights without the prefixes that wrappers gave all of them, and these prefixes, the outermost first."""
+    """Weights without the prefixes of wrappers, which all names share, and these prefixes, the outermost first."""
     removed = []
     while prefix := next((p for p in WRAPPER_PREFIXES if weights and all(n.startswith(p) for n in weights)), None):
         weights = {name.removeprefix(prefix): weight for name, weight in weights.items()}

@@ -22,14 +22,14 @@ from torch import Tensor
 from istd.utils.checkpoint_paths import shipped_weights
 from istd.utils.errors import InputError
 from istd.utils.files import atomic_path
+from istd.utils.names import list_names
 
 POINTER_START = b"version https://git-lfs.github.com/spec/"
 PAGE_STARTS = (b"<!doctype html", b"<html")
-START_BYTES = 512  # of a file, in which these are looked for
-METADATA = "istd"  # the key of the metadata of a safetensors file that holds ours, as JSON
-NAMES_IN_ZIP = 3  # that an error lists
+START_BYTES = 512  # of a file, in which these starts are searched
+METADATA = "istd"  # the key under which the metadata of a safetensors file hold ours, as JSON
 
-# Beyond tensors and plain containers, what published files pickle; none of these runs anything when it is built.
+# Types that published files pickle, beyond tensors and plain containers; building them runs no code.
 NUMPY_SCALAR = np.float64(0).__reduce__()[0]
 SAFE_TYPES = [
     argparse.Namespace,
@@ -44,7 +44,7 @@ SAFE_TYPES = [
 
 
 def read_content(path: Path) -> Any:
-    """What a checkpoint file holds, on the CPU; a safetensors file of ours gives the same dict as our other files.
+    """The content of a checkpoint file, on the CPU; our safetensors files give the same dict as our other files.
 
     Raises `InputError` for a file that is missing, damaged, not a checkpoint, or that asks for anything but plain data.
     """
@@ -74,7 +74,7 @@ def read_content(path: Path) -> Any:
 def _check_zip(path: Path) -> None:
     """Compare the checksums of the files in a zip file with their content.
 
-    Where all are wrong, the file was written without checksums (`torch.serialization.set_crc32_options(False)`).
+    If all are wrong, the file was written without checksums (`torch.serialization.set_crc32_options(False)`).
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -83,9 +83,8 @@ def _check_zip(path: Path) -> None:
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise InputError(f"{path} is not a checkpoint, or it is truncated; download or copy it again") from error
     if not any(name.endswith("data.pkl") for name in names):
-        listing = ", ".join(names[:NAMES_IN_ZIP])
         raise InputError(
-            f"{path} is a zip file of something else ({listing}); unpack it, and give the checkpoint in it"
+            f"{path} is a zip file of something else ({list_names(names)}); unpack it, and give the checkpoint in it"
         )
     if damaged and len(damaged) < len(names):
         raise InputError(f"{path} is damaged: the checksum of {damaged[0]} in it is wrong; download or copy it again")
@@ -106,7 +105,7 @@ def _load_safely(path: Path) -> Any:
     try:
         with torch.serialization.safe_globals(SAFE_TYPES):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file makes the reader stumble in a dozen ways
+    except Exception as error:  # damaged files raise errors of a dozen types
         message = f"{path} is not a checkpoint, or it is truncated; download or copy it again"
         refused = isinstance(error, pickle.UnpicklingError)
         if refused and (named := re.search(r"(?:GLOBAL|global) ([\w.]+)", str(error))):
@@ -123,7 +122,7 @@ def _load_safely(path: Path) -> Any:
 
 
 def write_safetensors(path: Path, content: dict) -> None:
-    """Write the content of a checkpoint of ours, without its training state, as a safetensors file.
+    """Write the content of our checkpoints, without the training state, as a safetensors file.
 
     Everything but the weights is JSON in the file's metadata, with a checksum of the weights.
     """

@@ -13,9 +13,9 @@ def shipped_weights() -> dict[str, Path]:
 
 
 def find_checkpoint(source: str | Path) -> Path:
-    """The file that `source` means: a file, a folder of the Hugging Face Hub, or the name of shipped weights.
+    """The file that `source` names: a file, a folder of the Hugging Face Hub, or shipped weights, in this order.
 
-    A file of that name comes first. Whatever is none of these stays as it is, for `read_content` to explain.
+    Any other `source` is returned as a path, whose fault `read_content` explains.
     """
     path = Path(source)
     if path.is_file():
