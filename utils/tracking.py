@@ -45,6 +45,13 @@ class Linker:
         numbers = np.zeros(len(points), np.int64)
         if not 0 < len(points) <= MAX_POINTS:
             return numbers
+        if len(self._numbers):  # otherwise the prediction of an image would wait for the import of scipy.optimize
+            self._continue(points, numbers, time)
+        self._start(points, numbers, time)
+        return numbers
+
+    def _continue(self, points: np.ndarray, numbers: np.ndarray, time: int) -> None:
+        """Continue tracks with points of the frame `time`, and write their numbers into `numbers`."""
         offsets = points[None] - self._states[:, None, :, 0]
         variances = self._covariances[:, 0, 0] + POSITION_NOISE**2
         # -2 log-likelihood of a point, less its value at the gate of a track that was seen once, in the last frame
@@ -57,8 +64,6 @@ class Linker:
         self._correct(tracks, offsets[tracks, linked], variances[tracks])
         self._last_seen[tracks] = time
         numbers[linked] = self._numbers[tracks]
-        self._start(points, numbers, time)
-        return numbers
 
     def _predict(self, time: int) -> None:
         """Move all tracks to `time`, and end those whose gap is too long."""
