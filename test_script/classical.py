@@ -36,9 +36,9 @@ def main(argv: list[str] | None = None) -> None:
     index = open_part(args)
     print(index.summary)
     sequences, rule = index.split(args.split), args.range or SEQUENCE
-    frames = dataset_frames(index, sequences)
+    frame_set = dataset_frames(index, sequences)
     if args.list:
-        frames = choose_frames(frames, read_names(args.list))
+        frame_set = choose_frames(frame_set, read_names(args.list))
     scales = {sequence.name: grey_scale(sequence, rule) for sequence in sequences}
     output = args.output_dir or Path("predict") / index.info.name / args.method
     run = {"method": args.method, "dataset": index.info.name, "root": str(index.root), "range": range_value(rule)}
@@ -54,8 +54,8 @@ def main(argv: list[str] | None = None) -> None:
                 write_map(path, DETECTORS[args.method](grey))
 
         workers = cores_of_process()
-        thread_map(write, frames.frames, max_workers=workers, desc=args.method, unit="image", disable=None)
-    print(f"{len(frames.frames)} maps in {output}; measure them with --normalize of test_script.evaluate")
+        thread_map(write, frame_set.frames, max_workers=workers, desc=args.method, unit="image", disable=None)
+    print(f"{len(frame_set.frames)} maps in {output}; measure them with --normalize of test_script.evaluate")
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

@@ -94,8 +94,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.boxes or args.detections:
         evaluate_boxes(args)
         return
-    frames, pairs, origin = find_maps(args)
-    job = prepare_job(args, frames, pairs, origin)
+    frame_set, pairs, origin = find_maps(args)
+    job = prepare_job(args, frame_set, pairs, origin)
     groups = read_groups(args.groups, pairs) if args.groups else {}
     for file in (args.output, args.per_image, args.curves and args.curves / "curves.csv"):
         if file:
@@ -132,24 +132,25 @@ def find_maps(args: argparse.Namespace) -> tuple[FrameSet, list[Pair], dict[str,
     names = read_names(args.list) if args.list else None
     if args.masks:
         pairs = find_pairs(args.predictions, args.masks, names, args.suffix)
-        frames = pair_frames(args.masks.resolve().parent.name, pairs, find_images(args.images, pairs))
-        return frames, pairs, {"dataset": frames.name, "split": args.list.stem if args.list else "all"}
+        frame_set = pair_frames(args.masks.resolve().parent.name, pairs, find_images(args.images, pairs))
+        return frame_set, pairs, {"dataset": frame_set.name, "split": args.list.stem if args.list else "all"}
     if args.images:
         raise InputError("--images is for --masks; a --dataset has its images")
     index = open_part(args)
-    frames, part = dataset_frames(index, index.split(args.split)), args.split
+    frame_set, part = dataset_frames(index, index.split(args.split)), args.split
     if names:
-        frames, part = choose_frames(frames, names), f"{part}, {args.list.stem}"
-    origin = {"dataset": frames.name, "split": part, "split_source": index.split_source}
-    return frames, dataset_pairs(args.predictions, frames.frames, args.suffix), origin | {"left_out": [*index.left_out]}
+        frame_set, part = choose_frames(frame_set, names), f"{part}, {args.list.stem}"
+    origin = {"dataset": frame_set.name, "split": part, "split_source": index.split_source}
+    pairs = dataset_pairs(args.predictions, frame_set.frames, args.suffix)
+    return frame_set, pairs, origin | {"left_out": [*index.left_out]}
 
 
-def prepare_job(args: argparse.Namespace, frames: FrameSet, pairs: list[Pair], origin: dict[str, Any]) -> Job:
+def prepare_job(args: argparse.Namespace, frame_set: FrameSet, pairs: list[Pair], origin: dict[str, Any]) -> Job:
     """The job of measuring saved maps, from what `find_maps` returned; `InputError` for options that do not fit."""
     protocols = [metric.protocol for metric in build_metrics(args.protocol or ["standard"]).values()]
-    if args.min_track > 1 and not (args.output_dir and frames.in_sequences):
-        needed = f"{frames.name} has single images" if args.output_dir else "without --output_dir there are no tracks"
-        raise InputError(f"--min_track {args.min_track}: {needed}; give a folder for sequences, or leave it out")
+    if args.min_track > 1 and not (args.output_dir and frame_set.in_sequences):
+        lack = f"{frame_set.name} has single images" if args.output_dir else "without --output_dir there are no tracks"
+        raise InputError(f"--min_track {args.min_track}: {lack}; give a folder for sequences, or leave it out")
     if args.output_dir:
         check_separate(args)
     scale = "logit" if args.logits else "normalize" if args.normalize else "probability"
@@ -174,7 +175,7 @@ def prepare_job(args: argparse.Namespace, frames: FrameSet, pairs: list[Pair], o
     }
     with_curves = "standard" in facts["protocols"] or args.output_dir or args.curves  # AP and AUC belong to standard
     maps = partial(saved_maps, pairs=pairs, scale=scale, two_values=two_values)
-    return Job(frames, maps, protocols, facts, notes, bool(with_curves), args.report_pictures)
+    return Job(frame_set, maps, protocols, facts, notes, bool(with_curves), args.report_pictures)
 
 
 def evaluate_boxes(args: argparse.Namespace) -> None:

@@ -70,13 +70,14 @@ def main(argv: list[str] | None = None) -> None:
     """Measure a checkpoint on the datasets of the command line; called in each process."""
     args = parse_arguments(argv)
     with process_group(args.device) as device:
-        jobs = prepare_jobs(open_datasets(args.dataset, args.data_root, args.split_folder), args, device)
-        folder = args.output_dir or default_folder("+".join(job.frames.name for job in jobs), args.model_path)
+        indices = open_datasets(args.dataset, args.data_root, args.split_folder)
+        jobs = {job.frame_set.name: job for job in prepare_jobs(indices, args, device)}
+        folder = args.output_dir or default_folder("+".join(jobs), args.model_path)
         if len(jobs) == 1:
-            measure_dataset(jobs[0], folder, args.resume)
+            measure_dataset(*jobs.values(), folder, args.resume)
             return
         with locked_folder(folder):
-            metrics = {job.frames.name: measure_dataset(job, folder / job.frames.name, args.resume) for job in jobs}
+            metrics = {name: measure_dataset(job, folder / name, args.resume) for name, job in jobs.items()}
             if is_main():
                 write_dataset_table(folder / "per_dataset.csv", metrics)
 
@@ -124,19 +125,19 @@ def prepare_jobs(indices: list[DatasetIndex], args: argparse.Namespace, device: 
         maps = partial(network_maps, dataset=dataset, predictor=predictor, scales=scales, num_workers=workers)
         trained = trained_on_line(index, args.split, settings)
         notes = [*([trained] if trained else []), *data_lines(dataset), *protocol_notes(facts)]
-        frames = dataset_frames(index, dataset.sequences)
-        jobs.append(Job(frames, maps, protocols, facts, notes, pictures=args.report_pictures))
+        frame_set = dataset_frames(index, dataset.sequences)
+        jobs.append(Job(frame_set, maps, protocols, facts, notes, pictures=args.report_pictures))
     return jobs
 
 
 def measure_dataset(job: Job, output: Path, resume: bool) -> dict[str, dict]:
     """Measure a dataset, write everything to `output` and print it; the main process returns the metrics."""
     if is_main():
-        print(printable(job.frames.summary))
+        print(printable(job.frame_set.summary))
     measured = measure_set(job, output, resume)
     if measured is None:
         return {}
-    print_metrics(measured.metrics, job.frames.published, measured.notes, measured.tracks)
+    print_metrics(measured.metrics, job.frame_set.published, measured.notes, measured.tracks)
     print(printable(f"results in {output}; open {output / 'report.html'} in a browser"))
     return measured.metrics
 

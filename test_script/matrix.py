@@ -73,7 +73,7 @@ def prepare_pairs(args: argparse.Namespace, device: torch.device) -> dict[tuple[
     jobs = {}
     for name, path in zip(names, args.models, strict=True):
         options = argparse.Namespace(**vars(args) | {"model_path": path})
-        jobs |= {(name, job.frames.name): job for job in prepare_jobs(indices, options, device)}
+        jobs |= {(name, job.frame_set.name): job for job in prepare_jobs(indices, options, device)}
     return jobs
 
 

@@ -39,7 +39,7 @@ class Job(NamedTuple):
     with_curves: whether curves, AP or AUC are wanted. pictures: at most so many frames get a picture beside the report.
     """
 
-    frames: FrameSet
+    frame_set: FrameSet
     maps: MapSource
     protocols: list[Protocol]
     facts: dict[str, Any]
@@ -132,8 +132,8 @@ def measure_shards(job: Job, shards: list[Shard], output: Path | None = None) ->
 
     Without `output`, targets are detected only if the set has boxes to compare the detections with.
     """
-    frames, shard_of = job.frames.frames, {item: shard for shard in shards for item in shard.items}
-    with_detections = output is not None or job.frames.has_boxes
+    frames, shard_of = job.frame_set.frames, {item: shard for shard in shards for item in shard.items}
+    with_detections = output is not None or job.frame_set.has_boxes
     if output:
         files = FrameFiles(output, job.facts["save_maps"], picture_stride(len(frames), job.pictures))
 
@@ -147,15 +147,15 @@ def measure_shards(job: Job, shards: list[Shard], output: Path | None = None) ->
             if shard.done:
                 save_shard(output, shard, job.facts)
 
-    observe_maps(job.maps, [shard.items for shard in shards], measure, job.frames.name)
+    observe_maps(job.maps, [shard.items for shard in shards], measure, job.frame_set.name)
 
 
 def measure_maps(job: Job) -> Measured:
     """Measure a job without writing anything; detections are not linked into tracks."""
-    shards = split_work(job.frames)
+    shards = split_work(job.frame_set)
     measure_shards(job, shards)
     results = merge_shards(shards)
-    return Measured(results, set_metrics(results, job.frames), [], job.notes)
+    return Measured(results, set_metrics(results, job.frame_set), [], job.notes)
 
 
 def measure_set(job: Job, output: Path, resume: bool = False) -> Measured | None:
@@ -165,7 +165,7 @@ def measure_set(job: Job, output: Path, resume: bool = False) -> Measured | None
     another command is writing to `output`.
     """
     with locked_folder(output):
-        shards = split_work(job.frames)
+        shards = split_work(job.frame_set)
         record = start_run(output, job.facts, resume) if is_main() else {}
         barrier()  # no process works before the folder is ready
         todo = load_shards(output, shards, job.facts)
@@ -182,11 +182,11 @@ def measure_set(job: Job, output: Path, resume: bool = False) -> Measured | None
 
 def _write_set(job: Job, shards: list[Shard], output: Path, record: dict[str, Any]) -> Measured:
     """Compute and write all results of the measured `shards`; `record`: what `start_run` returned."""
-    frames, facts, results = job.frames, job.facts, merge_shards(shards)
+    frame_set, facts, results = job.frame_set, job.facts, merge_shards(shards)
     tracks, trails, notes = [], [], list(job.notes)
-    if frames.in_sequences:
+    if frame_set.in_sequences:
         min_length = facts["min_track"]
-        sequences = link_shards(shards, frames, facts["track_speed"])
+        sequences = link_shards(shards, frame_set, facts["track_speed"])
         tracks, trails = measure_tracks(sequences, min_length), draw_trails(sequences, min_length)
         if crowded := sum(bool((frame.tracks == 0).any()) for sequence in sequences for frame in sequence.frames):
             problem = f"note: too many detections to link in {counted(crowded, 'frame')}"
@@ -195,14 +195,14 @@ def _write_set(job: Job, shards: list[Shard], output: Path, record: dict[str, An
         write_tracks(output / "tracks.csv", sequences)
         single = [row for shard in shards if shard.sequence is None for row in shard.detections]
         results = results._replace(detections=single + [row for sequence in sequences for row in sequence.rows])
-    metrics = write_results(output, results, frames, facts | {"provenance": record}, tracks)
-    write_report(output, results, metrics, frames.published, facts, notes, tracks, trails)
+    metrics = write_results(output, results, frame_set, facts | {"provenance": record}, tracks)
+    write_report(output, results, metrics, frame_set.published, facts, notes, tracks, trails)
     return Measured(results, metrics, tracks, notes)
 
 
 def read_curves(job: Job, output: Path) -> Curves | None:
     """The curves over all frames of a job that `measure_set` measured into `output`; None where frames are missing."""
-    shards = split_work(job.frames)
+    shards = split_work(job.frame_set)
     if load_shards(output, shards, job.facts):
         return None
     return merge_curves(shard.curves for shard in shards).compute()

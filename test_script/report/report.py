@@ -43,14 +43,14 @@ def write_report(
     results: Results,
     metrics: dict[str, dict],
     published: Iterable[PublishedMetrics],
-    run: dict[str, Any],
+    facts: dict[str, Any],
     notes: list[str],
     tracks: list[dict],
     trails: list[dict],
 ) -> None:
     """Write report.html into `output`, whose curves/ and `REPORT_FRAMES` it shows, and delete the frames not shown.
 
-    metrics: from `write_results`; run: the facts of the run; tracks, trails: from `measure_tracks` and `draw_trails`,
+    metrics: from `write_results`; facts: of the run; tracks, trails: from `measure_tracks` and `draw_trails`,
     [] for single images.
     """
     kept = output / REPORT_FRAMES
@@ -72,14 +72,14 @@ def write_report(
     protocols = [(name, values, {}) for name, values in (metrics | published_lines(published)).items()]
     intervals = {name: values["intervals"]["metrics"] for name, values in metrics.items()}
     page = PAGES.get_template("report.html").render(
-        run=run,
+        run=facts,
         metrics=main,
         format_metric=format_metric,
         sequences=0 if None in results.curves else len(results.curves),
         first=first,
         steps=STEPS,
         middle=MIDDLE_STEP,
-        name=run_name(run),
+        name=run_name(facts),
         date=datetime.now(timezone.utc).date().isoformat(),
         commit=commit(ROOT),
         truth=css_color(TRUTH),

@@ -36,26 +36,26 @@ def coco_entries(
     ]
 
 
-def set_entries(frames: FrameSet, rows: Iterable[list], masks: Path | None = None) -> list[dict]:
+def set_entries(frame_set: FrameSet, rows: Iterable[list], masks: Path | None = None) -> list[dict]:
     """`coco_entries` of all frames from rows of detections.csv; `masks`: the folder of their masks."""
     by_frame: dict[tuple[str, str], list[Detection]] = {}
     for sequence, frame, *values in rows:
         by_frame.setdefault((sequence, frame), []).append(Detection(*values))
     entries = []
-    for frame in frames.frames:
+    for frame in frame_set.frames:
         if detections := by_frame.get(frame.row_names):
             mask = None if masks is None else read_mask(frame_file(masks, frame.sequence, frame.name))
             entries += coco_entries(frame.image_id, frame.file_name, detections, mask)
     return entries
 
 
-def box_metrics(frames: FrameSet, rows: Iterable[list]) -> dict[str, dict]:
+def box_metrics(frame_set: FrameSet, rows: Iterable[list]) -> dict[str, dict]:
     """{"boxes": `BoxMetrics` as a dict} of a dataset with boxes.json, over the frames that were measured; else {}.
 
     rows: of detections.csv.
     """
-    if not frames.has_boxes:
+    if not frame_set.has_boxes:
         return {}
-    sequences = {frame.image_id: frame.sequence for frame in frames.frames}
-    truth = choose_images(read_boxes(frames.root), sequences.keys())
-    return {"boxes": measure_boxes(truth, set_entries(frames, rows), sequences=sequences)._asdict()}
+    sequences = {frame.image_id: frame.sequence for frame in frame_set.frames}
+    truth = choose_images(read_boxes(frame_set.root), sequences.keys())
+    return {"boxes": measure_boxes(truth, set_entries(frame_set, rows), sequences=sequences)._asdict()}

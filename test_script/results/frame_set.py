@@ -70,14 +70,14 @@ def read_names(path: Path) -> set[str]:
     return names
 
 
-def choose_frames(frames: FrameSet, names: set[str]) -> FrameSet:
+def choose_frames(frame_set: FrameSet, names: set[str]) -> FrameSet:
     """The frames that `names` (NAME, SEQUENCE or SEQUENCE/NAME) select; `InputError` for a name without a frame."""
-    keys = {frame: set(key_names((frame.sequence, frame.name))) for frame in frames.frames}
+    keys = {frame: set(key_names((frame.sequence, frame.name))) for frame in frame_set.frames}
     wanted = {file_key(name) for name in names}
     if missing := sorted(wanted - set().union(*keys.values())):
         lacking = list_names(missing)
-        raise InputError(f"{frames.name} has no {lacking} of the list in this split; check the list's names")
-    return frames._replace(frames=[frame for frame, called in keys.items() if called & wanted])
+        raise InputError(f"{frame_set.name} has no {lacking} of the list in this split; check the list's names")
+    return frame_set._replace(frames=[frame for frame, frame_names in keys.items() if frame_names & wanted])
 
 
 def dataset_pairs(predictions: Path, frames: list[FrameRef], ending: str = "") -> list[Pair]:

@@ -40,9 +40,9 @@ def set_metrics(results: Results, frame_set: FrameSet) -> dict[str, dict]:
 
 
 def write_results(
-    output: Path, results: Results, frame_set: FrameSet, run: dict[str, Any], tracks: list[dict]
+    output: Path, results: Results, frame_set: FrameSet, facts: dict[str, Any], tracks: list[dict]
 ) -> dict[str, dict]:
-    """Write metrics.json (which begins with `run`), the tables and the curves; returns the metrics by protocol.
+    """Write metrics.json (which begins with `facts`), the tables and the curves; returns the metrics by protocol.
 
     `tracks`: the rows of `measure_tracks`, [] for single images, which count as a sequence "all images".
     """
@@ -53,7 +53,7 @@ def write_results(
     }
     protocols = {name: values | {"sequences": sequences[name]} for name, values in metrics.items()}
     published = [row._asdict() for row in frame_set.published]
-    write_json(output / "metrics.json", run | {"protocols": protocols, "tracks": tracks, "published": published})
+    write_json(output / "metrics.json", facts | {"protocols": protocols, "tracks": tracks, "published": published})
     rows = (
         {"protocol": name, "sequence": sequence} | values
         for name, by_sequence in sequences.items()
@@ -64,19 +64,19 @@ def write_results(
     write_csv(output / "detections.csv", DETECTION_COLUMNS, results.detections)
     entries = set_entries(frame_set, results.detections, output / "masks")
     write_json(output / "detections_coco.json", entries, indent=None)
-    write_set_curves(output / "curves", results, run)
+    write_set_curves(output / "curves", results, facts)
     return metrics
 
 
-def write_set_curves(folder: Path, results: Results, run: Mapping[str, Any]) -> list[Path]:
+def write_set_curves(folder: Path, results: Results, facts: Mapping[str, Any]) -> list[Path]:
     """Write the curves over all frames into `folder`, as `write_curves` does; returns the files."""
     curves = merge_curves(results.curves.values()).compute()
-    return write_curves({run_name(run): curves}, folder, f"{run['dataset']}, {run['split']}, protocol standard")
+    return write_curves({run_name(facts): curves}, folder, f"{facts['dataset']}, {facts['split']}, protocol standard")
 
 
-def run_name(run: Mapping[str, Any]) -> str:
+def run_name(facts: Mapping[str, Any]) -> str:
     """The name of a run's network in pictures and the report: that of its checkpoint, else of the method."""
-    return checkpoint_label(run["checkpoint"]) if run.get("checkpoint") else run["model"]
+    return checkpoint_label(facts["checkpoint"]) if facts.get("checkpoint") else facts["model"]
 
 
 def write_dataset_table(path: Path, metrics: Mapping[str, Mapping[str, dict]]) -> None:
