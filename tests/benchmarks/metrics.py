@@ -1,8 +1,8 @@
 """How long the metrics take: python -m tests.benchmarks.metrics (one core, about a minute).
 
-Times are processor time, the least of several runs, the plain form's of one. That form
+Times are processor time: the minimum of several runs, or for the plain form that of a single run. The plain form
 (tests/reference/plain_metrics.py) thresholds the map, labels it and measures its regions at each threshold; its
-results must equal the fast ones.
+results must equal the fast results.
 """
 
 import time
@@ -36,7 +36,7 @@ def scene(size, blur, power, level=1.0, seed=0):
     return score.astype(np.float32), mask
 
 
-def least_ms(function, runs=RUNS):
+def min_ms(function, runs=RUNS):
     times = []
     for _ in range(runs):
         start = time.process_time()
@@ -61,10 +61,10 @@ def compare(score, mask):
     predicted = np.cumsum((ours.target_levels + ours.other_levels)[::-1])[::-1][1:][MIN_MATCHED::STRIDE]
     assert np.array_equal(hits + misses, predicted) and np.array_equal(matched, ours.matched)
     assert np.array_equal(false_pixels, predicted - ours.matched_pixels)
-    return least_ms(lambda: fast_curves(score, mask)), plain
+    return min_ms(lambda: fast_curves(score, mask)), plain
 
 
-def most_regions(score):
+def max_regions(score):
     return max(len(find_regions(score > k / 20).areas) for k in range(20))
 
 
@@ -80,7 +80,7 @@ def curves_table():
     }
     for name, (score, mask) in maps.items():
         fast, plain = compare(score, mask)
-        rows.append([name, str(most_regions(score)), f"{fast:.1f}", f"{plain:.0f}", f"{plain / fast:.0f}"])
+        rows.append([name, str(max_regions(score)), f"{fast:.1f}", f"{plain:.0f}", f"{plain / fast:.0f}"])
     return rows
 
 
@@ -88,12 +88,12 @@ def frame_table():
     rows = [["one threshold, 256 x 256", "clutter ms", "white noise ms"]]
     maps = [scene(256, 1, 4), scene(256, 0, 1)]
     for name in PROTOCOLS:
-        times = [least_ms(lambda pair=pair, name=name: build_metric(name).update(*pair), runs=20) for pair in maps]
+        times = [min_ms(lambda pair=pair, name=name: build_metric(name).update(*pair), runs=20) for pair in maps]
         rows.append([name, *(f"{time:.2f}" for time in times)])
     pairs = [ImagePair(score > 0.5, mask, find_regions(mask)) for score, mask in maps]
     for pair in pairs:
         assert len(pair.regions.areas)  # labelled beforehand, as the protocol does for Pd
-    rows.append(["hIoU, of standard", *(f"{least_ms(lambda pair=pair: pair_regions(pair), 20):.2f}" for pair in pairs)])
+    rows.append(["hIoU, of standard", *(f"{min_ms(lambda pair=pair: pair_regions(pair), 20):.2f}" for pair in pairs)])
     return rows
 
 
