@@ -1,9 +1,9 @@
-"""Augmentations that a recipe names (`augment: [copy_paste, sensor]`); they act before the preset's own steps.
+"""Augmentations that a recipe names (`augment: [copy_paste, sensor]`); they act before the steps of the preset.
 
-An augmentation maps frames [N, H, W] (uint8, or float32 in 0..1) and the mask bool [H, W] of the middle one to the
-same, with a random generator, `other()`, which reads frames and mask of a random training sample, and options, which
-the recipe sets by `augment_options: {copy_paste.share: 0.3}`. N is odd, with as many frames before the target frame as
-after it; the clip is cut out of them afterwards. An augmentation must not write to its inputs.
+An augmentation maps frames [N, H, W] (uint8, or float32 in 0..1) and the mask bool [H, W] of the middle frame to new
+frames and a new mask. It takes a random generator, `other()`, which reads frames and mask of a random training sample,
+and options, which the recipe sets by `augment_options: {copy_paste.share: 0.3}`. N is odd; the clip is cut out of the
+frames afterwards. An augmentation must not write to its inputs.
 """
 
 import inspect
@@ -41,8 +41,8 @@ def copy_paste(
 ) -> RawSample:
     """Into a share of the clips, a target of another sample, at a random place without a target.
 
-    What is pasted is its contrast to its surroundings, so that the background stays. Over the frames it moves at a
-    random constant speed. Frames in which it would lie partly outside go without it.
+    Its contrast to its surroundings is pasted, so that the background stays. Over the frames it moves at a random
+    constant speed. Frames in which it would lie partly outside stay as they are.
     """
     if random.random() >= share:
         return frames, mask

@@ -67,12 +67,10 @@ class ClipDataset(Dataset):
     """A clip for every frame that has a mask, its target frame: T frames that are `stride` apart (default 1).
 
     The target frame is number `target` of the clip (default T // 2). Beyond the ends of a sequence, `border` "clamp"
-    repeats its first or last frame, and "wrap" continues at its other end (as SGMP-UNet was published). T = 1 is the
-    single-frame case.
+    repeats its first or last frame, and "wrap" continues at its other end (as SGMP-UNet was published).
 
     The random draws of item i in epoch e depend on (seed, e, i), and on the occurrence if an epoch repeats the item,
-    but never on workers or on other items. Call `set_epoch` before each epoch; workers kept alive
-    (`persistent_workers`) see it, too.
+    but never on workers or on other items. Call `set_epoch` before each epoch; `persistent_workers` see it, too.
 
     Frames deeper than 8 bits are mapped to 0..1 by `grey_range`: a range per sequence, a range per frame, or a fixed
     range (see `utils.grey_levels`). The steps of `augment` (see `datasets.augmentations`) act before `transform`.

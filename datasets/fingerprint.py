@@ -15,8 +15,7 @@ def fingerprint(sequences: Iterable[Sequence], contents: bool = False, tables: I
     """SHA-256 over the names of sequences and frames and the sizes of their files in bytes.
 
     The same data at another place has the same fingerprint; the order of the sequences counts. `contents`: the contents
-    of the files count, too, so that a mask that was changed at equal size is noticed. `tables`: further files, which
-    count if they exist.
+    of the files count, too, so that a mask changed at equal size is noticed. `tables`: files that count if they exist.
     """
     digest = hashlib.sha256()
     for sequence in sequences:

@@ -75,8 +75,7 @@ def open_dataset(
 
     A name's folder is looked up in `data_root` (a folder that contains the datasets by name), else in the environment
     variable ISTD_DATA_ROOT, else in `datasets/path_config.py`. `demo` is rendered on first use. `split_folder`: the
-    folder of the lists inside the dataset's folder, if several have lists. Raises `InputError` if nothing is found or
-    recognised.
+    folder of the lists inside the dataset's folder, if several have lists. Raises `InputError` if there is no dataset.
     """
     names = {name.lower(): name for name in (*DATASET_PATHS, *CATALOG)}
     name = names.get(str(name_or_path).lower())

@@ -35,7 +35,7 @@ BRIEF_SHARE = 0.3  # of the targets that appear or vanish within the sequence
 class RenderConfig:
     """A dataset to render: ranges are (lowest, highest); size is (H, W); speed in pixels a frame.
 
-    The SNR is that of `datasets.snr`; with the clutter "varied" it is the lowest of a sequence's targets.
+    SNR: see `datasets.snr`; with the clutter "varied", the lowest SNR of a sequence's targets.
     """
 
     sequences: int = 32

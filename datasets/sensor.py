@@ -1,4 +1,4 @@
-"""What sensors and files do to frames: fixed offsets, noise, bad pixels, coarse grey levels, changing gain, JPEG.
+"""Faults of sensors and files: fixed offsets, noise, bad pixels, coarse grey levels, changing gain, JPEG.
 
 The renderers draw their sensors with the first functions; `record_clip` passes a clip through the chain `FAULTS`.
 """
@@ -49,7 +49,7 @@ class BadPixels(NamedTuple):
     offset: np.ndarray
 
     def spoil(self, frames: np.ndarray, when: np.ndarray | bool = True) -> None:
-        """Put the faults into frames float32 [T, H, W], in place; `when`: the frames and pixels, bool [T, N]."""
+        """Spoil frames float32 [T, H, W] in place; `when`: in which frames each pixel is bad, bool [T, N]."""
         rows, columns = self.places
         values = frames[:, rows, columns]
         frames[:, rows, columns] = np.where(when, values * self.gain + self.offset, values)
@@ -65,8 +65,8 @@ def draw_bad_pixels(shape: tuple[int, int], share: float, random: Generator) -> 
     return BadPixels(places, (kind == 2).astype(np.float32), offset)
 
 
-# Every fault maps a clip float32 [T, H, W] in 0..1 to a new one, which may leave 0..1, with the mask bool [H, W] of its
-# targets, a strength, and a random generator. Faults are fixed over the frames unless they say otherwise.
+# Every fault maps a clip float32 [T, H, W] in 0..1 to a new clip, which may leave 0..1, given the mask bool [H, W] of
+# its targets, a strength, and a random generator. Faults are fixed over the frames unless they say otherwise.
 
 
 def add_column_offsets(clip: np.ndarray, mask: np.ndarray, strength: float, random: Generator) -> np.ndarray:
@@ -105,7 +105,7 @@ def coarsen_levels(clip: np.ndarray, mask: np.ndarray, strength: float, random: 
 
 
 def lower_gain(clip: np.ndarray, mask: np.ndarray, strength: float, random: Generator) -> np.ndarray:
-    """From a random frame on, something hot or cold takes `strength` of the range and leaves the scene the rest."""
+    """From a random frame on, a hot or cold object takes `strength` of the range, which lowers the scene's contrast."""
     adjusted = clip.copy()
     later = adjusted[random.integers(len(clip)) :]
     later *= np.float32(1 - strength)
@@ -122,7 +122,7 @@ def compress_jpeg(clip: np.ndarray, mask: np.ndarray, strength: float, random: G
 
 
 class Fault(NamedTuple):
-    """What a fault does to a clip, and the range of its strength."""
+    """The function that applies a fault to a clip, and the range of its strength."""
 
     apply: Callable[[np.ndarray, np.ndarray, float, Generator], np.ndarray]
     strengths: tuple[float, float]

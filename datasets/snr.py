@@ -18,8 +18,7 @@ def local_statistics(
     """Mean and standard deviation of the surroundings of a target at `place` (row, column) in a frame [H, W].
 
     With the default `guard` of 4 pixels, the surroundings are a window of 21 x 21 without the inner 9 x 9; larger
-    targets need a larger guard, with which the window grows. `free` bool [H, W]: the only pixels that count. NaN if no
-    pixel counts.
+    targets need a larger guard, with which the window grows. `free` bool [H, W]: pixels that may count. NaN if none do.
     """
     radius = guard + SNR_RADIUS - SNR_GUARD
     top, left = (max(at - radius, 0) for at in place)

@@ -102,8 +102,7 @@ def crop_around(
 ) -> tuple[int, int]:
     """Top and left of a random window of `side` x `side` in an image of `shape`.
 
-    If the mask has a target, the window contains a randomly chosen target pixel, `margin` away from the window's edge
-    where the image allows.
+    If the mask has a target, the window contains a random target pixel, if possible `margin` away from its edge.
     """
     low, high = np.zeros(2, int), np.subtract(shape, side)
     pixels = np.flatnonzero(mask) if mask is not None else ()

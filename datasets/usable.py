@@ -31,8 +31,7 @@ class Unusable(NamedTuple):
 
 
 class Inspection(NamedTuple):
-    """What the headers of a frame's files show: the frame if it is usable (without a faulty mask), the image's size
-    "W x H", and the fault."""
+    """The headers of a frame's files: the usable frame (without a faulty mask), its size "W x H", and the fault."""
 
     usable: Frame | None = None
     size: str = ""
@@ -109,8 +108,7 @@ def check_usable(
 def usable_index(index: DatasetIndex, parts: Iterable[str], skip: bool = False, num_frames: int = 1) -> DatasetIndex:
     """`index` with the usable frames of these `parts`, see `check_usable`; its `left_out` names the other files.
 
-    Raises `InputError` where a frame is in the training part and in another part, and, without `skip`, where a file
-    cannot be used.
+    Raises `InputError` for frames that are in the training part and in another part, and as `check_usable` does.
     """
     parts = list(dict.fromkeys(parts))
     if shared := shared_frames(index, parts):

@@ -65,8 +65,8 @@ def render_varied_sequence(name: str, settings: RenderConfig, snr: float, random
     """Render the sequence `name` with a randomly drawn scene, targets, and sensor; `settings.clutter` is ignored.
 
     Frames are clipped to 0..1. A target is opaque; its contrast against the local mean is drawn, but at least
-    `snr` x the local deviation. Its mask is where more than half of its contrast, as far as clipping leaves it, shows.
-    Where clipping hides the target altogether it is neither drawn nor listed.
+    `snr` x the local deviation. Its mask covers the pixels where more than half of its contrast after clipping shows.
+    A target that clipping hides altogether is neither drawn nor listed.
     """
     blur = random.uniform(*BLUR)
     scene = _build_scene(settings.size, blur, random)

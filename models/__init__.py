@@ -91,8 +91,7 @@ def load_model(
 
     A network from the user's code needs that code, since a checkpoint never contains code: `code` holds names as for
     `build_model`, and the name with the class of the checkpoint is used. `interface` overrides the interface in the
-    file; weights that other programs saved have none. Raises InputError if the file is no checkpoint of a known
-    network.
+    file; weights of other programs have none. Raises InputError if the file is no checkpoint of a known network.
     """
     checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(source)
     code = [code] if isinstance(code, str) else list(code)

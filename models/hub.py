@@ -41,8 +41,7 @@ class HubMixin:
     ) -> str:
         """Upload the folder of the network to a repository of the Hub, which is created if it does not exist.
 
-        `upload`: further arguments of `huggingface_hub.HfApi.upload_folder`, such as `commit_message`. Returns the URL
-        of the commit.
+        `upload`: arguments of `huggingface_hub.HfApi.upload_folder`. Returns the URL of the commit.
         """
         from huggingface_hub import HfApi
 

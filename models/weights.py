@@ -37,8 +37,7 @@ class Undrawn(TorchFunctionMode):
 def load_weights(model: nn.Module, source: str | Path | Checkpoint) -> None:
     """Fill `model` with the weights of a checkpoint, given as a file or already read.
 
-    Raises InputError for a checkpoint of another network, and for weights that are missing, left over, of another shape
-    or type, or not finite.
+    Raises InputError for another network, missing or surplus weights, another shape or type, and values not finite.
     """
     checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(source)
     if checkpoint.kind == "ours" and checkpoint.model_name != model.name:

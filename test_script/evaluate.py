@@ -2,9 +2,8 @@
 
 Predictions are probability maps, such as those of `inference --save_maps`: npy or mat [H, W], or png, bmp, or tiff of
 8 or 16 bits. Maps that are already masks are recognised. --normalize is for methods whose responses have another range.
-The true masks come from a folder (--masks) or a dataset (--dataset). The metrics are printed, and no file is written
-unless asked for: --output_dir writes the files that inference writes, report.html, tables, curves, detections, and for
-sequences tracks.
+The true masks come from a folder (--masks) or a dataset (--dataset). The metrics are printed; --output_dir writes the
+files that inference writes: report.html, tables, curves, detections, and for sequences tracks.
 
 --boxes and --detections measure the boxes of any detector in COCO's format: AP50, precision, recall, and F1.
 

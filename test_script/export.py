@@ -167,8 +167,7 @@ def check(network: GreyNetwork, path: Path, size: tuple[int, int], dynamic: bool
     """Largest difference of a probability between the file in onnxruntime and the network in PyTorch.
 
     Runs with another batch size, and with `dynamic` also another frame size, than the export. Raises `InputError` above
-    `TOLERANCE`, or, where weights amplify rounding, above `ROUNDING` times the difference between float32 and float64
-    in PyTorch.
+    `TOLERANCE`, or, where weights amplify rounding, above `ROUNDING` times PyTorch's difference from float64.
     """
     import onnxruntime  # optional
 

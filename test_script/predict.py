@@ -141,8 +141,7 @@ def predict_source(
     """Predict a sequence and write its files; returns the number of frames, and a late error.
 
     Unreadable frames are appended to `bad`. If a live source fails, or the command is terminated, after frames have
-    been predicted, these are written, and the error is returned, to be raised later. `subfolders`: see
-    `sequence_writer`.
+    been predicted, these are written, and the error is returned, to be raised later.
     """
     live, count, late = source.kind == "live", 0, None
     waiting: deque[tuple[str, float]] = deque()  # names of the frames not predicted yet, and when they were read

@@ -72,9 +72,8 @@ def build_training(
 def recompute_blocks(network: nn.Module) -> None:
     """Gradient checkpointing (Chen et al. 2016): let blocks forget their activations and compute them again backward.
 
-    It costs another forward pass, but needs memory for the activations of a single block only. Parameters stay where
-    they are, and random draws are repeated, so that gradients stay the same. Raises `InputError` for a network that
-    names no blocks.
+    It costs another forward pass, but needs memory for the activations of a single block only. Random draws are
+    repeated, so that gradients stay the same. Raises `InputError` for a network that names no blocks.
     """
     blocks = [module for module in network.modules() if isinstance(module, network.recomputable)]
     if not blocks:

@@ -27,8 +27,7 @@ def open_datasets(settings: Settings, saved: Checkpoint | None = None, num_frame
     """Open the datasets, on the main process first: the demo is rendered on first use.
 
     Files that the run uses, in clips of `num_frames` frames, are checked (see `usable_index`), so that none fails after
-    the last epoch. If the dataset of a run that continues from `saved` is missing, the error says how to name its new
-    place.
+    the last epoch. If the dataset of a run that continues from `saved` has moved, the error says how to name its place.
     """
     names = settings.dataset, settings.data_root, settings.split_folder
     try:

@@ -2,8 +2,7 @@
 
 First the shipped DATransNet finds the targets in real frames and a real clip that ship with this repository. Then it is
 measured on rendered sequences with dim targets, fine-tuned briefly on other such sequences, and measured again. Each
-step prints its command and how long it took. Rendered data that exists is used again, and an interrupted training
-continues.
+step prints its command and how long it took. Existing data is used again, and an interrupted training continues.
 
 Examples:
 

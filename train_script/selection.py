@@ -21,8 +21,7 @@ UNDEFINED = -1.0  # the score of an epoch whose metric is undefined, which loses
 def choose_selection(settings: Settings, indices: list[DatasetIndex]) -> tuple[str, str]:
     """The protocol of validation and the metric that chooses the best epoch.
 
-    By default, they are the protocol that all datasets have in common, or standard, and the first of SELECTION_METRICS
-    that it defines.
+    By default, they are the common protocol of all datasets, or standard, and its first metric of SELECTION_METRICS.
     """
     protocols = {settings.protocol or index.info.protocol or "standard" for index in indices}
     protocol = protocols.pop() if len(protocols) == 1 else "standard"

@@ -21,8 +21,7 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 class SyncedBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Batch normalisation with the statistics of the global batch, of which every process has an equal share.
 
-    [B, C, ...] -> [B, C, ...], with a single all-reduce in either direction. Of tensors of that size, it keeps only its
-    input for the backward pass.
+    [B, C, ...] -> [B, C, ...], with a single all-reduce in either direction. The backward pass keeps only the input.
     """
 
     def _check_input_dim(self, tensor: torch.Tensor) -> None:
@@ -89,8 +88,7 @@ def shared_generator(device: torch.device) -> torch.Generator:
 def synchronise_layers(model: nn.Module) -> nn.Module:
     """`model` with its batch normalisation and stochastic depth replaced by the synchronised forms.
 
-    Parameters and buffers are the same objects under the same names. Raises `InputError` for a batch normalisation of
-    another class.
+    Parameters and buffers stay the same objects. Raises `InputError` for a batch normalisation of another class.
     """
     for name, module in model.named_children():
         if isinstance(module, BATCH_NORMS):

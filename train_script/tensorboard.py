@@ -30,8 +30,7 @@ HPARAMS_METRICS = [f"{split}/{name}" for split in ("val", "test") for name in ("
 def open_writer(folder: Path, first_step: int, settings: Mapping[str, Any]):
     """A SummaryWriter that continues after `first_step`.
 
-    It writes the layout of the charts, and for the tab HParams the settings and the tags of the metrics whose last
-    values TensorBoard shows.
+    It writes the layout of the charts, and the settings and the names of the metrics for the tab HParams.
     """
     # imported here, so that only runs that use it wait for it
     from torch.utils.tensorboard import SummaryWriter

@@ -1,4 +1,4 @@
-"""Items in groups; Python 3.12 has it as `itertools.batched`."""
+"""`itertools.batched` of Python 3.12."""
 
 from collections.abc import Iterable, Iterator
 from itertools import islice

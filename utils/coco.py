@@ -1,7 +1,6 @@
 """Parts of COCO's json format for detection: masks as run lengths, annotations of regions, and whole files.
 
-https://cocodataset.org/#format-data and #format-results. Boxes are [x, y, width, height] in px; the first pixel spans
-0 to 1.
+https://cocodataset.org/#format-data, #format-results. Boxes: [x, y, width, height] in px; the first pixel spans 0..1.
 """
 
 from collections.abc import Iterable

@@ -29,8 +29,7 @@ class GraphRunner:
     call, such as `with_aux=True`, are part of its graph. Weights may change in place, but not move. The first call
     determines the mixed precision, which must not use autocast's cache (see `utils.device.autocast`).
 
-    A network that waits for the GPU cannot be captured: it runs without graphs, with a warning; with `required`, the
-    error is raised.
+    A network that waits for the GPU cannot be captured; it runs without graphs, with a warning (`required`: an error).
     """
 
     def __init__(self, network: nn.Module, required: bool = False) -> None:

@@ -26,8 +26,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path; flush it to disk and rename it to `path` if the block succeeds.
 
     A reader never sees a half-written file, and an existing file is kept until the new file is complete. Leftovers of
-    killed processes are removed. The folder is created. Raises `InputError` if the folder cannot be written to or the
-    disk is full.
+    killed processes are removed. The folder is created. Raises `InputError` if the file cannot be written.
     """
     with _folder_beside(Path(path)) as folder:
         temporary = folder / Path(path).name

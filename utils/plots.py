@@ -30,8 +30,7 @@ def write_curves(runs: Mapping[str, Curves], folder: str | Path, title: str = ""
     """Write curves.csv, precision_recall.png, roc.png and pd_over_fa.png into `folder`; returns the paths.
 
     runs: curves by their name in the legend, such as a network; title: what they have in common, such as dataset and
-    protocol. The csv has ratios, empty for NaN, and a column "run" if there are several runs. Points mark the threshold
-    0.5.
+    protocol. The csv has ratios, empty for NaN, and a column "run" for several runs. Points mark the threshold 0.5.
     """
     folder, runs = Path(folder), {plot_text(name): curves for name, curves in runs.items()}
     names = ("curves.csv", "precision_recall.png", "roc.png", "pd_over_fa.png")

@@ -38,9 +38,8 @@ def set_up_process() -> None:
 def limit_spinning(environment: MutableMapping[str, str]) -> None:
     """Let threads that wait for each other go to sleep soon, unless the environment says how they wait.
 
-    On cores that other programs use too, spinning makes two threads many times slower than a single thread. GNU's
-    OpenMP lets them spin for tens of microseconds first, which avoids most wake-ups. OpenMP reads the environment once,
-    when torch is imported.
+    On cores that other programs use too, spinning makes two threads many times slower than a single thread. With GNU's
+    OpenMP they spin for tens of microseconds first, which avoids most wake-ups. Importing torch reads the environment.
     """
     if "OMP_WAIT_POLICY" not in environment:
         environment["OMP_WAIT_POLICY"] = "passive"

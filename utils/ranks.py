@@ -1,7 +1,6 @@
-"""This process among those that torchrun started: which it is, whether it writes, and its share of the cores.
+"""The rank of this process among the processes that torchrun started, and its share of the cores.
 
-Nothing here imports PyTorch, which takes more than a second and which commands without a network do not need: a process
-that has not imported it works alone.
+Nothing here imports PyTorch, which takes more than a second: a process that has not imported it works alone.
 """
 
 import os

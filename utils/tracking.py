@@ -3,8 +3,7 @@
 A Kalman filter predicts each track, and scipy assigns points to tracks by likelihood. Libraries were tried first:
 supervision's ByteTrack (now in `trackers`) compares boxes by IoU, which is 0 for targets of 3 px that move by 3 px;
 laptrack 0.17 predicts no velocity; trackpy 0.7 has one search radius for new and known tracks and raises an error in
-clutter; norfair 2.3 assigns greedily and needs filterpy, last released in 2018. Each also brings packages that nothing
-else here needs.
+clutter; norfair 2.3 assigns greedily and needs filterpy, last released in 2018.
 """
 
 from collections.abc import Iterable
@@ -38,8 +37,7 @@ class Linker:
     def update(self, points: np.ndarray, time: int) -> np.ndarray:
         """Track numbers int64 [n] of the points (x, y) float [n, 2] of the frame `time`, later than the last frame.
 
-        Tracks are numbered from 1 in the order of their first points. All points of a frame with more than `MAX_POINTS`
-        get 0.
+        Tracks are numbered from 1 in the order of their first points. Frames of more than `MAX_POINTS` points get 0.
         """
         self._predict(time)
         numbers = np.zeros(len(points), np.int64)

@@ -51,8 +51,7 @@ def find_sources(path: str | Path, folder_of: str | None = None) -> list[Source]
     """The sequences at `path`: an image, a video, a folder of images, or a folder of such folders (in numeric order).
 
     Live sources are "-" (images on standard input) and what OpenCV opens: the number of a camera, a device, a URL.
-    `folder_of`: the contents of a folder, "frames" or "images"; None: `is_sequence` decides. Raises `InputError` for
-    any other `path`.
+    `folder_of`: the contents of a folder, "frames" or "images"; None: `is_sequence` decides. `InputError` for others.
     """
     if str(path) == PIPE:
         return [pipe_source()]

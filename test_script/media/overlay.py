@@ -38,8 +38,7 @@ def draw_overlay(
 ) -> np.ndarray:
     """Draw outlines, boxes, peak scores and `trails` (of `Trails`) onto a grey frame float [H, W] in 0..1.
 
-    `tracks`: the number of each detection's track, 0 for none; `name`: of the frame. Returns RGB uint8, enlarged if the
-    frame is small.
+    `tracks`: each detection's track, 0 for none; `name`: of the frame. Returns RGB uint8; small frames are enlarged.
     """
     factor = max(1, DISPLAY_SIDE // max(grey.shape))
     picture = outline(enlarge(grey_to_rgb(grey), factor), enlarge(mask, factor), PREDICTED)

@@ -27,8 +27,7 @@ from istd.utils.plots import write_curves
 def set_metrics(results: Results, frame_set: FrameSet) -> dict[str, dict]:
     """All metrics of each protocol, with their bootstrap intervals.
 
-    The first protocol also has `box_metrics` if the set has boxes.json. If it has targets.csv, "by_snr" holds the
-    metrics of `halves_by_snr`.
+    With boxes.json, the first protocol also has `box_metrics`; with targets.csv, "by_snr" holds `halves_by_snr`.
     """
     metrics = {name: collect_metrics(metric, results.curves) for name, metric in results.metrics.items()}
     metrics[next(iter(metrics))] |= box_metrics(frame_set, results.detections)

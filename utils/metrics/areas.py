@@ -15,8 +15,7 @@ class PooledLevels(NamedTuple):
     """Pooled counts of an image or a sequence as a sparse row: its nonzero columns and their pixels, int [n].
 
     The row, int [2 P] with P = ceil(L / `POOL`), has the target pixels at each pooled level, then the other pixels.
-    With 4098 levels an image takes about 1 kB (NUAA-SIRST: 140 columns of 6 bytes, and the arrays), and never more
-    than 13 kB: 2050 columns.
+    With 4098 levels, an image takes about 1 kB (NUAA-SIRST: 140 columns of 6 bytes) and at most 13 kB (2050 columns).
     """
 
     name: str | None

@@ -104,8 +104,7 @@ def track_terms(counts: TrackCounts) -> dict[str, tuple[int, int]]:
 
     `pd` and `fa` are per frame, as in the protocol `standard`. `found_rate`: share of the targets that are detected at
     least once. `mean_delay`: frames from a found target's first frame to its first detection. `false_track_rate`:
-    tracks without any matched detection, per frame. `fragmentation`: changes of track between successive detections of
-    a found target.
+    tracks without any matched detection, per frame. `fragmentation`: changes of a found target's track.
     """
     return {
         "pd": (counts.hits, counts.regions),
