@@ -160,7 +160,7 @@ def read_frame(frame: Frame) -> FrameReport:
 def measure_targets(grey: np.ndarray, mask: np.ndarray) -> list[TargetStatistics]:
     """Statistics of each 8-connected region of `mask` bool [H, W] in `grey` float [H, W].
 
-    Its surroundings are those of `local_statistics`, with a guard that covers the region, except all targets and 2 px
+    Its surroundings: see `local_statistics`, with a guard that covers the region, except all targets and 2 px
     around them. The peak is the pixel of the region that stands out most, bright or dark.
     """
     free = cv2.dilate(mask.astype(np.uint8), np.ones((2 * GUARD + 1,) * 2, np.uint8)) == 0

@@ -40,7 +40,7 @@ class DatasetIndex:
             raise InputError(f"{self.info.name} has no split {name!r}; expected one of {', '.join(self.parts)}")
         if not self.parts[name]:
             contents = _count(self.info.kind, self.sequences)
-            reason = f"the dataset has {contents}, none of which is in it (split: {self.split_source})"
+            reason = f"the dataset has {contents}, but none in this part (split: {self.split_source})"
             if entries := self.missing_entries.get(name):
                 first = f"{entries[0]!r}{nearest_entry(entries[0], self.sequences)}"
                 reason = f"none of its entries is in {self.root} (split: {self.split_source}), for instance {first}"

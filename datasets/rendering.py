@@ -16,7 +16,7 @@ COLUMN_NOISE = 0.008  # of the fixed offsets of the sensor's columns
 BAD_PIXELS = 4e-4  # share of the sensor's pixels
 BRIGHTEST = 0.98  # the sensor's gain is set so that no target of the sequence saturates it
 JITTER = 0.3  # pixels, of the platform's wander around its aim
-JITTER_MEMORY = 0.6  # correlation of a frame's offset with that of the frame before
+JITTER_MEMORY = 0.6  # correlation of the offsets of successive frames
 
 MASK_PEAK_SHARE = 0.3  # of the target's peak: the mask of a dim spot is wider than at half its peak
 POINT_SPREAD = (0.7, 1.1)  # sigma in pixels

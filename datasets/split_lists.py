@@ -299,6 +299,6 @@ def _split_at_random(layout: Layout) -> Split:
 
 
 def _cut(items: list) -> dict[str, list]:
-    """The first TRAIN_SHARE of the items for training, the others, at least one if possible, for testing."""
+    """The first TRAIN_SHARE of the items for training; the remaining items, if possible at least one, for testing."""
     count = min(round(TRAIN_SHARE * len(items)), max(1, len(items) - 1))
     return {"train": items[:count], "test": items[count:]}

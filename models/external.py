@@ -61,7 +61,7 @@ def read_interface(values: dict[str, Any]) -> Interface:
 
 
 class ExternalNetwork(Network):
-    """A network from the user's code with the interface of ours: clip [B, T, C, H, W] to logits [B, 1, H, W]."""
+    """A network from the user's code behind our interface: clip [B, T, C, H, W] to logits [B, 1, H, W]."""
 
     def __init__(self, name: str, interface: Interface, options: dict[str, Any]):
         super().__init__()
@@ -77,7 +77,7 @@ class ExternalNetwork(Network):
 
     @staticmethod
     def published_options(weights: dict[str, Tensor]) -> dict:
-        """Any weights may be those of the network; loading them shows whether they fit."""
+        """No options: any weights may belong to the network; loading them shows whether they fit."""
         return {}
 
     @staticmethod

@@ -68,7 +68,7 @@ class HubMixin:
 
         `options` override the network's options. `Network.from_pretrained` loads any network, with the arguments of
         `models.load_model`: `code="path/to/net.py:ClassName"` for a network from the user's code. The other arguments
-        are those of `huggingface_hub.hf_hub_download`. Raises InputError for a network of another class.
+        go to `huggingface_hub.hf_hub_download`. Raises InputError for a network of another class.
         """
         path = Path(source) / HUB_FILE
         if not Path(source).is_dir():

@@ -58,6 +58,6 @@ def model_card(network: nn.Module) -> str:
         target=network.target_index,
         multiple=network.size_multiple,
         options=", ".join(f"{key}={value}" for key, value in network.options.items()) or "none",
-        preset=settings.get("preset") or f"{unknown}: that of the network's paper",
+        preset=settings.get("preset") or f"{unknown}: the preset of the network's paper",
         dataset=settings.get("dataset") or unknown,
     )

@@ -110,7 +110,7 @@ class SGMPUNet(Network):
 
     @staticmethod
     def published_options(weights: dict[str, Tensor]) -> dict | None:
-        """The number of frames, if the weights are those of a published checkpoint."""
+        """The number of frames, if the weights come from a published checkpoint."""
         key = weights.get("encoder.model.1.fusionst.proj_k.weight")  # [1, T / 2, 1, 1]
         return None if key is None or key.dim() < 2 else {"num_frames": 2 * key.shape[1]}
 

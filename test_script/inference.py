@@ -10,7 +10,7 @@ logits here and float32 probabilities there. pyirstdmetrics takes these files as
 
 In sequences, detections are linked into tracks: tracks.csv, with metrics of tracks in metrics.json and the report.
 --min_track N drops shorter tracks from the files of detections and tracks and from the masks; score maps, curves, and
-the metrics by protocol remain those of the network alone.
+the metrics by protocol ignore the tracks.
 
 Examples:
 
@@ -149,7 +149,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     dataset = "name from datasets/path_config.py, or a folder; several joined by +"
     add("--dataset", required=True, metavar="NAME|FOLDER", help=dataset)
-    known = f"one or several of {', '.join(PROTOCOLS)}, or all; default standard and that of the dataset's paper"
+    known = f"one or several of {', '.join(PROTOCOLS)}, or all; default standard and the dataset's protocol"
     add("--protocol", nargs="+", metavar="NAME", help=known)
     add("--output_dir", type=Path, metavar="DIR", help="where to write; default predict/DATASET/CHECKPOINT")
     add_reading_options(parser)
@@ -170,7 +170,7 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
 
 
 def choose_protocols(asked: list[str] | None, info: DatasetInfo) -> list[Protocol]:
-    """The protocols `asked` for, else standard and that of the dataset's paper; `InputError` for an unknown name."""
+    """The protocols `asked` for, else standard and the dataset's protocol; `InputError` for an unknown name."""
     names = asked or ["standard", *([info.protocol] if info.protocol else [])]
     return [metric.protocol for metric in build_metrics(names).values()]
 

@@ -115,7 +115,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--threshold", type=float, default=0.5, metavar="P", help=target)
     add_track_options(parser)
     add_range_option(parser)
-    rate = "frame rate of the overlay video; default that of the input, otherwise 25"
+    rate = "frame rate of the overlay video; default: the input's rate, or 25"
     add("--fps", type=float, metavar="RATE", help=rate)
     add("--skip_bad", action="store_true", help="report and skip frames that cannot be read")
     same_bits = "the same result for a single image to the last bit on any number of cores (slower)"

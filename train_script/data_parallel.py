@@ -28,7 +28,7 @@ def broadcast_weights(network: nn.Module) -> None:
 class ProcessAverage:
     """Called after a backward pass, sets a network's gradients and running statistics to their mean over processes.
 
-    Parameters that have no gradient on any process in the first step of an epoch, such as those of auxiliary outputs
+    Parameters without a gradient on all processes in the first step of an epoch, such as weights of auxiliary outputs
     that the loss leaves out, stay without a gradient. Raises `InputError` if they get a gradient later in that epoch:
     the processes, which do not ask each other in every step, would train different networks.
     """

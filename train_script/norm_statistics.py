@@ -26,7 +26,7 @@ def estimate_statistics(network: nn.Module, batches: Iterable[Tensor]) -> None:
     network.eval()
     for layer in layers:
         layer.train()
-        layer.momentum = 1.0  # the running statistics become those of the batch
+        layer.momentum = 1.0  # the running statistics become the batch's statistics
     sums, count = [(0.0, 0.0) for _ in layers], 0
     for batch in batches:
         network(batch)

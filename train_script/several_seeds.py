@@ -50,7 +50,7 @@ def report_seeds(runs: list[tuple[int, Path]]) -> None:
     part = "test set" if tested else "validation"
     summary = {"mean": summarise(by_seed, statistics.mean), "std": summarise(by_seed, statistics.stdev)}
     rows = {f"seed {seed}": metrics for seed, metrics in by_seed.items()}
-    print(f"{len(runs)} seeds, {part}; std is that of a sample (n - 1)")
+    print(f"{len(runs)} seeds, {part}; std is the sample standard deviation (n - 1)")
     print(metrics_table(rows | summary, "seed"), flush=True)
     folder = runs[0][1].parent
     path = folder.with_name(folder.name.rsplit("_seed", 1)[0] + "_seeds.json")
@@ -70,7 +70,7 @@ def result_metrics(folder: Path, tested: bool) -> Metrics:
 
 
 def summarise(by_seed: dict[int, Metrics], statistic: Callable[[list[float]], float]) -> Metrics:
-    """A statistic of every metric that all runs define; the others are undefined."""
+    """A statistic of every metric over all runs; None for a metric that is undefined in a run."""
     names = dict.fromkeys(name for metrics in by_seed.values() for name in metrics)
     values = {name: [metrics.get(name) for metrics in by_seed.values()] for name in names}
     return {name: None if None in numbers else statistic(numbers) for name, numbers in values.items()}

@@ -110,7 +110,7 @@ def find_predictor(run: Run, training: Training, amp: str) -> Predictor:
 
 @contextmanager
 def recalibrated(run: Run, training: Training) -> Iterator[None]:
-    """Within, the weights have batch-norm statistics of `norm_sets`, if there are any; afterwards those of training.
+    """Use batch-norm statistics of `norm_sets`, if there are any; afterwards, restore the statistics of training.
 
     Every process estimates them on all images, so that they are the same.
     """
@@ -125,7 +125,7 @@ def recalibrated(run: Run, training: Training) -> Iterator[None]:
 
 
 def norm_batches(run: Run, multiple: int) -> Iterator[torch.Tensor]:
-    """Clips of `norm_sets` on the device, by size, in batches as large as those of training."""
+    """Clips of `norm_sets` on the device, by size, in batches of the training's size."""
     waiting: dict[tuple[int, ...], list[torch.Tensor]] = {}
     for dataset in run.norm_sets:
         for item in spread(len(dataset), run.settings.recalibrate_norm):

@@ -11,7 +11,7 @@ class WeightAverage:
     """Average of a network's weights and buffers over its updates, in a copy of it (`module`, in eval mode).
 
     Early in training the decay is (1 + n) / (10 + n) after n updates where that is less than `decay`, so that the
-    random start is soon forgotten. Counts, such as those of batch norms, are copied.
+    random start is soon forgotten. Counts, as in batch norms, are copied.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:

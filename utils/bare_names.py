@@ -40,7 +40,7 @@ class BareNames(MetaPathFinder):
 
 
 class SharedLoader(SourceFileLoader):
-    """Loads a module of `istd` under its bare name; `python -m` reads its code like that of any other module."""
+    """Loads a module of `istd` under its bare name; `python -m` reads its code as from any module."""
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         """Import the module under its full name."""

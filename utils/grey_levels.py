@@ -125,7 +125,7 @@ def sequence_range(frames: Iterable[np.ndarray]) -> GreyRange:
 
 
 class MovingRange:
-    """The range of a live stream: it starts at the first frame's range and slowly follows that of the latest frames.
+    """The range of a live stream: it starts at the first frame's range and slowly follows the latest frames.
 
     It starts anew where most of a frame lies outside, as after a camera's recalibration.
     """

@@ -50,7 +50,7 @@ def mask_key(path: Path) -> str:
 
 
 def last_number(name: str) -> int | None:
-    """The last number in a name, such as that of a frame; None without one."""
+    """The last number in a name, such as a frame's number; None if the name has no number."""
     return next((int(digits) for digits in reversed(re.findall("[0-9]+", name))), None)
 
 

@@ -130,7 +130,7 @@ def _choose_infrared(files: list[AnnotationFile]) -> list[AnnotationFile]:
         infrared = [file for file in labels if file.name.stem.lower().startswith(("ir", "infrared"))]
         if len(labels) > 1 and len(infrared) != 1:
             names = ", ".join(file.name.name for file in labels)
-            raise InputError(f"{folder} has several label files: {names}; keep that of the infrared frames")
+            raise InputError(f"{folder} has several label files: {names}; keep only the file of the infrared frames")
         chosen += infrared if len(labels) > 1 else labels
     return chosen
 

@@ -50,7 +50,7 @@ class Predictor:
     threads. CPU kernels round differently for other batch sizes and numbers of threads; therefore results do not depend
     on `batch_size`, the number of cores or of processes, to the last bit. Only a frame that is predicted alone, whose
     passes would leave cores idle, shares out all threads over its passes; its scores may differ in the last digits from
-    those of the same frame in a sequence, or on another number of cores. `deterministic` avoids that.
+    its scores in a sequence, or on another number of cores. `deterministic` avoids that.
     On a GPU float32 is true float32 (no TF32), and the network's passes become CUDA graphs (see
     `utils.cuda_graphs`), so that a predictor is worth keeping.
     """

@@ -35,7 +35,7 @@ def default_folder(dataset: str, checkpoint: str | Path) -> Path:
 
 
 def checkpoint_label(path: str | Path) -> str:
-    """The name of a checkpoint in tables: that of its file, or RUN/checkpoint_best in the folder of a run."""
+    """A checkpoint's name in tables: its file's name, or RUN/checkpoint_best in the folder of a run."""
     path = Path(path).absolute()
     run = path.parent.parent.name if path.parent.name == "train" else path.parent.name
     return f"{run}/{path.stem}" if run and path.stem.startswith("checkpoint") else path.stem
@@ -45,7 +45,7 @@ def start_run(output: Path, facts: dict[str, Any], resume: bool) -> dict[str, An
     """Write `facts`, which determine the results, and their provenance to `output`/run.json; returns the provenance.
 
     The results of an earlier run are removed unless they can be continued. Raises `InputError` as `check_run` does, and
-    where `output` holds such files without a run.json, which are not ours to remove.
+    where `output` has such files without a run.json, which may be the user's own.
     """
     state = check_run(output, facts, resume)
     if state == "none":

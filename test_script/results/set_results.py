@@ -74,7 +74,7 @@ def write_set_curves(folder: Path, results: Results, facts: Mapping[str, Any]) -
 
 
 def run_name(facts: Mapping[str, Any]) -> str:
-    """The name of a run's network in pictures and the report: that of its checkpoint, else of the method."""
+    """A run's name in pictures and the report: the checkpoint's name, or the method without a checkpoint."""
     return checkpoint_label(facts["checkpoint"]) if facts.get("checkpoint") else facts["model"]
 
 

@@ -241,7 +241,7 @@ def test_the_only_sequence_without_lists_is_split_in_time(tmp_path):
 def test_a_single_image_leaves_nothing_for_the_test(tmp_path):
     write_pairs(tmp_path / "images", tmp_path / "masks", ["a"])
     with pytest.raises(
-        InputError, match=r"is empty: the dataset has 1 image, none of which is in it \(split: no list found"
+        InputError, match=r"is empty: the dataset has 1 image, but none in this part \(split: no list found"
     ):
         open_dataset(tmp_path).split("test")
 

@@ -43,7 +43,7 @@ class ImageCounts(NamedTuple):
 class MetricAccumulator:
     """Metrics of one protocol over any number of images.
 
-    `update` adds images, `merge` adds those of another accumulator (accumulators can be pickled), `compute` returns the
+    `update` adds images, `merge` adds another accumulator's images (accumulators can be pickled), `compute` returns the
     metrics, which do not depend on the order of the images. `rows` holds the counts of each image.
     """
 

@@ -91,7 +91,7 @@ def region_pixels(pair: ImagePair, matching: Matching) -> int:
 
 
 def area_value_pixels(pair: ImagePair, matching: Matching) -> int:
-    """areas of all regions, less every area equal to that of some matched region"""
+    """areas of all regions, less every area that equals a matched region's area"""
     areas = pair.regions.areas
     return int(areas[~np.isin(areas, areas[matching.used])].sum())
 
