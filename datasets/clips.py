@@ -182,8 +182,7 @@ class ClipDataset(Dataset):
 
     def _sample(self, number: int) -> Iterator[np.ndarray]:
         """Frames of a sequence from which its range is computed."""
-        frames = self.sequences[number].frames
-        return (self._read_pixels(frames[index]) for index in range_frames(len(frames)))
+        return map(self._read_pixels, range_frames(self.sequences[number].frames))
 
 
 def range_lines(datasets: Iterable[ClipDataset]) -> list[str]:

@@ -82,7 +82,7 @@ def contrast_factor(contrast: float, clutter: float, snr: float) -> float:
 def dim_sequence(sequence: Sequence, number: int, snr: tuple[float, float], seed: int, output: Path) -> list[TargetRow]:
     """Write the dimmed frames and the masks of a sequence into `output`; returns its rows of targets.csv."""
     images = [frame.read_image() for frame in sequence.frames]
-    scale = GreyScale(sample=lambda: (images[index] for index in range_frames(len(images))))
+    scale = GreyScale(sample=lambda: range_frames(images))
     frames = [scale(image) for image in images]
     masks = [frame.read_mask(grey.shape) for frame, grey in zip(sequence.frames, frames, strict=True)]
     targets = [[] if mask is None else find_targets(grey, mask) for grey, mask in zip(frames, masks, strict=True)]

@@ -72,8 +72,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def grey_scale(sequence: Sequence, rule: RangeRule) -> GreyScale:
     """The scale that converts the frames of a sequence to 0..1."""
-    frames = sequence.frames
-    return GreyScale(rule, lambda: (frames[index].read_image() for index in range_frames(len(frames))))
+    return GreyScale(rule, lambda: (frame.read_image() for frame in range_frames(sequence.frames)))
 
 
 if __name__ == "__main__":

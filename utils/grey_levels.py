@@ -1,8 +1,8 @@
 """Grey levels of raw thermal frames: stored counts are mapped to 0..1 by a robust range of the sequence."""
 
 from collections import deque
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from cv2 import medianBlur
@@ -22,6 +22,8 @@ NODATA = (-9999.0, -32768.0, -99999.0)  # fill values of float images; values th
 MAX_FLOAT = 1e30  # beyond this a float is nodata, too
 LIVE_FRAMES = 4  # most recent frames from which a moving range is computed
 LIVE_STEP = 5e-4  # share of the span by which either end of a moving range may move between two frames
+
+T = TypeVar("T")
 
 
 class GreyRange(NamedTuple):
@@ -190,9 +192,9 @@ def describe_range(scale: GreyScale) -> str:
     return f"stored levels {scale.range} become 0 to 1 ({rules.get(scale.rule, 'as --range says')})"
 
 
-def range_frames(count: int) -> list[int]:
-    """Indices of the frames, out of `count`, from which the range of a sequence is computed."""
-    return spread(count, RANGE_FRAMES)
+def range_frames(frames: Sequence[T]) -> list[T]:
+    """The frames, spread over a sequence, from which its range is computed."""
+    return [frames[index] for index in spread(len(frames), RANGE_FRAMES)]
 
 
 def _in_unit(frame: np.ndarray) -> bool:

@@ -130,11 +130,10 @@ def sample_frames(path: Path) -> Iterator[np.ndarray]:
     samples = 0
     with open_video(path) as container:
         stream = container.streams.best("video")
-        stamps = _time_stamps(container)
-        for index in range_frames(len(stamps)):
+        for stamp in range_frames(_time_stamps(container)):
             with suppress(av.FFmpegError, StopIteration):
-                container.seek(stamps[index], stream=stream)  # to the key frame before
-                yield grey_levels(next(f for f in container.decode(stream) if (f.pts or 0) >= stamps[index]))
+                container.seek(stamp, stream=stream)  # to the key frame before
+                yield grey_levels(next(f for f in container.decode(stream) if (f.pts or 0) >= stamp))
                 samples += 1
     if not samples:  # as in short transport streams, whose key frames are not indexed
         yield from (levels for _, levels in islice(read_frames(path, lambda *_: None), RANGE_FRAMES))

@@ -121,9 +121,9 @@ def folder_source(name: str, images: list[Path], kind: str = "folder") -> Source
 
 def sample_files(images: list[Path]) -> Iterator[np.ndarray]:
     """The stored pixels of images spread over a sequence, without those that cannot be read."""
-    for index in range_frames(len(images)):
+    for image in range_frames(images):
         with suppress(InputError):  # reported when the image is read for prediction
-            yield read_pixels(images[index])
+            yield read_pixels(image)
 
 
 def pipe_source() -> Source:

@@ -118,7 +118,7 @@ def as_grey_frames(frames: np.ndarray | Iterable[np.ndarray], rule: RangeRule = 
     if isinstance(frames, np.ndarray) and (frames.ndim == 2 or (frames.ndim == 3 and frames.shape[-1] in CHANNELS)):
         frames = frames[None]
     stored = [_stored_frame(index, np.asarray(frame)) for index, frame in enumerate(frames)]
-    scale = GreyScale(rule, lambda: (stored[index] for index in range_frames(len(stored))))
+    scale = GreyScale(rule, lambda: range_frames(stored))
     return map(scale, stored)
 
 

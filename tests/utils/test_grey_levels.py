@@ -82,7 +82,7 @@ def test_a_target_of_4_pixels_keeps_its_contrast_and_its_shape(contrast):
 def test_a_warm_object_that_enters_changes_nothing_else(live):
     plain, entered = scene(50), scene(50)
     entered[10:, 5:20, 60:75] += 5000
-    scale = GreyScale(sample=None if live else lambda: (entered[index] for index in range_frames(50)))
+    scale = GreyScale(sample=None if live else lambda: range_frames(entered))
     grey = np.stack([scale(frame) for frame in entered])
     fixed = np.stack([to_unit(frame, sequence_range(entered[:1])) for frame in plain]) if live else in_range(entered)
     elsewhere = np.ones(grey.shape[1:], bool)
