@@ -160,7 +160,7 @@ def shared_frames(index: DatasetIndex, parts: Iterable[str] = ()) -> list[str]:
 def mask_lines(name: str, sequences: Iterable[Sequence]) -> list[str]:
     """A line for each way in which up to MAX_MASKS masks, spread over the sequences, look odd."""
     masks = [frame.mask for sequence in sequences for frame in sequence.frames if frame.has_mask]
-    masks = [masks[index] for index in spread(len(masks), MAX_MASKS)]
+    masks = spread(masks, MAX_MASKS)
     grey: dict[str, list[str]] = {}  # by the rule of what is target
     large, shows_target = [], False
     for path in masks:

@@ -25,7 +25,7 @@ def build_train_loader(
     """Loader of this process's share of the training batches, and the sampler that sets its epoch and first step."""
     mixed = MixedDataset(datasets)
     indices = [
-        [start + item for item in spread(len(dataset), settings.limit_train)]
+        spread(range(start, start + len(dataset)), settings.limit_train)
         for start, dataset in zip([0, *mixed.cumulative_sizes], datasets, strict=False)
     ]
     counts = epoch_counts([len(items) for items in indices], settings.dataset_weights, settings.epoch_samples)
@@ -42,7 +42,7 @@ def build_eval_loader(settings: Settings, dataset: ClipDataset, limit: int | Non
     """
     if count_workers(settings, device):
         dataset = replace(dataset, cache_bytes=EVAL_CACHE_BYTES)
-    batches = list(batched(spread(len(dataset), limit)[rank() :: world_size()], settings.val_batch_size))
+    batches = list(batched(spread(range(len(dataset)), limit)[rank() :: world_size()], settings.val_batch_size))
     return DataLoader(dataset, batch_sampler=batches, collate_fn=list, **_workers(settings, device))
 
 

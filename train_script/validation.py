@@ -128,7 +128,7 @@ def norm_batches(run: Run, multiple: int) -> Iterator[torch.Tensor]:
     """Clips of `norm_sets` on the device, by size, in batches of the training's size."""
     waiting: dict[tuple[int, ...], list[torch.Tensor]] = {}
     for dataset in run.norm_sets:
-        for item in spread(len(dataset), run.settings.recalibrate_norm):
+        for item in spread(range(len(dataset)), run.settings.recalibrate_norm):
             clip = pad_to_multiple(dataset[item].clip[None], multiple)
             clips = waiting.setdefault(tuple(clip.shape), [])
             clips.append(clip)

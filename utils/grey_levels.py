@@ -194,7 +194,7 @@ def describe_range(scale: GreyScale) -> str:
 
 def range_frames(frames: Sequence[T]) -> list[T]:
     """The frames, spread over a sequence, from which its range is computed."""
-    return [frames[index] for index in spread(len(frames), RANGE_FRAMES)]
+    return spread(frames, RANGE_FRAMES)
 
 
 def _in_unit(frame: np.ndarray) -> bool:

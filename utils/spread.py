@@ -1,7 +1,12 @@
-"""Indices spread evenly over a number of items."""
+"""Items spread evenly over a sequence."""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
-def spread(count: int, limit: int | None) -> list[int]:
-    """Indices of up to `limit` of `count` items, evenly spread; all of them if `limit` is None."""
-    limit = count if limit is None else min(limit, count)
-    return [index * count // limit for index in range(limit)]
+def spread(items: Sequence[T], limit: int | None) -> list[T]:
+    """Up to `limit` items, evenly spread; all of them if `limit` is None."""
+    limit = len(items) if limit is None else min(limit, len(items))
+    return [items[number * len(items) // limit] for number in range(limit)]

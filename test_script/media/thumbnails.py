@@ -39,7 +39,7 @@ class Thumbnails:
 
     def sheet(self) -> np.ndarray:
         """The contact sheet, RGB uint8."""
-        tiles = [self._kept[index] for index in spread(len(self._kept), SHEET_TILES)]
+        tiles = spread(self._kept, SHEET_TILES)
         return contact_sheet([picture for _, picture in tiles], [label for label, _ in tiles], SHEET_COLUMNS)
 
 

@@ -43,8 +43,9 @@ def test_processes_on_gpus_share_the_cores_for_loading(cores, processes, expecte
 
 
 def test_a_limit_spreads_evenly():
-    assert spread(10, 4) == [0, 2, 5, 7]
-    assert spread(3, 9) == spread(3, None) == [0, 1, 2]
+    assert spread(range(10), 4) == [0, 2, 5, 7]
+    assert spread("abc", 9) == spread("abc", None) == ["a", "b", "c"]
+    assert spread([], 4) == []
 
 
 def test_an_epoch_is_a_shuffle_of_whole_batches():
