@@ -22,16 +22,18 @@ DERIVED = "relative_position_index"  # a buffer that the window's size determine
 class Undrawn(TorchFunctionMode):
     """Within, new layers of this thread begin with zeros instead of random weights, for a checkpoint to fill.
 
-    Random numbers take most of the time to build SGMP-UNet. Everything else, such as computed buffers, stays the same.
+    Random numbers take most of the time to build SGMP-UNet. Everything but parameters, such as buffers that no
+    checkpoint holds, stays the same.
     """
 
     def __torch_function__(self, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
+        drawn = None
         if function in (nn.init.kaiming_uniform_, nn.init.uniform_, nn.init.normal_):
-            return nn.init.zeros_(kwargs["tensor"])
-        if function in (Tensor.uniform_, Tensor.normal_):  # of the other functions of nn.init
-            return args[0].zero_()
-        return function(*args, **kwargs)
+            drawn = kwargs["tensor"]
+        elif function in (Tensor.uniform_, Tensor.normal_):  # of the other functions of nn.init
+            drawn = args[0]
+        return nn.init.zeros_(drawn) if isinstance(drawn, nn.Parameter) else function(*args, **kwargs)
 
 
 def load_weights(model: nn.Module, source: str | Path | Checkpoint) -> None:

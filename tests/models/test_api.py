@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from istd.models import MODELS, build_model, load_model
+from istd.models import MODELS, Network, build_model, load_model
 from istd.models.sgmp_unet import SMALL as SMALL_VARIANT
 from istd.models.weights import DERIVED
 from istd.utils.errors import InputError
@@ -164,6 +164,7 @@ def test_building_touches_neither_network_nor_disk(name, monkeypatch):
     def forbidden(*given, **named):
         raise AssertionError(f"building opened {given}")
 
+    build_model(name, **SMALL[name])  # which imports libraries
     with monkeypatch.context() as patch:
         patch.setattr(socket, "socket", forbidden)
         patch.setattr(builtins, "open", forbidden)
@@ -183,6 +184,26 @@ def test_loading_draws_no_weights_and_keeps_computed_buffers(network, tmp_path):
     assert loaded.keys() == expected.keys()
     for name, value in expected.items():
         assert torch.equal(loaded[name], value), name
+
+
+def test_loading_keeps_buffers_that_are_drawn_from_a_seed_and_not_saved(tmp_path, monkeypatch):
+    class Projection(Network):
+        """Projects pixels onto a fixed random direction."""
+
+        name = "projection"
+
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Linear(1, 1)
+            direction = torch.empty(3).normal_(generator=torch.Generator().manual_seed(0))
+            self.register_buffer("direction", direction, persistent=False)
+
+    monkeypatch.setitem(MODELS, "projection", Projection)
+    network = build_model("projection")
+    network.save_pretrained(tmp_path)
+    for loaded in (load_model(tmp_path), Projection.from_pretrained(tmp_path)):
+        assert torch.equal(loaded.direction, network.direction) and loaded.direction.all()
+        assert torch.equal(loaded.scale.weight, network.scale.weight)
 
 
 def test_backbone_parameters(networks):
