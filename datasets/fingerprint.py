@@ -29,11 +29,13 @@ def fingerprint(sequences: Iterable[Sequence], contents: bool = False, tables: I
 
 
 def image_digests(sequences: Iterable[Sequence]) -> list[str]:
-    """`DIGITS` hexadecimal digits for each sequence that stand for the contents of its first image, whatever its name.
+    """`DIGITS` hexadecimal digits for each sequence that stand for the contents of its first image with a mask.
 
-    A checkpoint records them, at nine bytes each, to tell which images of another dataset it was trained on.
+    A checkpoint records them, at nine bytes each, to tell which images of another dataset it was trained on, whatever
+    their names. Parts of the same sequence, whose other frames are context without masks, have different digests.
     """
-    states = (file_state(sequence.frames[0].image, contents=True) for sequence in sequences)
+    targets = ([frame.image for frame in sequence.frames if frame.has_mask] for sequence in sequences)
+    states = (file_state(images[0], contents=True) for images in targets if images)
     return [hashlib.sha256(repr(state).encode()).hexdigest()[:DIGITS] for state in states]
 
 

@@ -127,16 +127,16 @@ def trained_on_line(index: DatasetIndex, part: str, settings: Mapping[str, Any])
 
     Either `settings["data"]` (see `train_script.run_record`) has the fingerprint of these very images, or the digests
     of some of them, for training or selection, or some are in the published training list of a dataset that
-    `settings["dataset"]` names. A sequence is recognised by its first image.
+    `settings["dataset"]` names. A sequence is recognised by its first image with a mask.
     """
-    name, tested = index.info.name, index.parts[part]
+    name, tested, record = index.info.name, index.parts[part], settings.get("data", ())
     images, digest = f"{index.info.kind} of {part}", fingerprint(tested)
+    digests = image_digests(tested) if any("images" in dataset for dataset in record) else []
     for role, use in (("train", "on which these weights were trained"), ("val", "by which these weights were chosen")):
-        record = settings.get("data", ())
         if any(dataset.get(role, {}).get("fingerprint") == digest for dataset in record):
             return f"warning: the {images} are those {use}: the metrics are too good"
         known = {image for dataset in record for image in dataset.get("images", {}).get(role, "").split()}
-        if count := sum(image in known for image in image_digests(tested if known else ())):
+        if count := sum(image in known for image in digests):
             return f"warning: {count} of the {len(tested)} {images} are among those {use}: the metrics are too good"
     known = {Path(trained).name.lower() for trained in split_names(settings.get("dataset") or "")}
     file = PUBLISHED_SPLITS / name / "train.txt"

@@ -101,6 +101,18 @@ def test_a_test_on_some_images_of_the_training_under_other_names_is_said(tmp_pat
     assert differences([earlier], [record]) == [] and data_digest([earlier]) == data_digest([record])
 
 
+def test_later_frames_of_the_sequences_of_the_training_are_new_to_the_weights(tmp_path):
+    write_sequences(tmp_path / "set", ["a", "b"], frames=4)
+    frames = [frame.stem for frame in sorted((tmp_path / "set" / "images" / "a").iterdir())]
+    halves = ([f"{name}/{frame}" for name in "ab" for frame in half] for half in (frames[:2], frames[2:]))
+    write_lists(tmp_path / "set", **dict(zip(("train", "test"), halves, strict=True)))
+    index = open_dataset(tmp_path / "set")
+    assert [len(sequence.frames) for sequence in index.split("test")] == [4, 4], "with the others as context"
+    record = describe_data([index], {"set": {"train": index.split("train")}})
+    assert trained_on_line(index, "test", {"data": record}) is None
+    assert trained_on_line(replace(index, parts={"test": index.split("train")}), "test", {"data": record})
+
+
 def test_other_lists_of_a_known_dataset_are_said(root):
     write_lists(root, train=["XDU0", "XDU3"], test=["XDU1", "XDU5"])
     assert open_dataset(root).split_source == (
