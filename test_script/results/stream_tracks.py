@@ -26,8 +26,8 @@ def track_row(row: list, track: int) -> list:
 def erase_regions(mask: np.ndarray, detections: Collection[Detection]) -> np.ndarray:
     """The mask bool [H, W] without the 8-connected regions that have the box and the area of any of `detections`."""
     regions = find_regions(np.ascontiguousarray(mask))
-    keys = np.column_stack([regions.boxes(mask.shape[1]), regions.areas]).tolist()
-    dropped = [[region.left, region.top, region.width, region.height, region.area] for region in detections]
+    keys = map(tuple, np.column_stack([regions.boxes(mask.shape[1]), regions.areas]).tolist())
+    dropped = {(region.left, region.top, region.width, region.height, region.area) for region in detections}
     is_dropped = np.array([key in dropped for key in keys], bool)
     result = mask.copy()
     result.ravel()[regions.pixels[is_dropped[regions.owners]]] = False
