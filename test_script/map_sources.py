@@ -1,4 +1,4 @@
-"""Sources of score maps: a network that runs over a dataset, or the files of any method.
+"""Sources of score maps: the files of any method here, a network that runs over a dataset in `network_maps`.
 
 A source is called with shards, which are lists of frame numbers, and yields a `MappedFrame` for each frame: shards in
 any order, the frames of a shard in order.

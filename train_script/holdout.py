@@ -54,7 +54,7 @@ def hold_out_frames(sequence: Sequence, num_frames: int) -> tuple[list[Sequence]
             return train, [Sequence(sequence.name, frames[start:stop])]
     what = "a single image" if len(frames) == 1 else f"a single sequence of {len(frames)} frames"
     raise InputError(
-        f"the training set is {what}, too small to hold out a target for validation; train on all of "
+        f"the training set is {what}, of which no part with a target can be held out for validation; train on all of "
         "it with --select_on none, or add data"
     )
 

@@ -82,5 +82,5 @@ def test_a_single_sequence_is_divided_by_time_and_no_frame_is_seen_by_both_parts
     [([0.01], "a single image"), ([0.01] * 6, "a single sequence of 6 frames"), ([0] * 30, "a single sequence of 30")],
 )
 def test_too_little_to_hold_anything_out_is_said(shares, what):
-    with pytest.raises(InputError, match=f"the training set is {what}.*--select_on none"):
+    with pytest.raises(InputError, match=f"the training set is {what}.* no part with a target .*--select_on none"):
         hold_out([sequence("s", *shares)], num_frames=6)
