@@ -46,7 +46,8 @@ class HubMixin:
         from huggingface_hub import HfApi
 
         api = HfApi(token=token)
-        repository = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        visibility = {} if private is None else {"private": private}  # versions before 0.27 have no None
+        repository = api.create_repo(repo_id, exist_ok=True, **visibility).repo_id
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder)
             return api.upload_folder(repo_id=repository, folder_path=folder, revision=branch, **upload)

@@ -221,13 +221,15 @@ def test_a_network_goes_to_the_hub_and_comes_back(network, tmp_path):
 
 def test_a_network_is_pushed_with_its_card_and_options(network, monkeypatch):
     """A stand-in for the Hub's service notes what would be uploaded."""
-    uploads = []
+    uploads, visibility = [], []
 
     class Service:
         def __init__(self, token):
             self.token = token
 
-        def create_repo(self, repo_id, private, exist_ok):
+        def create_repo(self, repo_id, exist_ok, private=False):
+            assert exist_ok
+            visibility.append(private)
             return SimpleNamespace(repo_id=f"user/{repo_id}")
 
         def upload_folder(self, *, repo_id, folder_path, revision, commit_message):
@@ -241,3 +243,5 @@ def test_a_network_is_pushed_with_its_card_and_options(network, monkeypatch):
     assert facts == ["key", "user/net", "dev", "New weights"]
     assert files.keys() == {"README.md", "config.json", "model.safetensors"}
     assert json.loads(files["config.json"]) == {"image_size": 64, "width": 8}
+    network.push_to_hub("net", private=True, commit_message="Again")
+    assert visibility == [False, True], "huggingface_hub decides unless it is told"
