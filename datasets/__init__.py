@@ -17,3 +17,7 @@ def __getattr__(name: str) -> Any:
     if name not in ("ClipDataset", "ClipSample", "collate"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module("istd.datasets.clips"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -29,3 +29,7 @@ def __getattr__(name: str) -> Any:
     if name != "Predictor":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return importlib.import_module("istd.test_script.predictor.predictor").Predictor
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,5 +1,6 @@
 """One name in the environment: `istd`, with its command, beside other packages called `datasets` and `models`."""
 
+import importlib
 import re
 import subprocess
 import sys
@@ -48,11 +49,13 @@ def test_bare_names_in_a_checkout_are_the_packages_of_istd(tmp_path):
     run_code(tmp_path / "said.txt", BARE_NAMES, REPOSITORY, [REPOSITORY])
 
 
-def test_istd_has_no_other_names():
-    import istd
-
+@pytest.mark.parametrize("name", ["istd", "istd.datasets", "istd.test_script.predictor"])
+def test_names_that_are_imported_at_their_first_use_are_listed_and_no_others_exist(name):
+    package = importlib.import_module(name)
+    assert set(package.__all__) <= set(dir(package))
+    assert all(callable(getattr(package, public)) for public in package.__all__ if not public.isupper())
     with pytest.raises(AttributeError, match="no attribute 'load_modell'"):
-        _ = istd.load_modell
+        _ = package.load_modell
 
 
 def test_every_command_is_one_of_istd():
