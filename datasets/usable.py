@@ -127,16 +127,17 @@ def trained_on_line(index: DatasetIndex, part: str, settings: Mapping[str, Any])
 
     Either `settings["data"]` (see `train_script.run_record`) has the fingerprint of these very images, or the digests
     of some of them, for training or selection, or some are in the published training list of a dataset that
-    `settings["dataset"]` names. A sequence is recognised by its first image with a mask.
+    `settings["dataset"]` names. A sequence is recognised by its first image with a mask, unless several sequences begin
+    with the same image, such as a black frame.
     """
     name, tested, record = index.info.name, index.parts[part], settings.get("data", ())
     images, digest = f"{index.info.kind} of {part}", fingerprint(tested)
-    digests = image_digests(tested) if any("images" in dataset for dataset in record) else []
+    digests = _without_repeated(image_digests(tested) if any("images" in dataset for dataset in record) else ())
     for role, use in (("train", "on which these weights were trained"), ("val", "by which these weights were chosen")):
         if any(dataset.get(role, {}).get("fingerprint") == digest for dataset in record):
             return f"warning: the {images} are those {use}: the metrics are too good"
-        known = {image for dataset in record for image in dataset.get("images", {}).get(role, "").split()}
-        if count := sum(image in known for image in digests):
+        known = (_without_repeated(dataset.get("images", {}).get(role, "").split()) for dataset in record)
+        if count := len(digests & set().union(*known)):
             return f"warning: {count} of the {len(tested)} {images} are among those {use}: the metrics are too good"
     known = {Path(trained).name.lower() for trained in split_names(settings.get("dataset") or "")}
     file = PUBLISHED_SPLITS / name / "train.txt"
@@ -144,6 +145,10 @@ def trained_on_line(index: DatasetIndex, part: str, settings: Mapping[str, Any])
     count = sum(sequence.name in trained for sequence in tested)
     where = f"{count} of the {len(tested)} {images} are in the published training list of {name}"
     return f"warning: {where}, on which these weights were trained: the metrics are too good" if count else None
+
+
+def _without_repeated(digests: Iterable[str]) -> set[str]:
+    return {digest for digest, count in Counter(digests).items() if count == 1}
 
 
 def shared_frames(index: DatasetIndex, parts: Iterable[str] = ()) -> list[str]:

@@ -4,6 +4,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from istd.datasets import open_dataset
@@ -111,6 +112,19 @@ def test_later_frames_of_the_sequences_of_the_training_are_new_to_the_weights(tm
     record = describe_data([index], {"set": {"train": index.split("train")}})
     assert trained_on_line(index, "test", {"data": record}) is None
     assert trained_on_line(replace(index, parts={"test": index.split("train")}), "test", {"data": record})
+
+
+def test_a_black_frame_with_which_several_sequences_begin_recognises_none_of_them(tmp_path):
+    write_sequences(tmp_path / "set", list("abcd"), frames=2)
+    for name in "abc":
+        write_image(tmp_path / "set" / "images" / name / "0.png", np.zeros((32, 40), np.uint8))
+    index = open_dataset(tmp_path / "set")
+    sequences = {sequence.name: sequence for sequence in index.sequences}
+    test = replace(index, parts={"test": [sequences[name] for name in "cd"]})
+    for names, line in (("ab", None), ("abd", "warning: 1 of the 2 sequences of test are among those on which")):
+        record = describe_data([index], {"set": {"train": [sequences[name] for name in names]}})
+        said = trained_on_line(test, "test", {"data": record})
+        assert said is None if line is None else said.startswith(line)
 
 
 def test_other_lists_of_a_known_dataset_are_said(root):
