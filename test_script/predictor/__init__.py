@@ -1,7 +1,7 @@
 """`Predictor`: frames in, probability maps, masks and detections out, for scripts and notebooks.
 
 >>> from istd.test_script.predictor import Predictor
->>> predictor = Predictor.from_checkpoint("weights/datransnet_nudt-sirst.pth")  # device="cuda" for a GPU
+>>> predictor = Predictor.from_checkpoint("weights/datransnet.pth")  # device="cuda" for a GPU
 >>> result = predictor(frames)  # numpy [N, H, W] or [N, H, W, 3]: uint8, uint16 or float in 0..1
 >>> result.probability.shape == result.mask.shape == frames.shape
 True
@@ -11,7 +11,7 @@ True
 The network alone, for other uses, comes from `models`:
 
 >>> from istd.models import load_model
->>> network = load_model("weights/datransnet_nudt-sirst.pth")  # clip [B, T, C, H, W] -> logits [B, 1, H, W]
+>>> network = load_model("weights/datransnet.pth")  # clip [B, T, C, H, W] -> logits [B, 1, H, W]
 """
 
 import importlib
