@@ -14,8 +14,8 @@ from istd.datasets.split_lists import PUBLISHED_SPLITS
 from istd.utils.errors import InputError
 from istd.utils.image_headers import read_size
 from istd.utils.images import inspect_mask, read_list, read_pixels, size_text
+from istd.utils.items import spread
 from istd.utils.names import list_names
-from istd.utils.spread import spread
 
 MAX_TARGET_SHARE = 0.5  # of an image; a mask of more is probably inverted
 LARGE_SHARE = 0.1  # of an image; far more than small targets have

@@ -8,8 +8,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from istd.test_script.map_sources import MappedFrame
 from istd.test_script.predictor import Predictor
-from istd.utils.batched import batched
 from istd.utils.errors import InputError
+from istd.utils.items import batched
 
 
 def network_maps(

@@ -11,9 +11,8 @@ from istd.datasets import ClipDataset, collate
 from istd.train_script.batches import EpochBatches, MixedDataset, epoch_counts
 from istd.train_script.settings import Settings
 from istd.train_script.signals import ignore_signals
-from istd.utils.batched import batched
+from istd.utils.items import batched, spread
 from istd.utils.ranks import cores_of_process, rank, world_size
-from istd.utils.spread import spread
 
 MAX_GPU_WORKERS = 8  # of a training process
 EVAL_CACHE_BYTES = 64 * 2**20  # of each loading process: evaluation reads every frame once, in order

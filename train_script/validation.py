@@ -23,9 +23,9 @@ from istd.train_script.tensorboard import EXAMPLE_TAG, ExampleImages, PixelHisto
 from istd.utils.device import autocast
 from istd.utils.distributed import gather_objects
 from istd.utils.files import json_ready
+from istd.utils.items import spread
 from istd.utils.metrics import build_metric
 from istd.utils.metrics.accumulator import mean_metrics
-from istd.utils.spread import spread
 
 LOSS_DIGITS = 5  # significant digits; further digits depend on the number of threads
 

@@ -8,7 +8,7 @@ import numpy as np
 from cv2 import medianBlur
 
 from istd.utils.errors import InputError
-from istd.utils.spread import spread
+from istd.utils.items import spread
 
 RANGE_FRAMES = 16  # frames of a sequence, evenly spread, from which its range is taken
 MAX_SAMPLES = 1 << 17  # pixels of these frames from which percentiles are taken

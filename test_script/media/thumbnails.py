@@ -8,7 +8,7 @@ import numpy as np
 from istd.test_script.predictor.detections import Detection
 from istd.utils.drawing import PREDICTED, SHEET_GREY, contact_sheet, enlarge, grey_to_rgb, outline, stretch_contrast
 from istd.utils.images import window_around
-from istd.utils.spread import spread
+from istd.utils.items import spread
 
 SHEET_TILES = 24
 SHEET_COLUMNS = 4

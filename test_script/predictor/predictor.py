@@ -16,11 +16,11 @@ from istd.test_script.predictor import preparation
 from istd.test_script.predictor.detections import find_detections
 from istd.test_script.predictor.outputs import FrameResult, Prediction, ScoreMaps
 from istd.test_script.predictor.tiling import pad_to_multiple, resize_clips, resize_map, round_up, run_tiled
-from istd.utils.batched import batched
 from istd.utils.cuda_graphs import GraphRunner
 from istd.utils.device import autocast, choose_amp, choose_device, float32_precision
 from istd.utils.errors import InputError
 from istd.utils.grey_levels import SEQUENCE, RangeRule
+from istd.utils.items import batched
 
 TILE_OVERLAP = 64  # pixels by which neighbouring tiles overlap, at least
 DEFAULT_BATCH = 4  # clips

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from istd.test_script.results.frame_set import FrameSet
 from istd.test_script.results.run_folder import run_key
-from istd.utils.batched import batched
 from istd.utils.files import write_json
+from istd.utils.items import batched
 from istd.utils.metrics import PROTOCOLS, MetricAccumulator
 from istd.utils.metrics.accumulator import ImageCounts
 from istd.utils.metrics.curves import CurveAccumulator

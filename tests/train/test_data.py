@@ -18,7 +18,7 @@ from istd.train_script.run_record import describe_data
 from istd.train_script.settings import merge_settings
 from istd.utils.errors import InputError
 from istd.utils.grey_levels import GreyRange
-from istd.utils.spread import spread
+from istd.utils.items import spread
 from tests.reference.datasets_folders import write_image, write_lists, write_pairs
 
 
