@@ -68,7 +68,7 @@ class GradientTransformer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, C, H, W]."""
         # channel-major: channel 0 of every shift, then channel 1, ...; heads are consecutive runs of that order
-        query = F.conv2d(x, torch.stack([conv.weight for conv in self.query], dim=1).flatten(0, 1))  # [B, width, H, W]
+        query = torch.stack([conv.weight for conv in self.query], dim=1).flatten(0, 1)  # [width, C, 1, 1]
         return self.norm(
             attend_to_surround(x, query, self.key, self.value, self.project, self.shifts, self._normalise)
         ).relu_()

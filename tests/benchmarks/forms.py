@@ -35,7 +35,7 @@ class Form(NamedTuple):
 
 FORMS = [
     Form("datransnet", "convolutions instead of surrounds", "gradient_attention", "on_cpu", False),
-    Form("datransnet", "keys in bands", "gradient_attention", "BAND_BYTES", 1 << 40),
+    Form("datransnet", "sums of keys from Gram matrices", "gradient_attention", "GRAM_KEYS", 1 << 40),
     Form("sgmp_unet", "windows in pieces", "window_attention", "in_pieces", False),
     Form("sgmp_unet", "hidden layer of perceptrons in pieces", "mlp", "in_pieces", False),
 ]

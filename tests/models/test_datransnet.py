@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from istd.models import build_model
-from istd.models.ops import gradient_attention
+from istd.models.ops import gradient_attention, key_products
 from istd.models.ops.gradient_attention import surround_kernel
 from tests.reference.network_cases import assert_same, fill_deterministically
 from tests.reference.plain_datransnet import PlainDATransNet, surround
@@ -48,12 +48,51 @@ def test_forward_and_gradients_equal_the_plain_form(height, width, image_size, s
     assert_same(fast, plain, x, lambda net, x: [net(x[:, None])], lambda net, x: [net(x)], train, tolerance=1e-9)
 
 
-def test_bands_do_not_change_the_result(monkeypatch):
-    """One band of rows for all, or a row at a time: the same sums, and the same gradients."""
+@pytest.mark.parametrize("threads", [1, 3])
+def test_bands_do_not_change_the_result(monkeypatch, threads):
+    """Bands of three rows, of which several threads take several at once: the same sums, and the same gradients."""
     fast, plain = pair()
-    monkeypatch.setattr(gradient_attention, "BAND_BYTES", 1)
+    monkeypatch.setattr(key_products, "BAND_ROWS", 3)
+    monkeypatch.setattr("torch.get_num_threads", lambda: threads)
     x = image(32, 64, batch=2)
     assert_same(fast, plain, x, lambda net, x: [net(x[:, None])], lambda net, x: [net(x)], True, tolerance=1e-9)
+
+
+def test_a_patch_gram_by_hand():
+    """One row of ones at the top of 3 x 3 zeros, padded by a pixel of ones: how often two taps are both 1."""
+    padded = torch.zeros(1, 1, 5, 5)
+    padded[:, :, :2] = 1.0
+    gram, sums = key_products.patch_gram(padded, 1)
+    # the upper taps are 1 in the first two rows of pixels, the middle ones in the first, the lower ones nowhere
+    ones = torch.tensor([6.0, 3.0, 0.0]).repeat_interleave(3)
+    assert torch.equal(gram[0], torch.minimum(ones[:, None], ones))
+    assert torch.equal(sums[0], ones - 3)
+
+
+@pytest.mark.parametrize(("height", "width", "shift"), [(3, 4, 1), (9, 7, 2), (12, 15, 3)])
+def test_patch_gram_equals_the_products_of_patches(height, width, shift):
+    generator = torch.Generator().manual_seed(0)
+    padded = torch.randn(2, 3, height + 2 * shift, width + 2 * shift, dtype=torch.float64, generator=generator)
+    patches = torch.nn.functional.unfold(padded, 3, dilation=shift).unflatten(1, (3, 9)).transpose(1, 2).flatten(1, 2)
+    gram, sums = key_products.patch_gram(padded, shift)
+    torch.testing.assert_close(gram, patches @ patches.mT, rtol=0, atol=1e-11)
+    taps = patches.sum(dim=2).unflatten(1, (9, 3))
+    torch.testing.assert_close(sums, (taps - taps[:, 4:5]).flatten(1), rtol=0, atol=1e-11)
+
+
+def test_low_contrast_costs_no_digits():
+    """A thousandth of the contrast, far from zero: with the mean in them, sums in float32 would be far off."""
+    x = (0.6 + 1e-3 * image(64, 64).repeat(1, 16, 1, 1)).float().double()
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(8, 16, dtype=torch.float64, generator=generator)
+    keys = gradient_attention.surround_weights(torch.randn(1, 64, 8 * 16, dtype=torch.float64, generator=generator))
+    results = []
+    for dtype in (torch.float64, torch.float32):
+        padded = torch.nn.functional.pad(x, (1,) * 4, mode="reflect").to(dtype)
+        mean = x.to(dtype).mean(dim=(2, 3))[..., None]
+        results.append(key_products.KeyProducts.apply(query.to(dtype), padded, mean, keys.to(dtype), (1,)))
+    for exact, single in zip(*results, strict=True):
+        assert (single - exact).abs().max() <= 1e-4 * exact.abs().mean()
 
 
 def test_float32_differs_by_rounding_only():
@@ -65,21 +104,23 @@ def test_float32_differs_by_rounding_only():
     assert (single - exact).abs().median() <= 1e-6
 
 
-def test_key_products_beyond_float16_stay_finite():
+@pytest.mark.parametrize("form", ["gram", "maps"])
+def test_products_beyond_float16_stay_finite(monkeypatch, form):
     """With the shipped weights the sums over all pixels reach 2.4e6; float16 ends at 65504."""
-    generator = torch.Generator().manual_seed(0)
-    query, padded = 3 * torch.rand(1, 4, 64, 64, generator=generator), 9 * torch.rand(1, 4, 66, 66, generator=generator)
-    kernels = torch.rand(1, 8, 4, 3, 3, generator=generator)
-    exact = [part.half().float().requires_grad_() for part in (query, padded, kernels)]
-    half = [part.half().requires_grad_() for part in (query, padded, kernels)]
-    results = []
-    for inputs in (exact, half):
-        outputs = gradient_attention.KeyProducts.apply(*inputs, (1,))
-        sum((1e-6 * output).sum() for output in outputs).backward()
-        results.append([*(output.detach() for output in outputs), *(part.grad.float() for part in inputs)])
-    assert results[0][1].max() > torch.finfo(torch.float16).max
-    for reference, mine in zip(*results, strict=True):
+    monkeypatch.setattr(gradient_attention, "GRAM_KEYS", 1 if form == "gram" else 1000)
+    module = build_model("datransnet").transformers[0]
+    sums = []
+    plain = gradient_attention._cosines
+    monkeypatch.setattr(gradient_attention, "_cosines", lambda *parts: sums.append(parts) or plain(*parts))
+    with torch.no_grad():
+        x = 90 * image(64, 64).float().repeat(1, 16, 1, 1)
+        exact = module(x)
+        with torch.autocast("cpu", torch.float16):
+            half = module(x)
+    assert sums[0][0].max() > torch.finfo(torch.float16).max
+    for reference, mine in zip(*sums, strict=True):
         torch.testing.assert_close(mine, reference, rtol=2e-2, atol=2e-2 * reference.abs().max().item())
+    torch.testing.assert_close(half.float(), exact, rtol=5e-2, atol=5e-2 * exact.abs().max().item())
 
 
 def test_image_size_scales_the_scores():
