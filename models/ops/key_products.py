@@ -23,7 +23,7 @@ from torch import Tensor
 from istd.utils.items import batched
 
 TAPS = range(3)  # of an axis: -shift, 0, shift
-BAND_ROWS = 64  # over which one call adds up products: in float32, sums over more of them lose digits
+BAND_VALUES = 1 << 17  # over which one call adds up products: larger bands leave the cache, and float32 loses digits
 BLOCK_CHANNELS = 16  # of a band, which a thread of the weight gradient takes
 
 
@@ -165,9 +165,10 @@ def _lag_products(image: Tensor, shift: int) -> Tensor:
     kernel = image.new_empty(channels, channels, 3, 5)  # only its shape is looked at
     settings = [1, 1], [0, 0], [shift, shift], False, [0, 0], 1, [False, True, False]
     total = torch.zeros_like(kernel)
-    for tops in batched(range(2 * shift, height, BAND_ROWS), at_once):
-        inside = _bands(image[..., :height, 2 * shift : width], tops, BAND_ROWS)
-        around = _bands(image, tops, BAND_ROWS + 2 * shift)
+    rows = max(1, BAND_VALUES // (channels * width))
+    for tops in batched(range(2 * shift, height, rows), at_once):
+        inside = _bands(image[..., :height, 2 * shift : width], tops, rows)
+        around = _bands(image, tops, rows + 2 * shift)
         total += torch.ops.aten.convolution_backward(inside, around, kernel, None, *settings)[1]
     return total
 
