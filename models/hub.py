@@ -11,7 +11,7 @@ from typing import Any
 from istd.models.model_card import model_card
 from istd.models.weights import Undrawn, load_weights
 from istd.utils.checkpoint import read_checkpoint, save_checkpoint
-from istd.utils.checkpoint_paths import HUB_FILE
+from istd.utils.checkpoint_paths import HUB_FILE, SUFFIXES
 from istd.utils.errors import InputError
 from istd.utils.files import write_json, write_text
 
@@ -65,14 +65,16 @@ class HubMixin:
         token: str | bool | None = None,
         **options: Any,
     ) -> "HubMixin":
-        """The network of a folder or a repository of the Hub, with its weights, in eval mode.
+        """The network of a checkpoint, a folder, or a repository of the Hub, with its weights, in eval mode.
 
         `options` override the network's options. `Network.from_pretrained` loads any network, with the arguments of
         `models.load_model`: `code="path/to/net.py:ClassName"` for a network from the user's code. The other arguments
         go to `huggingface_hub.hf_hub_download`. Raises InputError for a network of another class.
         """
-        path = Path(source) / HUB_FILE
-        if not Path(source).is_dir():
+        path = Path(source)
+        if path.is_dir():
+            path = path / HUB_FILE
+        elif not (path.is_file() or path.suffix in SUFFIXES):
             from huggingface_hub import hf_hub_download
 
             path = hf_hub_download(

@@ -206,6 +206,9 @@ def test_a_network_goes_to_the_hub_and_comes_back(network, tmp_path):
         "NUDT-SIRST",
     ):
         assert words in card
+    assert_same_weights(network, DATransNet.from_pretrained(tmp_path / "best.pth"))
+    with pytest.raises(InputError, match=r"last\.pth"):  # a checkpoint's name is not looked up in the Hub
+        DATransNet.from_pretrained(tmp_path / "last.pth")
     back = DATransNet.from_pretrained(tmp_path / "hub")
     assert (back.options, back.training) == (network.options, False)
     assert back.settings["preset"] == "local_contrast"
