@@ -22,7 +22,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from istd.models import ops
-from istd.models.ops.key_products import KeyProducts, cut
+from istd.models.ops.key_products import KeyProducts, crop_border
 
 GRAM_KEYS = 2  # keys for each channel: with more of them, `KeyProducts` is faster than to compute the keys
 NORM_EPS = 1e-12  # of the L2 normalisation of queries and keys
@@ -46,7 +46,8 @@ def attend_to_surround(
     """
     keys, values = (torch.stack([conv.weight.flatten(1) for conv in convs]) for convs in (key, value))  # [S, K, 8C]
     device = x.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    casts = torch.is_autocast_enabled(device) and x.dtype != torch.float64  # which autocast leaves as it is
+    dtype = torch.get_autocast_dtype(device) if casts else x.dtype
     convolve = ops.on_cpu(x) and not ops.is_exporting()
     with torch.autocast(device, enabled=False):
         image = F.pad(x, (max(shifts),) * 4, mode="reflect").contiguous(memory_format=torch.channels_last)
@@ -57,10 +58,10 @@ def attend_to_surround(
         else:
             queries, key_weights = F.conv2d(x.to(dtype), query.to(dtype)), keys.to(dtype)
             if convolve:
-                maps = map(_pixels, _convolve(padded, surround_kernel(key_weights), shifts))
+                key_maps = map(_pixels, _convolve(padded, surround_kernel(key_weights), shifts))
             else:
-                maps = (surround(index) @ weight.T for index, weight in enumerate(key_weights))
-            sums = _sums_from_maps(_pixels(queries), maps)
+                key_maps = (surround(index) @ weight.T for index, weight in enumerate(key_weights))
+            sums = _sums_from_maps(_pixels(queries), key_maps)
         attention = normalise(_cosines(*sums))
         values = rearrange(values, "s (h k) c -> h s k c", h=len(shifts)).to(attention.dtype)
         taps = torch.einsum("bhqsk, hskc -> sbhqc", attention, values).flatten(2, 3)  # [S, B, width, 8C]
@@ -71,8 +72,8 @@ def attend_to_surround(
         if convolve:
             out = _convolve_each(padded, surround_kernel(taps), shifts)
         else:
-            maps = [surround(index) @ matrix.mT for index, matrix in enumerate(taps)]  # [B, H * W, width]
-            out = sum(maps[1:], maps[0]).mT.unflatten(2, x.shape[2:])
+            maps = (surround(index) @ matrix.mT for index, matrix in enumerate(taps))  # [B, H * W, width]
+            out = reduce(torch.add, maps).mT.unflatten(2, x.shape[2:])
     return out if projects else project(out)
 
 
@@ -113,7 +114,9 @@ def _surround(padded: Tensor, margin: int, shift: int) -> Tensor:
     return torch.stack(moved, dim=3).sub_(centre.unsqueeze(3)).flatten(3).flatten(1, 2)
 
 
-def _sums_from_grams(x: Tensor, padded: Tensor, query: Tensor, keys: Tensor, shifts: tuple[int, ...]) -> tuple:
+def _sums_from_grams(
+    x: Tensor, padded: Tensor, query: Tensor, keys: Tensor, shifts: tuple[int, ...]
+) -> tuple[Tensor, Tensor, Tensor]:
     """What `KeyProducts` returns, in float32 or better, from the image and the weights of queries and keys."""
     wide = torch.promote_types(x.dtype, torch.float32)
     mean = x.detach().mean(dim=(2, 3), dtype=wide)[..., None]
@@ -159,7 +162,7 @@ def _widened(x: Tensor) -> Tensor:
 def _convolve(padded: Tensor, kernels: Iterable[Tensor], shifts: tuple[int, ...]) -> Iterator[Tensor]:
     """The convolutions of an image padded by the largest shift with the 3x3 kernels of the shifts."""
     for shift, kernel in zip(shifts, kernels, strict=True):
-        yield F.conv2d(cut(padded, max(shifts) - shift), kernel, dilation=shift)
+        yield F.conv2d(crop_border(padded, max(shifts) - shift), kernel, dilation=shift)
 
 
 def _convolve_each(padded: Tensor, kernels: Tensor, shifts: tuple[int, ...]) -> Tensor:

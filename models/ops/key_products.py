@@ -24,7 +24,7 @@ from istd.utils.items import batched
 
 TAPS = range(3)  # of an axis: -shift, 0, shift
 BAND_VALUES = 1 << 17  # over which one call adds up products: larger bands leave the cache, and float32 loses digits
-BLOCK_CHANNELS = 16  # of a band, which a thread of the weight gradient takes
+BLOCK_CHANNELS = 16  # of a band, for which a thread computes the weight gradient
 
 
 class KeyProducts(torch.autograd.Function):
@@ -51,14 +51,14 @@ class KeyProducts(torch.autograd.Function):
         centre, margin = _centre(padded), max(shifts)
         products, key_energy, kept = [], [], []
         for shift, key in zip(shifts, keys, strict=True):
-            gram, sums = patch_gram(cut(padded, margin - shift) - mean[..., None], shift)
+            gram, sums = patch_gram(crop_border(padded, margin - shift) - mean[..., None], shift)
             weighted = gram @ key.T  # [B, 9 * C, K]
             rows = gram[:, centre] + mean * sums[:, None]  # [B, C, 9 * C], the centre with its mean
             products.append(query @ (rows @ key.T))
             key_energy.append((weighted * key.T).sum(dim=1))
             kept += [rows, weighted]
-        pixels = (padded.shape[2] - 2 * margin) * (padded.shape[3] - 2 * margin)
-        pixel_gram = rows[..., centre] + pixels * mean * mean.mT
+        height, width = _unpadded_size(padded, margin)
+        pixel_gram = rows[..., centre] + height * width * mean * mean.mT
         query_energy = ((query @ pixel_gram) * query).sum(dim=2)
         ctx.save_for_backward(query, padded, keys, pixel_gram, *kept)
         ctx.shifts = shifts
@@ -84,8 +84,8 @@ class KeyProducts(torch.autograd.Function):
             grad_gram[..., centre] += grad_rows.mT
             if index == 0:
                 grad_gram[:, centre, centre] += query.T @ twice_query
-            border = margin - shift
-            add_gradient(cut(grad_padded, border), cut(padded, border), grad_gram, shift)
+            border = margin - shift  # the keys cancel the mean of the image, which queries need
+            add_gradient(crop_border(grad_padded, border), crop_border(padded, border), grad_gram, shift)
         return grad_query, grad_padded, None, grad_keys, None
 
 
@@ -94,7 +94,12 @@ def _centre(image: Tensor) -> slice:
     return slice(4 * image.shape[1], 5 * image.shape[1])
 
 
-def cut(maps: Tensor, border: int) -> Tensor:
+def _unpadded_size(image: Tensor, border: int) -> tuple[int, int]:
+    """Height and width of an image [..., H, W] before it was padded."""
+    return image.shape[-2] - 2 * border, image.shape[-1] - 2 * border
+
+
+def crop_border(maps: Tensor, border: int) -> Tensor:
     """Maps [..., H, W] without a border of so many pixels."""
     return maps[..., border : maps.shape[-2] - border, border : maps.shape[-1] - border]
 
@@ -107,7 +112,7 @@ def patch_gram(image: Tensor, shift: int) -> tuple[Tensor, Tensor]:
     """
     image = image.contiguous(memory_format=torch.channels_last)
     batch, channels = image.shape[:2]
-    height, width = (side - 2 * shift for side in image.shape[2:])
+    height, width = _unpadded_size(image, shift)
     lags = torch.stack([_lag_products(sample, shift) for sample in image.split(1)])
     # [B, dx, C, lag of rows, ex, C] of taps in columns dx and ex, over the rows that belong to the image for every dy
     lags = rearrange(lags.unfold(-1, 3, 1).flip(-2), "b c k dy dx ex -> b dx c dy ex k").contiguous()
@@ -131,10 +136,10 @@ def patch_gram(image: Tensor, shift: int) -> tuple[Tensor, Tensor]:
 
 
 def add_gradient(total: Tensor, image: Tensor, grad: Tensor, shift: int) -> None:
-    """Add to `total` the gradient of the image of `patch_gram` from the sum of the Gram matrices' and its transpose."""
+    """Add to `total` the gradient of the image of `patch_gram`; `grad`: of the Gram matrices, plus its transpose."""
     image = image.contiguous(memory_format=torch.channels_last)
     batch, channels = image.shape[:2]
-    height, width = (side - 2 * shift for side in image.shape[2:])
+    height, width = _unpadded_size(image, shift)
     grad = rearrange(grad, "b (dy dx c) (ey ex k) -> b dy dx c ey ex k", dy=3, dx=3, ey=3, ex=3)
     kernels = image.new_zeros(batch, 3, channels, 5, 5, channels)  # of the taps in column dx: a matrix for every lag
     for dy in TAPS:
@@ -160,7 +165,7 @@ def _lag_products(image: Tensor, shift: int) -> Tensor:
 
     image: a sample [1, C, H + 2 * shift, W + 2 * shift].
     """
-    channels, height, width = image.shape[1], *(side - 2 * shift for side in image.shape[2:])
+    channels, (height, width) = image.shape[1], _unpadded_size(image, shift)
     at_once = max(1, BLOCK_CHANNELS * torch.get_num_threads() // channels)
     kernel = image.new_empty(channels, channels, 3, 5)  # only its shape is looked at
     settings = [1, 1], [0, 0], [shift, shift], False, [0, 0], 1, [False, True, False]

@@ -123,6 +123,15 @@ def test_products_beyond_float16_stay_finite(monkeypatch, form):
     torch.testing.assert_close(half.float(), exact, rtol=5e-2, atol=5e-2 * exact.abs().max().item())
 
 
+def test_autocast_leaves_float64_as_it_is():
+    fast, _ = pair()
+    x = image(64, 64)[:, None]
+    with torch.no_grad():
+        expected = fast.eval()(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            torch.testing.assert_close(fast(x), expected, rtol=0, atol=1e-12)
+
+
 def test_image_size_scales_the_scores():
     """The side it is built for is part of the network: 512 gives other logits than 256 with the same weights."""
     fast, _ = pair(256)
