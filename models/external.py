@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from istd.models.network import Network
 from istd.models.user_code import describe_code, find_factory, short_name, user_code
@@ -62,6 +63,8 @@ def read_interface(values: dict[str, Any]) -> Interface:
 
 class ExternalNetwork(Network):
     """A network from the user's code behind our interface: clip [B, T, C, H, W] to logits [B, 1, H, W]."""
+
+    thread_safe = False  # its modules may keep values of a pass in attributes, buffers, lists, or hooks
 
     def __init__(self, name: str, interface: Interface, options: dict[str, Any]):
         super().__init__()
@@ -159,33 +162,31 @@ def _flatten(outputs: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
 
 @torch.enable_grad()
 def try_network(network: ExternalNetwork, side: int = TRIAL_SIDE) -> list[str]:
-    """Run a network on noise of about `side` px; returns a sentence for everything that is odd about its output.
+    """Run a copy of a network on noise of about `side` px; returns a sentence for everything odd about its output.
 
-    It runs in eval mode, and also in training mode if that is set, and keeps its weights; afterwards `thread_safe`
-    tells whether its modules keep anything of a pass. Raises `InputError`, which says what came, if the network fails,
-    returns anything but a map of the clip's target frame, or ends in a sigmoid or softmax although the interface
-    declares logits (or the other way round).
+    It runs in eval mode, and also in training mode if that is set. The copy is built anew, since the network's modules
+    may keep what a pass left in them. Raises `InputError`, which says what came, if the network fails, returns anything
+    but a map of the clip's target frame, or ends in a sigmoid or softmax although the interface declares logits (or the
+    other way round).
     """
-    name, kind, training = network.name, network.interface.output, network.training
+    name, kind = network.name, network.interface.output
+    if any(map(is_lazy, network.parameters())):
+        raise InputError(f"{name} has lazy layers without weights; give their numbers of input channels")
     side = -(-side // network.size_multiple) * network.size_multiple
     shape = [2, network.num_frames, network.in_channels, side, side]  # two, for batch norms in training
     noise = torch.rand(shape, generator=torch.Generator().manual_seed(0))
     noise = noise.to(next(iter(network.parameters()), noise).device)
-    state = {key: value.clone() for key, value in network.state_dict().items()}
     notes = []
-    try:
-        for mode in dict.fromkeys((False, training)):
-            network.train(mode)
+    with torch.random.fork_rng([]):
+        trial = ExternalNetwork(network.code["name"], network.interface, network.options).to(noise.device)
+        with user_code(f"copy the weights of {name}"):
+            trial.load_state_dict(network.state_dict())
+        for mode in dict.fromkeys((False, network.training)):
+            trial.train(mode)
             clip = noise if mode else noise[:1]
-            attributes = [(module, dict(vars(module))) for module in network.modules()]
-            with torch.random.fork_rng([]), user_code(f"run {name} on a clip of {list(clip.shape)}; see --interface"):
-                outputs = network.outputs(clip)
-            maps = network.as_logits(outputs, clip)
-            if any(
-                before.get(key) is not value for module, before in attributes for key, value in vars(module).items()
-            ):
-                network.thread_safe = False
-                notes.append(f"{name} keeps values of a pass in its modules, so that no two passes run side by side")
+            with user_code(f"run {name} on a clip of {list(clip.shape)}; see --interface"):
+                outputs = trial.outputs(clip)
+            maps = trial.as_logits(outputs, clip)
             main = next(iter(outputs.values()))
             low, high = float(main.detach().min()), float(main.detach().max())
             if kind == "probability" and (low < 0 or high > 1):
@@ -204,9 +205,6 @@ def try_network(network: ExternalNetwork, side: int = TRIAL_SIDE) -> list[str]:
             if main.shape[-2:] != clip.shape[-2:]:
                 notes.append(f"{name}: maps of {list(main.shape[-2:])} px for {side} x {side} px are resized")
             unused = ", ".join(f"{key} {list(outputs[key].shape)}" for key in outputs if key not in maps)
-    finally:
-        network.train(training)
-        network.load_state_dict(state)
     if unused:
         notes.append(f"{name}: outputs that are no maps are not used ({unused})")
     return list(dict.fromkeys(notes))

@@ -89,7 +89,7 @@ class Predictor:
         self.tile = None if tile is None else round_up(tile, multiple)
         to_fill = -(-torch.get_num_threads() // len(self._passes(self.scales))) if self.device.type == "cpu" else 1
         self.batch_size = batch_size or max(DEFAULT_BATCH, to_fill)
-        # Neither compiled code nor a network that keeps values in its modules can run in several Python threads.
+        # Neither compiled code nor a network whose modules may keep values of a pass runs in several Python threads.
         self.one_by_one = compile or not getattr(model, "thread_safe", True)
         self._forward = torch.compile(self.model) if compile else self.model
         if self.device.type == "cuda" and not compile:

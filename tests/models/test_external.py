@@ -1,5 +1,6 @@
 """Networks from the user's code: found, built, adapted, tried, saved, and loaded only with the code named."""
 
+import copy
 import re
 import sys
 
@@ -89,6 +90,22 @@ class Keeps(Net):
     def forward(self, x):
         self.mean = x.mean()
         return super().forward(x - self.mean)
+
+
+class Collects(Net):
+    def __init__(self):
+        super().__init__()
+        self.outs = []
+
+    def forward(self, x):
+        self.outs.append(super().forward(x))
+        return self.outs[-1]
+
+
+class Lazy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.LazyConv2d(1, 1)
 
 
 class EndsInSoftmax(TwoClasses):
@@ -228,7 +245,7 @@ def test_the_trial_says_what_is_wrong_or_odd(net):
     assert note == "NotFinite: values of its map are not finite"
     for kind, message in (
         ("EndsInSoftmax", "ends in a softmax, so it gives no logits; use --interface output=probability"),
-        ("Fails", r"cannot run Fails on a clip of .*; see --interface: KeyError: 'features' \(net\.py, line 89\)$"),
+        ("Fails", r"cannot run Fails on a clip of .*; see --interface: KeyError: 'features' \(net\.py, line 105\)$"),
         ("EndsTheProgram", "SystemExit: 2 .*; code that ends the program, or reads its command line, cannot be used"),
         ("Empty", "Empty gives NoneType; expected tensors, alone or in a list or dict"),
         ("Thresholded", r"gives a torch.bool map .* expected floating-point \[B, 1, H, W\]"),
@@ -265,13 +282,25 @@ def test_a_network_without_gradients_is_for_inference_only(net):
     assert try_network(model.eval(), 32) == []
 
 
-def test_passes_of_a_network_that_keeps_values_do_not_run_side_by_side(net):
-    kept, other = build_model(net("Keeps")).eval(), build_model(net("Net")).eval()
-    assert try_network(kept, 32) == [
-        "Keeps keeps values of a pass in its modules, so that no two passes run side by side"
-    ]
-    assert try_network(other, 32) == []
-    assert [Predictor(network, None).one_by_one for network in (kept, other)] == [True, False]
+def test_passes_of_a_network_do_not_run_side_by_side(net):
+    """Its modules may keep values of a pass, in places that cannot be told from outside."""
+    assert Predictor(build_model(net("Net")).eval(), None).one_by_one
+    assert not Predictor(build_model("datransnet", width=4).eval(), None).one_by_one
+
+
+@pytest.mark.parametrize("kind", ["Keeps", "Collects"])
+def test_the_trial_leaves_nothing_in_a_network(net, kind):
+    model = build_model(net(kind))
+    before = copy.deepcopy(model.state_dict())
+    assert try_network(model, 32) == []
+    assert not hasattr(model.net, "mean") and getattr(model.net, "outs", []) == []
+    after = copy.deepcopy(model).state_dict()  # as `WeightAverage` copies it
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_lazy_layers_are_refused(net):
+    with pytest.raises(InputError, match="Lazy has lazy layers without weights; give their numbers of input channels"):
+        try_network(build_model(net("Lazy")), 32)
 
 
 def test_a_network_may_change_its_input(net):
