@@ -12,6 +12,9 @@ tokens that only the roll brought together. Two identities spare a CPU the paddi
 The windows are attended to in pieces, so that their scores stay in the processor's cache, and the attention weights
 are computed again in the backward pass. GPUs, the compiler, and exported networks take torchvision's way instead, in
 one `scaled_dot_product_attention`.
+
+torchvision's mask is finite: it subtracts 100 from the scores of these pairs. Where scores may differ by so much that
+this does not hide them, CPUs take torchvision's way, too.
 """
 
 import functools
@@ -31,6 +34,7 @@ from istd.models import ops
 SCORES_BYTES = 8 << 20  # of scores in flight on a CPU: less than a third-level cache
 NORM_EPS = 1e-12  # of `F.normalize`; vectors that are not longer become zero here
 MASKED = -100.0  # what torchvision adds to the score of two tokens that a cyclic shift brought together
+HIDDEN = 25.0  # by which a score lies below others so that all such tokens of a window change no digit of float32
 
 
 class Windows(NamedTuple):
@@ -241,6 +245,19 @@ def _shift_mask(counts: tuple, window: tuple, shift: tuple, dtype: torch.dtype, 
     return (region[..., :, None] != region[..., None, :]).to(dtype) * MASKED
 
 
+@torch.no_grad()
+def _may_see_masked(qkv: Tensor, scale: Tensor, bias: Tensor, cosine: bool) -> bool:
+    """Whether scores may outweigh the mask of a shift, by the greatest that vectors of these lengths can have."""
+    reach = scale.flatten()  # [heads]
+    if not cosine:
+        lengths = torch.linalg.vector_norm(
+            qkv[..., :2, :, :], dim=-1, dtype=torch.promote_types(qkv.dtype, torch.float32)
+        )
+        reach = reach * lengths.flatten(0, 3).amax(dim=0).prod(dim=0)
+    lowest, highest = bias.flatten(1).aminmax(dim=1)
+    return bool((2 * reach + highest - lowest).max() > -MASKED - HIDDEN)
+
+
 def _attend(x: Tensor, module: nn.Module, bias: Tensor, window: tuple, shift: tuple, cosine: bool) -> Tensor:
     """Shifted-window attention of x [B, T, H, W, C] with the module's projections; the same shape.
 
@@ -256,12 +273,18 @@ def _attend(x: Tensor, module: nn.Module, bias: Tensor, window: tuple, shift: tu
     else:
         scale = bias.new_full((heads, 1, 1), (channels // heads) ** -0.5)
     split = (3, heads, channels // heads)
-    attend = _attend_in_pieces
-    if not ops.in_pieces(x):
-        attend = _attend_at_once
+
+    def project(tokens: Tensor) -> Tensor:
+        return F.linear(tokens, module.qkv.weight, qkv_bias).unflatten(-1, split)
+
+    attend = _attend_at_once
+    if ops.in_pieces(x):
+        qkv = project(x)
+        if not (any(shift) and _may_see_masked(qkv, scale, bias, cosine)):
+            attend = _attend_in_pieces
+    if attend is _attend_at_once:
         missing = [-side % extent for side, extent in zip(size, window, strict=True)]
-        x = F.pad(x, (0, 0, 0, missing[2], 0, missing[1], 0, missing[0]))
-    qkv = F.linear(x, module.qkv.weight, qkv_bias).unflatten(-1, split)
+        qkv = project(F.pad(x, (0, 0, 0, missing[2], 0, missing[1], 0, missing[0])))
     with torch.autocast(x.device.type, enabled=False):
         out = attend(qkv, qkv_bias.view(split).to(qkv.dtype), scale.to(qkv.dtype), bias, window, shift, cosine)
     return F.linear(out[:, : size[0], : size[1], : size[2]], module.proj.weight, module.proj.bias)

@@ -1,6 +1,7 @@
 """SGMP-UNet equals the published network: its recorded answers, and the plain form at other sizes."""
 
 import copy
+import math
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,37 @@ def test_window_attention_equals_torchvision(monkeypatch, fast_class, plain_clas
     with torch.no_grad():  # without gradients it computes in another order, and must not write over its input
         torch.testing.assert_close(fast(inputs), results[1][0], rtol=0, atol=1e-10)
     assert torch.equal(inputs, x)
+
+
+@pytest.mark.parametrize(("strength", "cut"), [(1.0, True), (100.0, False)])
+@pytest.mark.parametrize(
+    ("fast_class", "plain_class", "window", "shift", "shape"),
+    [
+        (FastWindowAttention3d, ShiftedWindowAttention3d, (8, 7, 7), (4, 3, 3), (1, 3, 14, 14, 12)),
+        (FastWindowAttentionV2, ShiftedWindowAttentionV2, (7, 7), (3, 3), (1, 14, 14, 12)),
+    ],
+)
+def test_window_attention_equals_torchvision_where_scores_outweigh_the_mask(
+    monkeypatch, fast_class, plain_class, window, shift, shape, strength, cut
+):
+    """torchvision's mask of -100 is finite: windows are cut only where nothing shows through it."""
+    plain = plain_class(12, list(window), list(shift), 6).eval()
+    fill_deterministically(plain)
+    with torch.no_grad():
+        if plain_class is ShiftedWindowAttentionV2:
+            plain.logit_scale.fill_(math.log(strength))
+        else:
+            plain.qkv.weight[:12] *= strength
+    fast = fast_class(12, list(window), list(shift), 6).eval()
+    fast.load_state_dict(plain.state_dict())
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    attended = []
+    plainly = window_attention._attend_in_pieces
+    monkeypatch.setattr(window_attention, "_attend_in_pieces", lambda *given: attended.append(given) or plainly(*given))
+    with torch.no_grad():
+        expected = plain(x)
+        torch.testing.assert_close(fast(x), expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+    assert bool(attended) == cut
 
 
 @pytest.mark.parametrize("normed", [False, True])
