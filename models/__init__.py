@@ -59,7 +59,7 @@ def model_options(name: str) -> dict[str, inspect.Parameter]:
 
 
 def build_model(name: str, /, interface: dict[str, Any] | None = None, **options) -> Network:
-    """Build a network with fresh weights. For a network of `MODELS`, its `options` hold the values of all options.
+    """Build a network with fresh weights.
 
     `name`: of `MODELS`, or code, as `path/to/net.py:ClassName` or a dotted name, which is imported; `interface` then
     describes the network's inputs and outputs (see `models.external.Interface`). Raises InputError for an unknown name
@@ -70,9 +70,7 @@ def build_model(name: str, /, interface: dict[str, Any] | None = None, **options
         return ExternalNetwork(name, read_interface(interface or {}), options)
     if interface:
         raise InputError(f"the interface of {name} is known; leave out {interface}")
-    network = MODELS[name](**options)
-    network.options = complete_options(name, options)
-    return network
+    return MODELS[name](**options)
 
 
 def complete_options(name: str, options: dict[str, Any]) -> dict[str, Any]:

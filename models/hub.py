@@ -9,9 +9,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from istd.models.model_card import model_card
-from istd.models.weights import Undrawn, load_weights
 from istd.utils.checkpoint import read_checkpoint, save_checkpoint
-from istd.utils.checkpoint_paths import HUB_FILE, SUFFIXES
+from istd.utils.checkpoint_paths import HUB_FILE, SUFFIXES, find_checkpoint
 from istd.utils.errors import InputError
 from istd.utils.files import write_json, write_text
 
@@ -65,16 +64,16 @@ class HubMixin:
         token: str | bool | None = None,
         **options: Any,
     ) -> "HubMixin":
-        """The network of a checkpoint, a folder, or a repository of the Hub, with its weights, in eval mode.
+        """The network of a checkpoint, a folder, shipped weights, or a repository of the Hub, in eval mode.
 
-        `options` override the network's options. `Network.from_pretrained` loads any network, with the arguments of
-        `models.load_model`: `code="path/to/net.py:ClassName"` for a network from the user's code. The other arguments
-        go to `huggingface_hub.hf_hub_download`. Raises InputError for a network of another class.
+        `options` override the network's options, as in `models.load_model`; `Network.from_pretrained` loads any network
+        and takes all arguments of that function: `code="path/to/net.py:ClassName"` for a network from the user's code.
+        The other arguments go to `huggingface_hub.hf_hub_download`. Raises InputError for a network of another class.
         """
-        path = Path(source)
-        if path.is_dir():
-            path = path / HUB_FILE
-        elif not (path.is_file() or path.suffix in SUFFIXES):
+        from istd.models import load_model  # imported here, since it needs all networks, and they need this
+
+        path = find_checkpoint(source)
+        if not (path.exists() or path.suffix in SUFFIXES):
             from huggingface_hub import hf_hub_download
 
             path = hf_hub_download(
@@ -82,18 +81,11 @@ class HubMixin:
                 local_files_only=local_files_only, token=token,
             )  # fmt: skip
         checkpoint = read_checkpoint(path)
-        if not hasattr(cls, "name"):
-            from istd.models import load_model  # imported here, since it needs all networks, and they need this
-
-            return load_model(checkpoint, **options)
-        if checkpoint.kind == "ours" and checkpoint.model_name != cls.name:
-            code = f', code="FILE.py:{checkpoint.model_name}"' if checkpoint.code else ""
-            load = f'Network.from_pretrained("{source}"{code})'
-            raise InputError(f"{source} holds a {checkpoint.model_name}; load it with models.{load}")
-        options = {**checkpoint.options, **options}
-        with Undrawn():
-            network = cls(**options)
-        network.options = options
-        network.settings = checkpoint.settings
-        load_weights(network, checkpoint)
-        return network.eval()
+        name = checkpoint.model_name
+        if not checkpoint.code or "code" in options:
+            network = load_model(checkpoint, **options)
+            if isinstance(network, cls):
+                return network
+            name = network.name
+        code = f', code="FILE.py:{name}"' if checkpoint.code else ""
+        raise InputError(f'{source} holds a {name}; load it with models.Network.from_pretrained("{source}"{code})')

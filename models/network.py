@@ -1,5 +1,6 @@
 """The base class of all networks."""
 
+import inspect
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -20,7 +21,7 @@ class Network(HubMixin, nn.Module):
 
     A subclass sets the attributes below, implements `forward(clip, with_aux=False)`, which with `with_aux` returns a
     list of logits, the main logits first, and overrides the methods that apply to it. Its options are the parameters of
-    its constructor, annotated with their types; `models.build_model` checks them and records them in `options`.
+    its constructor, annotated with their types; `options` holds their values, which `models.build_model` checks.
     """
 
     name: str
@@ -34,8 +35,17 @@ class Network(HubMixin, nn.Module):
     pretrained: str = ""  # name of torchvision's weights that `--pretrained_backbone` loads
     pretrained_part: str = ""  # regular expression for the names of the parameters that start from these weights
     recomputable: tuple[type[nn.Module], ...] = ()  # blocks without batch norms, for `--grad_checkpoint`
-    options: dict
+    options: dict[str, Any]
     settings: Mapping[str, Any] = MappingProxyType({})  # of the training run that its weights come from, if known
+
+    def __new__(cls, *arguments: Any, **options: Any) -> "Network":
+        """Record the options, also of a network that is built without `models.build_model`."""
+        network = super().__new__(cls)
+        bound = inspect.signature(cls.__init__).bind_partial(network, *arguments, **options)  # partial for copies
+        bound.apply_defaults()
+        _, *named = bound.arguments.items()
+        network.options = dict(named)
+        return network
 
     @property
     def target_index(self) -> int:

@@ -15,6 +15,7 @@ from torch import nn
 
 from istd.datasets.catalog import CATALOG
 from istd.models import build_model, load_model, load_weights
+from istd.models.sgmp_unet import SGMPUNet
 from istd.test_script.predictor.preparation import load_recipe
 from istd.utils.checkpoint import FORMAT, VERSION, read_checkpoint, save_checkpoint
 from istd.utils.checkpoint_files import SAFE_TYPES
@@ -156,6 +157,11 @@ def test_published_sgmp_unet(published_sgmp_unet):
         expected = plain.double()(clip.transpose(1, 2))
         for logits, reference in zip(model.double()(clip, with_aux=True), expected, strict=True):
             torch.testing.assert_close(logits, reference, rtol=0, atol=1e-8)
+
+
+def test_a_class_reads_published_options_and_takes_no_settings_of_others(published_sgmp_unet):
+    network = SGMPUNet.from_pretrained(published_sgmp_unet[0])
+    assert (network.options["num_frames"], network.options["width"], network.settings) == (4, 96, {})
 
 
 def test_checkpoints_of_the_other_network_say_so(published_sgmp_unet, datransnet, tmp_path):

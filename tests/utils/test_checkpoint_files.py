@@ -1,5 +1,6 @@
 """Checkpoint files as people have them: damaged, wrongly typed, wrapped by other programs, by name, as safetensors."""
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ import safetensors.torch
 import torch
 
 from istd.models import DATransNet, Network, build_model, load_model, load_weights
+from istd.models.sgmp_unet import SGMPUNet
 from istd.utils.checkpoint import WEIGHT_KEYS, read_checkpoint, save_checkpoint
 from istd.utils.checkpoint_paths import WEIGHTS, shipped_weights
 from istd.utils.errors import InputError
@@ -220,6 +222,25 @@ def test_a_network_goes_to_the_hub_and_comes_back(network, tmp_path):
         InputError, match=r"holds a datransnet; load it with models\.Network\.from_pretrained\(\"/.*hub\"\)"
     ):
         other.from_pretrained(tmp_path / "hub")
+
+
+def test_a_network_built_by_its_class_knows_its_options(tmp_path):
+    built = DATransNet(64, width=8)
+    assert built.options == copy.deepcopy(built).options == {"image_size": 64, "width": 8}
+    built.save_pretrained(tmp_path)
+    assert DATransNet.from_pretrained(tmp_path).options == built.options
+    with pytest.raises(
+        InputError, match=r"does not fit datransnet with options \{'image_size': 64, 'width': 8\}: 207 we"
+    ):
+        load_weights(built, "datransnet")
+
+
+def test_shipped_weights_are_not_looked_up_in_the_hub():
+    assert DATransNet.from_pretrained("datransnet").settings["preset"] == "grey"
+    with pytest.raises(
+        InputError, match=r"datransnet holds a datransnet; load it with models\.Network\.from_pretrained"
+    ):
+        SGMPUNet.from_pretrained("datransnet")
 
 
 def test_a_network_is_pushed_with_its_card_and_options(network, monkeypatch):
