@@ -78,7 +78,7 @@ class SGMPUNet(Network):
             raise InputError(f"sgmp_unet takes a spatial_width of at least 1; got {spatial_width}")
         channels = [width, 2 * width, 4 * width, 8 * width]
         _check_stages("temporal", channels, depths, heads)
-        _check_stages("spatial", channels, spatial_depths, fusion_heads)
+        _check_stages("fusion", channels, spatial_depths, fusion_heads)
         _check_stages("decoder", channels[2::-1], decoder_depths, decoder_heads)
         _check_stages("head", [width // 4, width // 16], head_depths, head_heads)
         self.num_frames, self.frame_stride, self.causal = num_frames, frame_stride, causal

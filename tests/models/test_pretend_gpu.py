@@ -214,6 +214,9 @@ def compiled_gradients(network, parts, clip, backend):
 
     A graph break is an error.
     """
+    for module in network.modules():
+        if isinstance(module, StochasticDepth):  # whose draws would not be alike twice
+            module.p = 0.0
     seen = []
     hooks = [part.register_forward_pre_hook(lambda *call: seen.append(call)) for part in parts]
     with torch.no_grad():
@@ -238,12 +241,9 @@ def test_training_has_no_graph_breaks(name, gpu, monkeypatch):
     """Of the network's parts: tracing all of it takes longer."""
     monkeypatch.setattr("istd.models.ops.on_cpu", lambda tensor: not gpu)
     network = build(name)
-    for part, plain, compiled in compiled_gradients(network, PARTS[name](network), random_clip(network), "eager"):
-        drawn = any(isinstance(module, StochasticDepth) and module.p for module in part.modules())  # not alike twice
+    for _, plain, compiled in compiled_gradients(network, PARTS[name](network), random_clip(network), "eager"):
         for one, other in zip(plain, compiled, strict=True):
-            assert other.isfinite().all()
-            if not drawn:
-                torch.testing.assert_close(other, one, rtol=0, atol=1e-3 * one.abs().max().item() + 1e-6)
+            torch.testing.assert_close(other, one, rtol=0, atol=1e-3 * one.abs().max().item() + 1e-6)
 
 
 def test_a_captured_pass_shares_no_masks(monkeypatch):
