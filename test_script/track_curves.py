@@ -109,7 +109,7 @@ def link_levels(
             level.append(FrameDetections(regions.centroids[:, ::-1], regions.areas, pairs, score.size))
 
     observe_maps(maps, [items], detect, frames[0].sequence, leave=False)
-    identities = identify_targets(frames, centroids, known)
+    identities = identify_targets(frames, centroids, known, speed)
     return [link_detections(frames, identities, level, speed) for level in levels]
 
 

@@ -55,10 +55,13 @@ class SequenceTracks(NamedTuple):
     size: tuple[int, int]
 
 
-def identify_targets(frames: list[FrameRef], centroids: list[np.ndarray], known: dict | None) -> list[np.ndarray]:
+def identify_targets(
+    frames: list[FrameRef], centroids: list[np.ndarray], known: dict | None, speed: float
+) -> list[np.ndarray]:
     """`true_identities` of the targets of a sequence at these centroids (x, y); `known`: see `read_identities`."""
     listed = None if known is None else [known.get((frame.sequence, frame.name), {}) for frame in frames]
-    return true_identities([(frame.time, places) for frame, places in zip(frames, centroids, strict=True)], listed)
+    timed = [(frame.time, places) for frame, places in zip(frames, centroids, strict=True)]
+    return true_identities(timed, listed, speed)
 
 
 def link_detections(
@@ -101,7 +104,7 @@ def _link_sequence(
         points = np.array([(region.x, region.y) for region in regions]).reshape(-1, 2)
         areas = np.array([region.area for region in regions], np.int64)
         detections.append(FrameDetections(points, areas, frame_pairs, height * width))
-    tracked = link_detections(frames, identify_targets(frames, targets, known), detections, speed)
+    tracked = link_detections(frames, identify_targets(frames, targets, known, speed), detections, speed)
     tracks = np.concatenate([frame.tracks for frame in tracked])
     middle = len(frames) // 2
     return SequenceTracks(

@@ -70,8 +70,8 @@ def test_each_detection_without_a_track_counts_as_a_track():
 def test_identities_are_the_nearest_listed_targets_or_linked():
     centroids = [(0, np.array([[10.0, 10.0], [30.0, 30.0], [50.0, 5.0]])), (1, np.array([[31.0, 30.0]]))]
     listed = [{4: np.array([30.5, 30.0]), 2: np.array([10.0, 12.9]), 3: np.array([50.0, 8.1])}, {}]
-    assert [frame.tolist() for frame in true_identities(centroids, listed)] == [[2, 4, NO_IDENTITY], [NO_IDENTITY]]
-    assert [frame.tolist() for frame in true_identities(centroids, None)] == [[1, 2, 3], [2]]
+    assert [frame.tolist() for frame in true_identities(centroids, listed, 2.0)] == [[2, 4, NO_IDENTITY], [NO_IDENTITY]]
+    assert [frame.tolist() for frame in true_identities(centroids, None, 2.0)] == [[1, 2, 3], [2]]
 
 
 def test_the_table_shows_intervals_and_undefined_metrics_as_such():

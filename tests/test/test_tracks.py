@@ -188,6 +188,29 @@ def test_evaluate_makes_of_saved_maps_all_that_inference_made_of_the_network(
     assert "1 on MOVING" in page and "saved maps" in page and page.count('<polyline class="targets"') == 1
 
 
+def test_true_targets_are_linked_at_the_speed_of_the_detections(tmp_path, monkeypatch):
+    """One target moves 10 px a frame, and is found from the second frame on."""
+    monkeypatch.setattr(plots, "saved_axes", lambda path, *_: no_axes(path))
+    masks = np.zeros((5, 12, 64), bool)
+    for index, mask in enumerate(masks):
+        mask[4:7, 5 + 10 * index : 8 + 10 * index] = True
+        draw(tmp_path / "masks" / "fast" / f"{index}.png", mask.astype(np.uint8) * 255)
+        draw(tmp_path / "maps" / "fast" / f"{index}.png", mask.astype(np.uint8) * (200 if index else 90))
+    words = ["--predictions", tmp_path / "maps", "--masks", tmp_path / "masks", "--output_dir", tmp_path / "out"]
+    evaluate.main([*map(str, words), "--track_speed", "10"])
+    counts = json.loads((tmp_path / "out" / "metrics.json").read_text())["tracks"][0]
+    assert {name: counts[name] for name in ("targets", "found", "delay", "tracks")} == {
+        "targets": 1, "found": 1, "delay": 1, "tracks": 1,
+    }  # fmt: skip
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert page.count('<polyline class="targets"') == 1
+
+    frames = [FrameRef("fast", str(number), number, Path("m"), None, number, "") for number in range(5)]
+    maps = [MappedFrame(item, ScoreMaps(np.float32(mask), None), mask) for item, mask in enumerate(masks)]
+    levels = link_levels(lambda _: iter(maps), list(range(5)), frames, None, 10.0)
+    assert [frame.targets.tolist() for frame in levels[0]] == [[1]] * 5
+
+
 def test_predict_drops_the_same_detections_as_inference(dataset, runs, tmp_path, monkeypatch):
     monkeypatch.setattr(Predictor, "from_checkpoint", from_checkpoint)
     source = dataset / "images" / "moving"

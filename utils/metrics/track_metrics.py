@@ -133,16 +133,16 @@ def track_cells(rows: list[dict[str, Any]]) -> list[list[str]]:
 
 
 def true_identities(
-    frames: list[tuple[int, np.ndarray]], listed: list[dict[int, np.ndarray]] | None
+    frames: list[tuple[int, np.ndarray]], listed: list[dict[int, np.ndarray]] | None, speed: float
 ) -> list[np.ndarray]:
     """The identity of each true region: int64 [t] for each frame.
 
     frames: (time, centroids (x, y) float [t, 2]) in temporal order. listed: for each frame, the positions (x, y) of the
     known targets by identity; a region is the nearest target less than 3 px away, else `NO_IDENTITY`. If None, regions
-    are linked as detections are.
+    are linked as detections are, with the same `speed`.
     """
     if listed is None:
-        return link(frames)
+        return link(frames, speed)
     identities = []
     for (_, centroids), targets in zip(frames, listed, strict=True):
         frame_identities = np.full(len(centroids), NO_IDENTITY)
