@@ -183,6 +183,7 @@ def measure_set(job: Job, output: Path, resume: bool = False) -> Measured | None
 def _write_set(job: Job, shards: list[Shard], output: Path, record: dict[str, Any]) -> Measured:
     """Compute and write all results of the measured `shards`; `record`: what `start_run` returned."""
     frame_set, facts, results = job.frame_set, job.facts, merge_shards(shards)
+    metrics = set_metrics(results, frame_set)  # from all detections, also those of dropped tracks
     tracks, trails, notes = [], [], list(job.notes)
     if frame_set.in_sequences:
         min_length = facts["min_track"]
@@ -195,7 +196,7 @@ def _write_set(job: Job, shards: list[Shard], output: Path, record: dict[str, An
         write_tracks(output / "tracks.csv", sequences)
         single = [row for shard in shards if shard.sequence is None for row in shard.detections]
         results = results._replace(detections=single + [row for sequence in sequences for row in sequence.rows])
-    metrics = write_results(output, results, frame_set, facts | {"provenance": record}, tracks)
+    write_results(output, results, metrics, frame_set, facts | {"provenance": record}, tracks)
     write_report(output, results, metrics, frame_set.published, facts, notes, tracks, trails)
     return Measured(results, metrics, tracks, notes)
 

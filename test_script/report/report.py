@@ -50,7 +50,7 @@ def write_report(
 ) -> None:
     """Write report.html into `output`, whose curves/ and `REPORT_FRAMES` it shows, and delete the frames not shown.
 
-    metrics: from `write_results`; tracks, trails: from `measure_tracks` and `draw_trails`, [] for single images.
+    metrics: from `set_metrics`; tracks, trails: from `measure_tracks` and `draw_trails`, [] for single images.
     """
     kept = output / REPORT_FRAMES
     first, metric = next(iter(results.metrics.items()))

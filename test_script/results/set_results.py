@@ -39,13 +39,18 @@ def set_metrics(results: Results, frame_set: FrameSet) -> dict[str, dict]:
 
 
 def write_results(
-    output: Path, results: Results, frame_set: FrameSet, facts: dict[str, Any], tracks: list[dict]
-) -> dict[str, dict]:
-    """Write metrics.json (which begins with `facts`), the tables and the curves; returns the metrics by protocol.
+    output: Path,
+    results: Results,
+    metrics: dict[str, dict],
+    frame_set: FrameSet,
+    facts: dict[str, Any],
+    tracks: list[dict],
+) -> None:
+    """Write metrics.json (which begins with `facts`), the tables and the curves.
 
-    `tracks`: the rows of `measure_tracks`, [] for single images, which count as a sequence "all images".
+    `metrics`: from `set_metrics`. `tracks`: the rows of `measure_tracks`, [] for single images, which count as a
+    sequence "all images".
     """
-    metrics = set_metrics(results, frame_set)
     sequences = {
         name: values.get("sequences") or {"all images": {key: values[key] for key in (*METRICS, *CURVE_AREAS)}}
         for name, values in metrics.items()
@@ -64,7 +69,6 @@ def write_results(
     entries = set_entries(frame_set, results.detections, output / "masks")
     write_json(output / "detections_coco.json", entries, indent=None)
     write_set_curves(output / "curves", results, facts)
-    return metrics
 
 
 def write_set_curves(folder: Path, results: Results, facts: Mapping[str, Any]) -> list[Path]:

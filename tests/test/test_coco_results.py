@@ -75,6 +75,10 @@ def test_metrics_of_boxes_are_printed_and_are_those_of_pycocotools(dataset, monk
     assert by_pycocotools(coco_truth(index, index.split("test")), detections, dataset) == boxes["ap50"]
     evaluate.main([*options, "--output", str(dataset / "alone.json")])
     assert json.loads((dataset / "alone.json").read_text())["standard"]["boxes"] == boxes, "also without a report"
+    evaluate.main([*options, "--output_dir", str(dataset / "long"), "--min_track", "2"])
+    saved = json.loads((dataset / "long" / "metrics.json").read_text())["protocols"]["standard"]
+    assert saved["boxes"] == boxes, "short tracks count"
+    assert len(json.loads((dataset / "long" / "detections_coco.json").read_text())) < boxes["detections"]
 
 
 def test_regions_in_the_file_are_those_of_the_masks(dataset, monkeypatch):
