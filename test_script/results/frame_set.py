@@ -90,14 +90,16 @@ def dataset_pairs(predictions: Path, frames: list[FrameRef], ending: str = "") -
     if missing := ["/".join(filter(None, key)) for key in keys if key not in files]:
         advice = ending_advice(files, dict.fromkeys(keys))
         raise InputError(f"{predictions} has no map of {list_names(missing)}; save the maps of all frames{advice}")
-    return [Pair(frame.sequence, frame.name, files[key], frame.mask) for frame, key in zip(frames, keys, strict=True)]
+    return [
+        Pair(frame.sequence, frame.name, files[key], frame.mask, frame.time)
+        for frame, key in zip(frames, keys, strict=True)
+    ]
 
 
 def pair_frames(name: str, pairs: list[Pair], images: list[Path] | list[None]) -> FrameSet:
     """The frames of saved maps and masks, with their images, None if these are not known."""
-    frames, times = [], {}
+    frames = []
     for number, (pair, image) in enumerate(zip(pairs, images, strict=True), start=1):
-        time = times[pair.sequence] = times.get(pair.sequence, -1) + 1
         file_name = "/".join(part for part in (pair.sequence, pair.mask.name) if part)
-        frames.append(FrameRef(pair.sequence, pair.frame, time, pair.mask, image, number, file_name))
+        frames.append(FrameRef(pair.sequence, pair.frame, pair.time, pair.mask, image, number, file_name))
     return FrameSet(name, frames)

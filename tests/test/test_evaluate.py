@@ -11,6 +11,7 @@ import pytest
 from scipy.special import expit
 
 from istd.test_script.evaluate import main
+from istd.test_script.results.frame_set import pair_frames
 from istd.utils import plots
 from istd.utils.errors import InputError
 from istd.utils.files import write_json
@@ -384,6 +385,18 @@ def test_a_list_chooses_frames_of_a_dataset(tmp_path, capsys):
     (tmp_path / "few.list").write_text("s/1\n")
     with pytest.raises(InputError, match="has no s/1 of the list in this split"):
         main([*options, "--list", str(tmp_path / "few.list")])
+
+
+def test_chosen_frames_keep_their_times(tmp_path):
+    """Two of ten frames, which are as far apart as in the whole folder of masks."""
+    for folder in ("s", "t"):
+        for frame in range(10):
+            for kind in ("pred", "mask"):
+                save(tmp_path / kind / folder / f"f{frame}.png", spot().astype(np.uint8))
+    pairs = find_pairs(tmp_path / "pred", tmp_path / "mask", {"t/f4", "t/f8", "s"})
+    assert [pair.time for pair in pairs] == [*range(10), 4, 8]
+    frames = pair_frames("set", pairs, [None] * len(pairs)).frames
+    assert [frame.time for frame in frames] == [*range(10), 4, 8]
 
 
 def test_what_cannot_be_used_of_a_dataset_is_left_out_on_demand(tmp_path, capsys):

@@ -1,5 +1,7 @@
 """Saved predictions and masks: paired by name, read, and checked against each other."""
 
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,12 +24,16 @@ from istd.utils.names import list_names
 
 
 class Pair(NamedTuple):
-    """A prediction and its mask, named after the prediction; sequence is None for files outside a sequence's folder."""
+    """A prediction and its mask, named after the prediction; sequence is None for files outside a sequence's folder.
+
+    `time`: number of the frame within its sequence, counting frames that are not selected.
+    """
 
     sequence: str | None
     frame: str
     prediction: Path
     mask: Path
+    time: int
 
 
 def find_pairs(predictions: Path, masks: Path, wanted: set[str] | None = None, ending: str = "") -> list[Pair]:
@@ -41,6 +47,8 @@ def find_pairs(predictions: Path, masks: Path, wanted: set[str] | None = None, e
     """
     maps = list_predictions(predictions, ending)
     truth = list_files(masks, IMAGE_SUFFIXES, "masks")
+    ordered = sorted(truth, key=lambda key: (numeric_key(key[0] or ""), numeric_key(key[1])))
+    times = {key: time for _, group in groupby(ordered, itemgetter(0)) for time, key in enumerate(group)}
     if wanted is not None:
         wanted = {file_key(name) for name in wanted}
         maps, truth = ({k: v for k, v in files.items() if wanted & set(key_names(k))} for files in (maps, truth))
@@ -53,10 +61,10 @@ def find_pairs(predictions: Path, masks: Path, wanted: set[str] | None = None, e
     if lone := _lone(truth, maps):
         remedy = "add them, or name the images with --list"
         raise InputError(f"{predictions} has no prediction for the mask {lone}; {remedy}")
-    keys = sorted(maps, key=lambda key: (numeric_key(key[0] or ""), numeric_key(key[1])))
+    keys = [key for key in ordered if key in maps]
     sequences = {key[0]: key[0] and maps[key].parent.name for key in reversed(keys)}  # the first spelling of each name
     names = {key: maps[key].stem.removesuffix(ending).removesuffix(MASK_ENDING) for key in keys}
-    return [Pair(sequences[key[0]], names[key], maps[key], truth[key]) for key in keys]
+    return [Pair(sequences[key[0]], names[key], maps[key], truth[key], times[key]) for key in keys]
 
 
 def list_predictions(folder: Path, ending: str = "") -> dict[tuple[str | None, str], Path]:
