@@ -148,6 +148,20 @@ def test_the_mean_of_sequences_has_ap_and_auc():
         assert len(set(values)) == 4 and collected["sequence_mean"][name] == pytest.approx(np.mean(values))
 
 
+def test_sequences_of_constant_scores_count_in_the_mean_of_sequences():
+    """All pixels of b are ties: its AP is the share of target pixels. c has no targets."""
+    metric, curves = build_metric("standard"), {}
+    mask = np.array([[1, 0, 0, 0], [1, 0, 0, 0]])
+    for name, score, truth in (("a", mask * 0.6 + 0.1, mask), ("b", mask * 0.0, mask), ("c", mask * 0.0, mask * 0)):
+        metric.update(score, truth, name, "0")
+        curves[name] = CurveAccumulator()
+        curves[name].update(score, truth, name, "0")
+    collected = collect_metrics(metric, curves)
+    values = {name: (metrics["ap"], metrics["auc"]) for name, metrics in collected["sequences"].items()}
+    assert (values["a"], values["b"]) == ((1, 1), (2 / 8, 1 / 2)) and np.isnan(values["c"]).all()
+    assert (collected["sequence_mean"]["ap"], collected["sequence_mean"]["auc"]) == (1.25 / 2, 1.5 / 2)
+
+
 def test_sequences_are_drawn_as_a_whole():
     metric = random_metric("sgmp-2026", 12, 3)
     copies = [row._replace(sequence=f"s{copy}") for copy in range(MIN_UNITS) for row in metric.rows]
@@ -164,6 +178,20 @@ def test_single_images_beside_sequences_are_units():
     result = bootstrap_intervals(metric, curves, resamples=20)
     assert (result["unit"], result["units"]) == ("sequences and images", 4 + 6)
     assert {"ap", "pd"} < result["metrics"].keys()
+
+
+@pytest.mark.parametrize(("videos", "single"), [(12, 0), (0, 12), (12, 12)])
+def test_a_mean_over_videos_has_no_interval_where_images_are_a_video_together(videos, single):
+    """As units, the dim images would count 12 times in the mean, in which they are one video of 13."""
+    row = random_metric("sgmp-2026", 1).rows[0]
+    rows = [row._replace(sequence=f"s{n}", intersection=60 + n, union=80) for n in range(videos)]
+    rows += [row._replace(frame=str(n), intersection=40 + n, union=80) for n in range(single)]
+    metric = MetricAccumulator(PROTOCOLS["sgmp-2026"], rows)
+    intervals = bootstrap_intervals(metric, resamples=20)["metrics"]
+    assert "iou" in intervals and ("video_mean" in intervals) == (not videos or not single)
+    if "video_mean" in intervals:
+        low, high = intervals["video_mean"]
+        assert low < metric.compute()["video_mean"] < high
 
 
 def test_areas_without_counts_of_images_have_no_intervals():

@@ -40,6 +40,9 @@ def bootstrap_intervals(
     images = sorted((row for row in metric.rows if row.sequence is None), key=lambda row: row.frame or "")
     units += [[row] for row in images]
     terms = [sum_terms(rows, metric.protocol) for rows in units]
+    if sequences and images:  # single images are one video together, and so not units of the mean over videos
+        for sums in terms:
+            sums.pop("video_mean", None)
     unit = unit_name(bool(sequences), bool(images))
     return ratio_intervals(terms, unit, unit_levels(curves or {}), resamples, seed)
 

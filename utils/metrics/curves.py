@@ -135,6 +135,15 @@ class CurveAccumulator:
             curves.images.append(PooledLevels(name, np.array(columns, np.uint16), np.array(pixels, np.uint32)))
         return curves
 
+    @property
+    def ranks(self) -> bool:
+        """Whether the scores rank pixels: False where all have the same one or two values."""
+        return len(self.values) > 2 or not self.values
+
+    def areas(self) -> dict[str, float]:
+        """AP and AUC of all pixels, whether or not the scores rank them; equal scores are ties."""
+        return dict(zip(CURVE_AREAS, map(float, curve_areas(self.target_levels, self.other_levels)), strict=True))
+
     def compute(self) -> Curves:
         """The curves over all images."""
         # [j]: pixels of level j and higher; [0]: all pixels; [k + 1]: those above threshold k
@@ -147,8 +156,7 @@ class CurveAccumulator:
             false_positive_rate=_ratios(false_positives[1:], false_positives[0]),
         )
         chosen = slice(MIN_MATCHED, None, self.stride)
-        ap, auc = map(float, curve_areas(self.target_levels, self.other_levels))
-        ranks = len(self.values) > 2 or not self.values
+        areas = self.areas() if self.ranks else dict.fromkeys(CURVE_AREAS)
         return Curves(
             logit=LOGITS[chosen],
             threshold=scipy.special.expit(LOGITS[chosen]),
@@ -157,8 +165,7 @@ class CurveAccumulator:
             false_positive_rate=pixels.false_positive_rate[chosen],
             pd=_ratios(self.matched, self.targets),
             fa=_ratios(predicted[chosen] - self.matched_pixels, true_positives[0] + false_positives[0]),
-            ap=ap if ranks else None,
-            auc=auc if ranks else None,
+            **areas,
             pixels=pixels,
         )
 
