@@ -29,6 +29,16 @@ def test_refused(build, score, mask, message):
         accumulator.update(score, mask, sequence="a", frame="7")
 
 
+def test_probabilities_may_round_to_above_1():
+    """A target of two pixels; the map that a resize took one rounding above 1 has the same AP and IoU."""
+    mask = np.array([[True, True, False, False]])
+    score = np.float32([[1, 0.75, 0.25, 0]]) * np.float32(1.0000001)
+    metric, curves = build_metric("datransnet"), CurveAccumulator()
+    for accumulator in (metric, curves):
+        accumulator.update(score, mask)
+    assert score.max() > 1 and (metric.compute()["iou"], curves.compute().ap) == (1, 1)
+
+
 def test_a_refused_batch_leaves_no_trace():
     metric = build_metric("standard")
     with pytest.raises(InputError):

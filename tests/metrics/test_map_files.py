@@ -57,6 +57,21 @@ def test_a_constant_response_is_0_and_nan_is_refused(tmp_path):
         read_scores(tmp_path / "nan.npy", "normalize")
 
 
+@pytest.mark.parametrize("scale", ["probability", "logit", "normalize"])
+def test_infinite_values_are_refused(tmp_path, scale):
+    np.save(tmp_path / "map.npy", np.array([[0.0, np.inf]]))
+    with pytest.raises(InputError, match=r"map\.npy holds infinite values"):
+        read_scores(tmp_path / "map.npy", scale)
+
+
+def test_probabilities_that_rounding_took_out_of_range_are_clipped(tmp_path):
+    np.save(tmp_path / "map.npy", np.array([[-9e-6, 0.25, 1 + 9e-6]]))
+    assert read_scores(tmp_path / "map.npy").tolist() == [[0, 0.25, 1]]
+    np.save(tmp_path / "map.npy", np.array([[0.25, np.float32(1.00002)]], np.float32))
+    with pytest.raises(InputError, match=r"scores run from 0\.25 to 1\.00002, expected probabilities"):
+        read_scores(tmp_path / "map.npy")
+
+
 def test_responses_that_are_no_probabilities_are_told_to_be_normalised(tmp_path):
     np.save(tmp_path / "map.npy", RESPONSES)
     with pytest.raises(InputError, match=r"run from 0 to 37\.5, expected probabilities in 0\.\.1; .*--normalize"):

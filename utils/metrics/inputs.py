@@ -8,6 +8,8 @@ import numpy as np
 from istd.utils.errors import InputError
 from istd.utils.names import counted
 
+ROUNDING = 1e-5  # by which probabilities may lie outside 0..1, as those of resized maps do
+
 
 class Image(NamedTuple):
     """An image to measure: score float32 or float64 [H, W], mask bool [H, W], and its names, None if unknown."""
@@ -32,7 +34,7 @@ def images(score, mask, sequence=None, frame=None, scale: str = "probability") -
 
     score and mask are [H, W], [B, H, W] or [B, 1, H, W], arrays or tensors of one shape; mask is target where > 0, so
     that 0/1, 0/254 and 0/255 are equivalent. sequence and frame are names, one for each image of a batch.
-    Raises `InputError` for shapes that differ, NaN, and values outside 0..1 if `scale` is "probability".
+    Raises `InputError` for shapes that differ, and as `checked_scores` does.
     """
     scores, masks = to_numpy(score), to_numpy(mask)
     sequences, frames = ([names] if isinstance(names, str) else names for names in (sequence, frame))
@@ -52,7 +54,7 @@ def images(score, mask, sequence=None, frame=None, scale: str = "probability") -
             raise InputError(f"{name}: {counts}; expected a name for each image")
     unnamed = [None] * len(scores)
     for image_score, image_mask, *names in zip(scores, masks, sequences or unnamed, frames or unnamed, strict=True):
-        check_values(image_score, name, scale)
+        image_score = checked_scores(image_score, name, scale)
         yield Image(np.ascontiguousarray(image_score), np.ascontiguousarray(image_mask > 0), *names)
 
 
@@ -60,12 +62,19 @@ def _size(array: np.ndarray) -> str:
     return " x ".join(map(str, array.shape)) or "a single number"
 
 
-def check_values(score: np.ndarray, name: str, scale: str) -> None:
-    """Raise `InputError` for NaN in a score map, and for values outside 0..1 if `scale` is "probability"."""
+def checked_scores(score: np.ndarray, name: str, scale: str) -> np.ndarray:
+    """A score map, clipped to 0..1 if `scale` is "probability".
+
+    Raises `InputError` for NaN, and for probabilities that lie outside 0..1 by more than `ROUNDING`.
+    """
     low, high = score.min(), score.max()
     if np.isnan(low):  # min and max of an array with NaN are NaN
         raise InputError(f"{name}: the score map holds NaN; expected numbers: check the network that produced it")
-    if scale == "probability" and (low < 0 or high > 1):
-        problem = f"scores run from {low:g} to {high:g}, expected probabilities in 0..1"
+    if scale != "probability" or (low >= 0 and high <= 1):
+        return score
+    if low < -ROUNDING or high > 1 + ROUNDING:
+        ends = " to ".join(str(end).removesuffix(".0") for end in (low, high))  # all digits
+        problem = f"scores run from {ends}, expected probabilities in 0..1"
         logits = "logits need a sigmoid first (evaluate: --logits); " if low < 0 else ""
         raise InputError(f"{name}: {problem}; {logits}scale other responses to 0..1 (evaluate: --normalize)")
+    return score.clip(0, 1)

@@ -8,7 +8,7 @@ import scipy
 
 from istd.utils.errors import InputError
 from istd.utils.images import read_pixels
-from istd.utils.metrics.inputs import check_values, to_numpy
+from istd.utils.metrics.inputs import checked_scores, to_numpy
 
 PICTURE_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
 PREDICTION_SUFFIXES = (".npy", ".mat", *PICTURE_SUFFIXES)
@@ -40,21 +40,19 @@ def read_scores(path: Path, scale: str = "probability", two_values: tuple[float,
     values = read_map(path)
     if two_values is not None:
         return (values == two_values[1]).astype(np.float32)
-    if scale == "normalize":
-        check_values(values, str(path), "response")
-        values = to_numpy(values)
-        low, high = values.min(), values.max()
-        return (values - low) / (high - low) if high > low else np.zeros_like(values)
-    if path.suffix.lower() in PICTURE_SUFFIXES and values.dtype.kind == "u":
+    if scale != "normalize" and path.suffix.lower() in PICTURE_SUFFIXES and values.dtype.kind == "u":
         if scale == "logit":
             raise InputError(
                 f"{path} is a {path.suffix[1:]}, which cannot hold logits; save them as npy, or leave out --logits"
             )
         return values.astype(np.float32) / np.float32(np.iinfo(values.dtype).max)
     scores = to_numpy(values)
-    check_values(scores, str(path), scale)
     if np.isinf(scores).any():
         raise InputError(f"{path} holds infinite values; expected finite numbers: check what computed them")
+    scores = checked_scores(scores, str(path), scale)
+    if scale == "normalize":
+        low, high = scores.min(), scores.max()
+        return (scores - low) / (high - low) if high > low else np.zeros_like(scores)
     return scores
 
 
