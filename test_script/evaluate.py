@@ -48,8 +48,19 @@ from istd.utils.metrics.saved_maps import Pair, find_pairs, key_names, list_file
 from istd.utils.metrics.tables import areas_table, metrics_table, protocols_text
 from istd.utils.names import counted, list_names
 
+MAP_OPTIONS = (
+    *("predictions", "output_dir", "report_pictures", "protocol", "suffix", "logits", "normalize", "list", "groups"),
+    *("per_image", "curves", *TRACK_OPTIONS),
+)
+OPTIONS = {  # of each kind of truth, beside --output; the others are refused
+    "boxes": ("detections", "any_category"),
+    "masks": ("images", *MAP_OPTIONS),
+    "dataset": ("data_root", "split_folder", "skip_unusable", "split", *MAP_OPTIONS),
+}
+
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """The options of the command line; raises `InputError` for those that the kind of truth does not use."""
     parser = command_parser("test_script.evaluate", __doc__)
     add = parser.add_argument
     maps = "folder of the maps, NAME.npy, .mat, .png, .bmp, or .tiff, or of a folder for each sequence"
@@ -81,7 +92,14 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--detections", type=Path, metavar="FILE.json", help=boxes)
     add("--any_category", action="store_true", help="ignore the categories of boxes")
     add("--list_protocols", action="store_true", help="print the rules of each protocol and exit")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    no_defaults = argparse.Namespace(**dict.fromkeys(vars(args)))
+    given = [name for name, value in vars(parser.parse_args(argv, no_defaults)).items() if value is not None]
+    truth = next((kind for kind in OPTIONS if kind in given), None)
+    for name in given if truth else ():
+        if name not in (truth, "output", "list_protocols", *OPTIONS[truth]):
+            raise InputError(f"--{name} does not go with --{truth}; leave one of them out")
+    return args
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -125,16 +143,13 @@ def find_maps(args: argparse.Namespace) -> tuple[FrameSet, list[Pair], dict[str,
     """The frames to measure, their maps and masks, and their origin; `InputError` where these do not fit."""
     if args.predictions is None:
         raise InputError("--predictions is missing; give the folder of predictions")
-    if (args.masks is None) == (args.dataset is None):
-        problem = "is missing" if args.masks is None else "and --dataset are both given"
-        raise InputError(f"--masks {problem}; give the folder of masks, or the dataset that has them with --dataset")
+    if args.masks is None and args.dataset is None:
+        raise InputError("--masks is missing; give the folder of masks, or the dataset that has them with --dataset")
     names = read_names(args.list) if args.list else None
     if args.masks:
         pairs = find_pairs(args.predictions, args.masks, names, args.suffix)
         frame_set = pair_frames(args.masks.resolve().parent.name, pairs, find_images(args.images, pairs))
         return frame_set, pairs, {"dataset": frame_set.name, "split": args.list.stem if args.list else "all"}
-    if args.images:
-        raise InputError("--images is for --masks; a --dataset has its images")
     index = open_part(args)
     frame_set, part = dataset_frames(index, index.split(args.split)), args.split
     if names:
