@@ -15,8 +15,8 @@ def collect_metrics(metric: MetricAccumulator, curves: Mapping[str | None, Curve
     of the set rank pixels, AP and AUC of a sequence whose scores are all alike are those of ties.
     """
     areas = CURVE_AREAS if metric.protocol.name == "standard" else ()
-    merged = merge_curves(curves.values())
-    ranked = bool(areas) and merged.ranks
+    merged = merge_curves(curves.values()) if areas else None
+    ranked = merged is not None and merged.ranks
     total = merged.areas() if ranked else dict.fromkeys(CURVE_AREAS)
     result = metric.compute() | total | metric.counts() | {"by_area": metric.area_metrics()}
     if sequences := metric.sequence_metrics():
