@@ -51,9 +51,15 @@ def video_facts(path: Path) -> tuple[int | None, float]:
 
 
 def count_frames(path: Path) -> int:
-    """The number of frames of a video file, counted where it does not state it."""
-    with open_video(path) as container:
-        return container.streams.best("video").frames or len(_time_stamps(container))
+    """The number of frames of a video file that are shown, counted by its packets; none is decoded.
+
+    The number that a trimmed file states includes frames that it hides.
+    """
+    count = 0
+    with open_video(path) as container, suppress(av.FFmpegError):  # a file that is cut off ends there
+        for packet in container.demux(container.streams.best("video")):
+            count += packet.size > 0 and not packet.is_discard
+    return count
 
 
 def read_frames(path: Path, on_bad: OnBad) -> Iterator[tuple[int, np.ndarray]]:

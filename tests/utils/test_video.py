@@ -153,6 +153,23 @@ def test_frames_of_varying_rate_are_numbered_by_their_order(tmp_path):
     assert count_frames(tmp_path / "clip.mkv") == 12
 
 
+@pytest.mark.parametrize("options", [{"bf": "0"}, {"bf": "2"}])
+def test_hidden_frames_of_a_trimmed_video_do_not_count(tmp_path, options):
+    """A copy that begins 12 frames later still holds the frames from the key frame on, as FFmpeg's -ss makes it."""
+    write(tmp_path / "whole.mp4", "mpeg4", "yuv420p", 30, options=options)
+    path = tmp_path / "trimmed.mp4"
+    keep_times = {"avoid_negative_ts": "disabled"}
+    with av.open(str(tmp_path / "whole.mp4")) as source, av.open(str(path), "w", options=keep_times) as output:
+        stream = output.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size:
+                shift = round(12 / FPS / packet.time_base)
+                packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, stream
+                output.mux(packet)
+    assert video_facts(path)[0] == 30
+    assert count_frames(path) == 18 and list(read(path)[0]) == list(range(18))
+
+
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
 def test_samples_are_the_frames_at_their_places(tmp_path, suffix):
     """Forty frames with a key frame in ten: sixteen of them, spread evenly, of which most follow a key frame."""
@@ -217,6 +234,7 @@ def test_a_video_that_is_cut_off_is_said(tmp_path):
             ((number, reason),) = bad
             assert number == 20 and "ends after 20 frames, 0.8" in reason and "of 1.60 s; its end is missing" in reason
             assert list(frames) == list(range(20))
+            assert 20 <= count_frames(path) <= 21, "half a frame may count"
     (tmp_path / "clip.mp4").write_bytes(data[:40])
     with pytest.raises(InputError, match="cannot open video"):
         read(tmp_path / "clip.mp4")
