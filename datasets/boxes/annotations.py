@@ -10,7 +10,7 @@ from istd.datasets.boxes import readers
 from istd.datasets.boxes.readers import AnnotatedImage, AnnotationFile
 from istd.utils.errors import InputError
 from istd.utils.files import read_text
-from istd.utils.images import IMAGE_SUFFIXES, numeric_key
+from istd.utils.images import IMAGE_SUFFIXES, file_key, numeric_key
 from istd.utils.names import counted
 
 SUFFIXES = (".json", ".txt", ".xml", ".csv")
@@ -102,6 +102,23 @@ def recognise(file: AnnotationFile) -> Format | None:
     if all(readers.YOLO_LINE.fullmatch(line.strip()) for line in lines):
         return YOLO
     return YOLOX if all(readers.yolox_line(line) for line in lines) else None
+
+
+def telling_parts(parts: tuple[str, ...]) -> tuple[str, ...]:
+    """The components of a path without folders such as "images"; the last component stays."""
+    return (*(part for part in parts[:-1] if part.lower() not in readers.IMAGE_FOLDERS), *parts[-1:])
+
+
+def path_ends(parts: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """All ends of a path, the longest first, with and without folders such as "images".
+
+    Spaces are removed, and a frame's number has no leading zeros.
+    """
+    keys = [file_key(part) for part in parts]
+    if parts and parts[-1].isdecimal():
+        keys[-1] = str(int(parts[-1]))
+    ends = [tuple(keys[start:]) for start in range(len(keys))]
+    return list(dict.fromkeys(form for end in ends for form in (end, telling_parts(end))))
 
 
 def visible_files(folder: Path) -> list[Path]:

@@ -5,13 +5,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from istd.datasets.boxes.annotations import ANTI_UAV, CSV, Annotations, visible_files
-from istd.datasets.boxes.readers import PARTS, AnnotatedImage
+from istd.datasets.boxes.annotations import ANTI_UAV, CSV, Annotations, path_ends, telling_parts, visible_files
+from istd.datasets.boxes.readers import IMAGE_FOLDERS, PARTS, AnnotatedImage
 from istd.utils.errors import InputError
 from istd.utils.images import IMAGE_SUFFIXES, file_key, last_number, numeric_key
 from istd.utils.video import VIDEO_SUFFIXES, count_frames
 
-NO_SEQUENCE = {"images", "image", "imgs", "img", "frames", "data", "jpegimages", "obj_train_data", *PARTS}
+NO_SEQUENCE = {*IMAGE_FOLDERS, *PARTS}
 NO_CLIP = {"infrared", "ir", "video"}  # a video with such a name is named after its folder
 SURE_COMPONENTS = 2  # components (folder and file name) in which two paths must agree if the folders above differ
 
@@ -60,7 +60,7 @@ def make_plan(annotations: Annotations, images: Path, kind: str | None, stride: 
     """
     if not annotations.images:
         raise InputError(f"{annotations.files[0]} names no image; give annotations that hold boxes")
-    files = ImageFiles(images)
+    files = ImageFiles(images, annotations.images)
     matched: dict[Source, AnnotatedImage] = {}
     missing = []
     for annotation in annotations.images:
@@ -90,9 +90,13 @@ def make_plan(annotations: Annotations, images: Path, kind: str | None, stride: 
 
 
 class ImageFiles:
-    """The images and videos in a folder, found by the ends of their paths. `videos`: path -> number of frames."""
+    """The images and videos in a folder, found by the ends of their paths. `videos`: path -> number of frames.
 
-    def __init__(self, images: Path):
+    Where the annotations are of a single sequence, its folder or video may have another name, unless the annotations
+    have the folder's name, too.
+    """
+
+    def __init__(self, images: Path, annotated: list[AnnotatedImage]):
         if not images.exists():
             raise InputError(f"--images {images} does not exist; give a folder of images or videos, or a video")
         self.root = images if images.is_dir() else images.parent
@@ -102,14 +106,20 @@ class ImageFiles:
         if not self.images and not self.videos:
             raise InputError(f"--images {images} has neither images ({', '.join(IMAGE_SUFFIXES)}) nor videos")
         self._by_end: dict[tuple, Path | None] = {}  # None: several files
-        self._by_number: dict[tuple, Path] = {}  # folder, last number in the name
         self._in_folder: dict[Path, list[Path]] = defaultdict(list)
         self._places: dict[tuple[str, ...], Path | None] = {}  # sequences -> their folders or videos
+        name = next((part for part in reversed(self.root.resolve().parts) if part.lower() not in IMAGE_FOLDERS), "")
+        by_number: dict[tuple, Path | None] = {}  # by the last number in the name instead of the name
         for path in self.images:
             self._in_folder[path.parent].append(path)
-            self._by_number[file_key(path.parent.name), last_number(path.stem)] = path
-            for end in _ends(path.relative_to(self.root).with_suffix("").parts):
-                self._by_end[end] = None if end in self._by_end else path
+            *folders, stem = (name, *path.relative_to(self.root).with_suffix("").parts)
+            _add(self._by_end, path_ends((*folders, stem)), path)
+            if (number := last_number(stem)) is not None:
+                _add(by_number, [end for end in path_ends((*folders, str(number))) if len(end) > 1], path)
+        self._by_end = by_number | self._by_end
+        paths = {_annotated_folders(annotation) for annotation in annotated}
+        is_single = len({_sequence_folders(folders) for folders in paths}) == 1
+        self._any_name = is_single and all(folders[-1:] != (file_key(name),) for folders in paths)
 
     def sources(self) -> Iterator[Source]:
         """All image files, then all frames of the videos."""
@@ -123,18 +133,16 @@ class ImageFiles:
             return self._find_frame(tuple(annotation.name.split("/")), annotation.number)
         name = PurePosixPath(annotation.name)
         parts = (name.with_suffix("") if name.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES) else name).parts
-        if end := next((end for end in _ends(parts) if end in self._by_end), None):
+        if end := next((end for end in path_ends(parts) if end in self._by_end), None):
             path = self._by_end[end]
-            is_sure = len(end) == len(parts) or len(end) >= SURE_COMPONENTS
+            is_sure = len(telling_parts(end)) >= min(SURE_COMPONENTS, len(telling_parts(parts)))
             if path is None and is_sure:
-                raise InputError(f"several files in {self.root} may be {annotation.name}; give a folder further inside")
-            return Source(path) if path and (is_sure or path.parent == self.root) else None
+                text = f"several files in {self.root} may be {annotation.name}"
+                raise InputError(f"{text}; give a folder further inside, or the files' names in the annotations")
+            if path and (is_sure or (self._any_name and not _folders(path, self.root))):
+                return Source(path)
         number = last_number(parts[-1])
-        if number is None:
-            return None
-        if parts[-1].isdecimal() and (path := self._by_number.get((*map(file_key, parts[-2:-1]), number))):
-            return Source(path)
-        return self._find_frame(parts[:-1], number) if self.videos else None
+        return self._find_frame(parts[:-1], number) if self.videos and number is not None else None
 
     def _find_frame(self, sequence: tuple[str, ...], number: int) -> Source | None:
         """Frame `number` of the sequence with this path: a folder, in numeric order, or a video."""
@@ -148,18 +156,18 @@ class ImageFiles:
 
     def _find_folder(self, sequence: tuple[str, ...]) -> Path | None:
         """The folder whose path shares the most ends with the sequence's path."""
-        ends = set(_ends(sequence))
-        shared = {folder: len(ends & set(_ends(folder.resolve().parts))) for folder in self._in_folder}
+        ends = set(path_ends(sequence))
+        shared = {folder: len(ends & set(path_ends(folder.resolve().parts))) for folder in self._in_folder}
         best = max(shared, key=shared.__getitem__, default=None)
         return best if best is not None and shared[best] else None
 
     def _find_video(self, sequence: tuple[str, ...]) -> Path | None:
-        """The video with the name of the path's last component, or in a folder of that name; else the only video."""
+        """The video named as the path's last component, or in a folder of that name; else the only one, if allowed."""
         name = file_key(sequence[-1]) if sequence else None
         named = [video for video in self.videos if file_key(video.stem) == name]
         inside = [video for video in self.videos if file_key(video.resolve().parent.name) == name]
         infrared = [video for video in inside if video.stem.lower().startswith(("ir", "infrared"))]
-        candidates = named or infrared or inside or list(self.videos)
+        candidates = named or infrared or inside or (list(self.videos) if self._any_name else [])
         if len(candidates) > 1 and (named or inside):
             text = f"{'/'.join(sequence)} may be {candidates[0]} or {candidates[1]}"
             raise InputError(f"{text}; give the right video as --images")
@@ -180,12 +188,17 @@ def _unnamed_images(
     return unnamed
 
 
-def _ends(parts: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """All ends of a path, the longest first, without spaces; a frame's number without leading zeros."""
-    keys = [file_key(part) for part in parts]
-    if keys and keys[-1].isdecimal():
-        keys[-1] = str(int(keys[-1]))
-    return [tuple(keys[start:]) for start in range(len(keys))]
+def _add(table: dict[tuple, Path | None], ends: list[tuple], path: Path) -> None:
+    """Enter a file into a table of ends, in which None marks the ends of several files."""
+    for end in ends:
+        table[end] = path if table.get(end, path) == path else None
+
+
+def _annotated_folders(annotation: AnnotatedImage) -> tuple[str, ...]:
+    """The folders in the path of an annotated image; for a numbered frame, those of its sequence and its name."""
+    parts = PurePosixPath(annotation.name).parts
+    folders = parts[:-1] if annotation.number is None else parts
+    return tuple(file_key(folder) for folder in folders if folder.lower() not in IMAGE_FOLDERS)
 
 
 def _place(source: Source) -> Path:
@@ -205,7 +218,11 @@ def _is_sequences(annotations: Annotations, matched: Iterable[Source], root: Pat
 
 def _folders(path: Path, root: Path) -> tuple[str, ...]:
     """The folders of a file from `root` that may name a sequence."""
-    return tuple(part for part in path.relative_to(root).parts[:-1] if part.lower() not in NO_SEQUENCE)
+    return _sequence_folders(path.relative_to(root).parts[:-1])
+
+
+def _sequence_folders(folders: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(folder for folder in folders if folder.lower() not in NO_SEQUENCE)
 
 
 def _names(matched: Iterable[Source], root: Path, sequences: bool) -> dict[Source, tuple[str | None, str]]:

@@ -21,6 +21,7 @@ PARTS = {
     "val": "val", "valid": "val", "validation": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
+IMAGE_FOLDERS = {"images", "image", "imgs", "img", "frames", "data", "jpegimages", "obj_train_data"}  # say nothing
 
 
 class AnnotationFile(NamedTuple):

@@ -19,6 +19,8 @@ REAL = Path(os.environ.get("ISTD_TEST_DATA", REPOSITORY.parent / "shared" / "dat
 HEIGHT, WIDTH = 20, 30
 TARGET = (slice(5, 8), slice(10, 14))  # 3 rows, 4 columns
 BOX = [10, 5, 4, 3]
+YOLO_BOX = f"0 {12 / WIDTH} {6.5 / HEIGHT} {4 / WIDTH} {3 / HEIGHT}\n"
+CSV_HEADER = "sequence,frame,x0,y0,width,height"
 VOC_BOX = "<object><bndbox><xmin>11</xmin><ymin>6</ymin><xmax>14</xmax><ymax>8</ymax></bndbox></object>"
 
 
@@ -115,7 +117,7 @@ def test_yolox_text_with_the_paths_of_another_machine(tmp_path, capsys):
 def test_yolo_labels_where_a_missing_file_means_no_object(tmp_path, capsys):
     images = write_frames(tmp_path / "images", "a", "b", "c")
     (tmp_path / "labels").mkdir()
-    (tmp_path / "labels" / "a.txt").write_text(f"0 {12 / WIDTH} {6.5 / HEIGHT} {4 / WIDTH} {3 / HEIGHT}\n")
+    (tmp_path / "labels" / "a.txt").write_text(YOLO_BOX)
     (tmp_path / "labels" / "b.txt").write_text("")
     (tmp_path / "labels" / "train.txt").write_text("images/a.png\nimages/b.png\n")
     (tmp_path / "labels" / "test.txt").write_text("images/c.png\n")
@@ -123,6 +125,19 @@ def test_yolo_labels_where_a_missing_file_means_no_object(tmp_path, capsys):
     assert boxes_by_name(boxes) == {"images/a.png": [BOX], "images/b.png": [], "images/c.png": []}
     assert "YOLO: 2 files" in capsys.readouterr().out
     assert (tmp_path / "new" / "train.txt").read_text() == "a\nb\n"
+
+
+def test_yolo_labels_beside_the_images_of_each_part(tmp_path):
+    for part in ("train", "valid", "test"):
+        write_frames(tmp_path / "export" / part / "images", part, "same")
+        (tmp_path / "export" / part / "labels").mkdir()
+        for name in (part, "same"):
+            (tmp_path / "export" / part / "labels" / f"{name}.txt").write_text(YOLO_BOX if name == part else "")
+    boxes = boxes_by_name(convert(tmp_path / "export", tmp_path / "export", tmp_path / "new"))
+    for part, name in (("train", "train"), ("val", "valid"), ("test", "test")):
+        assert boxes[f"images/{name}_images_{name}.png"] == [BOX] and boxes[f"images/{name}_images_same.png"] == []
+        expected = {f"{name}_images_{name}", f"{name}_images_same"}
+        assert set((tmp_path / "new" / f"{part}.txt").read_text().split()) == expected
 
 
 def test_pascal_voc_counts_from_1_and_includes_the_last_pixel(tmp_path):
@@ -188,6 +203,10 @@ def test_csv_of_videos_with_every_second_frame(tmp_path, capsys):
     assert [image["file_name"] for image in images["images"]] == [
         f"images/{name}_{number:06d}.png" for name in ("one", "two") for number in range(6)
     ], "frames of two videos have names of their own"
+    capsys.readouterr()
+    one = convert(tmp_path / "both.csv", tmp_path / "clips" / "one.avi", tmp_path / "one")
+    assert [len(boxes) for boxes in boxes_by_name(one).values()] == [1, 1, 1, 1, 0, 0]
+    assert "images missing: 1 (first: two/1)" in capsys.readouterr().out
     single = convert(tmp_path / "instances_default.json", tmp_path / "clips" / "one.avi", tmp_path / "single")
     assert boxes_by_name(single) == {"images/one/000003.png": [BOX]}
     assert_marks_the_target(tmp_path / "single/masks/one/000003.png")
@@ -238,6 +257,31 @@ def test_frames_of_a_csv_by_number_or_file(tmp_path):
     assert boxes_by_name(boxes) == {
         "images/s/0000.png": [BOX], "images/s/0002.png": [[1, 1, 2, 2]], "images/t/img_0007.png": [BOX]
     }  # fmt: skip
+
+
+def test_a_number_that_fits_two_files_is_refused_unless_their_folders_differ(tmp_path):
+    images = write_frames(tmp_path / "frames", "train/1/img_1", "test/1/img_1", "2/IR_0000", "2/VIS_0000")
+    path = tmp_path / "boxes.csv"
+    path.write_text(f"{CSV_HEADER}\ntrain/1,1,10,5,4,3\ntest/1,1,1,1,2,2\n")
+    boxes = boxes_by_name(convert(path, images, tmp_path / "new"))
+    assert boxes == {"images/train_1/img_1.png": [BOX], "images/test_1/img_1.png": [[1, 1, 2, 2]]}
+    for sequence, frame in ((1, 1), (2, 0)):
+        path.write_text(f"{CSV_HEADER}\n{sequence},{frame},10,5,4,3\n")
+        with pytest.raises(InputError, match=rf"several files in .*frames may be {sequence}/{frame}; give a folder"):
+            convert(path, images, tmp_path / "no")
+
+
+def test_a_folder_of_another_name_takes_the_annotations_of_a_single_sequence(tmp_path, capsys):
+    images = write_frames(tmp_path / "s", *(str(number) for number in range(3)))
+    (tmp_path / "boxes.csv").write_text(f"{CSV_HEADER}\nt,1,10,5,4,3\n")
+    assert boxes_by_name(convert(tmp_path / "boxes.csv", images, tmp_path / "single"))["images/s/1.png"] == [BOX]
+    (tmp_path / "boxes.csv").write_text(f"{CSV_HEADER}\ns,0,10,5,4,3\nt,1,10,5,4,3\n")
+    boxes = boxes_by_name(convert(tmp_path / "boxes.csv", images, tmp_path / "named"))
+    assert boxes == {"images/s/0.png": [BOX], "images/s/1.png": [], "images/s/2.png": []}
+    assert "images missing: 1 (first: t/1)" in capsys.readouterr().out
+    (tmp_path / "boxes.csv").write_text(f"{CSV_HEADER}\nt,0,10,5,4,3\nu,1,10,5,4,3\n")
+    with pytest.raises(InputError, match=r"has none of the annotated images \(2, the first t/0\)"):
+        convert(tmp_path / "boxes.csv", images, tmp_path / "no")
 
 
 def test_an_interrupted_run_goes_on(tmp_path, monkeypatch, capsys):
