@@ -2,6 +2,7 @@
 
 import json
 import xml.etree.ElementTree as ElementTree
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -42,20 +43,20 @@ CSV = Format("csv", readers.read_csv, True)
 class Annotations(NamedTuple):
     """All annotated images, and the files they come from.
 
-    `without_image`: number of annotations whose image no file lists. `listed`: image name -> part, by lists beside the
-    labels (train.txt, ImageSets/Main/test.txt).
+    `without_image`: number of annotations whose image no file lists. `listed`: end of an image's path -> part -> list,
+    by lists beside the labels (train.txt, ImageSets/Main/test.txt).
     """
 
     format: Format
     images: list[AnnotatedImage]
     files: list[Path]
     without_image: int
-    listed: dict[str, str]
+    listed: dict[tuple[str, ...], dict[str, Path]]
 
-    def part_of(self, name: str) -> str | None:
-        """The part of an image by its path: from a list that contains it, else from its folders."""
-        path = PurePosixPath(name)
-        return self.listed.get(_stem(path)) or readers.part_of_folders(path)
+    def part_of(self, path: Path, root: Path) -> str | None:
+        """The part of an image file: from a list that contains it, else from its folders inside `root`."""
+        name = PurePosixPath(path.relative_to(root).as_posix())
+        return _listed_part(self.listed, (root.resolve() / name).as_posix()) or readers.part_of_folders(name)
 
 
 def read_annotations(path: Path) -> Annotations:
@@ -82,8 +83,9 @@ def read_annotations(path: Path) -> Annotations:
     ((form, files),) = recognised.items()
     if form is ANTI_UAV:
         files = _choose_infrared(files)
-    listed, images = _listed_parts(others), _merge(image for file in files for image in form.read(file))
-    images = [i._replace(part=listed.get(_stem(PurePosixPath(i.name)), i.part)) for i in images]
+    images = _merge(image for file in files for image in form.read(file))
+    listed = _read_lists(others, [image.name for image in images])
+    images = [image._replace(part=_listed_part(listed, image.name) or image.part) for image in images]
     without_image = sum(map(readers.count_boxes_without_image, files)) if form is COCO else 0
     return Annotations(form, images, [file.path for file in files], without_image, listed)
 
@@ -161,15 +163,43 @@ def _merge(images: Iterable[AnnotatedImage]) -> list[AnnotatedImage]:
     return list(merged.values())
 
 
-def _listed_parts(lists: list[AnnotationFile]) -> dict[str, str]:
-    parts = {}
-    for file in lists:
+def _read_lists(lists: list[AnnotationFile], images: list[str]) -> dict[tuple[str, ...], dict[str, Path]]:
+    """The lists of each part by the ends of their paths, end -> part -> list.
+
+    A file's name without a folder counts where a list has it so, or where no list names a folder of the images.
+    """
+    by_path: dict[tuple[str, ...], dict[str, Path]] = defaultdict(dict)
+    by_name: dict[tuple[str, ...], dict[str, Path]] = defaultdict(dict)
+    for file in sorted(lists, key=lambda file: _joins_parts(file.path)):
         part = readers.part_in(file.name.stem)
-        if file.path.suffix.lower() == ".txt" and part:
-            entries = (PurePosixPath(line.strip().replace("\\", "/")) for line in file.content.splitlines())
-            parts |= {_stem(entry): part for entry in entries if entry.name}
-    return parts
+        for line in file.content.splitlines() if file.path.suffix.lower() == ".txt" and part else ():
+            ends = _list_ends(line)
+            if not ends or (_joins_parts(file.path) and ends[0] in by_path):
+                continue
+            by_name[ends[-1]].setdefault(part, file.path)
+            for end in ends[:-1] or ends:
+                by_path[end].setdefault(part, file.path)
+    folders_agree = any(len(end) > 1 and end in by_path for image in images for end in _list_ends(image))
+    return by_path if folders_agree else by_name
 
 
-def _stem(name: PurePosixPath) -> str:
-    return name.stem if name.suffix.lower() in (*IMAGE_SUFFIXES, *SUFFIXES) else name.name
+def _joins_parts(path: Path) -> bool:
+    """Whether a list has the images of another list, too: trainval.txt those of val.txt."""
+    return "trainval" in path.stem.lower()
+
+
+def _listed_part(listed: dict[tuple[str, ...], dict[str, Path]], image: str) -> str | None:
+    """The part of the lists that have an image; `InputError` where they are of several parts."""
+    parts = next((listed[end] for end in _list_ends(image) if end in listed), {})
+    if len(parts) > 1:
+        first, second, *_ = parts.values()
+        raise InputError(f"{image} may be in {first} and in {second}; list it in one of them, with its folder")
+    return next(iter(parts), None)
+
+
+def _list_ends(name: str) -> list[tuple[str, ...]]:
+    """The `path_ends` by which an image and a line of a list match."""
+    *folders, name = telling_parts(PurePosixPath(name.strip().replace("\\", "/")).parts) or ("",)
+    suffix = PurePosixPath(name).suffix
+    stem = name.removesuffix(suffix) if suffix.lower() in (*IMAGE_SUFFIXES, *SUFFIXES) else name
+    return path_ends((*folders, stem)) if stem else []

@@ -183,7 +183,7 @@ def _unnamed_images(
     for source in files.sources():
         name, of_csv = source.path.relative_to(files.root).as_posix(), annotations.format is CSV
         if source not in matched and (not of_csv or _place(source) in parts):
-            part = parts[_place(source)] if of_csv else annotations.part_of(name)
+            part = parts[_place(source)] if of_csv else annotations.part_of(source.path, files.root)
             unnamed[source] = AnnotatedImage(name, [], part)
     return unnamed
 

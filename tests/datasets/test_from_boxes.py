@@ -140,6 +140,40 @@ def test_yolo_labels_beside_the_images_of_each_part(tmp_path):
         assert set((tmp_path / "new" / f"{part}.txt").read_text().split()) == expected
 
 
+def test_lists_name_images_by_all_of_their_path(tmp_path):
+    """Two sequences with the same frame numbers, the second with a frame without a label, and a third in no list."""
+    root = tmp_path / "set"
+    names = [*(f"s{n}/000{frame}" for n in (1, 2) for frame in range(3)), "s3/0000"]
+    images = write_frames(root / "images", *names)
+    for name in set(names) - {"s2/0002"}:
+        (root / "labels" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "labels" / f"{name}.txt").write_text(YOLO_BOX)
+    for part, sequence in (("train", "s1"), ("val", "s2")):
+        lines = [f"/home/me/images/{sequence}/000{frame}.jpg\n" for frame in range(3)]
+        (root / f"{part}.txt").write_text("".join(lines))
+    assert len(boxes_by_name(convert(root, images, tmp_path / "new"))) == 7
+    assert [(tmp_path / "new" / f"{part}.txt").read_text() for part in ("train", "val")] == ["s1\n", "s2\n"]
+    convert(root, images / "s2", tmp_path / "inside")
+    assert (tmp_path / "inside" / "val.txt").read_text() == "0000\n0001\n0002\n"
+
+
+def test_lists_by_name_alone(tmp_path):
+    """Folders in which no image lies say nothing; trainval.txt leaves to val.txt what both have."""
+    root = tmp_path / "set"
+    images = write_frames(root / "images", "a", "b", "c")
+    (root / "labels").mkdir()
+    for name in "abc":
+        (root / "labels" / f"{name}.txt").write_text(YOLO_BOX)
+    for part, lines in (("trainval", "b\nc\n"), ("val", "c\n"), ("test", "other/a.png\n")):
+        (root / f"{part}.txt").write_text(lines)
+    convert(root, images, tmp_path / "new")
+    texts = [(tmp_path / "new" / f"{part}.txt").read_text() for part in ("train", "val", "test")]
+    assert texts == ["b\n", "c\n", "a\n"]
+    (root / "val.txt").write_text("x/a.png\ny/c.png\n")
+    with pytest.raises(InputError, match=r"a may be in .*/test\.txt and in .*/val\.txt; list it in one of them"):
+        convert(root, images, tmp_path / "no")
+
+
 def test_pascal_voc_counts_from_1_and_includes_the_last_pixel(tmp_path):
     images = write_frames(tmp_path / "VOC" / "JPEGImages", "a", "b")
     for name, content in (("a", VOC_BOX), ("b", "")):
