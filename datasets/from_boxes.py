@@ -61,6 +61,9 @@ def main(argv: list[str] | None = None) -> None:
         f"{annotations.format.name}: {counted(len(annotations.files), 'file')}, "
         f"{counted(len(annotations.images), 'annotated image')}"
     )
+    if annotations.ignored:
+        ignored = [str(path) for path in annotations.ignored]
+        print(f"files that are no annotations, ignored: {len(ignored)}{_first(ignored)}")
     plan = make_plan(annotations, args.images, args.kind, args.stride)
     with locked_folder(args.output):
         summary = make_dataset(annotations, plan, args.output, args.masks)

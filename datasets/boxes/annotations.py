@@ -15,6 +15,7 @@ from istd.utils.images import IMAGE_SUFFIXES, file_key, numeric_key
 from istd.utils.names import counted
 
 SUFFIXES = (".json", ".txt", ".xml", ".csv")
+NAMES_OF_CLASSES = ("classes.txt", "predefined_classes.txt")  # files beside YOLO labels
 EXPECTED = """expected one of the formats
   COCO json       {"images": [...], "annotations": [{"image_id", "bbox": [x, y, width, height]}]}
   YOLOX text      lines PATH x0,y0,x1,y1,class x0,y0,x1,y1,class
@@ -44,7 +45,7 @@ class Annotations(NamedTuple):
     """All annotated images, and the files they come from.
 
     `without_image`: number of annotations whose image no file lists. `listed`: end of an image's path -> part -> list,
-    by lists beside the labels (train.txt, ImageSets/Main/test.txt).
+    by lists beside the labels (train.txt, ImageSets/Main/test.txt). `ignored`: files that are no annotations or lists.
     """
 
     format: Format
@@ -52,6 +53,7 @@ class Annotations(NamedTuple):
     files: list[Path]
     without_image: int
     listed: dict[tuple[str, ...], dict[str, Path]]
+    ignored: list[Path]
 
     def part_of(self, path: Path, root: Path) -> str | None:
         """The part of an image file: from a list that contains it, else from its folders inside `root`."""
@@ -62,7 +64,7 @@ class Annotations(NamedTuple):
 def read_annotations(path: Path) -> Annotations:
     """Read a file, or all files of a folder and the folders in it, of one format.
 
-    Raises `InputError` where nothing is recognised, or more than one format.
+    Raises `InputError` where nothing is recognised, more than one format, or YOLO labels that hold more than boxes.
     """
     if not path.exists():
         raise InputError(f"--annotations {path} does not exist; give a file or a folder of annotations")
@@ -78,16 +80,20 @@ def read_annotations(path: Path) -> Annotations:
     if len(recognised) > 1:
         counts = ", ".join(f"{len(files)} of {form.name}" for form, files in recognised.items())
         raise InputError(f"--annotations {path} has files of several formats: {counts}; give the files of one")
+    if recognised.keys() <= {YOLO}:
+        _refuse_other_labels(others)
     if not recognised:
         raise InputError(f"no annotations recognised in {path} ({counted(len(paths), 'file')} read); {EXPECTED}")
     ((form, files),) = recognised.items()
     if form is ANTI_UAV:
         files = _choose_infrared(files)
     images = _merge(image for file in files for image in form.read(file))
-    listed = _read_lists(others, [image.name for image in images])
+    lists = [file for file in others if file.path.suffix.lower() == ".txt" and readers.part_in(file.name.stem)]
+    listed = _read_lists(lists, [image.name for image in images])
     images = [image._replace(part=_listed_part(listed, image.name) or image.part) for image in images]
     without_image = sum(map(readers.count_boxes_without_image, files)) if form is COCO else 0
-    return Annotations(form, images, [file.path for file in files], without_image, listed)
+    ignored = [file.path for file in others if file not in lists and file.name.name.lower() not in NAMES_OF_CLASSES]
+    return Annotations(form, images, [file.path for file in files], without_image, listed, ignored)
 
 
 def recognise(file: AnnotationFile) -> Format | None:
@@ -139,6 +145,16 @@ def _load(path: Path, root: Path) -> AnnotationFile:
     return AnnotationFile(path, PurePosixPath(path.relative_to(root).as_posix()), content)
 
 
+def _refuse_other_labels(files: list[AnnotationFile]) -> None:
+    """Raise `InputError` for a text with lines like YOLO's, whose image would count as empty."""
+    for file in files:
+        lines = [line.strip() for line in file.content.splitlines()] if file.path.suffix.lower() == ".txt" else []
+        if any(map(readers.LIKE_YOLO.match, lines)):
+            number = next(n for n, line in enumerate(lines, 1) if line and not readers.YOLO_LINE.fullmatch(line))
+            text = f"line {number} of {file.path} is no box; expected five numbers, class cx cy width height"
+            raise InputError(f"{text}; export boxes without polygons or confidences, or correct the line")
+
+
 def _choose_infrared(files: list[AnnotationFile]) -> list[AnnotationFile]:
     """Drop the labels of a visible video where the sequence also has labels of the infrared video."""
     by_folder: dict[PurePosixPath, list[AnnotationFile]] = {}
@@ -172,7 +188,7 @@ def _read_lists(lists: list[AnnotationFile], images: list[str]) -> dict[tuple[st
     by_name: dict[tuple[str, ...], dict[str, Path]] = defaultdict(dict)
     for file in sorted(lists, key=lambda file: _joins_parts(file.path)):
         part = readers.part_in(file.name.stem)
-        for line in file.content.splitlines() if file.path.suffix.lower() == ".txt" and part else ():
+        for line in file.content.splitlines():
             ends = _list_ends(line)
             if not ends or (_joins_parts(file.path) and ends[0] in by_path):
                 continue

@@ -15,6 +15,7 @@ CSV_COLUMNS = ("sequence", "frame", "x0", "y0", "width", "height")
 CSV_DELIMITERS = (",", ";", "\t")
 NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 YOLO_LINE = re.compile(rf"\d+(?:\s+{NUMBER}){{4}}")
+LIKE_YOLO = re.compile(rf"\d+(?:\s+{NUMBER}){{2,}}(?!\S)")  # also a polygon, a confidence, or a line that is cut off
 YOLOX_BOX = re.compile(rf"{NUMBER}(?:,{NUMBER}){{3}}(?:,\d+)?")
 PARTS = {
     "train": "train", "training": "train", "trainval": "train",

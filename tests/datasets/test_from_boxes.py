@@ -127,6 +127,36 @@ def test_yolo_labels_where_a_missing_file_means_no_object(tmp_path, capsys):
     assert (tmp_path / "new" / "train.txt").read_text() == "a\nb\n"
 
 
+@pytest.mark.parametrize("wrong", ["0 .4 .4 .5 .4 .5 .5 .4 .5", "0 .5 .5 .1 .1 .93", "0 .5 .5 .1"])
+def test_yolo_labels_with_more_or_less_than_boxes_are_refused(tmp_path, wrong):
+    for name, text in (("a", YOLO_BOX), ("train_b", YOLO_BOX + wrong)):
+        (tmp_path / f"{name}.txt").write_text(text)
+    expected = r"line 2 of .*train_b\.txt is no box; expected five numbers, class cx cy width height; export boxes"
+    with pytest.raises(InputError, match=expected):
+        read_annotations(tmp_path)
+    (tmp_path / "a.txt").unlink()
+    (tmp_path / "train_b.txt").write_text(f"\n{wrong}")
+    with pytest.raises(InputError, match=expected):
+        read_annotations(tmp_path)
+
+
+def test_files_that_are_no_annotations_are_named(tmp_path, capsys):
+    images = write_frames(tmp_path / "images", "a", "b")
+    (tmp_path / "labels").mkdir()
+    texts = {
+        "a.txt": YOLO_BOX,
+        "train.txt": "a\n",
+        "classes.txt": "drone\n",
+        "b.txt": "0,.5,.5,.1,.1\n",
+        "b.csv": "x,y\n",
+    }
+    for name, text in texts.items():
+        (tmp_path / "labels" / name).write_text(text)
+    convert(tmp_path / "labels", images, tmp_path / "new")
+    said = capsys.readouterr().out
+    assert f"files that are no annotations, ignored: 2 (first: {tmp_path / 'labels' / 'b.csv'})" in said
+
+
 def test_yolo_labels_beside_the_images_of_each_part(tmp_path):
     for part in ("train", "valid", "test"):
         write_frames(tmp_path / "export" / part / "images", part, "same")
