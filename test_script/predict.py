@@ -1,8 +1,9 @@
 """Detect targets in your own images, videos, and camera streams; no labels are needed.
 
 The input is an image, a folder of images (a sequence in numeric order, or unrelated images), a folder of such folders,
-or a video. Live inputs are `-`, PNG or JPEG images one after the other on standard input, and the number, device, or
-URL of a camera that OpenCV opens. Without --weights or --model_path, the network is the shipped datransnet.
+or a video. A multi-page TIFF file or a .npy array [N, H, W] is a sequence, alone or in a folder. Live inputs are `-`,
+PNG or JPEG images one after the other on standard input, and the number, device, or URL of a camera that OpenCV opens.
+Without --weights or --model_path, the network is the shipped datransnet.
 
 The output folder receives detections.csv and .json, detections_coco.json (the list that pycocotools' `loadRes` takes;
 images are numbered from 1 in the order they are read), tracks.csv (the detections linked into tracks),

@@ -15,7 +15,7 @@ import numpy as np
 from istd.test_script.media.image_stream import split_images
 from istd.utils.errors import InputError
 from istd.utils.grey_levels import SEQUENCE, GreyScale, range_frames, to_unit
-from istd.utils.image_stacks import STACK_SUFFIXES, stack_pages
+from istd.utils.image_stacks import STACK_SUFFIXES, StackPage, stack_pages
 from istd.utils.images import IMAGE_SUFFIXES, decode_pixels, image_files, numeric_key, one_channel, read_pixels
 from istd.utils.names import folder_name, printable
 from istd.utils.video import END_FRAMES, END_TOLERANCE, VIDEO_SUFFIXES, read_frames, sample_frames, video_facts
@@ -50,6 +50,7 @@ class Source(NamedTuple):
 def find_sources(path: str | Path, folder_of: str | None = None) -> list[Source]:
     """The sequences at `path`: an image, a video, a folder of images, or a folder of such folders (in numeric order).
 
+    A stack is a sequence, alone or in a folder; see `utils.image_stacks`.
     Live sources are "-" (images on standard input) and what OpenCV opens: the number of a camera, a device, a URL.
     `folder_of`: the contents of a folder, "frames" or "images"; None: `is_sequence` decides. `InputError` for others.
     """
@@ -60,10 +61,15 @@ def find_sources(path: str | Path, folder_of: str | None = None) -> list[Source]
         return [camera_source(address)]
     if path.is_dir():
         inner = sorted((entry for entry in path.iterdir() if entry.is_dir()), key=lambda p: numeric_key(p.name))
-        folders = {folder.name: image_files(folder) for folder in ([path.resolve()] if image_files(path) else inner)}
-        sources = [image_folder(name, list(files.values()), folder_of) for name, files in folders.items() if files]
+        folders = [path.resolve()] if image_files(path) or not inner else inner
+        sources = [source for folder in folders for source in folder_sources(folder, folder_of)]
         if not sources:
             raise InputError(f"folder {path} holds no images ({images}), nor do the folders in it; give {EXPECTED}")
+        names = [source.name for source in sources]
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise InputError(
+                f"{path} holds two sequences named {repeated[0]}; rename one of them, or give a folder with only one"
+            )
         return sources
     if not path.exists():
         raise InputError(f"{path} does not exist; give {EXPECTED}")
@@ -74,6 +80,23 @@ def find_sources(path: str | Path, folder_of: str | None = None) -> list[Source]
         return [video_source(path)]
     pages = stack_pages(path)
     return [folder_source(path.stem, pages or [path], "folder" if pages else "image")]
+
+
+def folder_sources(folder: Path, folder_of: str | None) -> list[Source]:
+    """The single images of a folder, see `image_folder`, and each of its stacks as a sequence."""
+    pages = {path: readable_pages(path) for path in image_files(folder).values()}
+    if all(pages.values()):  # beside single images, a .npy file is something else, such as a score map
+        pages = {path: readable_pages(path) for path in image_files(folder, STACK_SUFFIXES).values()}
+    images = [path for path, found in pages.items() if not found]
+    sources = [image_folder(folder.name, images, folder_of)] if images else []
+    return sources + [folder_source(path.stem, found) for path, found in pages.items() if found]
+
+
+def readable_pages(path: Path) -> list[StackPage]:
+    """`stack_pages`, but [] for a damaged file, which is reported when it is read for prediction."""
+    with suppress(InputError):
+        return stack_pages(path)
+    return []
 
 
 def image_folder(name: str, images: list[Path], folder_of: str | None) -> Source:

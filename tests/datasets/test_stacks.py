@@ -92,6 +92,27 @@ def test_stacks_and_16_bit_videos_are_sources_of_frames(tmp_path):
         assert source.scale.range == chosen
 
 
+@pytest.mark.parametrize("ending", [".tif", ".npy"])
+def test_every_stack_of_a_folder_is_a_sequence(tmp_path, ending):
+    """Stacks alone, beside single images, and in a folder of folders; names that would be the same are refused."""
+    for name, frames in (("b10", RAW[2:]), ("b9", RAW[:2])):
+        write_stack(tmp_path / "all" / "s" / f"{name}{ending}", frames)
+    for place in (tmp_path / "all" / "s", tmp_path / "all"):
+        sources = find_sources(place)
+        assert [tuple(source[:3]) for source in sources] == [("b9", "folder", 2), ("b10", "folder", 3)]
+        frames = [frame for source in sources for _, frame in source.frames(pytest.fail)]
+        ranges = [sequence_range(RAW[:2])] * 2 + [sequence_range(RAW[2:])] * 3
+        np.testing.assert_array_equal(frames, [to_unit(*pair) for pair in zip(RAW, ranges, strict=True)])
+    write_stack(tmp_path / "all" / "t" / f"b9{ending}", RAW)
+    with pytest.raises(InputError, match="two sequences named b9"):
+        find_sources(tmp_path / "all")
+    (tmp_path / "all" / "s" / "1.tif").write_bytes(b"no image")
+    cv2.imwrite(str(tmp_path / "all" / "s" / "2.png"), RAW[0])
+    images, *stacks = find_sources(tmp_path / "all" / "s", "frames")
+    assert images[:3] == ("s", "folder", 2)
+    assert [source.name for source in stacks] == (["b9", "b10"] if ending == ".tif" else [])
+
+
 def test_an_8_bit_video_stays_as_it_is(tmp_path):
     writer = cv2.VideoWriter(str(tmp_path / "a.avi"), cv2.VideoWriter_fourcc(*"FFV1"), 25, (32, 24))
     grey = (RAW[0] % 200).astype(np.uint8)
