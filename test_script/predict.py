@@ -63,8 +63,9 @@ def main(argv: list[str] | None = None) -> None:
     """Predict the sequences of --input and write the results to --output_dir."""
     args = parse_arguments(argv)
     sources = find_sources(args.input, args.sequence)
-    if args.min_track > 1 and sources[0].kind in UNRELATED:
-        raise InputError(f"--min_track {args.min_track}: {args.input} is no sequence; give a video or its frames")
+    if args.min_track > 1 and (unrelated := [source.name for source in sources if source.kind in UNRELATED]):
+        expected = "give a video or the frames of a sequence (--folder_of frames)"
+        raise InputError(f"--min_track {args.min_track}: {unrelated[0]} is no sequence; {expected}")
     options = {name: getattr(args, name) for name in ("threshold", "deterministic")} | {"grey_range": args.range}
     options |= predictor_options(args)
     code = code_options(args)

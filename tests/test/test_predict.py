@@ -310,6 +310,12 @@ def test_unrelated_images_have_pictures_each_and_no_tracks(tmp_path, capsys):
     run(tmp_path / "set", tmp_path / "out", "--folder_of", "frames")
     assert [path.name for path in (tmp_path / "out" / "overlays").iterdir()] == ["set.mp4"]
     write_folder(tmp_path / "flight", 3)
+    (tmp_path / "both").mkdir()
+    for order, name in enumerate(("flight", "set")):
+        (tmp_path / "both" / f"{order}_{name}").symlink_to(tmp_path / name)
+    with pytest.raises(InputError, match=r"--min_track 2: 1_set is no sequence; .*\(--folder_of frames\)"):
+        run(tmp_path / "both", tmp_path / "none", "--min_track", "2")
+    assert not (tmp_path / "none").exists()
     random = np.random.default_rng(0)
     (tmp_path / "sky").mkdir()
     for index in range(3):
