@@ -4,8 +4,9 @@ An ONNX file takes `frames`, float32 [batch, T, H, W], grey in 0..1, and gives `
 of the target frame, T // 2 for most networks. It contains the preprocessing of the preset (normalisation, local
 contrast, resizing) and the padding to the sizes that the network takes. The batch is dynamic; with --dynamic (networks
 whose attention has no windows), height and width are too, otherwise --size sets them. The metadata of the file
-name the network, its preset, and what else a program has to know: `frames` (T), `target`, `stride`, `threshold`,
-`multiple`, `padding`, `version`. This needs torch 2.8, onnx, onnxruntime, and onnxscript.
+name the network, its preset, and what else a program has to know: `frames` (T), `target`, `stride`, `range` (of frames
+deeper than 8 bits), `threshold`, `multiple`, `padding`, `version`. This needs torch 2.8, onnx, onnxruntime, and
+onnxscript.
 
 A safetensors file is a checkpoint that every command takes; its model card is written beside it as NAME.md.
 
@@ -28,11 +29,12 @@ from torch import nn
 from istd.models.model_card import model_card
 from istd.test_script.options import add_checkpoint_option, add_code_options, code_options
 from istd.test_script.predictor.grey_network import GreyNetwork
-from istd.test_script.predictor.preparation import eval_transform, load_recipe, preset_of
+from istd.test_script.predictor.preparation import eval_transform, load_recipe, preset_of, range_rule
 from istd.utils.checkpoint import save_checkpoint
 from istd.utils.command_line import command_parser
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import atomic_path, check_writable
+from istd.utils.grey_levels import range_value
 from istd.utils.provenance import ROOT, package_version
 
 NEEDED = ("onnx", "onnxruntime", "onnxscript")
@@ -119,6 +121,7 @@ def metadata(network: GreyNetwork) -> dict[str, str]:
         "target": model.target_index,
         "stride": model.frame_stride,
         "input": "grey in 0..1; 8-bit frames are divided by 255",
+        "range": range_value(range_rule(model.settings)),  # of deeper frames
         "threshold": THRESHOLD,
         "multiple": model.size_multiple,
         "padding": "by reflection at the bottom and the right, in the file",

@@ -107,12 +107,14 @@ def test_the_file_says_what_it_is_and_takes_any_batch(tmp_path):
     import onnxruntime
 
     model = Parts().eval()
+    model.settings = {"range": ["7000", "7600"]}
     network = export.grey_network(model, {"preset": "grey"}, (30, 61), dynamic=False)
     export.export(network, tmp_path / "model.onnx", (30, 61), dynamic=False)
     assert export.check(network, tmp_path / "model.onnx", (30, 61), dynamic=False) < 1e-5
     assert [entry.name for entry in tmp_path.iterdir()] == ["model.onnx"]  # one file, weights and all
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
     facts = session.get_modelmeta().custom_metadata_map
+    assert facts["range"] == "[7000.0, 7600.0]"
     wanted = {"network": "parts", "preset": "grey", "frames": "2", "target": "1", "multiple": "32", "threshold": "0.5"}
     assert wanted.items() <= facts.items() and facts["version"] and "reflection" in facts["padding"]
     frames = torch.rand(5, 2, 30, 61)
