@@ -2,7 +2,7 @@
 
 Methods: tophat (Rivest and Fortin 1996), mpcm (Wei et al. 2016), ipi (Gao et al. 2013, seconds per image); see
 test_script/classical_detectors.py. The responses are float32 maps, <frame>.npy or <sequence>/<frame>.npy, which
-`test_script.evaluate --normalize` measures. Maps that an earlier run of the same options wrote are kept.
+`test_script.evaluate --normalize` measures. Maps that an earlier run of the same options and files wrote are kept.
 
 Examples:
 
@@ -16,6 +16,7 @@ from pathlib import Path
 from tqdm.contrib.concurrent import thread_map
 
 from istd.datasets import Sequence
+from istd.datasets.fingerprint import fingerprint
 from istd.test_script.classical_detectors import DETECTORS
 from istd.test_script.options import add_part_options, add_range_option, open_part
 from istd.test_script.results.frame_set import FrameRef, choose_frames, dataset_frames, read_names
@@ -42,14 +43,23 @@ def main(argv: list[str] | None = None) -> None:
     scales = {sequence.name: grey_scale(sequence, rule) for sequence in sequences}
     output = args.output_dir or Path("predict") / index.info.name / args.method
     run = {"method": args.method, "dataset": index.info.name, "root": str(index.root), "range": range_value(rule)}
+    run["data"] = fingerprint(sequences, contents=True)
+
+    def map_file(frame: FrameRef) -> Path:
+        return frame_file(output, frame.sequence, frame.name, ".npy")
+
     with locked_folder(output):
-        if check_run(output, run, resume=True) == "none" and any(output.rglob("*.npy")):
+        state = check_run(output, run, resume=True)
+        if state == "none" and any(output.rglob("*.npy")):
             raise InputError(f"{output} holds maps, but no {RUN}; choose another --output_dir")
+        if state == "other data":
+            print(f"the last run in {output} was of other images or masks, or of an earlier version: computing anew")
+            for frame in dataset_frames(index, sequences).frames:  # all of the split, whatever --list chooses
+                map_file(frame).unlink(missing_ok=True)
         write_json(output / RUN, run)
 
         def write(frame: FrameRef) -> None:
-            path = frame_file(output, frame.sequence, frame.name, ".npy")
-            if not path.exists():
+            if not (path := map_file(frame)).exists():
                 grey = scales[frame.row_names[0]](read_pixels(frame.image))
                 write_map(path, DETECTORS[args.method](grey))
 

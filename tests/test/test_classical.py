@@ -6,7 +6,7 @@ from istd.test_script.classical import main
 from istd.test_script.classical_detectors import ipi, low_rank_and_sparse, mpcm, shrink_singular_values, top_hat
 from istd.utils.errors import InputError
 from istd.utils.grey_levels import frame_range, sequence_range, to_unit
-from istd.utils.images import read_grey
+from istd.utils.images import read_grey, read_pixels
 from tests.reference.datasets_folders import write_image, write_lists, write_pairs, write_sequences
 
 
@@ -112,6 +112,15 @@ def test_the_command_writes_a_map_for_each_frame(tmp_path, capsys):
     np.save(tmp_path / "maps" / "b" / "0.npy", np.zeros(3))
     main(["--method", "tophat", *options])
     assert np.load(tmp_path / "maps" / "b" / "0.npy").shape == (3,), "what is there is kept"
+    changed = read_pixels(tmp_path / "set" / "images" / "b" / "0.png")[::-1]
+    write_image(tmp_path / "set" / "images" / "b" / "0.png", changed)
+    (tmp_path / "last.list").write_text("b/1\n")
+    main(["--method", "tophat", *options, "--list", str(tmp_path / "last.list")])
+    assert "computing anew" in capsys.readouterr().out
+    assert [path.name for path in (tmp_path / "maps" / "b").iterdir()] == ["1.npy"]
+    main(["--method", "tophat", *options])
+    assert "computing anew" not in capsys.readouterr().out
+    assert np.array_equal(np.load(tmp_path / "maps" / "b" / "0.npy"), top_hat(to_unit(changed)))
     with pytest.raises(InputError, match="holds a run with method 'tophat', now 'mpcm'"):
         main(["--method", "mpcm", *options])
     (tmp_path / "maps" / "run.json").unlink()
