@@ -16,6 +16,9 @@ latency.csv has the milliseconds from reading a frame to its detections. A netwo
 further frames for the result of a frame. Ctrl-C ends a live input, and all results are written. A network that is
 slower than the camera falls behind; let ffmpeg lower the frame rate (-r).
 
+An error or Ctrl-C within any other input keeps the results until then, too. detections.json has the reason as
+`unfinished`, and the next run starts from the beginning.
+
 Examples:
 
     python -m test_script.predict --input video.mp4
@@ -78,21 +81,30 @@ def main(argv: list[str] | None = None) -> None:
     run = {name: getattr(args, name) for name in ("threshold", *TRACK_OPTIONS)}
     run |= {"model": str(args.model_path), "input": public_address(args.input)}
     run["range"] = range_value(predictor.grey_range)
-    start, frames, late = time.perf_counter(), 0, None
+    start, interrupted, late = time.perf_counter(), "", None
     bad: list[dict] = []
     with prediction_folder(output, run) as tables:
-        for source in sources:
-            count, late = predict_source(source, predictor, tables, bad, output, args, len(sources) > 1)
-            frames += count
+        try:
+            for source in sources:
+                predict_source(source, predictor, tables, bad, output, args, len(sources) > 1)
+        except (Exception, KeyboardInterrupt) as error:
+            if not tables.frames:
+                raise
+            interrupted = f"{source.name}: interrupted; "
+            if source.kind != "live" or type(error) is not KeyboardInterrupt:  # by which a live input ends
+                late = error
         ranges = {source.name: source.scale.range for source in sources if source.scale.range}
-        tables.facts = {"frames": frames, "skipped": bad, "ranges": ranges}
+        tables.facts = {"frames": tables.frames, "skipped": bad, "ranges": ranges}
+        if late is not None:
+            tables.facts["unfinished"] = str(late) or "interrupted"
     seconds = time.perf_counter() - start
     print(
-        counted(frames, "frame")
-        + (f" in {len(sources)} sequences" if len(sources) > 1 else "")
+        interrupted
+        + counted(tables.frames, "frame")
+        + (f" in {len(sources)} sequences" if len(sources) > 1 and not interrupted else "")
         + f", {counted(tables.count, 'detection')}"
         + (f", {counted(len(bad), 'bad frame')} skipped" if bad else "")
-        + f"; {frames / seconds:.1f} frames per second; results in {output}"
+        + f"; {tables.frames / seconds:.1f} frames per second; results in {output}"
     )
     if late is not None:
         raise late
@@ -139,11 +151,10 @@ def predict_source(
     output: Path,
     args: argparse.Namespace,
     subfolders: bool,
-) -> tuple[int, BaseException | None]:
-    """Predict a sequence and write its files; returns the number of frames, and a late error.
+) -> None:
+    """Predict a sequence and write its files; unreadable frames are appended to `bad`.
 
-    Unreadable frames are appended to `bad`. If a live source fails, or the command is terminated, after frames have
-    been predicted, these are written, and the error is returned, to be raised later.
+    After an error or an interruption, the frames predicted until then are written before it is raised.
     """
     live, count, late = source.kind == "live", 0, None
     waiting: deque[tuple[str, float]] = deque()  # names of the frames not predicted yet, and when they were read
@@ -156,9 +167,13 @@ def predict_source(
         bad.append({"sequence": source.name, "frame": name, "reason": reason})
 
     def read() -> Iterator[np.ndarray]:
-        for name, grey in source.frames(on_bad):
-            waiting.append((name, time.perf_counter()))
-            yield grey
+        nonlocal late
+        try:
+            for name, grey in source.frames(on_bad):
+                waiting.append((name, time.perf_counter()))
+                yield grey
+        except Exception as error:  # the frames before it are predicted
+            late = error
 
     if source.kind in UNRELATED and predictor.model.num_frames > 1:  # every image is a clip
         results = chain.from_iterable(predictor.stream([grey]) for grey in read())
@@ -189,20 +204,19 @@ def predict_source(
                 arrivals.append(arrival)
                 release(tracker.add(name, result))
         except (Exception, KeyboardInterrupt) as error:
-            if not live or not count:
-                raise
-            tqdm.write(f"{source.name}: interrupted; all results so far are written")
-            late = error if type(error) is not KeyboardInterrupt else None
+            late = error
         release(tracker.finish())
+        if not count:
+            expected = "give an image or a video that can be decoded"
+            raise late or InputError(f"no frame of {source.name} can be read; {expected}")
         if source.scale.range:
             tqdm.write(f"{source.name}: {describe_range(source.scale)}")
         elif args.range not in (None, SEQUENCE):
             tqdm.write(f"{source.name}: --range has no effect on frames of 8 bits, which are divided by 255")
-        if not count:
-            raise InputError(f"no frame of {source.name} can be read; give an image or a video that can be decoded")
     if live:
         print(latency.summary())
-    return count, late
+    if late is not None:
+        raise late
 
 
 if __name__ == "__main__":

@@ -61,10 +61,10 @@ class DetectionFiles:
     """detections.csv, tracks.csv, detections.json and detections_coco.json of a run."""
 
     def __init__(self, table: TextIO, tracks: TextIO, objects: TextIO, coco: TextIO):
-        self.count = 0
+        self.count, self.frames = 0, 0  # of detections, and of frames
         self.facts: dict[str, Any] = {}  # for the end of detections.json, beside the settings of the run
         self._csv, self._tracks = (csv.writer(file, lineterminator="\n") for file in (table, tracks))
-        self._json, self._coco, self._images = objects, coco, 0
+        self._json, self._coco = objects, coco
         self._csv.writerow(DETECTION_COLUMNS)
         self._tracks.writerow(TRACK_COLUMNS)
         self._json.write('{"detections": [')
@@ -74,8 +74,8 @@ class DetectionFiles:
         self, sequence: str, name: str, mask: np.ndarray, detections: list[Detection], tracks: list[int]
     ) -> None:
         """Append the detections of the next frame, whose `mask` is bool [H, W], and the numbers of their tracks."""
-        self._images += 1
-        entries = coco_entries(self._images, f"{printable(sequence)}/{printable(name)}", detections, mask)
+        self.frames += 1
+        entries = coco_entries(self.frames, f"{printable(sequence)}/{printable(name)}", detections, mask)
         for detection, track, entry in zip(detections, tracks, entries, strict=True):
             row = detection_row(sequence, name, detection)
             self._csv.writerow(csv_cells(row))

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import resource
 import sys
 import tracemalloc
@@ -196,7 +197,9 @@ def test_a_corrupt_image_is_an_error_or_skipped(tmp_path, capsys):
     (tmp_path / "flight" / "frame(5).png").write_bytes(b"\x89PNG rubbish")
     with pytest.raises(InputError, match=r"frame\(5\).png.*--skip_bad"):
         run(tmp_path / "flight", tmp_path / "out")
-    assert not (tmp_path / "out" / "detections.csv").exists()
+    assert_unfinished(tmp_path / "out", [f"frame({index})" for index in range(5)], "frame(5).png")
+    assert "flight: interrupted; 5 frames, 5 detections" in capsys.readouterr().out
+    assert len(read_video(tmp_path / "out" / "overlays" / "flight.mp4")[0]) == 5
     run(tmp_path / "flight", tmp_path / "out", "--skip_bad")
     assert "frame(5)" in capsys.readouterr().out
     frames = [row["frame"] for row in table(tmp_path / "out" / "detections.csv")]
@@ -225,8 +228,43 @@ def test_a_video_without_its_end_is_said(tmp_path):
     path = tmp_path / "clip.avi"
     write_video(path, 40, "MJPG")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(InputError, match=r"cannot open video|ends after \d+ frames, 0.\d+ of"):
+    with pytest.raises(InputError, match=r"ends after \d+ frames, 0.\d+ of") as raised:
         run(path, tmp_path / "out")
+    count = int(re.search(r"after (\d+)", str(raised.value))[1])
+    assert 0 < count < 40
+    assert_unfinished(tmp_path / "out", [f"{index:06d}" for index in range(count)], str(raised.value))
+
+
+def test_what_was_predicted_before_an_error_or_ctrl_c_is_kept(tmp_path, monkeypatch):
+    """The first of two folders is complete, and the second is damaged from its first frame on, or interrupted."""
+    for name in "ab":
+        write_folder(tmp_path / "all" / name, 11)
+    damaged = tmp_path / "all" / "b" / "frame(0).png"
+    damaged.write_bytes(b"rubbish")
+    with pytest.raises(InputError, match=r"frame\(0\)\.png"):
+        run(tmp_path / "all", tmp_path / "out", "--folder_of", "frames")
+    names = [f"frame({index})" for index in range(11)]
+    assert_unfinished(tmp_path / "out", names, str(damaged))
+
+    def read(path):
+        if path.parent.name == "b" and path.stem == "frame(9)":
+            raise KeyboardInterrupt
+        return cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+
+    write_folder(tmp_path / "b", 11)
+    damaged.write_bytes((tmp_path / "b" / "frame(0).png").read_bytes())
+    monkeypatch.setattr("istd.test_script.media.frame_sources.read_pixels", read)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "all", tmp_path / "out", "--batch_size", "4", "--folder_of", "frames", "--min_track", "3")
+    assert_unfinished(tmp_path / "out", [*names, *names[:4]], "interrupted")  # the clip of the eighth needs frame 9
+
+
+def assert_unfinished(folder, names, reason):
+    """The results are those of these frames, with a detection in each, and the reason why there are no more."""
+    saved = json.loads((folder / "detections.json").read_text())
+    assert [row["frame"] for row in table(folder / "detections.csv")] == names and saved["frames"] == len(names)
+    assert [row["frame"] for row in saved["detections"]] == names and reason in saved["unfinished"]
+    assert len(list((folder / "masks").rglob("*.png"))) == len(names)
 
 
 def test_what_cannot_be_read_is_said(tmp_path):
