@@ -12,9 +12,9 @@ contact_sheets/<sequence>.png. Unrelated images have no tracks, and each has a p
 (overlays/<folder>/<image>.png if the input is several folders). An earlier prediction in that folder is removed.
 
 Frames are streamed: a long input needs no more memory than a short one. A live input is processed frame by frame, and
-latency.csv has the milliseconds from reading a frame to its detections. A network of T frames needs (T - 1) // 2
-further frames for the result of a frame. Ctrl-C ends a live input, and all results are written. A network that is
-slower than the camera falls behind; let ffmpeg lower the frame rate (-r).
+latency.csv has the milliseconds from reading a frame to its detections. A network of T frames needs frame_stride *
+((T - 1) // 2) further frames for the result of a frame, and none if it is causal. Ctrl-C ends a live input, and all
+results are written. A network that is slower than the camera falls behind; let ffmpeg lower the frame rate (-r).
 
 An error or Ctrl-C within any other input keeps the results until then, too. detections.json has the reason as
 `unfinished`, and the next run starts from the beginning.
