@@ -18,11 +18,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
-import istd  # whose names are imported at their first use: the help need not wait for PyTorch
 from istd.test_script.media.frame_sources import find_sources
 from istd.test_script.media.overlay import Trails, draw_overlay
-from istd.test_script.options import COUNT, add_model_options, add_number, code_options, predictor_options
-from istd.test_script.predict import DEFAULT_WEIGHTS
+from istd.test_script.options import COUNT, add_model_options, add_number, add_range_option
+from istd.test_script.predict import DEFAULT_WEIGHTS, load_predictor, predict_frames, report_range
 from istd.test_script.predictor import FrameResult
 from istd.test_script.results.result_files import write_png
 from istd.test_script.results.stream_tracks import TrackFilter
@@ -49,15 +48,14 @@ def main(argv: list[str] | None = None) -> None:
     (source, *others) = find_sources(args.input)
     if others:
         raise InputError(f"--input {args.input} has {len(others) + 1} sequences; give the folder of a single sequence")
-    checkpoint = args.model_path or find_checkpoint(DEFAULT_WEIGHTS)
-    options = predictor_options(args) | {"threshold": args.threshold}
-    code = code_options(args)
-    predictor = istd.Predictor.from_checkpoint(checkpoint, args.device, args.image_size, code, **options)
-    animated = args.output.suffix in ANIMATED
-    greys = (grey for _, grey in islice(source.frames(refuse), args.frames if animated else 1))
+    predictor = load_predictor(args, [source])
+    network, animated = predictor.model, args.output.suffix in ANIMATED
+    count = args.frames if animated else 1
+    further = network.frame_stride * (network.num_frames - 1 - network.target_index)  # of the last clip
+    greys = (grey for _, grey in islice(source.frames(refuse), count + further))
     trails, pictures = Trails(), []
     tracker = TrackFilter(1, TARGET_SPEED)
-    for number, result in enumerate(predictor.stream(greys)):
+    for number, result in enumerate(islice(predict_frames(source, predictor, greys), count)):
         for _, tracked, tracks in tracker.add(str(number), result):
             paths = trails.add(tracked.detections, tracks)
             if number % args.every == 0:
@@ -66,8 +64,9 @@ def main(argv: list[str] | None = None) -> None:
         write_animation(args.output, pictures, args.every / source.fps)
     else:
         write_png(args.output, pictures[0])
+    report_range(source, args.range)
     frames = counted(number + 1, "frame")
-    print(f"{len(pictures)} of {frames} of {args.input} drawn by {checkpoint.name}: {args.output}")
+    print(f"{len(pictures)} of {frames} of {args.input} drawn by {args.model_path.name}: {args.output}")
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -79,11 +78,13 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add_model_options(parser, path_required=False)
     target = "pixels of a higher probability are target; default 0.5"
     add("--threshold", type=float, default=0.5, metavar="P", help=target)
+    add_range_option(parser)
     add_number(parser, "--frames", COUNT, default=90, metavar="N", help="first frames of an animation; default 90")
     add_number(parser, "--every", COUNT, default=3, metavar="N", help="show every Nth of them; default 3")
     args = parser.parse_args(argv)
     if args.output.suffix not in (".png", *ANIMATED):
         raise InputError(f"--output is {args.output}; expected a name that ends in .png, .webp or .gif")
+    args.model_path = args.model_path or find_checkpoint(DEFAULT_WEIGHTS)
     return args
 
 

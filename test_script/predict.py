@@ -33,6 +33,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -47,6 +48,7 @@ from istd.test_script.options import (
     code_options,
     predictor_options,
 )
+from istd.test_script.predictor import FrameResult
 from istd.test_script.results.prediction_folder import RESULTS, DetectionFiles, Latency, prediction_folder
 from istd.test_script.results.stream_tracks import TrackedResult, TrackFilter
 from istd.test_script.sequence_files import sequence_writer
@@ -54,7 +56,7 @@ from istd.utils.checkpoint_paths import find_checkpoint, shipped_weights
 from istd.utils.command_line import command_parser
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import open_atomic
-from istd.utils.grey_levels import SEQUENCE, describe_range, range_value
+from istd.utils.grey_levels import SEQUENCE, RangeRule, describe_range, range_value
 from istd.utils.names import counted, folder_name, printable
 from istd.utils.progress import Progress
 
@@ -69,12 +71,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.min_track > 1 and (unrelated := [source.name for source in sources if source.kind in UNRELATED]):
         expected = "give a video or the frames of a sequence (--folder_of frames)"
         raise InputError(f"--min_track {args.min_track}: {unrelated[0]} is no sequence; {expected}")
-    options = {name: getattr(args, name) for name in ("threshold", "deterministic")} | {"grey_range": args.range}
-    options |= predictor_options(args)
-    code = code_options(args)
-    predictor = istd.Predictor.from_checkpoint(args.model_path, args.device, args.image_size, code, **options)
-    for source in sources:
-        source.scale.rule = predictor.grey_range
+    predictor = load_predictor(args, sources, deterministic=args.deterministic)
     output = Path(args.output_dir) if args.output_dir else default_output(sources, args.input)
     if any(Path(args.input).resolve().is_relative_to((output / name).resolve()) for name in RESULTS):
         raise InputError(f"--input {args.input} is a result in {output}, which would be removed; choose --output_dir")
@@ -143,6 +140,16 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
+def load_predictor(args: argparse.Namespace, sources: list[Source], **options: Any) -> "istd.Predictor":
+    """The predictor of the command line, with further `options`; the `sources` get its rule for raw frames."""
+    options |= {"threshold": args.threshold, "grey_range": args.range, **predictor_options(args)}
+    code = code_options(args)
+    predictor = istd.Predictor.from_checkpoint(args.model_path, args.device, args.image_size, code, **options)
+    for source in sources:
+        source.scale.rule = predictor.grey_range
+    return predictor
+
+
 def predict_source(
     source: Source,
     predictor: "istd.Predictor",
@@ -175,10 +182,6 @@ def predict_source(
         except Exception as error:  # the frames before it are predicted
             late = error
 
-    if source.kind in UNRELATED and predictor.model.num_frames > 1:  # every image is a clip
-        results = chain.from_iterable(predictor.stream([grey]) for grey in read())
-    else:
-        results = predictor.stream(read(), live=live)
     tracker = TrackFilter(args.min_track, args.track_speed)
     with ExitStack() as stack:
         write = stack.enter_context(sequence_writer(source, output, tables, args.fps or source.fps, subfolders))
@@ -196,7 +199,7 @@ def predict_source(
                 count += 1
 
         try:
-            for result in results:
+            for result in predict_frames(source, predictor, read()):
                 name, arrival = waiting.popleft()
                 if not np.isfinite(result.probability).all():
                     reason = "the network overflows; use --amp none, or other weights"
@@ -209,14 +212,26 @@ def predict_source(
         if not count:
             expected = "give an image or a video that can be decoded"
             raise late or InputError(f"no frame of {source.name} can be read; {expected}")
-        if source.scale.range:
-            tqdm.write(f"{source.name}: {describe_range(source.scale)}")
-        elif args.range not in (None, SEQUENCE):
-            tqdm.write(f"{source.name}: --range has no effect on frames of 8 bits, which are divided by 255")
+        report_range(source, args.range)
     if live:
         print(latency.summary())
     if late is not None:
         raise late
+
+
+def predict_frames(source: Source, predictor: "istd.Predictor", frames: Iterable[np.ndarray]) -> Iterator[FrameResult]:
+    """The results of the frames of a source, in order; of unrelated images, every image is a clip."""
+    if source.kind in UNRELATED and predictor.model.num_frames > 1:
+        return chain.from_iterable(predictor.stream([frame]) for frame in frames)
+    return predictor.stream(frames, live=source.kind == "live")
+
+
+def report_range(source: Source, asked: RangeRule | None) -> None:
+    """Print the range of raw frames, or that the range `asked` for has no effect."""
+    if source.scale.range:
+        tqdm.write(f"{source.name}: {describe_range(source.scale)}")
+    elif asked not in (None, SEQUENCE):
+        tqdm.write(f"{source.name}: --range has no effect on frames of 8 bits, which are divided by 255")
 
 
 if __name__ == "__main__":

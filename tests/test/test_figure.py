@@ -10,6 +10,7 @@ from istd.test_script import figure
 from istd.test_script.predictor import FrameResult, Predictor
 from istd.test_script.predictor.detections import find_detections
 from istd.utils.errors import InputError
+from istd.utils.grey_levels import GreyRange
 from tests.reference.local_contrast import LocalContrast
 
 
@@ -62,6 +63,47 @@ def test_a_png_shows_the_first_frame(frames, tmp_path):
     figure.main(["--model_path", "any.pth", "--input", str(frames), "--output", str(tmp_path / "out.png")])
     picture = cv2.imread(str(tmp_path / "out.png"))
     assert (picture[20 * 8 : 23 * 8, 50 * 8 : 53 * 8] == 250).all()  # where the target is in the first frame
+
+
+def test_raw_frames_have_the_range_of_the_checkpoint_or_of_the_command(frames, tmp_path, monkeypatch):
+    """Levels of 16 bits that become the levels of the png, or half of them."""
+    model, prepare = LocalContrast(num_frames=1), lambda frame: torch.from_numpy(frame)[None]
+
+    def trained(path, device, image_size, code, grey_range=None, **options):
+        return Predictor(model, prepare, grey_range=grey_range or GreyRange(0, 65535), **options)
+
+    monkeypatch.setattr(Predictor, "from_checkpoint", trained)
+    for path in frames.iterdir():
+        cv2.imwrite(str(path), cv2.imread(str(path), cv2.IMREAD_UNCHANGED) * np.uint16(257))
+    for options, level in (([], 250), (["--range", "0", "131070"], 125)):
+        command = ["--model_path", "any.pth", "--input", str(frames), "--output", str(tmp_path / "out.png")]
+        figure.main([*command, *options])
+        assert (cv2.imread(str(tmp_path / "out.png"))[20 * 8 : 23 * 8, 50 * 8 : 53 * 8] == level).all()
+
+
+def test_the_first_frame_is_predicted_with_those_after_it(frames, tmp_path, monkeypatch):
+    """A network whose map is that of the frame after the target, moved by 2 px; unrelated images have none."""
+
+    def from_checkpoint(path, device, image_size, code, **options):
+        return Predictor(FrameAfter(num_frames=3), lambda frame: torch.from_numpy(frame)[None], **options)
+
+    monkeypatch.setattr(Predictor, "from_checkpoint", from_checkpoint)
+    command = ["--model_path", "any.pth", "--input", str(frames), "--output", str(tmp_path / "out.png")]
+    assert bright_columns(command) == [52, 53, 54]
+    cv2.imwrite(str(frames / "0.png"), cv2.imread(str(frames / "0.png"))[:59])
+    assert bright_columns(command) == [50, 51, 52]
+
+
+class FrameAfter(LocalContrast):
+    def forward(self, clip):
+        return super().forward(clip.roll(-1, dims=1))
+
+
+def bright_columns(command):
+    """The columns where the score map of a figure is bright in the frame's row 21."""
+    figure.main(command)
+    row = cv2.imread(command[-1])[21 * 8, 640 + figure.GAP :]
+    return np.flatnonzero(row.reshape(80, 8, 3).min(axis=(1, 2)) > 150).tolist()
 
 
 @pytest.mark.parametrize("options", [["--output", "out.mp4"], ["--output", "out.gif", "--every", "0"]])
