@@ -1,6 +1,8 @@
 """Stacks: multi-page TIFF files and .npy arrays [N, H, W], whose pages are the frames of a sequence."""
 
+import io
 import os
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +16,10 @@ from istd.utils.image_headers import open_image
 TIFF_SUFFIXES = (".tif", ".tiff")
 STACK_SUFFIXES = (*TIFF_SUFFIXES, ".npy")
 COLOUR_CHANNELS = (3, 4)  # of a single image [H, W, C] in a .npy file
+# values of TIFF's tags "photometric interpretation" and "orientation"
+WHITE_IS_ZERO, BLACK_IS_ZERO = 0, 1
+OTHER_COLOURS = (WHITE_IS_ZERO, 3, 5, 6, 8, 9, 10)  # neither grey nor RGB: a palette, CMYK, YCbCr, forms of Lab
+UPRIGHT = 1
 
 
 @dataclass(frozen=True)
@@ -51,22 +57,61 @@ def stack_pages(path: Path) -> list[StackPage]:
 def read_array(path: Path | StackPage) -> np.ndarray:
     """A page of a stack, or the only image of a .npy file: as stored, [H, W] or [H, W, 3 or 4] in OpenCV's order."""
     file, page = (path.file, path.page) if isinstance(path, StackPage) else (Path(path), 0)
-    if file.suffix.lower() == ".npy":
-        return np.array(_open_npy(file)[page])
+    return np.array(_open_npy(file)[page]) if file.suffix.lower() == ".npy" else decode_tiff(file, str(path), page)
+
+
+def decode_tiff(file: Path | io.BytesIO, name: str, number: int = 0) -> np.ndarray:
+    """Decode page `number` of a TIFF file to an array as stored, [H, W] or [H, W, 3 or 4] in OpenCV's channel order.
+
+    Bits become 0 and 255. The tag that turns an image does nothing, as in png and jpg files. Raises `InputError`, with
+    `name`, if the page cannot be decoded.
+    """
     try:
-        return in_opencv_order(tifffile.imread(file, key=page))
-    except Exception as error:  # tifffile raises errors of many types: a compression that it lacks, a damaged file
-        good, images = cv2.imreadmulti(str(file), [], page, 1, cv2.IMREAD_UNCHANGED)
-        if not good or not images:
-            raise InputError(f"cannot read image {path}: {error}; convert it again") from error
-        return images[0]
+        with tifffile.TiffFile(file) as tiff:
+            page = tiff.pages[number]
+            try:
+                return _decode_by_tifffile(page)
+            except Exception:  # of many types: a compression that tifffile lacks, a damaged file
+                if (image := _decode_by_opencv(file, page)) is None:
+                    raise
+                return image
+    except Exception as error:
+        raise InputError(f"cannot read image {name}: {error}; copy or convert it again") from error
 
 
-def in_opencv_order(image: np.ndarray) -> np.ndarray:
-    """An image [H, W] or [H, W, RGB or RGBA] with its channels in OpenCV's order."""
-    if image.ndim == 3 and image.shape[2] in COLOUR_CHANNELS:
-        return np.ascontiguousarray(np.dstack([image[..., 2::-1], image[..., 3:]]))
-    return image.squeeze()
+def _decode_by_tifffile(page: tifffile.TiffPage) -> np.ndarray:
+    if _colours(page) in OTHER_COLOURS or "Z" in page.axes:
+        raise ValueError(f"it is neither grey nor RGB, but {page.photometric.name} {list(page.shape)}")
+    image = page.asarray(maxworkers=1)
+    if not image.size:
+        raise ValueError("it holds no pixels")
+    if image.dtype == bool:
+        image = image * np.uint8(255)
+    if image.ndim == 2:
+        return image
+    planes = image if page.axes[0] == "S" else np.moveaxis(image, 2, 0)
+    order = (0, 0, 0, 1) if len(planes) == 2 else (2, 1, 0, 3)[: len(planes)]  # two: grey and alpha
+    return np.stack([planes[channel] for channel in order], axis=2)
+
+
+def _decode_by_opencv(file: Path | io.BytesIO, page: tifffile.TiffPage) -> np.ndarray | None:
+    """Decode other compressions and colours by OpenCV; None where it fails, or would return wrong levels."""
+    deep = page.dtype is not None and page.dtype.itemsize > 1
+    if "Z" in page.axes or (deep and page.axes[0] == "S"):
+        return None
+    data = np.memmap(file, np.uint8, "c") if isinstance(file, Path) else np.frombuffer(file.getbuffer(), np.uint8)
+    order, (at, form) = page.parent.byteorder, (8, "Q") if page.parent.is_bigtiff else (4, "I")
+    struct.pack_into(order + form, data, at, page.offset)  # OpenCV decodes the first page, and turns it
+    if orientation := page.tags.get("Orientation"):
+        struct.pack_into(f"{order}H", data, orientation.valueoffset, UPRIGHT)
+    image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    if image is None or (deep and image.dtype == np.uint8):
+        return None
+    return ~image if image.dtype == np.uint16 and _colours(page) == WHITE_IS_ZERO else image
+
+
+def _colours(page: tifffile.TiffPage) -> int:
+    return page.tags.valueof("PhotometricInterpretation", default=BLACK_IS_ZERO)
 
 
 def _open_npy(path: Path) -> np.ndarray:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import tifffile
 
 from istd.utils.errors import InputError
 from istd.utils.grey_levels import to_unit
@@ -23,7 +22,7 @@ from istd.utils.image_headers import (
     parse_size,
 )
 from istd.utils.image_scan import JPG_START, PNG_SIGNATURE
-from istd.utils.image_stacks import StackPage, in_opencv_order, read_array
+from istd.utils.image_stacks import StackPage, decode_tiff, read_array
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 MAX_TARGET_NUMBER = 32  # of a mask that numbers its targets; jpg and resizing leave higher levels
@@ -206,13 +205,12 @@ def _decode(data: bytes, name: str) -> np.ndarray:
     if size:
         check_pixels(size, name)
     image = None
-    if size or not data.startswith((PNG_SIGNATURE, JPG_START)):  # OpenCV would decode what is left of a cut-off file
+    if size and data.startswith(TIFF_STARTS):
+        image = decode_tiff(io.BytesIO(data), name)
+    elif size or not data.startswith((PNG_SIGNATURE, JPG_START)):  # OpenCV would decode what is left of a cut-off file
         with suppress(cv2.error):
             image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if image is None and data.startswith(TIFF_STARTS):  # float16, BigTIFF
-        with suppress(Exception):
-            image = in_opencv_order(tifffile.imread(io.BytesIO(data), key=0))
-    if image is None or not image.size:  # tifffile reads no pixels from a tiff that is cut off
+    if image is None:
         raise incomplete_image(name, len(data))
     if image.dtype.kind == "f" and not np.isfinite(image).any():
         raise InputError(f"image {name} holds no finite value; expected grey levels; convert it again")

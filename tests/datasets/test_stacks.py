@@ -5,6 +5,7 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 from istd.datasets import ClipDataset, open_dataset
 from istd.datasets.layouts import Frame
@@ -12,8 +13,9 @@ from istd.datasets.usable import inspect_frame, usable_index
 from istd.test_script.media.frame_sources import find_sources
 from istd.utils.errors import InputError
 from istd.utils.grey_levels import range_frames, sequence_range, to_unit
+from istd.utils.image_headers import read_size
 from istd.utils.image_stacks import stack_pages
-from istd.utils.images import read_pixels
+from istd.utils.images import read_mask, read_pixels
 from tests.datasets.test_clips import plain
 
 RANDOM = np.random.default_rng(0)
@@ -45,6 +47,83 @@ def test_a_single_page_is_an_image(tmp_path, kind):
     path = write_stack(tmp_path / "one.tif", RAW[0].astype(kind))
     assert stack_pages(path) == []
     np.testing.assert_array_equal(read_pixels(path), RAW[0].astype(kind))
+
+
+GREY = RAW[0]
+GREY_8 = (GREY % 200).astype(np.uint8)
+FLAT = np.full_like(GREY, 65535)  # alpha
+RGB = np.stack([GREY, GREY - 7000, FLAT])
+LUMA = cv2.cvtColor(np.moveaxis(RGB, 0, 2), cv2.COLOR_RGB2GRAY)
+PALETTE = np.zeros((3, 256), np.uint16)
+PALETTE[:, :200] = 256 * np.arange(255, 55, -1)
+ALPHA = {"planarconfig": "contig", "extrasamples": ["unassalpha"]}
+TURNED = {"extratags": [(274, 3, 1, 6, True)]}  # by 90 degrees
+
+
+@pytest.mark.parametrize(
+    ("stored", "options", "levels"),
+    [
+        (np.dstack([GREY, FLAT // 2]), {"photometric": "minisblack", **ALPHA}, GREY),
+        (np.dstack([GREY_8, GREY_8]), {"photometric": "minisblack", **ALPHA}, GREY_8),
+        (np.stack([GREY, FLAT // 2]), {"photometric": "minisblack", "planarconfig": "separate"}, GREY),
+        (RGB, {"photometric": "rgb", "planarconfig": "separate"}, LUMA),
+        (np.moveaxis(np.stack([*RGB, FLAT // 2]), 0, 2), {"photometric": "rgb"}, LUMA),
+        (GREY, {"photometric": "miniswhite"}, 65535 - GREY),
+        (GREY_8, {"photometric": "miniswhite"}, 255 - GREY_8),
+        (GREY_8, {"photometric": "palette", "colormap": PALETTE}, 255 - GREY_8),
+        (GREY_8 > 99, {"photometric": "minisblack"}, (GREY_8 > 99) * np.uint8(255)),
+        (GREY, {"photometric": "minisblack", **TURNED}, GREY),
+        (GREY_8, {"photometric": "miniswhite", **TURNED}, 255 - GREY_8),
+        (GREY[:1], {"photometric": "minisblack"}, GREY[:1]),
+    ],
+)
+def test_every_form_of_tiff_is_read_alike_as_a_file_and_as_a_page(tmp_path, stored, options, levels):
+    tifffile.imwrite(tmp_path / "file.tif", stored, **options)
+    with tifffile.TiffWriter(tmp_path / "stack.tif", bigtiff=True, byteorder=">") as stack:
+        for page in (stored[..., ::-1].copy(), stored):
+            stack.write(page, contiguous=False, **options)
+    for path in (tmp_path / "file.tif", stack_pages(tmp_path / "stack.tif")[1]):
+        pixels = read_pixels(path)
+        assert pixels.dtype == levels.dtype and read_size(path) == levels.shape[::-1]
+        np.testing.assert_array_equal(pixels, levels)
+
+
+@pytest.mark.parametrize(
+    ("pages", "options", "tolerance"),
+    [
+        ([GREY[::-1], GREY], {"compression": "tiff_lzw", "tiffinfo": {274: 6}}, 0),
+        ([GREY[::-1] % 2 == 0, GREY % 2 == 0], {"compression": "group4"}, 0),
+        ([np.full_like(GREY_8, 9), np.full_like(GREY_8, 77)], {"compression": "jpeg"}, 1),
+    ],
+)
+def test_compressed_stacks(tmp_path, pages, options, tolerance):
+    first, second = map(Image.fromarray, pages)
+    first.save(tmp_path / "a.tif", save_all=True, append_images=[second], **options)
+    for page, levels in zip(stack_pages(tmp_path / "a.tif"), pages, strict=True):
+        pixels = read_pixels(page)
+        expected = levels * np.uint8(255) if levels.dtype == bool else levels
+        assert pixels.dtype == expected.dtype
+        np.testing.assert_allclose(pixels, expected, atol=tolerance)
+
+
+def test_what_would_lose_its_levels_or_is_damaged_is_named(tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, RAW, photometric="minisblack")
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(InputError, match=r"cannot read image .*a\.tif, page 4: .*; copy or convert it again"):
+        read_pixels(stack_pages(path)[4])
+    deep = np.dstack([GREY] * 4)
+    for pixels in (deep, [deep] * 2):
+        tifffile.imwrite(path, pixels, photometric="separated")
+        with pytest.raises(InputError, match="neither grey nor RGB, but SEPARATED"):
+            read_pixels(next(iter(stack_pages(path)), path))
+
+
+def test_a_mask_of_constant_grey_has_its_target_in_the_alpha_channel(tmp_path):
+    mask = GREY_8 > 150
+    pixels = np.dstack([np.full_like(GREY_8, 255), mask * np.uint8(255)])
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="minisblack", **ALPHA)
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.tif"), mask)
 
 
 @pytest.mark.parametrize("ending", [".tif", ".npy"])
