@@ -6,6 +6,7 @@ from pathlib import Path
 
 from istd.datasets.layouts import Sequence
 from istd.utils.errors import InputError
+from istd.utils.image_stacks import StackPage
 
 DIGITS = 8  # of `image_digests`; two sets of 1000 images share a digest by chance with a probability of 0.0002
 MAX_BYTES = 2**18  # a larger file counts by its size and this many bytes of its beginning and of its end
@@ -35,8 +36,14 @@ def image_digests(sequences: Iterable[Sequence]) -> list[str]:
     their names. Parts of the same sequence, whose other frames are context without masks, have different digests.
     """
     targets = ([frame.image for frame in sequence.frames if frame.has_mask] for sequence in sequences)
-    states = (file_state(images[0], contents=True) for images in targets if images)
-    return [hashlib.sha256(repr(state).encode()).hexdigest()[:DIGITS] for state in states]
+    return [_digest(images[0]) for images in targets if images]
+
+
+def _digest(image: Path | StackPage) -> str:
+    state = file_state(image, contents=True)
+    if isinstance(image, StackPage):
+        state += (image.page,)
+    return hashlib.sha256(repr(state).encode()).hexdigest()[:DIGITS]
 
 
 def file_state(path: Path, contents: bool) -> tuple[int | str, ...]:

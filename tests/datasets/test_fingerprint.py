@@ -1,9 +1,16 @@
 """The fingerprint of data: the same at another place, another after any change that training would see."""
 
+import hashlib
 import shutil
+from dataclasses import replace
+
+import numpy as np
 
 from istd.datasets import open_dataset
-from istd.datasets.fingerprint import MAX_BYTES, file_state, fingerprint
+from istd.datasets.fingerprint import MAX_BYTES, file_state, fingerprint, image_digests
+from istd.datasets.layouts import Frame, Sequence
+from istd.datasets.usable import trained_on_line
+from istd.train_script.run_record import describe_data
 from tests.reference.datasets_folders import write_lists, write_pairs
 
 
@@ -44,3 +51,23 @@ def test_large_files_count_by_both_ends(tmp_path):
         file.write_bytes(content)
         assert (file_state(file, contents=True) != before) == changes
         content[place] = 0
+
+
+def test_later_pages_of_the_stack_of_the_training_are_new_to_the_weights(tmp_path):
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+        np.save(tmp_path / folder / "clip.npy", np.zeros((5, 8, 8), np.uint8))
+    index = open_dataset(tmp_path)
+    record = describe_data([index], {index.info.name: {"train": index.split("train")}})
+    assert trained_on_line(index, "test", {"data": record}) is None
+    on_training = replace(index, parts={"test": index.split("train")})
+    assert trained_on_line(on_training, "test", {"data": record}).startswith("warning")
+
+
+def test_the_digest_of_an_image_is_that_of_its_size_and_contents(tmp_path):
+    """Checkpoints hold such digests, so they may not change."""
+    image = tmp_path / "a.png"
+    image.write_bytes(b"pixels")
+    state = repr((6, hashlib.sha256(b"pixels").hexdigest()))
+    (digest,) = image_digests([Sequence("a", (Frame("a", image, image),))])
+    assert digest == hashlib.sha256(state.encode()).hexdigest()[:8]
