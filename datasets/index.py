@@ -88,7 +88,9 @@ def open_dataset(
         raise InputError(f"{expected}, but {root} contains {layout.kind}; give the right folder")
     published = info.name if (PUBLISHED_SPLITS / info.name).is_dir() else None
     split = find_split(layout, dict.fromkeys((name, root.name)), published, info.published_split, split_folder)
-    return DatasetIndex(info, layout.root, layout.name, layout.sequences, layout.masks_without_image, *split)
+    return DatasetIndex(
+        info, layout.root, layout.name + layout.without, layout.sequences, layout.masks_without_image, *split
+    )
 
 
 def split_names(names: str) -> list[str]:

@@ -23,6 +23,7 @@ from istd.utils.images import (
 from istd.utils.names import counted
 
 FOLDER_PAIRS = (("images", "masks"), ("IRSTD1k_Img", "IRSTD1k_Label"), ("image", "mask"))
+UNSTACKED_SUFFIXES = tuple(suffix for suffix in IMAGE_SUFFIXES if suffix not in STACK_SUFFIXES)
 MDVSFA_FOLDERS = ("training", "test_org", "test_gt")
 # words that name the folders of the parts and begin the names of their lists, the preferred first
 TRAIN_WORDS = ("trainval", "train", "training")
@@ -77,7 +78,10 @@ class Sequence:
 
 @dataclass(frozen=True)
 class Layout:
-    """The contents of a dataset's folder `root`; `folder_splits` is filled if folders, not lists, define the split."""
+    """The contents of a dataset's folder `root`; `folder_splits` is filled if folders, not lists, define the split.
+
+    `without`: which images are left out, "" for none.
+    """
 
     root: Path
     name: str
@@ -85,6 +89,7 @@ class Layout:
     sequences: list[Sequence]
     folder_splits: dict[str, list[Sequence]] = field(default_factory=dict)
     masks_without_image: list[Path] = field(default_factory=list)
+    without: str = ""
 
 
 def find_layout(root: Path) -> Layout:
@@ -135,7 +140,8 @@ def _split_folders(root: Path) -> Layout | None:
     splits = {name: part.sequences for name, part in parts.items()}
     sequences = [sequence for part in parts.values() for sequence in part.sequences]
     orphans = [path for part in parts.values() for path in part.masks_without_image]
-    return Layout(root, f"folders {', '.join(places)}", parts["train"].kind, sequences, splits, orphans)
+    name = "folders " + ", ".join(f"{place}{part.without}" for place, part in zip(places, parts.values(), strict=True))
+    return Layout(root, name, parts["train"].kind, sequences, splits, orphans)
 
 
 def _mdvsfa(root: Path) -> Layout | None:
@@ -157,40 +163,51 @@ def _mdvsfa(root: Path) -> Layout | None:
 def _paired(root: Path, images: Path, masks: Path) -> Layout:
     """Folders of images and masks, with files (single images) or a folder or stack per sequence in each."""
     places = images.relative_to(root), masks.relative_to(root)
-    stacks, orphans = _stacks(images, masks)
-    if stacks:
+    folders, count = _subfolders(images), _count_images(images)
+    inside, beside = sum(map(_count_images, folders)), _count_images(images, UNSTACKED_SUFFIXES)
+    pages = {name: stack_pages(path) or [path] for name, path in image_files(images, STACK_SUFFIXES).items()}
+    counts = [len(paths) for paths in pages.values()]
+    single = counts.count(1)
+    if sum(counts) - single > single + beside:
+        sequences, orphans = _match_stacks(pages, masks)
         name = f"{places[0]}/SEQUENCE.tif or .npy + {places[1]}/SEQUENCE, a page a frame"
-        return Layout(root, name, "sequences", stacks, masks_without_image=orphans)
-    folders, stray = _subfolders(images), _count_images(images)
-    if not folders or 0 < stray >= sum(map(_count_images, folders)):
+        without = _without((beside, "image", "beside the stacks"), (inside, "image", "in folders"))
+        return Layout(root, name, "sequences", sequences, masks_without_image=orphans, without=without)
+    if not folders or 0 < count >= inside:
         frames, orphans = _match(images, masks)
         name = f"{places[0]}/NAME + {places[1]}/NAME"
-        return Layout(root, name, "images", _single_images(frames), masks_without_image=orphans)
+        further = (sum(counts) - len(counts), "page", "after the first of a stack")
+        without = _without(further, (inside, "image", "in folders"))
+        return Layout(root, name, "images", _single_images(frames), masks_without_image=orphans, without=without)
     names = dict.fromkeys(folder.name for folder in (*folders, *_subfolders(masks)))
     sequences, orphans = _match_sequences({name: (images / name, masks / name) for name in names})
     bracketed = bool(sequences) and all(BRACKET_NUMBER.search(frame.name) for frame in sequences[0].frames)
     name = " + ".join(f"{place}/SEQUENCE/{'N(FRAME)' if bracketed else 'FRAME'}" for place in places)
-    if stray:
-        name += f" (without {counted(stray, 'image')} beside the folders of the sequences)"
-    return Layout(root, name, "sequences", sequences, masks_without_image=orphans)
+    without = _without((count, "image", "beside the folders of the sequences"))
+    return Layout(root, name, "sequences", sequences, masks_without_image=orphans, without=without)
 
 
-def _stacks(images: Path, masks: Path) -> tuple[list[Sequence], list[Path]]:
-    """A sequence for every stack of images, and the masks without images. Masks are the pages of a stack, or the files
-    of a folder, of the same name."""
+def _without(*left_out: tuple[int, str, str]) -> str:
+    """What a layout leaves out, by number, noun, and place; "" for nothing."""
+    text = " and ".join(f"{counted(number, noun)} {place}" for number, noun, place in left_out if number)
+    return f" (without {text})" if text else ""
+
+
+def _match_stacks(pages: dict[str, list[Path | StackPage]], masks: Path) -> tuple[list[Sequence], list[Path]]:
+    """A sequence for every file of pages, and the masks without images. Masks are the pages of a file, or the files of
+    a folder, of the same name."""
     sequences, mask_stacks = [], image_files(masks, STACK_SUFFIXES)
-    for name, path in image_files(images, STACK_SUFFIXES).items():
-        if not (pages := stack_pages(path)):
-            return [], []
+    for name, images in pages.items():
         stack = mask_stacks.get(name)
-        labels = stack_pages(stack) if stack else list(image_files(masks / name).values())
-        if labels and len(labels) != len(pages):
-            raise InputError(f"{path} has {len(pages)} pages, its masks in {masks} are {len(labels)}; expected as many")
-        frames = zip(pages, labels or [None] * len(pages), strict=True)
-        sequences.append(Sequence(name, tuple(Frame(page.stem, page, mask) for page, mask in frames)))
-    names = {sequence.name for sequence in sequences}
+        labels = stack_pages(stack) or [stack] if stack else list(image_files(masks / name).values())
+        if labels and len(labels) != len(images):
+            sizes = f"{os.fspath(images[0])} has {counted(len(images), 'page')}, its masks in {masks} are {len(labels)}"
+            raise InputError(f"{sizes}; expected as many")
+        pairs = zip(images, labels or [None] * len(images), strict=True)
+        frames = (Frame(f"{number:06d}", image, mask) for number, (image, mask) in enumerate(pairs))
+        sequences.append(Sequence(name, tuple(frames)))
     orphans = [*mask_stacks.values(), *_subfolders(masks)]
-    return sequences, [path for path in orphans if path.name not in names and path.stem not in names]
+    return sequences, [path for path in orphans if path.name not in pages and path.stem not in pages]
 
 
 def _sequence_folders(root: Path) -> Layout | None:
@@ -240,8 +257,8 @@ def _single_images(frames: list[Frame]) -> list[Sequence]:
     return [Sequence(frame.name, (frame,)) for frame in frames]
 
 
-def _count_images(folder: Path) -> int:
-    return sum(name.lower().endswith(IMAGE_SUFFIXES) and name[0] != "." for name in os.listdir(folder))
+def _count_images(folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> int:
+    return sum(name.lower().endswith(suffixes) and name[0] != "." for name in os.listdir(folder))
 
 
 def _subfolders(folder: Path) -> list[Path]:

@@ -130,7 +130,6 @@ def _open_npy(path: Path) -> np.ndarray:
 
 
 def _count_tiff_pages(path: Path) -> int:
-    open_image(path).close()
     try:
         with tifffile.TiffFile(path) as tiff:
             return len(tiff.pages)

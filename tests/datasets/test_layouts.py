@@ -371,6 +371,8 @@ def test_further_folders_beside_train_and_test_are_parts(tmp_path):
         "val": ["val_1"],
     }
     assert len(index.sequences) == 3 and "folders train/images, test/images, val/images" in index.layout
+    write_image(tmp_path / "test" / "images" / "hard" / "1.png", frame_and_mask(0)[0])
+    assert "train/images, test/images (without 1 image in folders), val/images" in open_dataset(tmp_path).layout
     write_pairs(tmp_path / "trainval" / "images", tmp_path / "trainval" / "masks", ["train_1", "val_1"])
     assert set(open_dataset(tmp_path).parts) == {"train", "test"}, "trainval/ has the images of train/ and val/"
     images = tmp_path / "trainval" / "images"

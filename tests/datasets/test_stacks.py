@@ -17,6 +17,7 @@ from istd.utils.image_headers import read_size
 from istd.utils.image_stacks import stack_pages
 from istd.utils.images import read_mask, read_pixels
 from tests.datasets.test_clips import plain
+from tests.reference.datasets_folders import write_image
 
 RANDOM = np.random.default_rng(0)
 RAW = (7000 + RANDOM.integers(0, 510, (5, 24, 32))).astype(np.uint16)
@@ -144,6 +145,26 @@ def test_a_dataset_of_stacks(tmp_path, ending):
     write_stack(tmp_path / "masks" / f"b{ending}", masks[:3])
     with pytest.raises(InputError, match=r"has 5 pages, its masks .* are 3"):
         open_dataset(tmp_path)
+
+
+def test_of_images_beside_stacks_or_folders_the_more_numerous_are_read_and_the_others_said(tmp_path):
+    for folder, frames in (("images", RAW), ("masks", RAW > 7400)):
+        for name in ("b", "c"):
+            write_stack(tmp_path / folder / f"{name}.tif", frames)
+        write_stack(tmp_path / folder / "a.tif", frames[0])
+        write_image(tmp_path / folder / "more" / "d.png", frames[0].astype(np.uint16))
+    index = open_dataset(tmp_path)
+    assert [(sequence.name, len(sequence.frames)) for sequence in index.sequences] == [("a", 1), ("b", 5), ("c", 5)]
+    assert all(frame.has_mask for sequence in index.sequences for frame in sequence.frames)
+    assert index.layout.endswith(", a page a frame (without 1 image in folders)")
+    for number in range(8):  # with a.tif: 9 images, and 10 pages in stacks
+        write_image(tmp_path / "images" / f"{number}.png", GREY)
+    said = "(without 8 images beside the stacks and 1 image in folders)"
+    assert len(open_dataset(tmp_path).sequences) == 3 and open_dataset(tmp_path).layout.endswith(said)
+    write_image(tmp_path / "images" / "8.png", GREY)
+    index = open_dataset(tmp_path)
+    assert index.info.kind == "images" and len(index.sequences) == 12
+    assert index.layout.endswith("(without 8 pages after the first of a stack and 1 image in folders)")
 
 
 @pytest.mark.parametrize("content", [np.zeros(5), np.zeros((2, 3, 4, 5)), np.array([None])])
