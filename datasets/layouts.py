@@ -115,6 +115,11 @@ def find_layout(root: Path) -> Layout:
     raise InputError(f"no dataset layout recognised in {root} (it contains: {contents}){meant}; {EXPECTED_LAYOUTS}")
 
 
+def is_contained(part: str, train: str) -> bool:
+    """Whether the training part of this name holds another part: trainval is both training and validation."""
+    return train.lower() == "trainval" and part.lower() in {*TRAIN_WORDS, *TEST_WORDS} - {"test", "testing"}
+
+
 def _split_folders(root: Path) -> Layout | None:
     """PART/{images,masks} or {images,masks}/PART: "train" and "test", in any case, and further parts by their names."""
     pairs = {folder.name: pair for folder in _subfolders(root) if (pair := _pair_in(folder))}
@@ -129,8 +134,7 @@ def _split_folders(root: Path) -> Layout | None:
     main = [next((folders[word] for word in words if word in folders), None) for words in (TRAIN_WORDS, TEST_WORDS)]
     if None in main:
         return None
-    contained = known - {"test", "testing"} if main[0].lower() == "trainval" else ()
-    others = [name for name in pairs if name not in main and name.lower() not in contained]
+    others = [name for name in pairs if name not in main and not is_contained(name, main[0])]
     chosen = dict(zip(("train", "test", *others), (*main, *others), strict=True))
     parts = {part: _paired(root, *pairs[name]) for part, name in chosen.items()}
     places = [str(pairs[name][0].relative_to(root)) for name in chosen.values()]

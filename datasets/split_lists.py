@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from istd.datasets.layouts import TEST_WORDS, TRAIN_WORDS, Layout, Sequence
+from istd.datasets.layouts import TEST_WORDS, TRAIN_WORDS, Layout, Sequence, is_contained
 from istd.utils.config import nearest
 from istd.utils.errors import InputError
 from istd.utils.images import IMAGE_SUFFIXES, file_key, last_number, numeric_key, read_list
@@ -125,16 +125,18 @@ def _lists_in(folder: Path, names: list[str], strict: bool = False) -> dict[str,
     """The lists directly in a folder, by part.
 
     Among several lists of a part, the list named after the dataset is chosen, else the first in the order of `ROLES`,
-    else an only list; all other lists go by their stems. `strict`: raise an error if this does not decide.
+    else an only list; all other lists go by their stems, without those that trainval.txt contains. `strict`: raise an
+    error if this does not decide.
     """
     ranks: dict[str, dict[Path, int]] = {"train": {}, "test": {}}
+    words: dict[Path, str] = {}
     files = sorted(folder.iterdir()) if folder.is_dir() else []
     texts = [path for path in files if path.suffix.lower() == ".txt" and path.is_file()]
     for path in texts:
         if match := LIST_NAME.fullmatch(path.stem):
-            word, ending = match[1].lower(), (match[2] or "").lower()
-            plain = 1 + list(ROLES).index(word) if ending in PLAIN_ENDINGS else OTHER_NAME
-            ranks[ROLES[word]][path] = 0 if ending in map(str.lower, names) else plain
+            words[path], ending = match[1].lower(), (match[2] or "").lower()
+            plain = 1 + list(ROLES).index(words[path]) if ending in PLAIN_ENDINGS else OTHER_NAME
+            ranks[ROLES[words[path]]][path] = 0 if ending in map(str.lower, names) else plain
     chosen: dict[str, Path] = {}
     for part, ranked in ranks.items():
         best = min(ranked, key=ranked.get, default=None)
@@ -144,7 +146,13 @@ def _lists_in(folder: Path, names: list[str], strict: bool = False) -> dict[str,
             counts = " and ".join(f"{len(paths)} {name}" for name, paths in ranks.items())
             text = f"{folder} contains {counts} lists, none named after {' or '.join(names)}"
             raise InputError(f"{text}; expected train_{names[0]}.txt and test_{names[0]}.txt; rename or remove lists")
-    others = [path for ranked in ranks.values() for path in ranked if path not in chosen.values()]
+    train = words.get(chosen.get("train"), "")
+    others = [
+        path
+        for ranked in ranks.values()
+        for path, rank in ranked.items()
+        if path not in chosen.values() and not (rank < OTHER_NAME and is_contained(words[path], train))
+    ]
     return chosen | {path.stem: path for path in others if path.stem not in chosen} if chosen else {}
 
 

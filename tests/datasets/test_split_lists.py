@@ -156,6 +156,12 @@ def test_names_and_places_of_lists(root, train, test):
     assert parts(root) == {"train": ["XDU0"], "test": ["mine"]}
 
 
+def test_lists_that_trainval_contains_are_no_parts(root):
+    lists = {"train": NAMES[:2], "val": NAMES[2:3], "trainval": NAMES[:3], "test": NAMES[3:], "val_night": NAMES[3:4]}
+    write_lists(root / "ImageSets" / "Main", **lists)
+    assert parts(root) == {"train": NAMES[:3], "test": NAMES[3:], "val_night": NAMES[3:4]}
+
+
 def test_of_several_folders_of_lists_one_must_be_chosen(root):
     write_lists(root / "50_50", train=NAMES[:2], test=NAMES[2:])
     write_lists(root / "80_20", train=NAMES[:4], test=NAMES[4:])
