@@ -55,9 +55,14 @@ def stack_pages(path: Path) -> list[StackPage]:
 
 
 def read_array(path: Path | StackPage) -> np.ndarray:
-    """A page of a stack, or the only image of a .npy file: as stored, [H, W] or [H, W, 3 or 4] in OpenCV's order."""
+    """A page of a stack, or the only image of a .npy file: as stored, [H, W] or [H, W, 3 or 4] in OpenCV's order.
+
+    Booleans become 0 and 255.
+    """
     file, page = (path.file, path.page) if isinstance(path, StackPage) else (Path(path), 0)
-    return np.array(_open_npy(file)[page]) if file.suffix.lower() == ".npy" else decode_tiff(file, str(path), page)
+    if file.suffix.lower() != ".npy":
+        return decode_tiff(file, str(path), page)
+    return _bits_as_levels(np.array(_open_npy(file)[page]))
 
 
 def decode_tiff(file: Path | io.BytesIO, name: str, number: int = 0) -> np.ndarray:
@@ -82,11 +87,9 @@ def decode_tiff(file: Path | io.BytesIO, name: str, number: int = 0) -> np.ndarr
 def _decode_by_tifffile(page: tifffile.TiffPage) -> np.ndarray:
     if _colours(page) in OTHER_COLOURS or "Z" in page.axes:
         raise ValueError(f"it is neither grey nor RGB, but {page.photometric.name} {list(page.shape)}")
-    image = page.asarray(maxworkers=1)
+    image = _bits_as_levels(page.asarray(maxworkers=1))
     if not image.size:
         raise ValueError("it holds no pixels")
-    if image.dtype == bool:
-        image = image * np.uint8(255)
     if image.ndim == 2:
         return image
     planes = image if page.axes[0] == "S" else np.moveaxis(image, 2, 0)
@@ -114,6 +117,10 @@ def _colours(page: tifffile.TiffPage) -> int:
     return page.tags.valueof("PhotometricInterpretation", default=BLACK_IS_ZERO)
 
 
+def _bits_as_levels(image: np.ndarray) -> np.ndarray:
+    return image * np.uint8(255) if image.dtype == bool else image
+
+
 def _open_npy(path: Path) -> np.ndarray:
     """Pages [N, H, W] (or [1, H, W, C]) of a .npy file, mapped into memory."""
     open_image(path).close()
@@ -123,9 +130,9 @@ def _open_npy(path: Path) -> np.ndarray:
         raise InputError(f"cannot read {path}: {error}; expected an array [N, H, W] saved by numpy.save") from error
     if array.ndim == 2 or (array.ndim == 3 and array.shape[2] in COLOUR_CHANNELS):
         array = array[None]
-    if array.ndim != 3 or array.dtype.kind not in "uif" or not array.size:
+    if array.ndim != 3 or array.dtype.kind not in "buif" or not array.size:
         contents = f"{array.dtype} {list(array.shape)}"
-        raise InputError(f"{path} holds {contents}; expected whole or floating-point numbers [N, H, W]")
+        raise InputError(f"{path} holds {contents}; expected numbers or booleans [N, H, W]")
     return array
 
 

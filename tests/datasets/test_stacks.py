@@ -43,6 +43,16 @@ def test_every_page_is_read_as_it_is_stored(tmp_path, name, kind):
         assert inspect_frame(Frame(page.stem, page, None)).size == "32 x 24"
 
 
+@pytest.mark.parametrize("shape", [(5, 24, 32), (24, 32)])
+def test_an_array_of_booleans_is_black_and_white(tmp_path, shape):
+    bits = RAW.ravel()[: np.prod(shape)].reshape(shape) > 7400
+    path = write_stack(tmp_path / "a.npy", bits)
+    for page, frame in zip(stack_pages(path) or [path], bits.reshape(-1, 24, 32), strict=True):
+        np.testing.assert_array_equal(read_mask(page), frame)
+        np.testing.assert_array_equal(read_pixels(page), np.where(frame, np.uint8(255), np.uint8(0)))
+        assert read_pixels(page).dtype == np.uint8
+
+
 @pytest.mark.parametrize("kind", [np.float16, np.float32])
 def test_a_single_page_is_an_image(tmp_path, kind):
     path = write_stack(tmp_path / "one.tif", RAW[0].astype(kind))
