@@ -129,13 +129,14 @@ def _split_folders(root: Path) -> Layout | None:
     inside = _pair_in(root)
     names = [folder.name for folder in _subfolders(inside[0])] if inside and not _count_images(inside[0]) else []
     if names and known.issuperset(map(str.lower, names)):
-        pairs = {name: (inside[0] / name, inside[1] / name) for name in names}
+        pairs, inside = {name: (inside[0] / name, inside[1] / name) for name in names}, None
     folders = {name.lower(): name for name in pairs}
     main = [next((folders[word] for word in words if word in folders), None) for words in (TRAIN_WORDS, TEST_WORDS)]
-    if None in main:
+    if None in main and (inside or len(pairs) < 2 or not known.issuperset(folders)):
         return None
-    others = [name for name in pairs if name not in main and not is_contained(name, main[0])]
-    chosen = dict(zip(("train", "test", *others), (*main, *others), strict=True))
+    others = [name for name in pairs if name not in main and not is_contained(name, main[0] or "")]
+    named = zip(("train", "test", *others), (*main, *others), strict=True)
+    chosen = {part: name for part, name in named if name}
     parts = {part: _paired(root, *pairs[name]) for part, name in chosen.items()}
     places = [str(pairs[name][0].relative_to(root)) for name in chosen.values()]
     if len({part.kind for part in parts.values()}) > 1:
@@ -145,7 +146,7 @@ def _split_folders(root: Path) -> Layout | None:
     sequences = [sequence for part in parts.values() for sequence in part.sequences]
     orphans = [path for part in parts.values() for path in part.masks_without_image]
     name = "folders " + ", ".join(f"{place}{part.without}" for place, part in zip(places, parts.values(), strict=True))
-    return Layout(root, name, parts["train"].kind, sequences, splits, orphans)
+    return Layout(root, name, next(iter(parts.values())).kind, sequences, splits, orphans)
 
 
 def _mdvsfa(root: Path) -> Layout | None:

@@ -406,6 +406,17 @@ def test_validation_beside_trainval_is_contained_in_it(tmp_path):
     assert set(open_dataset(tmp_path).parts) == {"train", "test"}
 
 
+@pytest.mark.parametrize("place", ["{part}/{kind}", "{kind}/{part}"])
+def test_parts_without_one_to_train_on_are_no_sequences(tmp_path, place):
+    for part in ("val", "test"):
+        write_pairs(*(tmp_path / place.format(part=part, kind=kind) for kind in ("images", "masks")), [part, "1"])
+    index = open_dataset(tmp_path)
+    found = {part: names(sequences) for part, sequences in index.parts.items()}
+    assert found == {"test": ["1", "test"], "val": ["1", "val"]} and index.info.kind == "images"
+    with pytest.raises(InputError, match=r"has no split 'train'; expected one of test, val"):
+        index.split("train")
+
+
 def test_a_part_alone_is_no_sequence(tmp_path):
     write_pairs(tmp_path / "train" / "images", tmp_path / "train" / "masks", NAMES)
     index = open_dataset(tmp_path)
