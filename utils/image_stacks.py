@@ -137,6 +137,8 @@ def _open_npy(path: Path) -> np.ndarray:
 
 
 def _count_tiff_pages(path: Path) -> int:
+    if not path.is_file():  # a pipe would block
+        return 1
     try:
         with tifffile.TiffFile(path) as tiff:
             return len(tiff.pages)
