@@ -94,7 +94,8 @@ def main(argv: list[str] | None = None) -> None:
             maps = partial(network_maps, dataset=view, predictor=predictor, scales={"logit"})
             scored = score_frames(maps, targets, title)
             results[title] = compare(scored, args.fa, args.snr)
-    rows = table(results, [int(inside.sum()) for inside in by_interval(scored, args.snr)], args.snr)
+    counts = [sum(len(frame.snr) for frame in scored), *(int(inside.sum()) for inside in by_interval(scored, args.snr))]
+    rows = table(results, counts, args.snr)
     write_csv(args.output.with_suffix(".csv"), rows[0], rows[1:])
     draw(args.output, results, args.snr, args.fa)
     print(f"{index.info.name}, {args.split}: {counted(len(items), 'frame')}; Pd % at Fa <= {args.fa * 1e6:g}e-6")
@@ -168,11 +169,11 @@ def by_interval(frames: list[ScoredFrame], edges: tuple[float, ...]) -> list[np.
 
 
 def table(results: dict[str, Comparison], counts: list[int], edges: tuple[float, ...]) -> list[list[str]]:
-    """Rows: the heading, the targets in each interval of SNR, then each network's Pd in percent."""
+    """Rows: the heading, the numbers of targets, all and by interval of SNR, then each network's Pd in percent."""
     intervals = [f"SNR {low:g}-{high:g}" for low, high in pairwise(edges)]
     rows = [
         ["network", "threshold (logit)", "Fa x 1e-6", "all", *intervals],
-        ["targets", "", "", "", *map(str, counts)],
+        ["targets", "", "", *map(str, counts)],
     ]
     for title, result in results.items():
         cells = ["-" if np.isnan(pd) else f"{100 * pd:.1f}" for pd in (result.pd, *result.pd_by_snr)]

@@ -67,6 +67,8 @@ def test_the_command_compares_networks_and_copies_of_one_frame(tmp_path, capsys)
         "sgmp_unet; copies of one frame",
     ]
     assert all(float(row[2]) <= 10 for row in rows[2:]) and rows[0][-2:] == ["SNR 1-3", "SNR 3-9"]
+    total, *counts = map(int, rows[1][3:])
+    assert total == sum(counts) > 0  # every target of this dataset has an SNR between 1 and 9
     assert "3 frames" in capsys.readouterr().out and (tmp_path / "out.png").stat().st_size > 1000
     with pytest.raises(InputError, match="ascending"):
         main([*arguments, "--snr", "3", "1"])
