@@ -16,6 +16,7 @@ from istd.utils.ranks import is_main
 LAST = "checkpoint_last.pth"
 BEST = "checkpoint_best.pth"
 METRICS = "metrics.jsonl"
+TEST = "test.json"
 COPIES_OF_WEIGHTS_IN_LAST = 4  # weights, their EMA, two moments of Adam
 
 
@@ -29,6 +30,22 @@ def check_space(folder: Path, model: nn.Module, keep_best: int) -> None:
         raise InputError(
             f"{folder} has {free / 1e6:.0f} MB free, the checkpoints of this run need about {needed / 1e6:.0f} MB; "
             "free some space or choose another --output_root"
+        )
+
+
+def check_unused(folder: Path) -> None:
+    """Raise `InputError` for a new run in a folder that already holds a run, whether or not it can be continued.
+
+    A run that was killed before it first wrote checkpoint_last.pth has none of these files: it can start again.
+    """
+    if (folder / LAST).exists():
+        raise InputError(
+            f"{folder} already holds a run; continue it with --resume auto, or choose another --experiment_name"
+        )
+    if left := [name for name in (BEST, METRICS, TEST) if (folder / name).exists()]:
+        raise InputError(
+            f"{folder} holds {' and '.join(left)} of a run whose {LAST} is missing, so that it cannot be continued; "
+            "put that file back, or choose another --experiment_name (--init_weights starts from weights of that run)"
         )
 
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from istd.train_script.run_folder import METRICS
-from istd.train_script.starting_point import StartingPoint, find_start
+from istd.train_script.run_folder import METRICS, TEST
+from istd.train_script.starting_point import StartingPoint, find_start, name_folder, start_from_weights
 from istd.utils.errors import InputError
 from istd.utils.files import write_json
 from istd.utils.metrics.tables import metrics_table
@@ -24,7 +24,7 @@ def starts_of_seeds(config: str | None, options: dict[str, Any]) -> list[Startin
     if options.get("resume") not in (None, "auto"):
         raise InputError(f"several seeds continue with --resume auto, not with {options['resume']}")
     shared = {name: value for name, value in options.items() if name != "seeds"}
-    name = find_start(config, shared | {"resume": "auto"}).folder.parent.name
+    name = name_folder(start_from_weights(config, shared)[0], config).parent.name
     starts = [find_start(config, shared | {"seed": seed, "experiment_name": f"{name}_seed{seed}"}) for seed in seeds]
     if starts[0].settings.select_on == "none" and not starts[0].settings.final_test:
         raise InputError(
@@ -45,7 +45,7 @@ def train_seeds(starts: list[StartingPoint], train: Callable[[StartingPoint], in
 
 def report_seeds(runs: list[tuple[int, Path]]) -> None:
     """Print the metrics of the runs (seed, folder) with mean and standard deviation, and write them to seeds.json."""
-    tested = all((folder / "test.json").exists() for _, folder in runs)
+    tested = all((folder / TEST).exists() for _, folder in runs)
     by_seed = {seed: result_metrics(folder, tested) for seed, folder in runs}
     part = "test set" if tested else "validation"
     summary = {"mean": summarise(by_seed, statistics.mean), "std": summarise(by_seed, statistics.stdev)}
@@ -60,7 +60,7 @@ def report_seeds(runs: list[tuple[int, Path]]) -> None:
 def result_metrics(folder: Path, tested: bool) -> Metrics:
     """The test metrics of a run, or the metrics of its best validation if not all runs are `tested`."""
     if tested:
-        return json.loads((folder / "test.json").read_text(encoding="utf-8"))["metrics"]
+        return json.loads((folder / TEST).read_text(encoding="utf-8"))["metrics"]
     rows = [json.loads(line) for line in (folder / METRICS).read_text(encoding="utf-8").splitlines()]
     validated = [row for row in rows if "val" in row]
     if not validated:

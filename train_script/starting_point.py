@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from istd.models import is_external, short_name
-from istd.train_script.run_folder import LAST, read_last
+from istd.train_script.run_folder import LAST, check_unused, read_last
 from istd.train_script.settings import DEMO, Settings, merge_settings, read_config
 from istd.utils.checkpoint import Checkpoint, read_checkpoint
 from istd.utils.errors import InputError
@@ -91,26 +91,23 @@ def find_run(settings: Settings, config: str | None) -> tuple[Path, Checkpoint |
 
     `auto` looks in the folder that the settings name, and begins there if nothing was begun.
     """
-    name = settings.experiment_name or (Path(config).stem if config and config != DEMO else short_name(settings.model))
-    dataset = "+".join(map(last_component, settings.datasets))
-    folder = Path(settings.output_root) / dataset / name / "train"
+    folder = name_folder(settings, config)
     begun = (folder / LAST).exists()
-    if settings.resume is None and begun:
-        raise already_begun(folder)
     if settings.resume is None or (settings.resume == "auto" and not begun):
+        check_unused(folder)
         return folder, None
     path = folder if settings.resume == "auto" else Path(settings.resume)
     return path if path.is_dir() else path.parent, read_last(path)
+
+
+def name_folder(settings: Settings, config: str | None) -> Path:
+    """The folder that the settings of a run name."""
+    name = settings.experiment_name or (Path(config).stem if config and config != DEMO else short_name(settings.model))
+    dataset = "+".join(map(last_component, settings.datasets))
+    return Path(settings.output_root) / dataset / name / "train"
 
 
 def last_component(dataset: str) -> str:
     """The last component of a dataset's name or path; for `.` and `..`, the name of the folder that they lead to."""
     name = Path(dataset).name
     return name if name not in ("", "..") else Path(dataset).resolve().name
-
-
-def already_begun(folder: Path) -> InputError:
-    """The error for a new run in a folder that already holds a run."""
-    return InputError(
-        f"{folder} already holds a run; continue it with --resume auto, or choose another --experiment_name"
-    )

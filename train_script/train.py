@@ -19,7 +19,7 @@ from istd.train_script.selection import check_selection, choose_selection
 from istd.train_script.settings import EARLIER, Settings, changed_settings, parse_command_line
 from istd.train_script.several_seeds import starts_of_seeds, train_seeds
 from istd.train_script.signals import Interrupted, caught_signals, exit_status
-from istd.train_script.starting_point import StartingPoint, already_begun, find_start
+from istd.train_script.starting_point import StartingPoint, find_start
 from istd.train_script.state import Run, Training, restore
 from istd.train_script.tensorboard import open_writer
 from istd.train_script.trainer import run_epochs, validate_start
@@ -64,8 +64,8 @@ def train(start: StartingPoint, device: torch.device, log: Log) -> int:
         check_data(saved, data_record)
     with locked_folder(folder):
         if is_main():
-            if not saved and (folder / LAST).exists():  # written since this command looked
-                raise already_begun(folder)
+            if not saved:
+                run_folder.check_unused(folder)  # again: another command may have begun a run since this one looked
             run_folder.check_space(folder, network, settings.keep_best)
             log.path = folder / "train.log"
         amp = choose_amp(settings.amp, device)

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from istd.models import load_weights
 from istd.train_script.optim import train_mode
-from istd.train_script.run_folder import BEST, LAST, append_metrics, prune_checkpoints
+from istd.train_script.run_folder import BEST, LAST, TEST, append_metrics, prune_checkpoints
 from istd.train_script.run_record import data_digest
 from istd.train_script.selection import keep_if_best, keep_last, result_epoch
 from istd.train_script.signals import Interrupted
@@ -40,7 +40,7 @@ def run_epochs(run: Run, training: Training) -> None:
             "holds the weights of the last of these epochs"
         )
     if run.settings.final_test:
-        report = run.folder / "test.json"
+        report = run.folder / TEST
         # a run may be continued after its test
         measured = json.loads(report.read_text()).get("epoch") if report.exists() else None
         if result_epoch(run, training) != measured:

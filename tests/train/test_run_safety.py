@@ -11,8 +11,9 @@ from torch import nn
 from istd.models.weights import load_fitting
 from istd.train_script import selection, trainer
 from istd.train_script.run_folder import Log, append_metrics, forget_later_metrics
+from istd.train_script.several_seeds import starts_of_seeds
 from istd.train_script.signals import Interrupted
-from istd.train_script.starting_point import last_component, start_from_weights
+from istd.train_script.starting_point import find_start, last_component, start_from_weights
 from istd.train_script.state import Progress
 from istd.train_script.train import main
 from istd.utils.checkpoint import read_checkpoint
@@ -33,6 +34,24 @@ def test_two_runs_do_not_share_a_folder(dataset, tmp_path):  # noqa: F811
     with locked_folder(folder_of(tmp_path)), pytest.raises(InputError, match=r"another command is writing to .*train"):
         main(arguments(dataset, tmp_path))
     assert not list(folder_of(tmp_path).iterdir())
+
+
+@pytest.mark.parametrize("left", ["checkpoint_best.pth", "metrics.jsonl", "test.json"])
+def test_a_run_that_cannot_be_continued_is_not_overwritten(tmp_path, left):
+    options = {"dataset": "blobs", "output_root": str(tmp_path), "experiment_name": "run"}
+    folder = folder_of(tmp_path)
+    folder.mkdir(parents=True)
+    for name in ("train.log", "run.json", "settings.yaml"):  # of a run that was killed in its first epoch
+        (folder / name).touch()
+    for resume in (None, "auto"):
+        start = find_start(None, options | {"resume": resume})
+        assert (start.folder, start.saved) == (folder, None)
+    (folder / left).touch()
+    for resume in (None, "auto"):
+        with pytest.raises(InputError, match=f"holds {left} of a run whose checkpoint_last.pth is missing"):
+            find_start(None, options | {"resume": resume})
+    starts = starts_of_seeds(None, options | {"seeds": [1, 2]})  # in folders of their own
+    assert [start.folder for start in starts] == [folder_of(tmp_path, f"run_seed{seed}") for seed in (1, 2)]
 
 
 def test_data_commit_versions_and_command_are_recorded(dataset, resumable, tmp_path):  # noqa: F811
