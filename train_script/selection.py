@@ -72,10 +72,11 @@ def keep_if_best(run: Run, training: Training, score: float | None, epoch: int) 
     return " (best)"
 
 
-def keep_last(run: Run, training: Training, epoch: int) -> str:
-    """Keep the weights of the last epoch as the result of a run that chooses nothing; returns a note for the log."""
+def keep_last(run: Run, training: Training) -> str:
+    """Keep the weights of the last epoch as the result of a run that chooses nothing; returns a line for the log."""
+    epoch = result_epoch(run, training)
     save_weights(run, training, [BEST], epoch=epoch, selected_by=None, selected_on="none")
-    return f"; saved as {BEST}: the last weights, nothing was held out and nothing chosen"
+    return f"the last weights, after epoch {epoch}, are the result ({BEST}): nothing was held out and nothing chosen"
 
 
 def save_weights(run: Run, training: Training, names: list[str], **note: Any) -> None:
@@ -90,7 +91,7 @@ def result_epoch(run: Run, training: Training) -> int:
     Raises `InputError` if no epoch was validated.
     """
     if run.settings.select_on == "none":
-        return run.settings.epochs
+        return training.progress.epoch
     if not training.progress.best:
         raise InputError(
             f"no epoch of {run.folder} was validated, so that none can be tested; train on to epoch "

@@ -33,6 +33,9 @@ def run_epochs(run: Run, training: Training) -> None:
     while training.progress.epoch < run.settings.epochs:
         train_one_epoch(run, training)
         finish_epoch(run, training)
+    if run.settings.select_on == "none":
+        with recalibrated(run, training):
+            run.log(keep_last(run, training))
     best = training.progress.best
     if best and best[0][0] <= 0:
         run.log(
@@ -94,13 +97,9 @@ def finish_epoch(run: Run, training: Training) -> None:
     row, line = describe_epoch(run, progress)
     epoch = row["epoch"]
     progress.seconds += progress.train_seconds
-    last = epoch == settings.epochs
     if settings.select_on == "none":
         row["selected_on"] = "none"
-        if last:
-            with recalibrated(run, training):
-                line += keep_last(run, training, epoch)
-    elif last or epoch % settings.val_every == 0:
+    elif epoch == settings.epochs or epoch % settings.val_every == 0:
         line += validate(run, training, row)
     if run.writer:
         run.writer.add_scalar(EPOCH_LOSS, row["loss"], row["step"])

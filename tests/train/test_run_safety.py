@@ -11,6 +11,7 @@ from torch import nn
 from istd.models.weights import load_fitting
 from istd.train_script import selection, trainer
 from istd.train_script.run_folder import Log, append_metrics, forget_later_metrics
+from istd.train_script.settings import merge_settings
 from istd.train_script.several_seeds import starts_of_seeds
 from istd.train_script.signals import Interrupted
 from istd.train_script.starting_point import find_start, last_component, start_from_weights
@@ -139,6 +140,25 @@ def test_of_equal_scores_the_later_epoch_is_kept(monkeypatch):
     assert keep([0.25, 0.5], monkeypatch, start=0.625)[1] == (
         " (best so far, but the weights it began with have IoU 62.50 %)"
     )
+
+
+def test_a_run_that_chooses_nothing_ends_with_its_last_weights_wherever_it_ends(tmp_path, monkeypatch):
+    network = nn.Linear(1, 1)
+    network.name, network.options = "linear", {}
+    measured = []
+    monkeypatch.setattr(
+        trainer, "evaluate_sets", lambda *_, **__: measured.append(network.weight.item()) or ({"iou": 0.5}, {}, None)
+    )
+    for epochs, trained in ((8, 8), (10, 10), (5, 10)):  # 8: lowered to the epochs that were already trained
+        settings = merge_settings(None, {"dataset": "x", "select_on": "none", "epochs": epochs})
+        facts = {"data_record": [], "norm_sets": [], "test_loaders": [], "protocol": "standard", "select_by": "iou"}
+        run = SimpleNamespace(settings=settings, folder=tmp_path, log=print, batches=SimpleNamespace(steps=1), **facts)
+        nn.init.constant_(network.weight, trained)
+        trainer.run_epochs(run, SimpleNamespace(progress=Progress(epoch=trained), weights=lambda: network))
+        best = read_checkpoint(tmp_path / "checkpoint_best.pth")
+        assert (best.weights["weight"].item(), best.training["epoch"]) == (trained, trained)
+        assert json.loads((tmp_path / "test.json").read_text())["epoch"] == trained
+    assert measured == [8, 10]
 
 
 def test_only_the_writers_errors_ask_for_space(tmp_path, monkeypatch):
