@@ -61,13 +61,15 @@ def convert(name: str, value: Any, annotation: Any) -> Any:
     """`value` (from yaml or the command line) as the annotated type, or `InputError`.
 
     Types: bool, int, float, str, `Literal` of strings, `list[int]`, `tuple[int, ...]`, dict (a mapping, or texts
-    `NAME=VALUE`), any of them `| None` (written `none`), and `Annotated[type, test, text]`, whose text tells what is
-    expected where a value fails the test. For `Annotated[type, function]`, the function is applied first.
+    `NAME=VALUE`), any of them `| None`, and `Annotated[type, test, text]`, whose text tells what is expected where a
+    value fails the test. For `Annotated[type, function]`, the function is applied first. `none` stands for None, and
+    for the empty list or dict.
     """
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    if (annotation is dict or origin is list) and is_none(value):
+        return (origin or dict)()
     if origin in (types.UnionType, typing.Union):
-        none = str(value).lower() in ("none", "null")
-        return None if none else convert(name, value, next(part for part in parts if part is not type(None)))
+        return None if is_none(value) else convert(name, value, next(part for part in parts if part is not type(None)))
     if origin is typing.Annotated:
         if len(parts) == 2:
             return convert(name, parts[1](value), parts[0])
@@ -101,6 +103,12 @@ def convert(name: str, value: Any, annotation: Any) -> Any:
     if annotation is float and not math.isfinite(converted):
         raise wrong
     return converted
+
+
+def is_none(value: Any) -> bool:
+    """Whether a value is `none`, alone or as the only item of a list, which is what the command line makes of it."""
+    value = value[0] if isinstance(value, list) and len(value) == 1 else value
+    return str(value).lower() in ("none", "null")
 
 
 def convert_options(owner: str, options: dict[str, Any], known: Mapping[str, inspect.Parameter]) -> dict[str, Any]:

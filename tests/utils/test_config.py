@@ -140,6 +140,15 @@ def test_convert_bounds():
         convert("x", "None", int)
 
 
+@pytest.mark.parametrize("value", ["none", ["none"], ["None"], None, "null"])
+def test_none_is_the_empty_list_or_mapping(value):
+    """As --help shows it, and as argparse and yaml give it."""
+    assert convert("x", value, list[int]) == convert("x", value, list[str]) == []
+    assert convert("x", value, dict) == {}
+    _, options = parse_command_line(["--freeze", "none", "--milestones", "none", "--lr_scales", "none"])
+    assert options == {"freeze": [], "milestones": [], "lr_scales": {}}
+
+
 def test_precedence_default_then_file_then_command_line(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("epochs: 7\nbatch_size: 3\n")
