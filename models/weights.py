@@ -83,9 +83,14 @@ def load_fitting(model: nn.Module, source: str | Path | Checkpoint) -> str:
     Returns the `mismatches`. Raises InputError if nothing fits.
     """
     checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(source)
-    weights, expected = next(_namings(model, checkpoint)), model.state_dict()
+    expected = model.state_dict()
     shapes = {name: value.shape for name, value in expected.items()}
-    fitting = {name: value for name, value in weights.items() if shapes.get(name) == value.shape}
+
+    def fitting_part(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: value for name, value in weights.items() if shapes.get(name) == value.shape}
+
+    weights = max(_namings(model, checkpoint), key=lambda renamed: len(fitting_part(renamed)))
+    fitting = fitting_part(weights)
     if not fitting:
         raise InputError(f"no weight of {checkpoint.path} fits {model.name}: {mismatches(expected, weights)}")
     check_finite(fitting, checkpoint.path)

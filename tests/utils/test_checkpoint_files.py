@@ -13,6 +13,7 @@ import torch
 
 from istd.models import DATransNet, Network, build_model, load_model, load_weights
 from istd.models.sgmp_unet import SGMPUNet
+from istd.models.weights import load_fitting
 from istd.utils.checkpoint import WEIGHT_KEYS, read_checkpoint, save_checkpoint
 from istd.utils.checkpoint_paths import WEIGHTS, shipped_weights
 from istd.utils.errors import InputError
@@ -96,6 +97,9 @@ def test_a_prefix_that_belongs_to_the_network_is_no_wrapper(tmp_path):
     torch.save({f"module.{name}": weight for name, weight in network.state_dict().items()}, tmp_path / "file.pth")
     other = Wrapped()
     load_weights(other, tmp_path / "file.pth")
+    assert_same_weights(network, other)
+    other = Wrapped()
+    assert load_fitting(other, tmp_path / "file.pth") == ""
     assert_same_weights(network, other)
 
 
