@@ -52,8 +52,7 @@ def build_training(
             from istd.train_script.synced_layers import synchronise_layers  # which imports torchvision
 
             synchronise_layers(network)
-    if settings.freeze:
-        freeze(network, settings.freeze)
+    freeze(network, settings.freeze)
     ema = WeightAverage(network, settings.ema) if settings.ema else None
     if settings.grad_checkpoint:
         if settings.sync_bn and several:

@@ -81,5 +81,8 @@ def build_norm_datasets(settings: Settings, splits: Splits, model: nn.Module) ->
     if settings.recalibrate_norm is None:
         return []
     if not norm_layers(model):
-        raise InputError(f"{model.name} has no batch norms to estimate statistics for; leave --recalibrate_norm out")
+        raise InputError(
+            f"{model.name} has no batch norms, apart from frozen ones, to estimate statistics for; leave "
+            "--recalibrate_norm out"
+        )
     return build_eval_datasets(settings, splits, "train", model)

@@ -9,14 +9,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def norm_layers(network: nn.Module) -> list[_BatchNorm]:
-    """The batch norms of a network that keep running statistics."""
+    """The batch norms of a network that keep running statistics, except those that are `frozen` (`optim.freeze`)."""
     layers = (module for module in network.modules() if isinstance(module, _BatchNorm))
-    return [layer for layer in layers if layer.track_running_stats]
+    return [layer for layer in layers if layer.track_running_stats and not getattr(layer, "frozen", False)]
 
 
 @torch.no_grad()
 def estimate_statistics(network: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Set the running statistics of all batch norms to the mean and variance over clips [B, T, C, H, W].
+    """Set the running statistics of the `norm_layers` to the mean and variance over clips [B, T, C, H, W].
 
     Batches are normalised by themselves, as in training, and dropout and stochastic depth are off. Means and second
     moments of the batches are averaged by their numbers of clips, so that all clips count the same.

@@ -72,20 +72,27 @@ def matching_names(model: nn.Module, pattern: str, option: str) -> list[str]:
 
 
 def freeze(model: nn.Module, patterns: list[str]) -> None:
-    """Freeze the parameters whose names match the patterns."""
+    """Freeze the parameters whose names match the patterns, and mark the batch norms that are `frozen`, in copies, too.
+
+    Those have no parameter that is trained; of norms without parameters, the names of their statistics match.
+    """
     names = {name for pattern in patterns for name in matching_names(model, pattern, "freeze")}
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name not in names)
-    if len(names) == len(list(model.parameters())):
+        parameter.requires_grad_(parameter.requires_grad and name not in names)
+    if patterns and len(names) == len(list(model.parameters())):
         raise InputError("freeze matches every parameter, so that nothing is left to train; match fewer")
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm):
+            trained = [value.requires_grad for value in module.parameters(recurse=False)]
+            matched = any(re.match(pattern, f"{name}.running_mean") for pattern in patterns)
+            module.frozen = not any(trained) if trained else matched
 
 
 def train_mode(model: nn.Module) -> None:
-    """Set training mode, except for frozen batch norms, whose statistics stay as they are, too."""
+    """Set training mode, except for batch norms that are `frozen`, whose statistics stay as they are, too."""
     model.train()
     for module in model.modules():
-        parameters = list(module.parameters(recurse=False))
-        if isinstance(module, _BatchNorm) and parameters and not any(value.requires_grad for value in parameters):
+        if getattr(module, "frozen", False):
             module.eval()
 
 

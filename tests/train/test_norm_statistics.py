@@ -7,7 +7,9 @@ from torch import nn
 
 from istd.train_script import validation
 from istd.train_script.norm_statistics import estimate_statistics, kept_statistics
+from istd.train_script.optim import freeze
 from istd.train_script.train import main
+from istd.train_script.weight_average import WeightAverage
 from istd.utils.checkpoint import read_checkpoint
 from istd.utils.errors import InputError
 from tests.train.test_train import arguments, dataset, folder_of, rows  # noqa: F401
@@ -56,6 +58,20 @@ def test_statistics_are_those_of_a_plain_computation():
         assert all(module.training for module in network.modules())
         assert [network[1].momentum, network[5].momentum] == momenta
     assert not torch.allclose(network[1].running_mean, expected[1][0], atol=1e-3)
+
+
+def test_frozen_norms_keep_their_statistics():
+    network = small_network()
+    network[1](2 + torch.randn(4, 3, 5, 5, dtype=torch.float64))  # other statistics than at first
+    freeze(network, ["1"])
+    copy = WeightAverage(network, decay=0.5).module
+    batch = torch.randn(3, 1, 8, 8, dtype=torch.float64)
+    estimate_statistics(copy, [batch])
+    assert torch.equal(copy[1].running_mean, network[1].running_mean)
+    assert torch.equal(copy[1].running_var, network[1].running_var)
+    with torch.no_grad():  # which the frozen norm uses for the layers behind it
+        seen = network[:5].eval()(batch)
+    torch.testing.assert_close(copy[5].running_mean, seen.mean((0, 2, 3)))
 
 
 def test_training_goes_on_unchanged_and_the_kept_weights_have_them(dataset, tmp_path, monkeypatch):  # noqa: F811

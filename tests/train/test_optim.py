@@ -181,6 +181,16 @@ def test_frozen_parts_keep_weights_and_statistics():
         freeze(model, ["."])
 
 
+def test_norms_without_parameters_and_layers_that_the_network_froze_stay_too():
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2, affine=False), nn.BatchNorm1d(2), nn.BatchNorm1d(2))
+    model[2].requires_grad_(False)
+    for patterns, training in (([], [True, True, False, True]), (["0", "1|3.weight"], [True, False, False, True])):
+        freeze(model, patterns)
+        train_mode(model)
+        assert [layer.training for layer in model] == training
+    assert [name for name, value in model.named_parameters() if value.requires_grad] == ["3.bias"]
+
+
 def test_the_rate_warms_up_evenly():
     assert ours({"warmup_steps": 4}, 6, 2, 0.8) == pytest.approx([0.2, 0.4, 0.6, 0.8, 0.8, 0.8])
     options = {"schedule": "one_cycle", "epochs": 3}
