@@ -29,6 +29,7 @@ __all__ = [
     "is_external",
     "load_model",
     "load_weights",
+    "recognise_network",
     "short_name",
     "try_network",
 ]
@@ -93,22 +94,32 @@ def load_model(
     """
     checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(source)
     code = [code] if isinstance(code, str) else list(code)
-    name, recorded = checkpoint.model_name, checkpoint.options
-    if checkpoint.code or (code and checkpoint.kind == "published"):
-        name = choose_code(checkpoint, code)
-        interface = {**checkpoint.code.get("interface", {}), **(interface or {})}
-    elif checkpoint.kind == "published":
-        published = {network.name: network.published_options(checkpoint.weights) for network in NETWORKS}
-        name = next((name for name, known in published.items() if known is not None), None)
-        recorded = published.get(name, {})
-        name = name or network_of_names(checkpoint, options)
+    name, recorded, known = recognise_network(checkpoint, code, options)
     if code and not is_external(name):
         print(f"note: {checkpoint.path} holds weights of {name}, which needs no --model; {', '.join(code)} is not used")
     with nullcontext() if is_external(name) else Undrawn():
-        model = build_model(name, interface, **{**recorded, **options})
+        model = build_model(name, {**known, **(interface or {})}, **{**recorded, **options})
     load_weights(model, checkpoint)
     model.settings = checkpoint.settings if checkpoint.kind == "ours" else {}
     return model.eval()
+
+
+def recognise_network(
+    checkpoint: Checkpoint, code: list[str], options: dict[str, Any]
+) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """The name, the options and the interface of the network of a checkpoint, as far as its file tells them.
+
+    `code`: as for `load_model`; `options`: those that the network will have besides. Raises InputError if the network
+    is unknown, or if it comes from code that `code` does not name.
+    """
+    if checkpoint.code or (code and checkpoint.kind == "published"):
+        return choose_code(checkpoint, code), checkpoint.options, checkpoint.code.get("interface", {})
+    if checkpoint.kind == "ours":
+        return checkpoint.model_name, checkpoint.options, {}
+    for network in NETWORKS:
+        if (published := network.published_options(checkpoint.weights)) is not None:
+            return network.name, published, {}
+    return network_of_names(checkpoint, options), {}, {}
 
 
 def network_of_names(checkpoint: Checkpoint, options: dict[str, Any]) -> str:

@@ -4,10 +4,12 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
 
+from istd.train_script.settings import EARLIER
 from istd.utils.checkpoint import Checkpoint, read_checkpoint
 from istd.utils.errors import InputError
 from istd.utils.files import atomic_path, check_writable
@@ -66,7 +68,7 @@ def read_last(path: Path) -> Checkpoint:
         ) from error
     if "position" not in checkpoint.training:
         raise InputError(f"{path} holds weights but no state of training; use it with --init_weights")
-    return checkpoint
+    return replace(checkpoint, settings=EARLIER | checkpoint.settings)
 
 
 def best_name(key: str, score: float, epoch: int) -> str:

@@ -9,7 +9,7 @@ from istd.datasets.augmentations import build_augmentations
 from istd.datasets.catalog import CATALOG
 from istd.datasets.index import split_names
 from istd.datasets.presets import PRESETS
-from istd.models import MODELS, check_options, is_external, model_options
+from istd.models import MODELS, check_options, is_external, model_options, short_name
 from istd.train_script.losses import LOSSES, check_loss_options
 from istd.utils.amp_names import AMP_NAMES
 from istd.utils.checkpoint import current_preset
@@ -73,6 +73,9 @@ REMOVED = {
 
 # Settings of runs whose checkpoints do not record them: several processes always shared the statistics of batch norms.
 EARLIER = {"sync_bn": True}
+
+# Mappings, and the setting that each of them belongs to.
+ADDED = {"model_options": "model", "interface": "model", "loss_options": "loss"}
 
 # Where and how a run computes, which may change when it is continued.
 HARMLESS = ("resume", "data_root", "output_root", "experiment_name", "num_workers", "compile", "graphs",
@@ -216,18 +219,17 @@ def parse_command_line(argv: list[str] | None) -> tuple[str | None, dict[str, An
 def merge_settings(config: str | None, options: dict[str, Any], saved: dict[str, Any] | None = None) -> Settings:
     """Defaults < published sizes < settings saved with a run that is continued < configuration < command line, checked.
 
-    The options of the model, and of the loss, add up over these layers as long as the model, or the loss, is the same.
+    Settings of ADDED add up over these layers as long as the model, or the loss, is the same.
     """
     values = read_values(DEFAULTS, Settings)
-    continued = EARLIER | rename_settings(saved) if saved else {}
-    kept = {name: value for name, value in continued.items() if name not in REMOVED}
+    kept = {name: value for name, value in rename_settings(saved or {}).items() if name not in REMOVED}
     layers = [check_values(kept, get_type_hints(Settings, include_extras=True), "the checkpoint")]
     layers += [read_config(config) if config is not None else {}, options]
     merged = {name: value for layer in (values, *layers) for name, value in layer.items()}
     for layer in [published_sizes(merged), *layers]:
         kept = {
-            f"{part}_options": values[f"{part}_options"] if layer.get(part, values[part]) == values[part] else {}
-            for part in ("model", "loss")
+            name: values[name] if short_name(layer.get(part, values[part])) == short_name(values[part]) else {}
+            for name, part in ADDED.items()
         }
         values |= layer | {name: before | layer.get(name, {}) for name, before in kept.items()}
     values["model_options"] = check_options(values["model"], values["model_options"])

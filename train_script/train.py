@@ -16,7 +16,7 @@ from istd.train_script.optim import build_schedule
 from istd.train_script.run_folder import LAST, Log
 from istd.train_script.run_record import check_data, describe_data, describe_record, write_record
 from istd.train_script.selection import check_selection, choose_selection
-from istd.train_script.settings import EARLIER, Settings, changed_settings, parse_command_line
+from istd.train_script.settings import Settings, changed_settings, parse_command_line
 from istd.train_script.several_seeds import starts_of_seeds, train_seeds
 from istd.train_script.signals import Interrupted, caught_signals, exit_status
 from istd.train_script.starting_point import StartingPoint, find_start
@@ -157,9 +157,9 @@ def continue_from(saved: Checkpoint, training: Training, settings: Settings, fol
     restore(training, saved.weights, saved.training)
     progress = training.progress
     log(f"continuing {saved.path} after epoch {progress.epoch}" + f", step {progress.step}" * (progress.step > 0))
-    before = EARLIER | saved.settings
+    before = dict(saved.settings)
     if world_size() == 1:  # which sync_bn does not concern
-        before.pop("sync_bn")
+        del before["sync_bn"]
     if "data" in saved.training:  # the same data, wherever it lies
         before.pop("dataset", None)
     if changes := changed_settings(before, settings):

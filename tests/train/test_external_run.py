@@ -1,11 +1,16 @@
 """A network from a file: trained, resumed, measured, and refused where nobody names its code."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 
+from istd.models import build_model
 from istd.test_script import inference
+from istd.train_script.run_folder import LAST
+from istd.train_script.starting_point import find_start
 from istd.train_script.train import main
+from istd.utils.checkpoint import save_checkpoint
 from istd.utils.errors import InputError
 from tests.reference.datasets_folders import write_lists, write_pairs
 
@@ -28,6 +33,12 @@ class TinyNet(nn.Module):
         if not self.training:
             return self.head(features)
         return [self.side(features), self.head(features)]
+
+
+class Clips(nn.Module):
+    def __init__(self, width: int = 4):
+        super().__init__()
+        self.body = nn.Conv3d(1, width, 3, padding=1)
 """
 
 
@@ -61,3 +72,37 @@ def test_a_network_from_a_file_is_trained_resumed_and_measured(tmp_path, capsys)
     measured = json.loads((output / "metrics.json").read_text())["protocols"]["standard"]
     assert measured["iou"] > 0
     assert measured["iou"] == json.loads((folder / "test.json").read_text())["metrics"]["iou"]
+
+
+def test_weights_of_a_network_from_a_file_bring_its_interface_and_options(tmp_path):
+    code, weights, config = tmp_path / "net.py", tmp_path / "weights.pth", tmp_path / "mine.yaml"
+    code.write_text(CODE)
+    interface = {"frames": 5, "stride": 2, "target": "last", "layout": "BCTHW"}
+    network = build_model(f"{code}:Clips", interface, width=3)
+    save_checkpoint(weights, network, {"preset": "local_contrast", "model": "elsewhere/net.py:Clips"})
+    config.write_text("model_options: {width: 6}\ninterface: {stride: 3}\n")
+    options = {"dataset": "x", "init_weights": str(weights), "output_root": str(tmp_path)}
+    named = options | {"model": f"{code}:Clips"}
+
+    def built(config, options):
+        settings = find_start(config, options).settings
+        model = build_model(settings.model, settings.interface, **settings.model_options)
+        return settings.preset, model.num_frames, model.frame_stride, model.causal, model.options["width"]
+
+    assert built(None, named) == ("local_contrast", 5, 2, True, 3)
+    more = {"interface": {"stride": "4"}, "model_options": {"width": "7"}}
+    assert built(None, named | more) == ("local_contrast", 5, 4, True, 7)
+    assert built(str(config), named) == ("local_contrast", 5, 3, True, 6)
+    assert built(str(config), named | more) == ("local_contrast", 5, 4, True, 7)
+    for chosen in (None, str(config)):  # a run that is continued, with the weights gone
+        start = find_start(chosen, named | more)
+        save_checkpoint(start.folder / LAST, network, asdict(start.settings), {"position": {}})
+    weights.rename(tmp_path / "kept.pth")
+    for chosen in (None, str(config)):
+        assert built(chosen, named | more | {"resume": "auto"}) == ("local_contrast", 5, 4, True, 7)
+    (tmp_path / "kept.pth").rename(weights)
+
+    other = options | {"model": f"{code}:TinyNet", "init_partial": True}
+    assert find_start(None, other).settings.interface == {}
+    with pytest.raises(InputError, match=r"a checkpoint brings no code, so name it: --model path/to/net\.py:Clips"):
+        find_start("fine_tune", options)

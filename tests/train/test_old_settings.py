@@ -5,6 +5,7 @@ import yaml
 
 from istd.datasets.presets import PRESETS, find_preset
 from istd.models import build_model, load_model
+from istd.train_script.run_folder import read_last
 from istd.train_script.settings import Settings, merge_settings, parse_command_line
 from istd.train_script.starting_point import start_from_weights
 from istd.utils.checkpoint import read_checkpoint, save_checkpoint
@@ -47,9 +48,10 @@ def test_compilation_that_was_left_to_the_device(tmp_path):
         merged("--config", str(tmp_path / "old.yaml"))
 
 
-def test_runs_whose_checkpoints_do_not_say_so_synchronised_their_batch_norms():
-    assert merged("--dataset", "demo", saved={"epochs": 3}).sync_bn is True
-    assert merged("--dataset", "demo", saved={"epochs": 3, "sync_bn": False}).sync_bn is False
+def test_runs_whose_checkpoints_do_not_say_so_synchronised_their_batch_norms(tmp_path):
+    for settings, synchronised in (({"epochs": 3}, True), ({"epochs": 3, "sync_bn": False}, False)):
+        save_checkpoint(tmp_path / "last.pth", build_model("datransnet", width=4), settings, {"position": {}})
+        assert merged("--dataset", "demo", saved=read_last(tmp_path / "last.pth").settings).sync_bn is synchronised
     assert merged("--dataset", "demo").sync_bn is False
 
 

@@ -5,9 +5,11 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
 from torch import nn
 
+from istd.models import build_model
 from istd.models.weights import load_fitting
 from istd.train_script import selection, trainer
 from istd.train_script.run_folder import Log, append_metrics, forget_later_metrics
@@ -242,6 +244,46 @@ def test_fine_tuning_begins_with_weights_whether_or_not_they_are_named():
     other = str(REPOSITORY / "weights" / "sgmp_unet_small.pth")
     settings, _ = start_from_weights("fine_tune", {"dataset": "x", "init_weights": other})
     assert settings.init_weights == other and settings.model != "datransnet"
+
+
+def test_options_of_a_configuration_go_before_those_of_the_weights(tmp_path):
+    config = tmp_path / "mine.yaml"
+    config.write_text("init_weights: datransnet\nmodel_options: {image_size: 512}\n")
+    for options, size in (({}, 512), ({"model_options": {"image_size": "64"}}, 64)):
+        settings, _ = start_from_weights(str(config), {"dataset": "x"} | options)
+        assert (settings.model, settings.model_options) == ("datransnet", {"image_size": size, "width": 16})
+    config.write_text("init_weights: datransnet\nmodel: sgmp_unet_small\nmodel_options: {width: 24}\n")
+    settings, _ = start_from_weights(str(config), {"dataset": "x"})
+    assert (settings.model, settings.model_options) == ("sgmp_unet_small", {"width": 24})
+    settings, _ = start_from_weights(None, {"dataset": "x", "init_weights": "datransnet", "model": "datransnet"})
+    assert settings.model_options == {}, "a network that is named may be another size"
+
+
+@pytest.mark.parametrize(
+    ("weights", "options", "network"),
+    [
+        ({"model.contras1.query_convs.0.weight": (1, 8, 1, 1)}, {}, ("datransnet", {"image_size": 512, "width": 8})),
+        ({"encoder.model.1.fusionst.proj_k.weight": (1, 2, 1, 1)}, {}, ("sgmp_unet", {"num_frames": 4})),
+        ({}, {"width": "4"}, ("datransnet", {"image_size": 512, "width": 4})),
+    ],
+)
+def test_weights_of_other_programs_bring_their_network_and_preset(tmp_path, weights, options, network):
+    """Published files, which the names of these weights tell, and a plain state_dict()."""
+    path = tmp_path / "weights.pth"
+    plain = build_model("datransnet", width=4).state_dict()
+    torch.save({name: torch.zeros(shape) for name, shape in weights.items()} or plain, path)
+    start = {"init_weights": str(path), "dataset": "IRSTD-1K", "model_options": options}
+    settings, notes = start_from_weights("fine_tune", start)
+    assert (settings.model, settings.model_options, settings.preset) == (*network, network[0])
+    assert notes == [f"preset {network[0]} instead of grey, since {path} was trained with it"]
+    settings, notes = start_from_weights("fine_tune", start | {"preset": "grey"})
+    assert settings.preset == "grey" and "trained with preset" in notes[0]
+
+
+def test_weights_of_no_known_network_may_fit_in_part(tmp_path):
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "weights.pth")
+    settings, notes = start_from_weights(None, {"init_weights": str(tmp_path / "weights.pth"), "init_partial": True})
+    assert (settings.model, notes) == ("sgmp_unet", [])
 
 
 def test_an_interrupted_first_validation_is_made_up_for(dataset, resumable, tmp_path, monkeypatch, capsys):  # noqa: F811
