@@ -41,6 +41,7 @@ from istd.utils.command_line import command_parser
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import check_writable, write_json, write_text
 from istd.utils.folder_lock import locked_folder
+from istd.utils.grey_levels import repair
 from istd.utils.images import encode_png, read_pixels
 from istd.utils.names import counted
 from istd.utils.ranks import cores_of_process
@@ -178,6 +179,8 @@ def _convert(items: list[Item], output: Path, masks: str, progress: tqdm) -> dic
         else:
             image.write_bytes(encode_png(pixels))
         boxes, mask = [], np.zeros(pixels.shape, np.uint8)
+        if masks == "contrast":
+            pixels = repair(pixels)
         for box in _in_pixels(item.annotation, pixels.shape):
             inside, odd = clip_box(box, *pixels.shape)
             if inside is not None:

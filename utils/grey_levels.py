@@ -75,13 +75,31 @@ def to_unit(pixels: np.ndarray, grey_range: GreyRange | None = None) -> np.ndarr
     """
     if not is_raw(pixels):
         return pixels.astype(np.float32) / np.float32(255)
-    low, high = grey_range or sequence_range([pixels])
+    grey, _ = _repaired(pixels, grey_range or sequence_range([pixels]))
+    return np.clip(grey, 0, 1, out=grey)
+
+
+def repair(pixels: np.ndarray) -> np.ndarray:
+    """Stored pixels [H, W] with the nodata and the isolated defects of deep frames replaced as in `to_unit`."""
+    if not is_raw(pixels):
+        return pixels
+    low, high = sequence_range([pixels])
+    grey, faulty = _repaired(pixels, GreyRange(low, high))
+    repaired, levels = pixels.copy(), low + (high - low) * grey[faulty].astype(np.float64)
+    repaired[faulty] = np.rint(levels) if pixels.dtype.kind in "iu" else levels
+    return repaired
+
+
+def _repaired(pixels: np.ndarray, grey_range: GreyRange) -> tuple[np.ndarray, np.ndarray]:
+    """Raw pixels [H, W] as float32, 0..1 at the ends of the range and not clipped, and where they were replaced."""
+    low, high = grey_range
     values = pixels.astype(np.float64 if pixels.dtype.itemsize > 4 else np.float32)
-    if not (valid := _valid(pixels)).all():
-        values[~valid] = np.median(values[valid]) if valid.any() else low
+    faulty = ~_valid(pixels)
+    if faulty.any():
+        values[faulty] = np.median(values[~faulty]) if not faulty.all() else low
     span = high - low
     if span <= 0:
-        return np.zeros(pixels.shape, np.float32)
+        return np.zeros(pixels.shape, np.float32), faulty
     grey = ((values - low) / span).astype(np.float32)
     if grey.max() > 1 + DEFECT_REACH or grey.min() < -DEFECT_REACH:
         bright, dark = _pair_extremes(grey)
@@ -90,7 +108,8 @@ def to_unit(pixels: np.ndarray, grey_range: GreyRange | None = None) -> np.ndarr
         )
         if defects.any():
             grey[defects] = medianBlur(grey, 3)[defects]
-    return np.clip(grey, 0, 1, out=grey)
+            faulty |= defects
+    return grey, faulty
 
 
 def frame_range(pixels: np.ndarray) -> GreyRange:

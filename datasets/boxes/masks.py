@@ -72,7 +72,7 @@ def contrast_region(pixels: np.ndarray, box: Box) -> tuple[np.ndarray, np.ndarra
     differences = np.abs(np.diff(window, axis=1))
     noise = np.median(differences) / (NORMAL_QUARTILE * np.sqrt(2)) if differences.size else 0.0
     level = 1.0 if pixels.dtype.kind in "iu" else np.finfo(np.float32).tiny
-    if contrast.max() < MIN_CONTRAST * max(level, noise):
+    if not MIN_CONTRAST * max(level, noise) <= contrast.max() < np.inf:  # nor is it NaN
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     regions = find_regions(contrast >= HALF * contrast.max())
     owner = regions.owners[np.searchsorted(regions.pixels, contrast.argmax())]

@@ -443,6 +443,22 @@ def test_a_box_without_contrast_has_no_mask():
     assert len(contrast_region(noise, Box(10, 5, 4, 3))[0]) == 0, "below 3 times the noise"
 
 
+@pytest.mark.parametrize("fault", [16383, 0, np.nan, np.inf, -9999.0])
+def test_bad_pixels_and_nodata_are_no_targets(tmp_path, fault):
+    """A pixel in the box, beside the target, and for nodata the border of the image too."""
+    image = 7000 + np.random.default_rng(0).normal(0, 20, (HEIGHT, WIDTH)).astype(np.float32)
+    image[TARGET] += 400
+    image = image.round().astype(np.uint16) if isinstance(fault, int) else image
+    image[5, 16] = fault
+    if not isinstance(fault, int):
+        image[:, :8] = fault
+    write_image(tmp_path / "images" / "clip" / "0.tiff", image)
+    (tmp_path / "boxes.csv").write_text(f"{CSV_HEADER}\nclip,0,9,4,9,5\n")
+    convert(tmp_path / "boxes.csv", tmp_path / "images", tmp_path / "new")
+    assert_marks_the_target(tmp_path / "new" / "masks" / "clip" / "0.png")
+    assert len(contrast_region(np.full((9, 9), np.nan, np.float32), Box(3, 3, 2, 2))[0]) == 0
+
+
 @pytest.mark.skipif(not REAL.is_dir(), reason="real data not present")
 def test_real_boxes_give_nearly_the_masks_of_the_dataset(tmp_path):
     source, name = REAL / "HALMSTAD-IR", "IR_BIRD_014"
