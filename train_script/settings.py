@@ -246,10 +246,15 @@ def merge_settings(config: str | None, options: dict[str, Any], saved: dict[str,
 
 
 def published_sizes(values: dict[str, Any]) -> dict[str, Any]:
-    """The sizes of a published preset: from the dataset's paper if the catalog has it, else the preset's."""
+    """The sizes of a published preset: from the dataset's paper if the catalog has it, else the preset's.
+
+    Datasets whose sizes differ get the preset's, too.
+    """
     preset, model = values["preset"], values["model"]
-    info = {key.lower(): row for key, row in CATALOG.items()}.get(Path(values["dataset"]).name.lower())
-    size = info.image_size if info and info.preset == preset else PRESETS[preset].size
+    published = {info.name.lower(): info.image_size for info in CATALOG.values() if info.preset == preset}
+    default = PRESETS[preset].size
+    sizes = {published.get(Path(name).name.lower(), default) for name in split_names(values["dataset"])}
+    size = sizes.pop() if len(sizes) == 1 else default
     if size is None:
         return {}
     options = {"image_size": size} if preset == model and "image_size" in model_options(model) else {}

@@ -224,6 +224,8 @@ def test_ranges_hold_in_files_too(tmp_path):
         ("datransnet_irstd_1k", {}, "IRSTD-1K", 512),
         ("datransnet_nudt_sirst", {}, "NUDT-SIRST", 256),
         ("datransnet", {"dataset": "mine"}, "mine", 256),
+        ("datransnet", {"dataset": "NUDT-SIRST+data/IRSTD-1K"}, "NUDT-SIRST+data/IRSTD-1K", 256),  # they differ
+        ("datransnet", {"dataset": "a/IRSTD-1K+b/irstd-1k"}, "a/IRSTD-1K+b/irstd-1k", 512),
         ("datransnet_irstd_1k", {"train_size": 96}, "IRSTD-1K", 96),
         (None, {"dataset": "IRSTD-1K"}, "IRSTD-1K", 128),  # the preset is not the published one
     ],
