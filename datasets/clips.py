@@ -106,6 +106,7 @@ class ClipDataset(Dataset):
         if not self.targets:
             name = self.dataset_name or "the dataset"
             raise InputError(f"no frame of the {len(self.sequences)} sequences of {name} has a mask")
+        self.donors = range(len(self.targets))  # items that augmentations may read beside the item itself
         self._cache = FrameCache(self.cache_bytes)
         self._scales: dict[int, GreyScale] = {}
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
@@ -131,10 +132,12 @@ class ClipDataset(Dataset):
         frames, mask = self._read_item(item, before, after)
         repeat = [occurrence] if occurrence else []
         random = np.random.default_rng([self.seed, int(self._epoch), item, *repeat])
+
+        def other() -> tuple[np.ndarray, np.ndarray]:
+            return self._read_item(self.donors[int(random.integers(len(self.donors)))], before, after)
+
         for step in self.augment:
-            frames, mask = step(
-                frames, mask, random, lambda: self._read_item(int(random.integers(len(self))), before, after)
-            )
+            frames, mask = step(frames, mask, random, other)
         frames = frames[before - self.target :][: self.num_frames]
         clip, mask = self.transform(frames, mask, random)
         names = {"dataset": self.dataset_name, "sequence": sequence.name, "frame": target.name}

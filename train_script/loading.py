@@ -21,12 +21,15 @@ EVAL_CACHE_BYTES = 64 * 2**20  # of each loading process: evaluation reads every
 def build_train_loader(
     settings: Settings, datasets: list[ClipDataset], device: torch.device
 ) -> tuple[DataLoader, EpochBatches]:
-    """Loader of this process's share of the training batches, and the sampler that sets its epoch and first step."""
+    """Loader of this process's share of the training batches, and the sampler that sets its epoch and first step.
+
+    Augmentations of the `datasets` are limited to the samples that `limit_train` leaves.
+    """
     mixed = MixedDataset(datasets)
-    indices = [
-        spread(range(start, start + len(dataset)), settings.limit_train)
-        for start, dataset in zip([0, *mixed.cumulative_sizes], datasets, strict=False)
-    ]
+    indices = []
+    for start, dataset in zip([0, *mixed.cumulative_sizes], datasets, strict=False):
+        dataset.donors = spread(range(len(dataset)), settings.limit_train)
+        indices.append([start + item for item in dataset.donors])
     counts = epoch_counts([len(items) for items in indices], settings.dataset_weights, settings.epoch_samples)
     batches = EpochBatches(indices, counts, settings.batch_size, settings.accumulate, settings.seed)
     pin = device.type == "cuda"

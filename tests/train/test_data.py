@@ -13,7 +13,13 @@ from istd.datasets.clips import CACHE_BYTES
 from istd.models import build_model
 from istd.train_script.batches import EpochBatches, MixedDataset, epoch_counts, number_repeats
 from istd.train_script.data import build_eval_datasets, build_train_dataset, open_datasets
-from istd.train_script.loading import EVAL_CACHE_BYTES, build_eval_loader, count_workers, stop_loading
+from istd.train_script.loading import (
+    EVAL_CACHE_BYTES,
+    build_eval_loader,
+    build_train_loader,
+    count_workers,
+    stop_loading,
+)
 from istd.train_script.run_record import describe_data
 from istd.train_script.settings import merge_settings
 from istd.utils.errors import InputError
@@ -120,6 +126,21 @@ def test_items_drawn_several_times_get_other_crops(tmp_path):
     assert torch.equal(clips[0], dataset[1].clip) and torch.equal(clips[0], clips[3]), "the first draw is as it was"
     assert torch.equal(clips[1], clips[4])
     assert not any(torch.equal(clips[a], clips[b]) for a, b in ((0, 1), (0, 2), (1, 2)))
+
+
+def test_augmentations_take_nothing_from_samples_beyond_the_limit(tmp_path, monkeypatch):
+    write_pairs(tmp_path / "images", tmp_path / "masks", [*"abcdefgh"])
+    options = {"train_size": 16, "batch_size": 1, "augment": ["copy_paste"], "augment_options": {"copy_paste.share": 1}}
+    settings = merge_settings(None, options | {"limit_train": 2})
+    network = SimpleNamespace(in_channels=1, num_frames=1, frame_stride=1, target_index=0)
+    dataset = build_train_dataset(settings, open_dataset(tmp_path).sequences, "blobs", network)
+    read, read_item = set(), dataset._read_item
+    monkeypatch.setattr(dataset, "_read_item", lambda item, *beside: read.add(item) or read_item(item, *beside))
+    loader, _ = build_train_loader(settings, [dataset], torch.device("cpu"))
+    for epoch in range(10):
+        dataset.set_epoch(epoch)
+        list(loader)
+    assert read == {0, 4}
 
 
 def test_samples_of_each_dataset_are_drawn_equally_often():
