@@ -25,7 +25,7 @@ Augmentation = Callable[[np.ndarray, np.ndarray, Generator, Callable[[], RawSamp
 
 PATCH_MARGIN = 3  # pixels around a target from which its background is taken
 HALO = 1  # pixels around a target that are pasted with it
-TRIES = 10  # at finding a place without a target
+TRIES = 10  # at finding a sample with a target, and a place without
 MAX_SPEED = 1.0  # of a pasted target along either side, px a frame
 
 
@@ -46,10 +46,15 @@ def copy_paste(
     """
     if random.random() >= share:
         return frames, mask
-    donor_frames, donor_mask = other()
-    count, labels = cv2.connectedComponents(donor_mask.astype(np.uint8), connectivity=8)
-    if count < 2:  # no target, only background
+    for _ in range(TRIES):
+        donor_frames, donor_mask = other()
+        if donor_mask.any():
+            break
+    else:
         return frames, mask
+    count, labels = cv2.connectedComponents(
+        donor_mask.astype(np.uint8), connectivity=8
+    )  # the background is one of them
     region = labels == random.integers(1, count)
     contrast, target = cut_target(to_float(donor_frames[len(donor_frames) // 2]), region)
     room = np.subtract(mask.shape, target.shape)

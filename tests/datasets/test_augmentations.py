@@ -48,6 +48,14 @@ def test_half_of_the_clips_by_default_and_none_without_a_target_or_room():
         assert result[0] is target_frames and result[1] is target_mask
 
 
+def test_samples_without_a_target_are_drawn_again():
+    frames, mask = scene(50, (12, 12))
+    samples = [scene(20, (16, 16))] * 9 + [scene(20, (16, 16), target=(8, 9), contrast=100)]
+    for seed in range(5):
+        left = iter(samples)
+        assert copy_paste(frames, mask, np.random.default_rng(seed), lambda left=left: next(left), 1.0)[1].sum() == 2
+
+
 def test_floats_are_clipped_to_white():
     frames, mask = scene(0, (20, 24))
     donor = scene(55, (16, 16), target=(8, 9), contrast=200)
