@@ -52,9 +52,7 @@ def copy_paste(
             break
     else:
         return frames, mask
-    count, labels = cv2.connectedComponents(
-        donor_mask.astype(np.uint8), connectivity=8
-    )  # the background is one of them
+    count, labels = cv2.connectedComponents(donor_mask.astype(np.uint8), connectivity=8)  # with the background
     region = labels == random.integers(1, count)
     contrast, target = cut_target(to_float(donor_frames[len(donor_frames) // 2]), region)
     room = np.subtract(mask.shape, target.shape)

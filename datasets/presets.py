@@ -97,13 +97,15 @@ def crop_train(
 
     The crop contains a target with probability `target_share` (where the frame has any), and otherwise lies anywhere.
     A share of `enlarge_share` of the crops is enlarged by 1..1.5: targets never shrink, so none is lost. Enlarging
-    blurs outlines, which costs IoU; with 0 every crop shows pixels of the image. Contrast is stretched around the
-    crop's mean, and nothing is clipped, so that no dark sky drowns. With `contrast`, frames become their local contrast
-    before they are cropped, as in evaluation; brightness is no part of it.
+    blurs outlines, which costs IoU; with 0 every crop shows pixels of the image. Images smaller than the crop are
+    continued by reflection. Contrast is stretched around the crop's mean, and nothing is clipped, so that no dark sky
+    drowns. With `contrast`, frames become their local contrast before they are cropped, as in evaluation; brightness is
+    no part of it.
     """
     clip = T.local_contrast(T.to_float(frames)) if contrast else frames
     scale = 1.0 if random.random() < 1 - enlarge_share else random.uniform(1, MAX_SCALE)
-    side = min(round(size / scale), *mask.shape)
+    side = round(size / scale)
+    clip, mask = T.pad_to(clip, side), T.pad_to(mask, side)
     around_target = random.random() < target_share
     top, left = T.crop_around(mask if around_target else None, mask.shape, side, TARGET_MARGIN, random)
     window = (slice(top, top + side), slice(left, left + side))

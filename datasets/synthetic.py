@@ -73,13 +73,8 @@ def main(argv: list[str] | None = None) -> None:
     add("sequences", "number of sequences", type=int, metavar="N")
     add("frames", "frames of each sequence", type=int, metavar="T")
     add("size", "height and width of the frames, px", type=int, nargs=2, metavar=("H", "W"))
-    add(
-        "snr",
-        "range of the targets' SNR (varied: of the lowest in a sequence), over which the sequences spread",
-        type=float,
-        nargs=2,
-        metavar=low_high,
-    )
+    snr = "range of the targets' SNR (varied: of the lowest in a sequence), over which the sequences spread"
+    add("snr", snr, type=float, nargs=2, metavar=low_high)
     add("speed", "range of the targets' speed, px per frame", type=float, nargs=2, metavar=low_high)
     add("targets", "fewest and most targets of a sequence", type=int, nargs=2, metavar=low_high)
     scenes = "mixed: cloud, sea and ground in turn; varied: scene, target sizes and sensor differ in every sequence"

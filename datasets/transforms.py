@@ -92,6 +92,15 @@ def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
     return mask[np.ix_(nearest_indices(mask.shape[0], height), nearest_indices(mask.shape[1], width))]
 
 
+def pad_to(frames: np.ndarray, side: int) -> np.ndarray:
+    """Continue frames or a mask [..., H, W] by reflection, equally at opposite edges, to at least `side` x `side`."""
+    lacking = [max(0, side - length) for length in frames.shape[-2:]]
+    if not any(lacking):
+        return frames
+    edges = [(total // 2, total - total // 2) for total in lacking]
+    return np.pad(frames, [(0, 0)] * (frames.ndim - 2) + edges, mode="reflect")
+
+
 def resize_crop(clip: np.ndarray, size: int) -> np.ndarray:
     """Plain bilinear resize of frames float32 [T, h, w] to [T, size, size], for enlarging (it does not antialias)."""
     return np.stack([cv2.resize(frame, (size, size), interpolation=cv2.INTER_LINEAR) for frame in clip])

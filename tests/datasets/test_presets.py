@@ -1,3 +1,4 @@
+import itertools
 from functools import partial
 
 import numpy as np
@@ -242,7 +243,7 @@ def test_crops_are_drawn_around_each_target_in_turn():
     assert 60 < sum(top > 50 for top in tops) < 140
 
 
-def test_fast_never_loses_a_small_target_and_enlarges_small_images():
+def test_fast_never_loses_a_small_target():
     frames, mask = np.zeros((1, 48, 40), np.uint8), np.zeros((48, 40), bool)
     mask[20, 20] = True
     transform = partial(crop_train, size=96, channels=3, target_share=1.0)
@@ -250,7 +251,22 @@ def test_fast_never_loses_a_small_target_and_enlarges_small_images():
     for _ in range(50):
         clip, got = transform(frames, mask, random)
         assert clip.shape == (1, 3, 96, 96)
-        assert got.sum() >= 4
+        assert got.any()
+
+
+def test_small_images_are_continued_by_reflection_and_keep_their_scale():
+    frames, mask = np.arange(12, dtype=np.float32).reshape(1, 3, 4) / 12, np.zeros((3, 4), bool)
+    mask[0, 1] = True
+    expected = np.pad(mask, [(1, 2), (1, 1)], mode="reflect")
+    assert np.argwhere(expected).tolist() == [[1, 0], [1, 2], [5, 0], [5, 2]], (
+        "by hand: rows 1 0 1 2 1 0, columns 1 0 1 2 3 2"
+    )
+    forms = [np.rot90(side, turns) for side in (expected, expected[:, ::-1]) for turns in range(4)]
+    for contrast, seed in itertools.product((False, True), range(20)):
+        random = np.random.default_rng(seed)
+        clip, got = crop_train(frames, mask, random, 6, 1, contrast=contrast, enlarge_share=0.0, target_share=1.0)
+        assert any(np.array_equal(got[0].numpy() > 0, form) for form in forms)
+        assert len(np.unique(clip.numpy())) == 12, "nothing is interpolated"
 
 
 def test_without_enlarging_crops_are_pixels_of_the_image():
