@@ -27,7 +27,7 @@ from istd.datasets.catalog import DatasetInfo
 from istd.datasets.coco_truth import coco_truth
 from istd.datasets.index import DATA_ROOT_HELP, SPLIT_FOLDER_HELP, DatasetIndex, open_dataset
 from istd.datasets.layouts import Frame, Sequence
-from istd.datasets.snr import SNR_GUARD, local_statistics
+from istd.datasets.snr import local_statistics, surrounding_pixels, target_guard
 from istd.datasets.synthetic import golden_share
 from istd.datasets.usable import MAX_TARGET_SHARE, Unusable, check_usable, odd_sizes, shared_frames
 from istd.utils.command_line import command_parser
@@ -40,7 +40,6 @@ from istd.utils.names import counted
 from istd.utils.ranks import cores_of_process
 
 MAX_EXAMPLES = 5  # printed for each kind of finding
-GUARD = 2  # pixels around every target that do not count as a target's surroundings
 PERCENTILES = (0, 5, 50, 95, 100)  # printed of the targets' statistics
 TILES = 24
 COLUMNS = 6
@@ -163,10 +162,10 @@ def measure_targets(grey: np.ndarray, mask: np.ndarray) -> list[TargetStatistics
     Its surroundings: see `local_statistics`, with a guard that covers the region, except all targets and 2 px
     around them. The peak is the pixel of the region that stands out most, bright or dark.
     """
-    free = cv2.dilate(mask.astype(np.uint8), np.ones((2 * GUARD + 1,) * 2, np.uint8)) == 0
+    free = surrounding_pixels(mask)
     targets = []
     for rows, columns in find_regions(np.ascontiguousarray(mask)).coordinates(mask.shape[1]):
-        guard = max(SNR_GUARD, max(int(np.ptp(places)) + 1 for places in (rows, columns)) // 2 + GUARD)
+        guard = target_guard(rows, columns)
         centre = round(float(rows.mean())), round(float(columns.mean()))
         local_mean, _ = local_statistics(grey, centre, guard, free)
         contrast = snr = None

@@ -2,8 +2,9 @@
 
 The copy keeps real motion and real backgrounds, but its targets are too dim for a single frame. For each sequence:
 
-    frame' = m + k (frame - m) + noise,   m: mean grey level of the sequence,   noise: N(0, 0.03), grey levels in 0..1
+    frame' = m' + k (frame - m) + noise,   m: mean grey level of the sequence,   noise: N(0, 0.03), grey levels in 0..1
 
+m' is m, but at least 0.09 from black and white, which would clip the noise.
 The target SNR s is spread evenly over --snr by the number of the sequence. With c and b the medians, over the targets
 of the sequence, of contrast (peak - local mean) and local standard deviation (`datasets.snr`), k is the factor for
 which k c / sqrt((k b)^2 + 0.03^2) = s. It is at most 1: targets that the clutter already hides, and targets darker than
@@ -30,7 +31,7 @@ from tqdm.contrib.concurrent import thread_map
 from istd.datasets.index import DATA_ROOT_HELP, open_dataset
 from istd.datasets.layouts import Sequence
 from istd.datasets.sensor import NOISE, draw_noise
-from istd.datasets.snr import local_statistics
+from istd.datasets.snr import local_statistics, surrounding_pixels, target_guard
 from istd.datasets.synthetic import PNG_OPTIONS, golden_share
 from istd.datasets.targets import TARGET_TABLE, TargetRow, write_targets
 from istd.utils.command_line import command_parser
@@ -44,22 +45,26 @@ from istd.utils.ranks import cores_of_process
 from istd.utils.tracking import link
 
 WHITE = 255
+ROOM = 3 * NOISE  # of the mean level to black and white, which would clip the noise
 MIN_DEVIATION = NOISE / 10  # used where clipping leaves the surroundings of a target constant
 
 
 class MeasuredTarget(NamedTuple):
     """A target in a frame: `centre` (x, y), `box` (x, y, width, height, area), `peak` (row, column) of its brightest
-    pixel, `contrast` (peak - local mean) and `clutter` (local standard deviation) in grey levels 0..1."""
+    pixel, `guard` of its surroundings, `contrast` (peak - local mean) and `clutter` (local standard deviation) in grey
+    levels 0..1, NaN where masks leave no surroundings."""
 
     centre: tuple[float, ...]
     box: tuple[int, ...]
     peak: tuple[int, ...]
+    guard: int
     contrast: float
     clutter: float
 
 
 def find_targets(grey: np.ndarray, mask: np.ndarray) -> list[MeasuredTarget]:
     """The 8-connected regions of `mask`, bool [H, W], measured in the frame `grey`, float [H, W] in 0..1."""
+    free = surrounding_pixels(mask)
     regions, width = find_regions(np.ascontiguousarray(mask)), mask.shape[1]
     boxes = np.column_stack([regions.boxes(width), regions.areas])
     centres = regions.centroids[:, ::-1]
@@ -67,8 +72,9 @@ def find_targets(grey: np.ndarray, mask: np.ndarray) -> list[MeasuredTarget]:
     for number, (rows, columns) in enumerate(regions.coordinates(width)):
         brightest = grey[rows, columns].argmax()
         peak = (int(rows[brightest]), int(columns[brightest]))
-        mean, deviation = local_statistics(grey, peak)
-        place = (tuple(centres[number].tolist()), tuple(boxes[number].tolist()), peak)
+        guard = target_guard(rows, columns)
+        mean, deviation = local_statistics(grey, peak, guard, free)
+        place = (tuple(centres[number].tolist()), tuple(boxes[number].tolist()), peak, guard)
         targets.append(MeasuredTarget(*place, float(grey[peak]) - mean, deviation))
     return targets
 
@@ -86,26 +92,28 @@ def dim_sequence(sequence: Sequence, number: int, snr: tuple[float, float], seed
     frames = [scale(image) for image in images]
     masks = [frame.read_mask(grey.shape) for frame, grey in zip(sequence.frames, frames, strict=True)]
     targets = [[] if mask is None else find_targets(grey, mask) for grey, mask in zip(frames, masks, strict=True)]
-    measured = [(target.contrast, target.clutter) for in_frame in targets for target in in_frame]
+    measured = [(target.contrast, target.clutter) for target in chain(*targets) if not math.isnan(target.contrast)]
     wanted = snr[0] + golden_share(number) * (snr[1] - snr[0])
     factor = contrast_factor(*np.median(measured, axis=0), wanted) if measured else 1.0
     mean = np.mean([grey.mean() for grey in frames])
+    level = np.clip(mean, ROOM, 1 - ROOM)
     random = np.random.default_rng([seed, number])
     for kind in ("images", "masks"):
         (output / kind / sequence.name).mkdir(parents=True)
     identities = link(enumerate(np.array([t.centre for t in in_frame]).reshape(-1, 2) for in_frame in targets))
     rows = []
     for frame, grey, mask, in_frame, labels in zip(sequence.frames, frames, masks, targets, identities, strict=True):
-        dimmed = np.clip(mean + factor * (grey - mean) + draw_noise(grey.shape, NOISE, random), 0, 1).astype(np.float32)
+        noisy = level + factor * (grey - mean) + draw_noise(grey.shape, NOISE, random)
+        dimmed = np.clip(noisy, 0, 1).astype(np.float32)
         stored = {"images": np.rint(dimmed * WHITE).astype(np.uint8)}
         if mask is not None:
             stored["masks"] = mask * np.uint8(WHITE)
         for kind, image in stored.items():
             (output / kind / sequence.name / f"{frame.name}.png").write_bytes(encode_png(image, PNG_OPTIONS))
         for label, target in zip((labels - 1).tolist(), in_frame, strict=True):
-            deviation = max(local_statistics(dimmed, target.peak)[1], MIN_DEVIATION)
+            _, deviation = local_statistics(dimmed, target.peak, target.guard, surrounding_pixels(mask))
             row = (sequence.name, frame.name, label, *target.centre, *target.box)
-            rows.append(TargetRow(*row, factor * target.contrast / deviation))
+            rows.append(TargetRow(*row, factor * target.contrast / max(deviation, MIN_DEVIATION)))
     return rows
 
 

@@ -6,10 +6,12 @@ The guard keeps light that optics spread beyond the mask out of the surroundings
 
 import math
 
+import cv2
 import numpy as np
 
 SNR_RADIUS = 10  # local mean and deviation are computed in a window of 21 x 21 pixels ...
 SNR_GUARD = 4  # ... without its inner 9 x 9 pixels, around the target
+MASK_MARGIN = 2  # pixels around every target that do not count as a target's surroundings
 
 
 def local_statistics(
@@ -29,3 +31,13 @@ def local_statistics(
     counted = rows[:, None] | columns
     around = frame[window][counted if free is None else counted & free[window]]
     return (float(around.mean()), float(around.std())) if around.size else (math.nan, math.nan)
+
+
+def surrounding_pixels(mask: np.ndarray) -> np.ndarray:
+    """Pixels, bool [H, W], that may count as surroundings: all but the targets of `mask` and 2 px around them."""
+    return cv2.dilate(mask.astype(np.uint8), np.ones((2 * MASK_MARGIN + 1,) * 2, np.uint8)) == 0
+
+
+def target_guard(rows: np.ndarray, columns: np.ndarray) -> int:
+    """The guard for a target of these pixels: the default, or what covers the target and 2 px around it."""
+    return max(SNR_GUARD, max(int(np.ptp(places)) + 1 for places in (rows, columns)) // 2 + MASK_MARGIN)

@@ -95,6 +95,27 @@ def test_the_targets_get_the_snr_asked_for(flat, tmp_path):
     assert np.mean(snr) == pytest.approx(2, rel=0.03) and np.std(snr) < 0.2
 
 
+def test_large_targets_get_the_snr_asked_for_in_dark_scenes_too(tmp_path):
+    """By hand, without clutter: contrast = 2 * 0.03. The mean level, 0.012 + a target of 0.8 in 13 % of the frame, is
+    raised where it lies below 3 * 0.03."""
+    for name, side in (("s", 3), ("t", 15)):
+        frame, mask = np.full((42, 42), 3, np.uint8), np.zeros((42, 42), np.uint8)
+        frame[14 : 14 + side, 14 : 14 + side], mask[14 : 14 + side, 14 : 14 + side] = 207, 1
+        for index in range(8):
+            write_image(tmp_path / "data" / "images" / name / f"{index}.png", frame)
+            write_image(tmp_path / "data" / "masks" / name / f"{index}.png", mask)
+    main(["--dataset", str(tmp_path / "data"), "--output", str(tmp_path / "dim"), "--snr", "2", "2"])
+    rows = read_targets(tmp_path / "dim")
+    for name, level in (("s", 0.09 - 0.06 * 9 / 42**2), ("t", 0.012 + (0.8 - 0.06) * 225 / 42**2)):
+        frames = np.stack([read_grey(path) for path in sorted((tmp_path / "dim" / "images" / name).iterdir())])
+        background = frames[:, :12]
+        assert background.mean() == pytest.approx(level, abs=0.001)
+        assert background.std() == pytest.approx(NOISE, rel=0.03)
+        assert np.mean([row.snr for row in rows if row.sequence == name]) == pytest.approx(2, rel=0.05)
+        target = frames[:, 14:17, 14:17].mean() - background.mean()
+        assert target / NOISE == pytest.approx(2, abs=0.4)  # 72 pixels: a standard error of 0.12
+
+
 def test_sequences_spread_over_the_range(flat, tmp_path):
     """Sequence 0 lies in the middle of the range, number 1 at (0.618 + 0.5) mod 1 = 0.118 of it."""
     main(["--dataset", str(flat), "--output", str(tmp_path / "dim"), "--snr", "1", "3"])
