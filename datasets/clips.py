@@ -185,7 +185,8 @@ class ClipDataset(Dataset):
 
     def _sample(self, number: int) -> Iterator[np.ndarray]:
         """Frames of a sequence from which its range is computed."""
-        return map(self._read_pixels, range_frames(self.sequences[number].frames))
+        sequence = self.sequences[number]
+        return map(self._read_pixels, range_frames(sequence.whole or sequence.frames))
 
 
 def range_lines(datasets: Iterable[ClipDataset]) -> list[str]:

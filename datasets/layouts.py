@@ -70,10 +70,14 @@ class Frame:
 
 @dataclass(frozen=True)
 class Sequence:
-    """Frames in temporal order. A single image is a sequence of one frame with the same name."""
+    """Frames in temporal order. A single image is a sequence of one frame with the same name.
+
+    `whole`: all frames of the sequence that this is a part of, from which its grey range is taken; () if it is no part.
+    """
 
     name: str
     frames: tuple[Frame, ...]
+    whole: tuple[Frame, ...] = ()
 
 
 @dataclass(frozen=True)

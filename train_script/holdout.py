@@ -42,16 +42,16 @@ def hold_out_frames(sequence: Sequence, num_frames: int) -> tuple[list[Sequence]
     """Split a single sequence into (parts that train, held-out part), the last HOLDOUT_SHARE that has a target.
 
     On either side of the held-out part, `num_frames` frames are left out, and clips never reach beyond their part, so
-    that training and validation share no frame.
+    that training and validation share no frame. Both keep the grey range of the whole sequence.
     """
     frames = sequence.frames
     count = max(1, round(HOLDOUT_SHARE * len(frames)))
     for stop in range(len(frames), count - 1, -count):
         start = stop - count
         parts = [frames[: max(0, start - num_frames)], frames[stop + num_frames :]]
-        train = [Sequence(sequence.name, part) for part in parts if any(frame.mask for frame in part)]
+        train = [Sequence(sequence.name, part, frames) for part in parts if any(frame.mask for frame in part)]
         if train and has_target(frames[start:stop]):
-            return train, [Sequence(sequence.name, frames[start:stop])]
+            return train, [Sequence(sequence.name, frames[start:stop], frames)]
     what = "a single image" if len(frames) == 1 else f"a single sequence of {len(frames)} frames"
     raise InputError(
         f"the training set is {what}, of which no part with a target can be held out for validation; train on all of "

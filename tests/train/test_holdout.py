@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from istd.datasets import Frame, Sequence
+from istd.datasets import ClipDataset, Frame, Sequence
 from istd.train_script import holdout
 from istd.train_script.data import split_sequences
 from istd.train_script.holdout import describe_holdout, hold_out
@@ -75,6 +75,19 @@ def test_a_single_sequence_is_divided_by_time_and_no_frame_is_seen_by_both_parts
     assert describe_holdout("sequences", "d", [sequence("s", *[0.01] * 30)], held_out) == (
         "frames 9 to 11 of the only training sequence of d"
     )
+
+
+def test_parts_of_a_raw_sequence_keep_its_range(monkeypatch):
+    monkeypatch.setattr(Frame, "read_image", lambda frame: np.full((2, 2), 7000 + 10 * int(frame.name), np.uint16))
+    monkeypatch.setattr(Frame, "read_mask", lambda frame, shape: np.zeros(shape, bool))
+    whole = sequence("s", *[0.01] * 30)
+
+    def grey_range(parts):
+        return ClipDataset(parts, 1, None).raw_ranges()["s"]
+
+    train, held_out = hold_out([whole], num_frames=6)
+    assert grey_range(train) == grey_range(held_out) == grey_range([whole])
+    assert grey_range([whole]).low < 7000 < 7280 < grey_range([whole]).high, "frames 0 to 28 of 30 are sampled"
 
 
 @pytest.mark.parametrize(
