@@ -1,7 +1,8 @@
 """Find the image files and videos that annotations name, and name the images of the new dataset."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -62,20 +63,28 @@ def make_plan(annotations: Annotations, images: Path, kind: str | None, stride: 
         raise InputError(f"{annotations.files[0]} names no image; give annotations that hold boxes")
     files = ImageFiles(images, annotations.images)
     matched: dict[Source, AnnotatedImage] = {}
-    missing = []
+    unfound = []
     for annotation in annotations.images:
         source = files.find(annotation)
         if source is None:
-            missing.append(_describe(annotation))
+            unfound.append(annotation)
         elif source in matched:
             names = f"{_describe(matched[source])} and {_describe(annotation)}"
             raise InputError(f"{names} both name {source.path}; rename one")
         else:
             matched[source] = annotation
+    missing = [_describe(annotation) for annotation in unfound]
     if not matched:
         annotated = f"the annotated images ({len(missing)}, the first {missing[0]})"
         raise InputError(f"--images {images} has none of {annotated}; give the folder that they lie in, or the video")
     empty = _unnamed_images(annotations, matched, files) if annotations.format.unnamed_is_empty else {}
+    unlabelled = {file_key(source.path.stem): source.path for source in empty if not source.path.stem.isdecimal()}
+    for annotation in unfound:
+        if path := unlabelled.get(file_key(_parts(annotation)[-1])):
+            text = f"{_describe(annotation)} is annotated, {path} is not, and they have the same name"
+            raise InputError(
+                f"{text}; put images and annotations into folders of the same names, or rename one of them"
+            )
     matched |= empty
     sequences = kind == "sequences" or (kind is None and _is_sequences(annotations, matched, files.root))
     names = _names(matched, files.root, sequences)
@@ -90,10 +99,10 @@ def make_plan(annotations: Annotations, images: Path, kind: str | None, stride: 
 
 
 class ImageFiles:
-    """The images and videos in a folder, found by the ends of their paths. `videos`: path -> number of frames.
+    """The images and videos in a folder, found by the ends of their paths.
 
-    Where the annotations are of a single sequence, its folder or video may have another name, unless the annotations
-    have the folder's name, too.
+    Where the annotations do not have the folder's name, images that lie in no further folder are also found by a file
+    name that they alone have, and if the annotations are of a single sequence, its folder or video may have any name.
     """
 
     def __init__(self, images: Path, annotated: list[AnnotatedImage]):
@@ -102,7 +111,8 @@ class ImageFiles:
         self.root = images if images.is_dir() else images.parent
         files = [images] if images.is_file() else visible_files(images)
         self.images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
-        self.videos = {path: count_frames(path) for path in files if path.suffix.lower() in VIDEO_SUFFIXES}
+        self.videos = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]
+        self.count_frames = lru_cache(maxsize=None)(count_frames)  # which reads the whole video
         if not self.images and not self.videos:
             raise InputError(f"--images {images} has neither images ({', '.join(IMAGE_SUFFIXES)}) nor videos")
         self._by_end: dict[tuple, Path | None] = {}  # None: several files
@@ -118,28 +128,32 @@ class ImageFiles:
                 _add(by_number, [end for end in path_ends((*folders, str(number))) if len(end) > 1], path)
         self._by_end = by_number | self._by_end
         paths = {_annotated_folders(annotation) for annotation in annotated}
-        is_single = len({_sequence_folders(folders) for folders in paths}) == 1
-        self._any_name = is_single and all(folders[-1:] != (file_key(name),) for folders in paths)
+        is_foreign = all(folders[-1:] != (file_key(name),) for folders in paths)
+        self._any_name = is_foreign and len({_sequence_folders(folders) for folders in paths}) == 1
+        stems = Counter(file_key(_parts(annotation)[-1]) for annotation in annotated if annotation.number is None)
+        unique = (stem for stem, count in stems.items() if count == 1 and not stem.isdecimal())
+        self._unique = set(unique) if is_foreign else set()
 
-    def sources(self) -> Iterator[Source]:
-        """All image files, then all frames of the videos."""
-        yield from map(Source, self.images)
-        for video, count in self.videos.items():
-            yield from (Source(video, number) for number in range(count))
+    def sources(self, places: Container[Path] | None = None) -> Iterator[Source]:
+        """All image files, then all frames of the videos; `places`: only those in these folders and videos."""
+        yield from (Source(path) for path in self.images if places is None or path.parent in places)
+        for video in self.videos:
+            if places is None or video in places:
+                yield from (Source(video, number) for number in range(self.count_frames(video)))
 
     def find(self, annotation: AnnotatedImage) -> Source | None:
         """The image of an annotation, or None; `InputError` where several files could be meant."""
         if annotation.number is not None:
             return self._find_frame(tuple(annotation.name.split("/")), annotation.number)
-        name = PurePosixPath(annotation.name)
-        parts = (name.with_suffix("") if name.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES) else name).parts
+        parts = _parts(annotation)
         if end := next((end for end in path_ends(parts) if end in self._by_end), None):
             path = self._by_end[end]
             is_sure = len(telling_parts(end)) >= min(SURE_COMPONENTS, len(telling_parts(parts)))
             if path is None and is_sure:
                 text = f"several files in {self.root} may be {annotation.name}"
                 raise InputError(f"{text}; give a folder further inside, or the files' names in the annotations")
-            if path and (is_sure or (self._any_name and not _folders(path, self.root))):
+            by_name = self._any_name or end[-1] in self._unique
+            if path and (is_sure or (by_name and not _folders(path, self.root))):
                 return Source(path)
         number = last_number(parts[-1])
         return self._find_frame(parts[:-1], number) if self.videos and number is not None else None
@@ -150,7 +164,7 @@ class ImageFiles:
             self._places[sequence] = self._find_folder(sequence) or self._find_video(sequence)
         place = self._places[sequence]
         if place in self.videos:
-            return Source(place, number) if number < self.videos[place] else None
+            return Source(place, number) if number < self.count_frames(place) else None
         frames = self._in_folder.get(place, [])
         return Source(frames[number]) if number < len(frames) else None
 
@@ -167,7 +181,7 @@ class ImageFiles:
         named = [video for video in self.videos if file_key(video.stem) == name]
         inside = [video for video in self.videos if file_key(video.resolve().parent.name) == name]
         infrared = [video for video in inside if video.stem.lower().startswith(("ir", "infrared"))]
-        candidates = named or infrared or inside or (list(self.videos) if self._any_name else [])
+        candidates = named or infrared or inside or (self.videos if self._any_name else [])
         if len(candidates) > 1 and (named or inside):
             text = f"{'/'.join(sequence)} may be {candidates[0]} or {candidates[1]}"
             raise InputError(f"{text}; give the right video as --images")
@@ -179,10 +193,10 @@ def _unnamed_images(
 ) -> dict[Source, AnnotatedImage]:
     """Images that no annotation names, without boxes: all images for YOLO labels, frames of its sequences for a csv."""
     parts = {_place(source): annotation.part for source, annotation in matched.items()}
-    unnamed = {}
-    for source in files.sources():
-        name, of_csv = source.path.relative_to(files.root).as_posix(), annotations.format is CSV
-        if source not in matched and (not of_csv or _place(source) in parts):
+    of_csv, unnamed = annotations.format is CSV, {}
+    for source in files.sources(parts if of_csv else None):
+        if source not in matched:
+            name = source.path.relative_to(files.root).as_posix()
             part = parts[_place(source)] if of_csv else annotations.part_of(source.path, files.root)
             unnamed[source] = AnnotatedImage(name, [], part)
     return unnamed
@@ -192,6 +206,12 @@ def _add(table: dict[tuple, Path | None], ends: list[tuple], path: Path) -> None
     """Enter a file into a table of ends, in which None marks the ends of several files."""
     for end in ends:
         table[end] = path if table.get(end, path) == path else None
+
+
+def _parts(annotation: AnnotatedImage) -> tuple[str, ...]:
+    """The path of an annotated image file, without its ending."""
+    name = PurePosixPath(annotation.name)
+    return (name.with_suffix("") if name.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES) else name).parts
 
 
 def _annotated_folders(annotation: AnnotatedImage) -> tuple[str, ...]:

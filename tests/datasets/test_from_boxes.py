@@ -170,6 +170,19 @@ def test_yolo_labels_beside_the_images_of_each_part(tmp_path):
         assert set((tmp_path / "new" / f"{part}.txt").read_text().split()) == expected
 
 
+def test_labels_in_other_folders_than_the_images_fit_by_unique_names(tmp_path):
+    images = write_frames(tmp_path / "images", "a", "b", "c")
+    for name in ("a", "batch/b"):
+        (tmp_path / "labels" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "labels" / f"{name}.txt").write_text(YOLO_BOX)
+    boxes = boxes_by_name(convert(tmp_path / "labels", images, tmp_path / "new"))
+    assert boxes == {"images/a.png": [BOX], "images/b.png": [BOX], "images/c.png": []}
+    (tmp_path / "labels" / "other").mkdir()
+    (tmp_path / "labels" / "other" / "b.txt").write_text(YOLO_BOX)
+    with pytest.raises(InputError, match=r"batch/b is annotated, .*images/b\.png is not, and they have the same name"):
+        convert(tmp_path / "labels", images, tmp_path / "newer")
+
+
 def test_lists_name_images_by_all_of_their_path(tmp_path):
     """Two sequences with the same frame numbers, the second with a frame without a label, and a third in no list."""
     root = tmp_path / "set"
