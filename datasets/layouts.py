@@ -3,6 +3,7 @@
 import os
 import re
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -174,10 +175,15 @@ def _paired(root: Path, images: Path, masks: Path) -> Layout:
     places = images.relative_to(root), masks.relative_to(root)
     folders, count = _subfolders(images), _count_images(images)
     inside, beside = sum(map(_count_images, folders)), _count_images(images, UNSTACKED_SUFFIXES)
-    pages = {name: stack_pages(path) or [path] for name, path in image_files(images, STACK_SUFFIXES).items()}
+    files = image_files(images, STACK_SUFFIXES)
+    with ThreadPoolExecutor() as pool:  # a network disk takes its time for every file
+        pages = {
+            name: found or [files[name]]
+            for name, found in zip(files, pool.map(stack_pages, files.values()), strict=True)
+        }
     counts = [len(paths) for paths in pages.values()]
     single = counts.count(1)
-    if sum(counts) - single > single + beside:
+    if sum(counts) - single > max(single + beside, inside):
         sequences, orphans = _match_stacks(pages, masks)
         name = f"{places[0]}/SEQUENCE.tif or .npy + {places[1]}/SEQUENCE, a page a frame"
         without = _without((beside, "image", "beside the stacks"), (inside, "image", "in folders"))

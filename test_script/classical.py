@@ -11,6 +11,8 @@ Examples:
 """
 
 import argparse
+import json
+from dataclasses import replace
 from pathlib import Path
 
 from tqdm.contrib.concurrent import thread_map
@@ -28,6 +30,7 @@ from istd.utils.files import write_json
 from istd.utils.folder_lock import locked_folder
 from istd.utils.grey_levels import SEQUENCE, GreyScale, RangeRule, range_frames, range_value
 from istd.utils.images import read_pixels
+from istd.utils.names import counted
 from istd.utils.ranks import cores_of_process
 
 
@@ -43,20 +46,25 @@ def main(argv: list[str] | None = None) -> None:
     scales = {sequence.name: grey_scale(sequence, rule) for sequence in sequences}
     output = args.output_dir or Path("predict") / index.info.name / args.method
     run = {"method": args.method, "dataset": index.info.name, "root": str(index.root), "range": range_value(rule)}
-    run["data"] = fingerprint(sequences, contents=True)
 
     def map_file(frame: FrameRef) -> Path:
         return frame_file(output, frame.sequence, frame.name, ".npy")
 
     with locked_folder(output):
-        state = check_run(output, run, resume=True)
-        if state == "none" and any(output.rglob("*.npy")):
+        known = {}
+        if check_run(output, run, resume=True) != "none":
+            known = json.loads((output / RUN).read_text(encoding="utf-8")).get("images", {})
+        elif any(output.rglob("*.npy")):
             raise InputError(f"{output} holds maps, but no {RUN}; choose another --output_dir")
-        if state == "other data":
-            print(f"the last run in {output} was of other images or masks, or of an earlier version: computing anew")
-            for frame in dataset_frames(index, sequences).frames:  # all of the split, whatever --list chooses
-                map_file(frame).unlink(missing_ok=True)
-        write_json(output / RUN, run)
+        now = {sequence.name: _images_fingerprint(sequence) for sequence in sequences}
+        changed = [sequence for sequence in sequences if known.get(sequence.name) != now[sequence.name]]
+        # all maps of these sequences, whatever --list chooses
+        old = [path for frame in dataset_frames(index, changed).frames if (path := map_file(frame)).exists()]
+        if old:
+            print(f"{counted(len(old), 'map')} in {output}: of other images, or of an earlier version; computed anew")
+        for path in old:
+            path.unlink()
+        write_json(output / RUN, run | {"images": known | now})
 
         def write(frame: FrameRef) -> None:
             if not (path := map_file(frame)).exists():
@@ -66,6 +74,11 @@ def main(argv: list[str] | None = None) -> None:
         workers = cores_of_process()
         thread_map(write, frame_set.frames, max_workers=workers, desc=args.method, unit="image", disable=None)
     print(f"{len(frame_set.frames)} maps in {output}; measure them with --normalize of test_script.evaluate")
+
+
+def _images_fingerprint(sequence: Sequence) -> str:
+    """The `fingerprint` of the images of a sequence, without its masks, which no detector reads."""
+    return fingerprint([replace(sequence, frames=tuple(replace(frame, mask=None) for frame in sequence.frames))], True)
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

@@ -175,6 +175,13 @@ def test_of_images_beside_stacks_or_folders_the_more_numerous_are_read_and_the_o
     index = open_dataset(tmp_path)
     assert index.info.kind == "images" and len(index.sequences) == 12
     assert index.layout.endswith("(without 8 pages after the first of a stack and 1 image in folders)")
+    for number in range(9):
+        (tmp_path / "images" / f"{number}.png").unlink()
+    for number in range(10):  # with d.png: 11 images in a folder
+        write_image(tmp_path / "images" / "more" / f"{number}.png", GREY)
+    index = open_dataset(tmp_path)
+    assert [(sequence.name, len(sequence.frames)) for sequence in index.sequences] == [("more", 11)]
+    assert index.layout.endswith("(without 3 images beside the folders of the sequences)")
 
 
 @pytest.mark.parametrize("content", [np.zeros(5), np.zeros((2, 3, 4, 5)), np.array([None])])

@@ -116,10 +116,14 @@ def test_the_command_writes_a_map_for_each_frame(tmp_path, capsys):
     write_image(tmp_path / "set" / "images" / "b" / "0.png", changed)
     (tmp_path / "last.list").write_text("b/1\n")
     main(["--method", "tophat", *options, "--list", str(tmp_path / "last.list")])
-    assert "computing anew" in capsys.readouterr().out
+    assert "2 maps in" in capsys.readouterr().out.splitlines()[-2]
     assert [path.name for path in (tmp_path / "maps" / "b").iterdir()] == ["1.npy"]
+    np.save(tmp_path / "maps" / "b" / "1.npy", np.zeros(3))
+    main(["--method", "tophat", *options, "--split", "train"])
+    write_image(tmp_path / "set" / "masks" / "b" / "1.png", np.zeros_like(changed))
     main(["--method", "tophat", *options])
-    assert "computing anew" not in capsys.readouterr().out
+    assert "computed anew" not in capsys.readouterr().out
+    assert np.load(tmp_path / "maps" / "b" / "1.npy").shape == (3,), "neither masks nor other splits change a map"
     assert np.array_equal(np.load(tmp_path / "maps" / "b" / "0.npy"), top_hat(to_unit(changed)))
     with pytest.raises(InputError, match="holds a run with method 'tophat', now 'mpcm'"):
         main(["--method", "mpcm", *options])
