@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -17,7 +18,7 @@ from istd.utils.errors import InputError
 from istd.utils.grey_levels import SEQUENCE, GreyScale, range_frames, to_unit
 from istd.utils.image_stacks import STACK_SUFFIXES, StackPage, stack_pages
 from istd.utils.images import IMAGE_SUFFIXES, decode_pixels, image_files, numeric_key, one_channel, read_pixels
-from istd.utils.names import folder_name, printable
+from istd.utils.names import counted, folder_name, printable
 from istd.utils.video import END_FRAMES, END_TOLERANCE, VIDEO_SUFFIXES, read_frames, sample_frames, video_facts
 
 EXPECTED = (
@@ -61,14 +62,15 @@ def find_sources(path: str | Path, folder_of: str | None = None) -> list[Source]
         return [camera_source(address)]
     if path.is_dir():
         inner = sorted((entry for entry in path.iterdir() if entry.is_dir()), key=lambda p: numeric_key(p.name))
-        folders = [path.resolve()] if image_files(path) or not inner else inner
+        here = image_files(path) or image_files(path, (".npy",))
+        folders = [path.resolve()] if here or not inner else inner
         sources = [source for folder in folders for source in folder_sources(folder, folder_of)]
         if not sources:
             raise InputError(f"folder {path} holds no images ({images}), nor do the folders in it; give {EXPECTED}")
-        names = [source.name for source in sources]
-        if repeated := [name for name in names if names.count(name) > 1]:
+        name, count = Counter(source.name for source in sources).most_common(1)[0]
+        if count > 1:
             raise InputError(
-                f"{path} holds two sequences named {repeated[0]}; rename one of them, or give a folder with only one"
+                f"{path} holds {count} sequences named {name}; rename them, or give a folder with only one of them"
             )
         return sources
     if not path.exists():
@@ -88,6 +90,8 @@ def folder_sources(folder: Path, folder_of: str | None) -> list[Source]:
     if all(pages.values()):  # beside single images, a .npy file is something else, such as a score map
         pages = {path: readable_pages(path) for path in image_files(folder, STACK_SUFFIXES).values()}
     images = [path for path, found in pages.items() if not found]
+    if images and (arrays := image_files(folder, (".npy",))):
+        print(f"{counted(len(arrays), '.npy file')} beside the images of {folder.name} not read")
     sources = [image_folder(folder.name, images, folder_of)] if images else []
     return sources + [folder_source(path.stem, found) for path, found in pages.items() if found]
 

@@ -210,7 +210,7 @@ def test_stacks_and_16_bit_videos_are_sources_of_frames(tmp_path):
 
 
 @pytest.mark.parametrize("ending", [".tif", ".npy"])
-def test_every_stack_of_a_folder_is_a_sequence(tmp_path, ending):
+def test_every_stack_of_a_folder_is_a_sequence(tmp_path, capsys, ending):
     """Stacks alone, beside single images, and in a folder of folders; names that would be the same are refused."""
     for name, frames in (("b10", RAW[2:]), ("b9", RAW[:2])):
         write_stack(tmp_path / "all" / "s" / f"{name}{ending}", frames)
@@ -220,14 +220,17 @@ def test_every_stack_of_a_folder_is_a_sequence(tmp_path, ending):
         frames = [frame for source in sources for _, frame in source.frames(pytest.fail)]
         ranges = [sequence_range(RAW[:2])] * 2 + [sequence_range(RAW[2:])] * 3
         np.testing.assert_array_equal(frames, [to_unit(*pair) for pair in zip(RAW, ranges, strict=True)])
+    (tmp_path / "all" / "s" / "notes").mkdir()
+    assert [source.name for source in find_sources(tmp_path / "all" / "s")] == ["b9", "b10"]
     write_stack(tmp_path / "all" / "t" / f"b9{ending}", RAW)
-    with pytest.raises(InputError, match="two sequences named b9"):
+    with pytest.raises(InputError, match="2 sequences named b9"):
         find_sources(tmp_path / "all")
     (tmp_path / "all" / "s" / "1.tif").write_bytes(b"no image")
     cv2.imwrite(str(tmp_path / "all" / "s" / "2.png"), RAW[0])
     images, *stacks = find_sources(tmp_path / "all" / "s", "frames")
     assert images[:3] == ("s", "folder", 2)
     assert [source.name for source in stacks] == (["b9", "b10"] if ending == ".tif" else [])
+    assert ("2 .npy files beside the images of s not read" in capsys.readouterr().out) == (ending == ".npy")
 
 
 def test_an_8_bit_video_stays_as_it_is(tmp_path):
