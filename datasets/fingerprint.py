@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 from istd.datasets.layouts import Sequence
@@ -9,7 +10,7 @@ from istd.utils.errors import InputError
 from istd.utils.image_stacks import StackPage
 
 DIGITS = 8  # of `image_digests`; two sets of 1000 images share a digest by chance with a probability of 0.0002
-MAX_BYTES = 2**18  # a larger file counts by its size and this many bytes of its beginning and of its end
+END_BYTES = 2**18  # of the beginning and of the end of an image; `image_digests` do not see what lies between
 
 
 def fingerprint(sequences: Iterable[Sequence], contents: bool = False, tables: Iterable[Path] = ()) -> str:
@@ -19,13 +20,18 @@ def fingerprint(sequences: Iterable[Sequence], contents: bool = False, tables: I
     of the files count, too, so that a mask changed at equal size is noticed. `tables`: files that count if they exist.
     """
     digest = hashlib.sha256()
+
+    @cache  # a stack is the file of many frames
+    def state(file: Path) -> tuple[int | str, ...]:
+        return file_state(file, contents)
+
     for sequence in sequences:
         for frame in sequence.frames:
-            files = [file_state(path, contents) for path in (frame.image, frame.mask) if path is not None]
+            files = [state(Path(path)) for path in (frame.image, frame.mask) if path is not None]
             digest.update(repr((sequence.name, frame.name, files)).encode(errors="surrogateescape"))
     for path in tables:
         if path.is_file():
-            digest.update(repr((path.name, file_state(path, contents))).encode(errors="surrogateescape"))
+            digest.update(repr((path.name, state(path))).encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 
@@ -40,23 +46,24 @@ def image_digests(sequences: Iterable[Sequence]) -> list[str]:
 
 
 def _digest(image: Path | StackPage) -> str:
-    state = file_state(image, contents=True)
+    state = file_state(image, contents=True, ends_only=True)
     if isinstance(image, StackPage):
         state += (image.page,)
     return hashlib.sha256(repr(state).encode()).hexdigest()[:DIGITS]
 
 
-def file_state(path: Path, contents: bool) -> tuple[int | str, ...]:
-    """The size of a file in bytes, and with `contents` a hash of its contents; see `MAX_BYTES`."""
+def file_state(path: Path | StackPage, contents: bool, ends_only: bool = False) -> tuple[int | str, ...]:
+    """The size of a file in bytes, and with `contents` its SHA-256; `ends_only`: that of its ends (`END_BYTES`)."""
     try:
         size = path.stat().st_size
         if not contents:
             return (size,)
         with open(path, "rb") as file:
-            digest = hashlib.sha256(file.read(MAX_BYTES))
-            if size > MAX_BYTES:
-                file.seek(max(MAX_BYTES, size - MAX_BYTES))
-                digest.update(file.read())
+            digest = hashlib.sha256(file.read(END_BYTES))
+            if ends_only:
+                file.seek(max(END_BYTES, size - END_BYTES))
+            while chunk := file.read(END_BYTES):
+                digest.update(chunk)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}; check the dataset's folder") from error
     return (size, digest.hexdigest())

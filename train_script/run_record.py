@@ -42,15 +42,23 @@ def data_digest(record: list[dict[str, Any]]) -> str:
 
 
 def differences(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> list[str]:
-    """What differs between two records: a text for each part in both records; the places of the images do not count."""
+    """What differs between two records: a text for each part in both records; the places of the images do not count.
+
+    Their digests count, if both records have them.
+    """
     if len(before) != len(now):
         return [f"{counted(len(before), 'dataset')} then, {len(now)} now"]
+
+    def changed(old: dict[str, Any], new: dict[str, Any], part: str) -> bool:
+        digests = [data["images"][part] for data in (old, new) if part in data.get("images", {})]
+        return old[part] != new[part] or len(set(digests)) > 1
+
     return [
         f"{title} of {new['name']} ({old[part]['frames']} then, {new[part]['frames']} now"
         + (", others)" if old[part]["frames"] == new[part]["frames"] else ")")
         for old, new in zip(before, now, strict=True)
         for part, title in PARTS.items()
-        if part in old and part in new and old[part] != new[part]
+        if part in old and part in new and changed(old, new, part)
     ]
 
 

@@ -3,14 +3,17 @@
 import hashlib
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 
+from istd.datasets import fingerprint as module
 from istd.datasets import open_dataset
-from istd.datasets.fingerprint import MAX_BYTES, file_state, fingerprint, image_digests
+from istd.datasets.fingerprint import END_BYTES, file_state, fingerprint, image_digests
 from istd.datasets.layouts import Frame, Sequence
 from istd.datasets.usable import trained_on_line
-from istd.train_script.run_record import describe_data
+from istd.train_script.run_record import describe_data, differences
+from istd.utils.image_stacks import stack_pages
 from tests.reference.datasets_folders import write_lists, write_pairs
 
 
@@ -42,15 +45,30 @@ def test_a_copy_is_the_same_data_and_changed_lists_or_masks_are_not(tmp_path):
     assert tables[0] != tables[1] == fingerprint([])
 
 
-def test_large_files_count_by_both_ends(tmp_path):
-    file, content = tmp_path / "a.tif", bytearray(2 * MAX_BYTES + 10)
+def test_large_files_count_as_a_whole_and_in_digests_by_both_ends(tmp_path):
+    """Checkpoints hold such digests, so they may not change."""
+    file, content = tmp_path / "a.tif", bytearray(2 * END_BYTES + 10)
     file.write_bytes(content)
-    before = file_state(file, contents=True)
-    for place, changes in ((0, True), (MAX_BYTES - 1, True), (MAX_BYTES + 5, False), (-1, True)):
+    before = file_state(file, contents=True), file_state(file, contents=True, ends_only=True)
+    assert before[0] == (len(content), hashlib.sha256(content).hexdigest())
+    assert before[1] == (len(content), hashlib.sha256(content[: 2 * END_BYTES]).hexdigest())
+    for place, changes in ((0, True), (END_BYTES - 1, True), (END_BYTES + 5, False), (-1, True)):
         content[place] = 1
         file.write_bytes(content)
-        assert (file_state(file, contents=True) != before) == changes
+        assert file_state(file, contents=True) != before[0]
+        assert (file_state(file, contents=True, ends_only=True) != before[1]) == changes
         content[place] = 0
+
+
+def test_a_stack_is_read_once_and_a_mask_changed_in_its_middle_is_noticed(tmp_path, monkeypatch):
+    file, masks, read = tmp_path / "masks.npy", np.zeros((40, 128, 128), np.uint8), []
+    np.save(file, masks)
+    frames = tuple(Frame(page.stem, page, page) for page in stack_pages(file))
+    before = fingerprint([Sequence("a", frames)], contents=True)
+    masks[20, 5, 5] = 1
+    np.save(file, masks)
+    monkeypatch.setattr(module, "file_state", lambda path, contents: read.append(path) or file_state(path, contents))
+    assert fingerprint([Sequence("a", frames)], contents=True) != before and read == [file]
 
 
 def test_later_pages_of_the_stack_of_the_training_are_new_to_the_weights(tmp_path):
@@ -71,3 +89,21 @@ def test_the_digest_of_an_image_is_that_of_its_size_and_contents(tmp_path):
     state = repr((6, hashlib.sha256(b"pixels").hexdigest()))
     (digest,) = image_digests([Sequence("a", (Frame("a", image, image),))])
     assert digest == hashlib.sha256(state.encode()).hexdigest()[:8]
+
+
+def test_changed_images_of_equal_size_are_other_data(tmp_path):
+    """Both of the training and the held-out images; a record of an earlier version has no digests."""
+    image, mask = tmp_path / "a.bmp", tmp_path / "mask.bmp"
+    sequence = Sequence("a", (Frame("a", image, mask),))
+    mask.write_bytes(b"mask")
+    index, records = SimpleNamespace(info=SimpleNamespace(name="X"), split_source="", left_out=()), []
+    for content in (b"old", b"new"):
+        image.write_bytes(content)
+        records.append(describe_data([index], {"X": {"train": [sequence], "val": [sequence]}}))
+    before, now = records
+    assert differences(before, before) == []
+    assert differences(before, now) == [
+        f"{kind} images of X (1 then, 1 now, others)" for kind in ("training", "held-out")
+    ]
+    del before[0]["images"]
+    assert differences(before, now) == []
