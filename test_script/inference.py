@@ -30,9 +30,11 @@ import torch
 from istd.datasets import DatasetIndex, open_datasets
 from istd.datasets.catalog import DatasetInfo
 from istd.datasets.clips import data_lines
+from istd.datasets.coco_truth import BOXES_FILE
 from istd.datasets.fingerprint import fingerprint
 from istd.datasets.targets import TARGET_TABLE
 from istd.datasets.usable import trained_on_line, usable_index
+from istd.models.external import ExternalNetwork
 from istd.test_script.measurement import Job, measure_set
 from istd.test_script.network_maps import network_maps
 from istd.test_script.options import (
@@ -94,6 +96,10 @@ def prepare_jobs(indices: list[DatasetIndex], args: argparse.Namespace, device: 
     ]
     predictor = Predictor(model, frame_preparation(sets[0].transform), device, **predictor_options(args))
     checksum = hashlib.sha256(Path(args.model_path).read_bytes()).hexdigest()
+    code = {}
+    if isinstance(model, ExternalNetwork):
+        code = {"code_sha256": model.code["sha256"], "interface": model.code["interface"]}
+        code |= {"model_options": model.options}
     default_workers = GPU_WORKERS if device.type == "cuda" else 0
     workers = default_workers if args.num_workers is None else args.num_workers
     jobs = []
@@ -103,12 +109,14 @@ def prepare_jobs(indices: list[DatasetIndex], args: argparse.Namespace, device: 
                 f"--min_track {args.min_track}: {index.info.name} has single images; give a dataset of sequences"
             )
         protocols = choose_protocols(args.protocol, index.info)
+        tables = [index.root / name for name in (TARGET_TABLE, BOXES_FILE)]
         facts = {
             "dataset": index.info.name,
             "split": args.split,
             "model": model.name,
             "checkpoint": str(args.model_path),
             "model_sha256": checksum,
+            **code,
             **{name: getattr(args, name) for name in ("image_size", "flip", "tile", "compile", *TRACK_OPTIONS)},
             "amp": amp_name(predictor.amp),
             "scales": list(predictor.scales),
@@ -118,7 +126,7 @@ def prepare_jobs(indices: list[DatasetIndex], args: argparse.Namespace, device: 
             "split_source": index.split_source,
             "left_out": list(index.left_out),
             "frames": len(dataset),
-            "data": fingerprint(dataset.sequences, contents=True, tables=[index.root / TARGET_TABLE]),
+            "data": fingerprint(dataset.sequences, contents=True, tables=tables),
             "protocols": [protocol.name for protocol in protocols],
         }
         scales = {protocol.scale for protocol in protocols}

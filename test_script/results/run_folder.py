@@ -52,7 +52,7 @@ def start_run(output: Path, facts: dict[str, Any], resume: bool) -> dict[str, An
         if strange := [name for name in RESULTS if (output / name).exists()]:
             raise InputError(f"{output} holds {', '.join(strange)}, but no {RUN}; choose another --output_dir")
     elif state == "other data":
-        print(f"the results in {output} are of other images or masks, or of an earlier version: measuring again")
+        print(f"the results in {output} are of other images, masks or boxes, or of an earlier version: measuring again")
     if state != "same" or not resume:
         remove_results(output, RESULTS)
     record = provenance() | {"date": datetime.now().astimezone().isoformat(timespec="seconds")}
