@@ -21,19 +21,32 @@ def background_calls() -> Iterator[Callable[..., None]]:
     """Yield `submit(function, *arguments)`, which runs calls in order on one background thread.
 
     The network runs on while results are measured and written. `submit` waits while `QUEUE_LENGTH` calls are pending;
-    leaving the block waits for all of them. The first error of a call is raised by a later `submit` or at the end.
+    leaving the block waits for all of them. The first error of a call is raised by a later `submit` or at the end; the
+    calls after it are not run, since they may rely on its work.
     """
     pending: deque[Future] = deque()
+    failed = False
+
+    def call(function: Callable, *arguments: object) -> None:
+        nonlocal failed
+        if failed:
+            return
+        try:
+            function(*arguments)
+        except BaseException:
+            failed = True
+            raise
+
     with ThreadPoolExecutor(1) as worker:
 
         def submit(function: Callable, *arguments: object) -> None:
             while pending and (pending[0].done() or len(pending) >= QUEUE_LENGTH):
                 pending.popleft().result()
-            pending.append(worker.submit(function, *arguments))
+            pending.append(worker.submit(call, function, *arguments))
 
         yield submit
-        for call in pending:
-            call.result()
+        for future in pending:
+            future.result()
 
 
 def write_png(path: Path, image: np.ndarray) -> None:

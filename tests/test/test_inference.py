@@ -13,7 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from istd.datasets import open_dataset, open_datasets
 from istd.datasets.catalog import CATALOG
+from istd.datasets.coco_truth import coco_truth
 from istd.models import Network, build_model
 from istd.test_script import evaluate, inference, measurement
 from istd.test_script.network_maps import loader_batches
@@ -26,6 +28,7 @@ from istd.test_script.results.set_results import halves_by_snr, print_metrics
 from istd.test_script.results.shards import split_work
 from istd.utils.checkpoint import save_checkpoint
 from istd.utils.errors import InputError
+from istd.utils.files import write_json
 from istd.utils.folder_lock import locked_folder
 from istd.utils.images import read_grey
 from istd.utils.metrics import PROTOCOLS, MetricAccumulator, build_metric
@@ -237,12 +240,41 @@ def test_a_run_holds_its_folder_and_is_bound_to_its_images(checkpoint, sequences
     inference.main([*command, "--resume"])
     saved = json.loads((output / "metrics.json").read_text())
     assert saved["protocols"]["standard"]["targets"] == 0 and saved["frames"] == 6
-    assert "of other images or masks" in capsys.readouterr().out
+    assert "of other images, masks or boxes" in capsys.readouterr().out
     (root / "train.txt").write_text("b\n")
     (root / "val.txt").write_text("a\nc\n")  # as many, but others
     inference.main([*command, "--resume"])
     assert {row["sequence"] for row in table(output / "per_sequence.csv")} == {"a", "c"}
     assert not (output / "masks" / "b").exists()
+
+
+def test_code_options_interface_and_boxes_determine_the_results(sequences, tmp_path):
+    """Of a network from code, the checkpoint may hold the weights alone."""
+    for name, sign in (("net", ""), ("other", "-")):
+        (tmp_path / f"{name}.py").write_text(
+            "from torch import nn\n\nclass Net(nn.Conv2d):\n    def __init__(self, gain=1):\n"
+            f"        super().__init__(1, 1, 1)\n\n    def forward(self, x):\n        return {sign}super().forward(x)\n"
+        )
+    torch.save(nn.Conv2d(1, 1, 1).state_dict(), tmp_path / "net.pth")
+    root = tmp_path / "TINY"
+    shutil.copytree(sequences, root)
+
+    def facts(file="net", *more):
+        words = arguments(tmp_path / "net.pth", root, tmp_path, "--model", f"{tmp_path / file}.py:Net", *more)
+        args = inference.parse_arguments(words)
+        (job,) = inference.prepare_jobs(open_datasets(args.dataset, None, None), args, torch.device("cpu"))
+        return job.facts
+
+    before = facts()
+    assert facts() == before
+    changed = {
+        "code_sha256": facts("other"),
+        "model_options": facts("net", "--model_options", "gain=2"),
+        "interface": facts("net", "--interface", "size_multiple=8"),
+    }
+    write_json(root / "boxes.json", coco_truth(open_dataset(root)))
+    for name, after in (changed | {"data": facts()}).items():
+        assert {key for key in before if before[key] != after[key]} == {name}
 
 
 def test_maps_that_are_not_finite_are_an_error(checkpoint, sequences, tmp_path, monkeypatch):
@@ -425,8 +457,12 @@ def test_background_calls_keep_their_order_wait_and_raise():
     def fail():
         raise InputError("disk full")
 
+    gate.clear()
     with pytest.raises(InputError, match="disk"), background_calls() as submit:
-        submit(fail)
+        for function, *values in ((gate.wait,), (fail,), (seen.append, "after the error")):
+            submit(function, *values)
+        gate.set()
+    assert len(seen) == 100
     with pytest.raises(InputError, match="disk"), background_calls() as submit:
         while True:  # a later call raises it
             submit(fail)
