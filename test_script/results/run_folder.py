@@ -61,12 +61,15 @@ def start_run(output: Path, facts: dict[str, Any], resume: bool) -> dict[str, An
 
 
 def remove_results(output: Path, names: Iterable[str]) -> None:
-    """Remove the files and folders with these names from `output`."""
-    for path in map(output.joinpath, names):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+    """Remove the files and folders with these names from `output`; raises `InputError` where that fails."""
+    try:
+        for path in map(output.joinpath, names):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot remove {error.filename}: {error.strerror}; choose another --output_dir") from error
 
 
 def check_run(output: Path, facts: dict[str, Any], resume: bool) -> str:

@@ -1,7 +1,10 @@
 """The output folder of a run: bound to its network and its data, held by one command, and without leftovers."""
 
+import errno
 import json
+import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -94,6 +97,25 @@ def test_a_rerun_leaves_nothing_of_the_old_one_and_all_that_is_not_of_a_run(tmp_
     (tmp_path / "masks").mkdir()
     with pytest.raises(InputError, match=r"holds masks, but no run\.json"):
         start_run(tmp_path, FACTS, resume=False)
+
+
+def test_what_cannot_be_removed_is_named_and_a_link_is_removed_alone(tmp_path, monkeypatch):
+    start_run(tmp_path / "run", FACTS, resume=False)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "a.png").touch()
+    (tmp_path / "run" / "masks").symlink_to(elsewhere)
+    start_run(tmp_path / "run", FACTS, resume=False)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.json"] and (elsewhere / "a.png").exists()
+
+    def refuse(path, **_):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    (tmp_path / "run" / "parts").mkdir()
+    for target, name in ((os, "rmdir"), "parts"), ((Path, "unlink"), "masks"):
+        with monkeypatch.context() as patch, pytest.raises(InputError, match=f"cannot remove .*{name}: Permission den"):
+            patch.setattr(*target, refuse)
+            start_run(tmp_path / "run", FACTS, resume=False)
 
 
 def test_default_folders_and_names_of_checkpoints():
