@@ -39,7 +39,7 @@ import numpy as np
 from tqdm import tqdm
 
 import istd  # whose names are imported at their first use: the help need not wait for PyTorch
-from istd.test_script.media.frame_sources import MAX_FPS, UNRELATED, Source, find_sources, public_address
+from istd.test_script.media.frame_sources import MAX_FPS, UNRELATED, Source, find_sources
 from istd.test_script.options import (
     TRACK_OPTIONS,
     add_model_options,
@@ -57,7 +57,7 @@ from istd.utils.command_line import command_parser
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import open_atomic
 from istd.utils.grey_levels import SEQUENCE, RangeRule, describe_range, range_value
-from istd.utils.names import counted, folder_name, printable
+from istd.utils.names import counted, folder_name, printable, public_address
 from istd.utils.progress import Progress
 
 DEFAULT_WEIGHTS = "datransnet"
@@ -67,7 +67,8 @@ MEMORY_ADVICE = "lower --batch_size, or give --tile"  # of `run_main`
 def main(argv: list[str] | None = None) -> None:
     """Predict the sequences of --input and write the results to --output_dir."""
     args = parse_arguments(argv)
-    sources = find_sources(args.input, args.sequence)
+    earlier = [Path(args.output_dir, name).resolve() for name in RESULTS] if args.output_dir else []
+    sources = find_sources(args.input, args.sequence, earlier)
     if args.min_track > 1 and (unrelated := [source.name for source in sources if source.kind in UNRELATED]):
         expected = "give a video or the frames of a sequence (--folder_of frames)"
         raise InputError(f"--min_track {args.min_track}: {unrelated[0]} is no sequence; {expected}")

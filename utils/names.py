@@ -1,4 +1,4 @@
-"""Text for people, tables, and pictures: counts of things, and names of files, which may hold almost any character."""
+"""Text for people, tables, and pictures: counts, addresses, and names of files, which may hold almost any character."""
 
 import re
 from collections.abc import Sequence
@@ -42,6 +42,12 @@ def original_cell(cell: str) -> str:
 def folder_name(name: str) -> str:
     """`name` as the name of a file or folder: dots alone, which lead to another folder, become underscores."""
     return (name.replace(".", "_") or "_") if not name.strip(".") else name
+
+
+def public_address(text: str) -> str:
+    """A URL without user name, password and query, which may be secret, for messages and files; other text as it is."""
+    scheme, separator, location = text.partition("://")
+    return f"{scheme}://{location.rpartition('@')[2].partition('?')[0]}" if separator else text
 
 
 def drawn(text: str) -> str:

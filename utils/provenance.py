@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from istd.utils.names import public_address
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -17,7 +19,7 @@ def provenance() -> dict[str, Any]:
     import torch  # imported here, since not every command that shows a commit needs it
 
     return {
-        "command": shlex.join(sys.orig_argv),
+        "command": shlex.join(map(public_address, sys.orig_argv)),
         "commit": commit(ROOT),
         "version": package_version(ROOT),
         "python": platform.python_version(),

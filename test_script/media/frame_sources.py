@@ -3,7 +3,7 @@
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from istd.utils.errors import InputError
 from istd.utils.grey_levels import SEQUENCE, GreyScale, range_frames, to_unit
 from istd.utils.image_stacks import STACK_SUFFIXES, StackPage, stack_pages
 from istd.utils.images import IMAGE_SUFFIXES, decode_pixels, image_files, numeric_key, one_channel, read_pixels
-from istd.utils.names import counted, folder_name, printable
+from istd.utils.names import counted, folder_name, printable, public_address
 from istd.utils.video import END_FRAMES, END_TOLERANCE, VIDEO_SUFFIXES, read_frames, sample_frames, video_facts
 
 EXPECTED = (
@@ -48,12 +48,13 @@ class Source(NamedTuple):
     scale: GreyScale  # by which its raw frames become 0..1; its `rule` may be set before the first frame
 
 
-def find_sources(path: str | Path, folder_of: str | None = None) -> list[Source]:
+def find_sources(path: str | Path, folder_of: str | None = None, left_out: Collection[Path] = ()) -> list[Source]:
     """The sequences at `path`: an image, a video, a folder of images, or a folder of such folders (in numeric order).
 
     A stack is a sequence, alone or in a folder; see `utils.image_stacks`.
     Live sources are "-" (images on standard input) and what OpenCV opens: the number of a camera, a device, a URL.
-    `folder_of`: the contents of a folder, "frames" or "images"; None: `is_sequence` decides. `InputError` for others.
+    `folder_of`: the contents of a folder, "frames" or "images"; None: `is_sequence` decides. `left_out`: resolved
+    folders in `path` that are no sequences. `InputError` for other inputs.
     """
     if str(path) == PIPE:
         return [pipe_source()]
@@ -61,7 +62,8 @@ def find_sources(path: str | Path, folder_of: str | None = None) -> list[Source]
     if "://" in address or path.is_char_device() or (address.isdecimal() and not path.exists()):
         return [camera_source(address)]
     if path.is_dir():
-        inner = sorted((entry for entry in path.iterdir() if entry.is_dir()), key=lambda p: numeric_key(p.name))
+        inner = [entry for entry in path.iterdir() if entry.is_dir() and entry.resolve() not in left_out]
+        inner.sort(key=lambda entry: numeric_key(entry.name))
         here = image_files(path) or image_files(path, (".npy",))
         folders = [path.resolve()] if here or not inner else inner
         sources = [source for folder in folders for source in folder_sources(folder, folder_of)]
@@ -197,15 +199,6 @@ def camera_source(address: str) -> Source:
     url = urlsplit(public)
     name = re.sub(r"\W+", "_", f"{url.hostname}{url.path}" if url.hostname else f"camera{url.path}").strip("_")
     return Source(name, "live", count if count > 0 else None, fps, frames, scale)
-
-
-def public_address(address: Path | str) -> str:
-    """The input as messages and result files name it: a URL without user name, password and query, which may be secret.
-
-    Other inputs stay as they are.
-    """
-    scheme, separator, location = str(address).partition("://")
-    return f"{scheme}://{location.rpartition('@')[2].partition('?')[0]}" if separator else scheme
 
 
 def video_source(path: Path) -> Source:

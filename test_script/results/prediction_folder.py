@@ -24,7 +24,7 @@ COMMAND = "predict"  # in `RUN`, which is written first and marks a folder of `p
 TABLES = ("detections.csv", "tracks.csv", "detections.json", "detections_coco.json")
 LATENCY_COLUMNS = ("sequence", "frame", "latency_ms")
 MAX_SUMMARIZED = 100_000  # latest frames of a live input, which bounds memory
-RESULTS = ("masks", "overlays", "contact_sheets", "latency.csv", *TABLES)
+RESULTS = ("masks", "overlays", "contact_sheets", "latency.csv", *TABLES, RUN)
 
 
 @contextmanager

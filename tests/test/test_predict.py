@@ -375,6 +375,10 @@ def test_a_rerun_leaves_nothing_of_the_old_input_and_touches_nothing_else(tmp_pa
     (tmp_path / "truth" / "masks").mkdir(parents=True)
     with pytest.raises(InputError, match="truth has masks, which predict did not write"):
         run("short", "truth")
+    (tmp_path / "truth" / "masks").rename(tmp_path / "truth" / "labels")
+    (tmp_path / "truth" / "run.json").write_text('{"sessions": []}')  # of a training
+    with pytest.raises(InputError, match=r"truth has run\.json, which predict did not write"):
+        run("short", "truth")
     with locked_folder("predict/long"), pytest.raises(InputError, match="another command is writing to predict/long"):
         run("short", "predict/long")
     cv2.imwrite("...png", frame_at(0))  # whose stem is ..
@@ -388,6 +392,13 @@ def test_an_input_among_the_results_is_kept(tmp_path):
     with pytest.raises(InputError, match=r"flight.mp4 is a result in .*out, which would be removed"):
         run(tmp_path / "out" / "overlays" / "flight.mp4", tmp_path / "out")
     assert (tmp_path / "out" / "overlays" / "flight.mp4").exists()
+
+
+def test_results_beside_the_input_are_no_sequences_of_the_next_run(tmp_path):
+    write_folder(tmp_path / "a", 2)
+    for _ in range(2):
+        run(tmp_path, tmp_path)
+        assert [path.name for path in (tmp_path / "masks").iterdir()] == ["a"]
 
 
 def test_folders_of_unrelated_images_keep_images_of_one_name_apart(tmp_path):

@@ -44,8 +44,11 @@ def test_the_commit_says_whether_files_were_changed(tmp_path):
     assert commit(tmp_path) == f"{head}-dirty"
 
 
-def test_what_made_a_result_is_recorded():
+def test_what_made_a_result_is_recorded_without_secrets(monkeypatch):
+    words = ["python", "-m", "test_script.predict", "--input", "rtsp://me:secret@host/1?pwd=secret", "--fps", "5"]
+    monkeypatch.setattr(sys, "orig_argv", words)
     record = provenance()
+    assert record["command"].endswith("python -m test_script.predict --input rtsp://host/1 --fps 5")
     assert record["python"] == ".".join(map(str, sys.version_info[:3]))
     assert record["cores"] >= 1 and record["command"].split()[0].strip("'").endswith("python")
     assert record["version"] == package_version(REPOSITORY)
