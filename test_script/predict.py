@@ -165,20 +165,25 @@ def predict_source(
     After an error or an interruption, the frames predicted until then are written before it is raised.
     """
     live, count, late = source.kind == "live", 0, None
-    waiting: deque[tuple[str, float]] = deque()  # names of the frames not predicted yet, and when they were read
+    skipped = 0  # frames since the last that could be read
+    # names of the frames not predicted yet, when they were read, and how many frames were skipped before
+    waiting: deque[tuple[str, float, int]] = deque()
     arrivals: deque[float] = deque()  # of the predicted frames that wait in the tracker
 
     def on_bad(name: str, reason: str) -> None:
+        nonlocal skipped
         if not args.skip_bad and not live:
             raise InputError(f"{reason} (--skip_bad leaves such frames out)")
         tqdm.write(printable(f"skipped {source.name}/{name}: {reason}"))
         bad.append({"sequence": source.name, "frame": name, "reason": reason})
+        skipped += 1
 
     def read() -> Iterator[np.ndarray]:
-        nonlocal late
+        nonlocal late, skipped
         try:
             for name, grey in source.frames(on_bad):
-                waiting.append((name, time.perf_counter()))
+                waiting.append((name, time.perf_counter(), skipped))
+                skipped = 0
                 yield grey
         except Exception as error:  # the frames before it are predicted
             late = error
@@ -201,11 +206,12 @@ def predict_source(
 
         try:
             for result in predict_frames(source, predictor, read()):
-                name, arrival = waiting.popleft()
+                name, arrival, gap = waiting.popleft()
                 if not np.isfinite(result.probability).all():
                     reason = "the network overflows; use --amp none, or other weights"
                     raise InputError(f"the map of frame {name} is not finite: {reason}")
                 arrivals.append(arrival)
+                tracker.skip(gap)
                 release(tracker.add(name, result))
         except (Exception, KeyboardInterrupt) as error:
             late = error

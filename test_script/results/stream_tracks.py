@@ -51,8 +51,12 @@ class TrackFilter:
 
     def __init__(self, min_length: int = 1, speed: float = TARGET_SPEED):
         self._min_length, self._linker, self._time = min_length, Linker(speed), 0
-        self._waiting: deque[TrackedResult] = deque()
-        self._known: dict[int, tuple[int, int]] = {}  # track -> number of detections, frame of the last
+        self._waiting: deque[tuple[int, TrackedResult]] = deque()  # and their times
+        self._known: dict[int, tuple[int, int]] = {}  # track -> number of detections, time of the last
+
+    def skip(self, frames: int) -> None:
+        """Let the time of so many frames pass that lie before the next frame and cannot be read."""
+        self._time += frames
 
     def add(self, name: str, result: FrameResult) -> Iterator[TrackedResult]:
         """Add the next frame; yields the frames that are decided now, in order."""
@@ -60,11 +64,12 @@ class TrackFilter:
         tracks = self._linker.update(points, self._time).tolist()
         for track in tracks:
             self._known[track] = (self._known.get(track, (0,))[0] + (track > 0), self._time)
-        self._waiting.append(TrackedResult(name, result, tracks))
-        while self._waiting and all(self._decided(track) for track in self._waiting[0].tracks):
+        self._waiting.append((self._time, TrackedResult(name, result, tracks)))
+        while self._waiting and all(self._decided(track) for track in self._waiting[0][1].tracks):
             yield self._release()
+        first = self._waiting[0][0] if self._waiting else self._time
+        oldest = min(first, self._time - MAX_GAP)  # of the tracks in waiting frames, and of those that may go on
         self._time += 1
-        oldest = self._time - MAX_GAP - 1 - len(self._waiting)
         self._known = {track: seen for track, seen in self._known.items() if seen[1] >= oldest}
 
     def finish(self) -> Iterator[TrackedResult]:
@@ -77,7 +82,7 @@ class TrackFilter:
         return count >= self._min_length or track == 0 or self._time - last > MAX_GAP
 
     def _release(self) -> TrackedResult:
-        name, result, tracks = self._waiting.popleft()
+        _, (name, result, tracks) = self._waiting.popleft()
         long = [track == 0 or self._known[track][0] >= self._min_length for track in tracks]
         if not all(long):
             dropped = [detection for detection, is_long in zip(result.detections, long, strict=True) if not is_long]

@@ -208,6 +208,17 @@ def test_a_corrupt_image_is_an_error_or_skipped(tmp_path, capsys):
     assert skipped["frame"] == "frame(5)" and "frame(5).png" in skipped["reason"]
 
 
+def test_a_skipped_frame_counts_as_time_in_tracks(tmp_path):
+    """A target of 4 px a frame keeps its track: 8 px lie between the frames beside the damaged one."""
+    write_folder(tmp_path / "fast", 16)
+    for index in range(8):
+        (tmp_path / "fast" / f"frame({2 * index}).png").rename(tmp_path / "fast" / f"{index}.png")
+        (tmp_path / "fast" / f"frame({2 * index + 1}).png").unlink()
+    (tmp_path / "fast" / "4.png").write_bytes(b"rubbish")
+    run(tmp_path / "fast", tmp_path / "out", "--skip_bad")
+    assert [row["track"] for row in table(tmp_path / "out" / "tracks.csv")] == ["1"] * 7
+
+
 def test_a_corrupt_frame_within_a_video_is_an_error_or_skipped(tmp_path):
     path = tmp_path / "clip.avi"
     write_video(path, code="MJPG")

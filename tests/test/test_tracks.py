@@ -257,6 +257,17 @@ def test_a_frame_is_held_until_its_tracks_are_decided():
     assert kept[3].result.mask.sum() == 1 and [detection.id for detection in kept[3].result.detections] == [1]
 
 
+def test_skipped_frames_count_as_time():
+    """A target at rest with a false alarm in the first of four frames; a longer gap ends its track."""
+    for gap, tracks in ((MAX_GAP, [[1]] * 4), (MAX_GAP + 1, [[]] * 4)):
+        tracker, kept = TrackFilter(4), []
+        for index, result in enumerate(results([(10, 10), (30, 150)], *[[(10, 10)]] * 3)):
+            kept += tracker.add(str(index), result)
+            tracker.skip(gap)
+        kept += tracker.finish()
+        assert [frame.name for frame in kept] == list("0123") and [frame.tracks for frame in kept] == tracks
+
+
 def test_a_long_stream_of_false_alarms_is_held_in_bounded_memory():
     random = np.random.default_rng(1)
     tracker, released = TrackFilter(3), 0
