@@ -1,11 +1,12 @@
 """Measure several checkpoints on several datasets: tables and heat maps of every metric.
 
-Every pair is measured as by `test_script.inference`, with the same options, into OUTPUT_DIR/CHECKPOINT/DATASET;
-checkpoints of the same file name are told apart by their folders. Finished pairs are not measured again, so the same
-command continues after an interruption, and further checkpoints and datasets can be added. The output folder also
-receives matrix.md (a table for each metric, a row for each checkpoint, a column for each dataset), matrix.csv (a row
-for each pair, ratios), heat_maps/PROTOCOL_METRIC.png, and curves/DATASET/ with a line for each checkpoint. torchrun
-shares the frames between processes.
+Every pair is measured as by `test_script.inference`, with the same options, into OUTPUT_DIR/CHECKPOINT/DATASET.
+CHECKPOINT is the name of the file, or RUN_checkpoint_best in the folder of a run; only checkpoints that share such a
+name are named by their folders instead. Finished pairs are not measured again, so the same command continues after an
+interruption, and further datasets, and checkpoints of other names, can be added. The output folder also receives
+matrix.md (a table for each metric, a row for each checkpoint, a column for each dataset), matrix.csv (a row for each
+pair, ratios), heat_maps/PROTOCOL_METRIC.png, and curves/DATASET/ with a line for each checkpoint. torchrun shares the
+frames between processes.
 
 Examples:
 
@@ -108,14 +109,22 @@ def write_dataset_curves(output: Path, jobs: dict[tuple[str, str], Job]) -> None
 
 
 def checkpoint_names(paths: list[Path]) -> list[str]:
-    """Different names: file names, with as many folders as necessary, without the end that all paths share.
+    """Different names: `checkpoint_label`, which depends on the path alone; of paths that share it, `tell_apart`."""
+    if len({*map(os.path.abspath, paths)}) < len(paths):
+        raise InputError(f"--models {' '.join(map(str, paths))} has a checkpoint twice; give each of them once")
+    labels = [folder_name(checkpoint_label(path).replace("/", "_")) for path in paths]
+    shared = [path for path, label in zip(paths, labels, strict=True) if labels.count(label) > 1]
+    apart = dict(zip(shared, tell_apart(shared), strict=True)) if shared else {}
+    names = [apart.get(path, label) for path, label in zip(paths, labels, strict=True)]
+    return names if len(set(names)) == len(names) else tell_apart(paths)
 
-    For instance, runs/a/train/best.pth and runs/b/train/best.pth are a and b. Names that would begin with "checkpoint"
-    are preceded by the name of their run.
+
+def tell_apart(paths: list[Path]) -> list[str]:
+    """File names, with as many folders as necessary, without the end that all paths share.
+
+    For instance, runs/a/train/best.pth and runs/b/train/best.pth are a and b.
     """
     files = [os.path.abspath(path) for path in paths]
-    if len(set(files)) < len(files):
-        raise InputError(f"--models {' '.join(map(str, paths))} has a checkpoint twice; give each of them once")
     stems = [file.removesuffix(".pth").removesuffix(".safetensors") for file in files]
     parts = [Path(stem if stems.count(stem) == 1 else file).parts[1:] for stem, file in zip(stems, files, strict=True)]
     shared = 0
@@ -126,9 +135,7 @@ def checkpoint_names(paths: list[Path]) -> list[str]:
         names = ["_".join(path[-length : len(path) - shared]) for path in parts]
         if len(set(names)) == len(names):
             break
-    labels = [checkpoint_label(path).replace("/", "_") for path in paths]
-    chosen = labels if names[0].startswith("checkpoint") and len(set(labels)) == len(labels) else names
-    return list(map(folder_name, chosen))
+    return list(map(folder_name, names))
 
 
 def write_matrix(output: Path, results: Results) -> None:

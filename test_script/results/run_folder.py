@@ -51,6 +51,8 @@ def start_run(output: Path, facts: dict[str, Any], resume: bool) -> dict[str, An
     if state == "none":
         if strange := [name for name in RESULTS if (output / name).exists()]:
             raise InputError(f"{output} holds {', '.join(strange)}, but no {RUN}; choose another --output_dir")
+    elif not resume and (earlier := _read_run(output)).get("model_sha256") != facts.get("model_sha256"):
+        print(f"replacing the results of {earlier.get('checkpoint') or earlier.get('model')} in {output}")
     elif state == "other data":
         print(f"the results in {output} are of other images, masks or boxes, or of an earlier version: measuring again")
     if state != "same" or not resume:
@@ -78,13 +80,9 @@ def check_run(output: Path, facts: dict[str, Any], resume: bool) -> str:
     Raises `InputError` if it measured another dataset, or if it is to be resumed and had other settings. The checkpoint
     may have moved: its content counts.
     """
-    file = output / RUN
-    if not file.exists():
+    if not (output / RUN).exists():
         return "none"
-    try:
-        earlier = dict(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"cannot read {file}: {error}; remove it, or choose another --output_dir") from error
+    earlier = _read_run(output)
     names = facts.keys() - {*NOT_COMPARED, *OF_DATA} if resume else {"dataset", "split"}
     different = [name for name in facts if name in names and earlier.get(name) != facts[name]]
     if different:
@@ -92,6 +90,15 @@ def check_run(output: Path, facts: dict[str, Any], resume: bool) -> str:
         remedy = "give the same options, or choose another --output_dir" if resume else "choose another --output_dir"
         raise InputError(f"{output} holds a run with {listing}; {remedy}")
     return "same" if earlier.get("data") == facts.get("data") else "other data"
+
+
+def _read_run(output: Path) -> dict[str, Any]:
+    """The content of `output`/run.json."""
+    file = output / RUN
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"cannot read {file}: {error}; remove it, or choose another --output_dir") from error
 
 
 def read_finished(output: Path, facts: dict[str, Any]) -> dict[str, dict] | None:

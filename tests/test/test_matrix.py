@@ -132,6 +132,11 @@ def test_checkpoints_are_named_by_what_tells_them_apart():
     assert checkpoint_names(both) == ["fast_checkpoint_best", "fast_checkpoint_last"]
     assert checkpoint_names(["/best.pth", "/runs/best.pth"]) == ["best", "runs_best"]
     assert checkpoint_names(["x/...pth"]) == ["__"]  # a folder below --output_dir, not ".."
+    runs = [f"o/{run}/train/checkpoint_best.pth" for run in ("slow", "fast")]  # named alike, whatever is added
+    assert checkpoint_names([*runs, "weights/net.pth"]) == ["slow_checkpoint_best", "fast_checkpoint_best", "net"]
+    assert checkpoint_names(runs) == ["slow_checkpoint_best", "fast_checkpoint_best"]
+    assert checkpoint_names(["p/fast/train/checkpoint_best.pth", *runs]) == ["p", "slow_checkpoint_best", "o"]
+    assert checkpoint_names(["x/a/best.pth", "x/b/best.pth", "x/a.pth"]) == ["a_best", "b_best", "x_a"]
     with pytest.raises(InputError, match="twice"):
         checkpoint_names(["a.pth", "./a.pth"])
 

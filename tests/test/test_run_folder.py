@@ -79,7 +79,7 @@ def test_other_data_of_equal_names_is_not_taken_for_the_same(tmp_path, capsys):
         check_run(tmp_path, FACTS | {"dataset": "Y"}, resume=False)
 
 
-def test_a_rerun_leaves_nothing_of_the_old_one_and_all_that_is_not_of_a_run(tmp_path):
+def test_a_rerun_leaves_nothing_of_the_old_one_and_all_that_is_not_of_a_run(tmp_path, capsys):
     record = start_run(tmp_path, FACTS, resume=False)
     assert json.loads((tmp_path / "run.json").read_text()) == FACTS | {"provenance": record}
     assert {"command", "commit", "version", "python", "torch", "machine", "processor", "gpus", "cores", "date"} <= {
@@ -90,7 +90,9 @@ def test_a_rerun_leaves_nothing_of_the_old_one_and_all_that_is_not_of_a_run(tmp_
         (tmp_path / name).touch()
     for name in ("tracks.csv", "report.html", "notes.txt"):
         (tmp_path / name).touch()
+    assert not capsys.readouterr().out
     start_run(tmp_path, FACTS | {"model_sha256": "b"}, resume=False)
+    assert capsys.readouterr().out == f"replacing the results of a.pth in {tmp_path}\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "notes.txt", "run.json"]
     shutil.rmtree(tmp_path / "mine")
     (tmp_path / "run.json").unlink()
