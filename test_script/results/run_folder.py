@@ -71,7 +71,7 @@ def remove_results(output: Path, names: Iterable[str]) -> None:
             else:
                 path.unlink(missing_ok=True)
     except OSError as error:
-        raise InputError(f"cannot remove {error.filename}: {error.strerror}; choose another --output_dir") from error
+        raise InputError(f"cannot remove {path}: {error.strerror}; choose another --output_dir") from error
 
 
 def check_run(output: Path, facts: dict[str, Any], resume: bool) -> str:
