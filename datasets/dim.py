@@ -110,8 +110,9 @@ def dim_sequence(sequence: Sequence, number: int, snr: tuple[float, float], seed
             stored["masks"] = mask * np.uint8(WHITE)
         for kind, image in stored.items():
             (output / kind / sequence.name / f"{frame.name}.png").write_bytes(encode_png(image, PNG_OPTIONS))
+        free = surrounding_pixels(mask) if in_frame else None
         for label, target in zip((labels - 1).tolist(), in_frame, strict=True):
-            _, deviation = local_statistics(dimmed, target.peak, target.guard, surrounding_pixels(mask))
+            _, deviation = local_statistics(dimmed, target.peak, target.guard, free)
             row = (sequence.name, frame.name, label, *target.centre, *target.box)
             rows.append(TargetRow(*row, factor * target.contrast / max(deviation, MIN_DEVIATION)))
     return rows

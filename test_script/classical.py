@@ -11,7 +11,6 @@ Examples:
 """
 
 import argparse
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from istd.test_script.classical_detectors import DETECTORS
 from istd.test_script.options import add_part_options, add_range_option, open_part
 from istd.test_script.results.frame_set import FrameRef, choose_frames, dataset_frames, read_names
 from istd.test_script.results.result_files import frame_file, write_map
-from istd.test_script.results.run_folder import RUN, check_run
+from istd.test_script.results.run_folder import RUN, check_run, read_run
 from istd.utils.command_line import command_parser
 from istd.utils.errors import InputError, run_main
 from istd.utils.files import write_json
@@ -53,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
     with locked_folder(output):
         known = {}
         if check_run(output, run, resume=True) != "none":
-            known = json.loads((output / RUN).read_text(encoding="utf-8")).get("images", {})
+            known = read_run(output).get("images", {})
         elif any(output.rglob("*.npy")):
             raise InputError(f"{output} holds maps, but no {RUN}; choose another --output_dir")
         now = {sequence.name: _images_fingerprint(sequence) for sequence in sequences}

@@ -98,8 +98,11 @@ def prepare_jobs(indices: list[DatasetIndex], args: argparse.Namespace, device: 
     checksum = hashlib.sha256(Path(args.model_path).read_bytes()).hexdigest()
     code = {}
     if isinstance(model, ExternalNetwork):
-        code = {"code_sha256": model.code["sha256"], "interface": model.code["interface"]}
-        code |= {"model_options": model.options}
+        code = {
+            "code_sha256": model.code["sha256"],
+            "interface": model.code["interface"],
+            "model_options": model.options,
+        }
     default_workers = GPU_WORKERS if device.type == "cuda" else 0
     workers = default_workers if args.num_workers is None else args.num_workers
     jobs = []

@@ -83,8 +83,8 @@ def repair(pixels: np.ndarray) -> np.ndarray:
     """Stored pixels [H, W] with the nodata and the isolated defects of deep frames replaced as in `to_unit`."""
     if not is_raw(pixels):
         return pixels
-    low, high = sequence_range([pixels])
-    grey, faulty = _repaired(pixels, GreyRange(low, high))
+    low, high = grey_range = sequence_range([pixels])
+    grey, faulty = _repaired(pixels, grey_range)
     repaired, levels = pixels.copy(), low + (high - low) * grey[faulty].astype(np.float64)
     repaired[faulty] = np.rint(levels) if pixels.dtype.kind in "iu" else levels
     return repaired

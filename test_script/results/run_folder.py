@@ -51,7 +51,7 @@ def start_run(output: Path, facts: dict[str, Any], resume: bool) -> dict[str, An
     if state == "none":
         if strange := [name for name in RESULTS if (output / name).exists()]:
             raise InputError(f"{output} holds {', '.join(strange)}, but no {RUN}; choose another --output_dir")
-    elif not resume and (earlier := _read_run(output)).get("model_sha256") != facts.get("model_sha256"):
+    elif not resume and (earlier := read_run(output)).get("model_sha256") != facts.get("model_sha256"):
         print(f"replacing the results of {earlier.get('checkpoint') or earlier.get('model')} in {output}")
     elif state == "other data":
         print(f"the results in {output} are of other images, masks or boxes, or of an earlier version: measuring again")
@@ -82,7 +82,7 @@ def check_run(output: Path, facts: dict[str, Any], resume: bool) -> str:
     """
     if not (output / RUN).exists():
         return "none"
-    earlier = _read_run(output)
+    earlier = read_run(output)
     names = facts.keys() - {*NOT_COMPARED, *OF_DATA} if resume else {"dataset", "split"}
     different = [name for name in facts if name in names and earlier.get(name) != facts[name]]
     if different:
@@ -92,8 +92,8 @@ def check_run(output: Path, facts: dict[str, Any], resume: bool) -> str:
     return "same" if earlier.get("data") == facts.get("data") else "other data"
 
 
-def _read_run(output: Path) -> dict[str, Any]:
-    """The content of `output`/run.json."""
+def read_run(output: Path) -> dict[str, Any]:
+    """The content of `output`/run.json; raises `InputError` where it cannot be read."""
     file = output / RUN
     try:
         return dict(json.loads(file.read_text(encoding="utf-8")))
